@@ -1,0 +1,1 @@
+//! A counting SMTP server.

@@ -1,0 +1,2 @@
+//! The sink.
+fn main() {}

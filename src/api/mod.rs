@@ -1,0 +1,21 @@
+//! The `MailRelay` resource: its spec, its status, and the record that the controller hands to the workers.
+//!
+//! Everything here is data: serde types, their schema and the rules that the API server enforces.
+
+mod duration;
+mod record;
+mod spec;
+mod status;
+
+pub use duration::{DurationText, ParseDurationError};
+pub use record::{RelayRecord, record_key};
+pub use spec::{
+    Auth, Breaker, MailRelay, MailRelaySpec, Queue, RateLimit, Retry, Server, Tls, UnknownOutcome, Workers,
+};
+pub use status::{BudgetStatus, Condition, MailRelayStatus, QueueStatus, ServerStatus, WorkerStatus};
+
+/// The label that ties a pod to its relay when `spec.workers.selector` is absent; its value is the relay's name.
+pub const RELAY_LABEL: &str = "mailrelay.dev/relay";
+
+/// The finalizer that lets the controller take a relay's shares back before the object goes.
+pub const FINALIZER: &str = "mailrelay.dev/ledger";

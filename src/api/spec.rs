@@ -1,0 +1,399 @@
+//! What a user asks for: `MailRelay.spec`, with the defaults and the rules that the API server enforces.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{DurationText, MailRelayStatus};
+
+/// A mail relay: mail servers with a connection budget each, the worker pods that share it, and the queue they drain.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "mailrelay.dev",
+    version = "v1alpha1",
+    kind = "MailRelay",
+    plural = "mailrelays",
+    shortname = "mr",
+    category = "all",
+    namespaced,
+    status = "MailRelayStatus",
+    derive = "PartialEq",
+    cel,
+    doc = "A mail relay: mail servers with a connection budget each, the worker pods that share it, and the queue they drain.",
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(
+        name = "Budget",
+        type_ = "integer",
+        json_path = ".status.budget.effective",
+        description = "connections that may be open at once, over all servers"
+    ),
+    printcolumn(
+        name = "Open",
+        type_ = "integer",
+        json_path = ".status.budget.open",
+        description = "connections open now"
+    ),
+    printcolumn(
+        name = "Workers",
+        type_ = "integer",
+        json_path = ".status.readyWorkers",
+        description = "worker pods that hold a share"
+    ),
+    printcolumn(
+        name = "Queued",
+        type_ = "integer",
+        json_path = ".status.queue.pending",
+        description = "mails waiting to be sent"
+    ),
+    printcolumn(
+        name = "Dead",
+        type_ = "integer",
+        json_path = ".status.queue.deadLetters",
+        description = "mails in the dead-letter queue"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Servers", type_ = "string", json_path = ".status.serversSummary", priority = 1),
+    printcolumn(name = "Delayed", type_ = "integer", json_path = ".status.queue.delayed", priority = 1),
+    printcolumn(name = "Held", type_ = "integer", json_path = ".status.queue.held", priority = 1),
+    printcolumn(name = "Oldest", type_ = "date", json_path = ".status.queue.oldestSince", priority = 1),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct MailRelaySpec {
+    /// The mail servers that work is spread over.
+    #[schemars(length(min = 1, max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub servers: Vec<Server>,
+
+    /// Which pods are workers of this relay.
+    #[serde(default)]
+    pub workers: Workers,
+
+    /// The Redis lists that mail waits in.
+    #[serde(default)]
+    pub queue: Queue,
+
+    /// When a mail that a server put off is tried again.
+    #[serde(default)]
+    pub retry: Retry,
+
+    /// When a server that keeps failing is left alone for a while.
+    #[serde(default)]
+    pub breaker: Breaker,
+
+    /// What becomes of a mail whose final answer was lost: Hold parks it for a person, Resend sends it again with the same Message-ID.
+    #[serde(default)]
+    pub unknown_outcome: UnknownOutcome,
+
+    /// Stop sending, keep accepting.
+    #[serde(default)]
+    pub suspend: bool,
+}
+
+/// One mail server and the budget that everything naming it shares.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(cel)]
+#[x_kube(validation = Rule::new("!has(self.auth) || self.tls != 'None'").message("auth needs tls: credentials never travel in clear text"))]
+pub struct Server {
+    /// A name for this server, unique in the relay.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+
+    /// A host name or an IP address, without scheme, port or trailing dot.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?([.][A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?)*$') || self.matches('^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$')").message("host must be a host name or an IP address, without scheme, port or trailing dot"))]
+    pub host: String,
+
+    /// The budget this server draws on; servers with the same name share one. Default: the host in lower case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([-a-z0-9.:]*[a-z0-9])?$"))]
+    pub budget_name: Option<String>,
+
+    /// The port of the server.
+    #[serde(default = "default_port")]
+    #[schemars(range(min = 1, max = 65535), extend("format" = "int32"))]
+    pub port: u16,
+
+    /// How the session is encrypted. It never falls back to clear text.
+    #[serde(default)]
+    pub tls: Tls,
+
+    /// How many connections the server takes at once, from everyone who names it together.
+    #[serde(default = "default_max_connections")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub max_connections: i32,
+
+    /// How many mails the server takes in a time, from all pods together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
+
+    /// How the worker proves who it is. Credentials are files in the worker: /etc/mailrelay/credentials/<server>/{username,password,token}.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Auth>,
+
+    /// After how many mails a session is closed and a new one opened.
+    #[serde(default = "default_max_messages")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_messages_per_connection: i32,
+
+    /// How long the server keeps the session of a client that vanished.
+    #[serde(default = "default_session_timeout")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("sessionTimeout must be from 1s to 24h"))]
+    pub session_timeout: DurationText,
+
+    /// How long the server may take to notice that a session was closed.
+    #[serde(default = "default_close_grace")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('100ms') && duration(self) <= duration('5m')").message("closeGrace must be from 100ms to 5m"))]
+    pub close_grace: DurationText,
+}
+
+/// At most `messages` in each `interval`, `burst` of them at once.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(cel)]
+pub struct RateLimit {
+    /// How many mails.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub messages: i32,
+    /// In what time.
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("interval must be from 1s to 24h"))]
+    pub interval: DurationText,
+    /// How many of them at once.
+    #[serde(default = "default_burst")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub burst: i32,
+}
+
+/// How a session is encrypted.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Tls {
+    /// STARTTLS before anything else; the session ends if the server does not offer it.
+    #[default]
+    StartTls,
+    /// TLS from the first byte, as on port 465.
+    Implicit,
+    /// Clear text.
+    None,
+}
+
+/// A SASL mechanism.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// RFC 4616.
+    Plain,
+    /// The older two-step LOGIN.
+    Login,
+    /// OAuth 2.0 bearer token.
+    #[serde(rename = "XOAUTH2")]
+    XOAuth2,
+}
+
+/// Which pods are workers.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("default" = {}))]
+#[x_kube(cel)]
+pub struct Workers {
+    /// The pods' labels. Default: `mailrelay.dev/relay` with the relay's own name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)").message("selector must not be empty: it would select every pod of the namespace; leave it out to select by the label mailrelay.dev/relay"))]
+    pub selector: Option<LabelSelector>,
+    /// The name of the worker's container in those pods.
+    #[serde(default = "default_container")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub container: String,
+}
+
+/// The Redis lists that mail waits in, and when to raise an alarm.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("default" = {}))]
+#[x_kube(cel)]
+#[x_kube(validation = Rule::new("self.name != self.deadLetterName").message("queue.name and queue.deadLetterName must differ"))]
+pub struct Queue {
+    /// The list that producers push to.
+    #[serde(default = "default_queue_name")]
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9_.:-]+$"))]
+    pub name: String,
+    /// Where mail that needs a person is parked.
+    #[serde(default = "default_dead_letter_name")]
+    #[schemars(length(min = 1, max = 160), regex(pattern = "^[A-Za-z0-9_.:{}-]+$"))]
+    pub dead_letter_name: String,
+    /// Where the JSON of a mail lies when the list holds only its id.
+    #[serde(default = "default_payload_prefix")]
+    #[schemars(length(min = 1, max = 128))]
+    pub payload_prefix: String,
+    /// How many mails may wait; more are refused by the enqueue script.
+    #[serde(default = "default_max_length")]
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub max_length: i64,
+    /// QueueDepthHigh becomes True when more mails wait.
+    #[serde(default = "default_depth_threshold")]
+    #[schemars(range(min = 0, max = 100_000_000))]
+    pub depth_threshold: i64,
+    /// MailDelayed becomes True when the oldest mail has waited longer.
+    #[serde(default = "default_oldest_threshold")]
+    pub oldest_threshold: DurationText,
+    /// How long dead letters are kept.
+    #[serde(default = "default_dead_letter_retention")]
+    pub dead_letter_retention: DurationText,
+}
+
+/// When a mail is tried again: `initialBackoff * 2^n`, at most `maxBackoff`, plus up to `jitterPercent`.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("default" = {}))]
+#[x_kube(cel)]
+#[x_kube(validation = Rule::new("duration(self.maxBackoff) >= duration(self.initialBackoff)").message("retry.maxBackoff must not be shorter than retry.initialBackoff"))]
+pub struct Retry {
+    /// How often a mail that the server put off is tried again before it goes to the dead letters.
+    #[serde(default = "default_max_retries")]
+    #[schemars(range(min = 0, max = 100))]
+    pub max_retries: i32,
+    /// The wait before the first retry.
+    #[serde(default = "default_initial_backoff")]
+    pub initial_backoff: DurationText,
+    /// The longest wait.
+    #[serde(default = "default_max_backoff")]
+    pub max_backoff: DurationText,
+    /// How much longer, at random, a wait may be, in percent.
+    #[serde(default = "default_jitter_percent")]
+    #[schemars(range(min = 0, max = 100))]
+    pub jitter_percent: i32,
+}
+
+/// When a server that keeps failing is left alone.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("default" = {}))]
+#[x_kube(cel)]
+pub struct Breaker {
+    /// After how many failures in a row.
+    #[serde(default = "default_consecutive_failures")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub consecutive_failures: i32,
+    /// For how long, before one probe.
+    #[serde(default = "default_pause")]
+    pub pause: DurationText,
+}
+
+/// What becomes of a mail whose final answer was lost.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum UnknownOutcome {
+    /// Park it for a person.
+    #[default]
+    Hold,
+    /// Send it again with the same Message-ID.
+    Resend,
+}
+
+impl Server {
+    /// The pool this server draws its slots from: `budgetName`, or the host in lower case without a trailing dot.
+    pub fn pool(&self) -> String {
+        self.budget_name.clone().unwrap_or_else(|| self.host.trim_end_matches('.').to_ascii_lowercase())
+    }
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self { selector: None, container: default_container() }
+    }
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            name: default_queue_name(),
+            dead_letter_name: default_dead_letter_name(),
+            payload_prefix: default_payload_prefix(),
+            max_length: default_max_length(),
+            depth_threshold: default_depth_threshold(),
+            oldest_threshold: default_oldest_threshold(),
+            dead_letter_retention: default_dead_letter_retention(),
+        }
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            max_retries: default_max_retries(),
+            initial_backoff: default_initial_backoff(),
+            max_backoff: default_max_backoff(),
+            jitter_percent: default_jitter_percent(),
+        }
+    }
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self { consecutive_failures: default_consecutive_failures(), pause: default_pause() }
+    }
+}
+
+const fn default_port() -> u16 {
+    587
+}
+const fn default_max_connections() -> i32 {
+    16
+}
+const fn default_burst() -> i32 {
+    1
+}
+const fn default_max_messages() -> i32 {
+    100
+}
+const fn default_session_timeout() -> DurationText {
+    DurationText::from_secs(300)
+}
+const fn default_close_grace() -> DurationText {
+    DurationText::from_secs(2)
+}
+fn default_container() -> String {
+    "mailrelay".into()
+}
+fn default_queue_name() -> String {
+    "mail_queue".into()
+}
+fn default_dead_letter_name() -> String {
+    "mail_dead_letter_queue".into()
+}
+fn default_payload_prefix() -> String {
+    "mail:".into()
+}
+const fn default_max_length() -> i64 {
+    100_000
+}
+const fn default_depth_threshold() -> i64 {
+    1_000
+}
+const fn default_oldest_threshold() -> DurationText {
+    DurationText::from_secs(300)
+}
+const fn default_dead_letter_retention() -> DurationText {
+    DurationText::from_secs(720 * 3_600)
+}
+const fn default_max_retries() -> i32 {
+    3
+}
+const fn default_initial_backoff() -> DurationText {
+    DurationText::from_secs(1)
+}
+const fn default_max_backoff() -> DurationText {
+    DurationText::from_secs(60)
+}
+const fn default_jitter_percent() -> i32 {
+    20
+}
+const fn default_consecutive_failures() -> i32 {
+    100
+}
+const fn default_pause() -> DurationText {
+    DurationText::from_secs(30)
+}

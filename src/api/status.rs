@@ -1,0 +1,105 @@
+//! What the controller observed: `MailRelay.status`.
+
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The state of a relay as the leading controller last saw it.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MailRelayStatus {
+    /// The generation of the spec that this status tells of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The label selector in use, as text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// Ready, `QueueDepthHigh` and the others.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Connections over all servers of the relay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<BudgetStatus>,
+    /// Mails by stage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueueStatus>,
+    /// One entry for each server.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub servers: Vec<ServerStatus>,
+    /// The servers in one line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub servers_summary: Option<String>,
+    /// Worker pods that hold a share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready_workers: Option<i32>,
+    /// The first 64 worker pods.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["pod"]))]
+    pub workers: Vec<WorkerStatus>,
+    /// Worker pods beyond those listed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers_omitted: Option<i32>,
+}
+
+/// Connections.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct BudgetStatus {
+    /// As the spec says.
+    pub total: i32,
+    /// As in force now.
+    pub effective: i32,
+    /// Leased to workers.
+    pub leased: i32,
+    /// Open now, as the workers last reported.
+    pub open: i32,
+}
+
+/// Mails by stage.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct QueueStatus {
+    /// Waiting for a session.
+    pub pending: i64,
+    /// Waiting for a later time.
+    pub delayed: i64,
+    /// In the hands of a worker.
+    pub in_flight: i64,
+    /// Parked, since the server's final answer was lost.
+    pub held: i64,
+    /// Parked for a person.
+    pub dead_letters: i64,
+    /// Since when the oldest mail has waited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_since: Option<Time>,
+}
+
+/// One mail server.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerStatus {
+    /// As in the spec.
+    pub name: String,
+    /// `Available`, `Unavailable`, `Recovering` or `Unknown`.
+    pub state: String,
+    /// The budget of its pool.
+    pub budget: i32,
+    /// Slots leased to workers.
+    pub leased: i32,
+    /// Connections open now.
+    pub open: i32,
+    /// Slots withheld since a connection may still be counted at the server.
+    pub quarantined: i32,
+}
+
+/// One worker pod.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerStatus {
+    /// The pod's name.
+    pub pod: String,
+    /// Connections it may open, over all servers.
+    pub share: i32,
+    /// Connections it has open.
+    pub open: i32,
+}

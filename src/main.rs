@@ -1,0 +1,2 @@
+//! mailrelay: see the library.
+fn main() {}

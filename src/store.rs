@@ -1,0 +1,251 @@
+//! The connection to Redis: where it is, how long an answer may take, and what a failure means.
+//!
+//! Commands share one multiplexed connection that is made anew after a failure. Nothing is ever sent twice by this
+//! module: whether a command whose answer was lost may be repeated is the caller's to know (leases.md R1, queue.md).
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, RedisError, Script,
+    TlsCertificates,
+    aio::{MultiplexedConnection, PubSub},
+};
+
+/// How long a connection to Redis may take (leases.md, Timing).
+pub const CONNECT_LIMIT: Duration = Duration::from_millis(300);
+
+/// Where Redis is and how to prove who we are. Every field can come from the environment.
+#[derive(Clone, clap::Args)]
+pub struct StoreOptions {
+    /// URL of Redis: redis://host:port/db, or rediss:// for TLS
+    #[arg(long = "redis-url", env = "MAILRELAY_REDIS_URL", default_value = "redis://127.0.0.1:6379", global = true)]
+    pub url: String,
+    /// Redis user, when the URL names none
+    #[arg(long = "redis-username", env = "MAILRELAY_REDIS_USERNAME", global = true)]
+    pub username: Option<String>,
+    /// File with the password of the Redis user
+    #[arg(long = "redis-password-file", env = "MAILRELAY_REDIS_PASSWORD_FILE", global = true)]
+    pub password_file: Option<PathBuf>,
+    /// File with the CA certificates (PEM) that Redis' certificate is checked against
+    #[arg(long = "redis-ca-file", env = "MAILRELAY_REDIS_CA_FILE", global = true)]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Why Redis did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The options make no sense; nothing was tried.
+    #[error("invalid Redis options: {what}")]
+    Options {
+        /// What is wrong, and what to do.
+        what: String,
+    },
+    /// No connection, or it broke: whether the command took effect is not known.
+    #[error("redis at {address} is not reachable: {detail}")]
+    Unreachable {
+        /// Host and port.
+        address: String,
+        /// What the system said.
+        detail: String,
+    },
+    /// No answer in time: whether the command took effect is not known.
+    #[error("redis at {address} gave no answer within {limit:?}")]
+    TimedOut {
+        /// Host and port.
+        address: String,
+        /// How long we waited.
+        limit: Duration,
+    },
+    /// Redis answered with an error: the command took no effect.
+    #[error("redis at {address} refused: {detail}")]
+    Refused {
+        /// Host and port.
+        address: String,
+        /// The error code, such as `OOM`, `NOAUTH`, `READONLY`.
+        code: String,
+        /// What Redis said.
+        detail: String,
+    },
+    /// The answer was not of the shape that was expected.
+    #[error("redis at {address} gave an answer that makes no sense: {detail}")]
+    Garbled {
+        /// Host and port.
+        address: String,
+        /// What was wrong.
+        detail: String,
+    },
+}
+
+impl StoreError {
+    /// Whether Redis said that the command took no effect.
+    pub fn is_definite(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Options { .. })
+    }
+}
+
+/// A handle on one Redis; clones share the connection.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+// No `Debug` here: the client knows the password.
+struct Inner {
+    client: Client,
+    address: String,
+    current: Mutex<Current>,
+}
+
+#[derive(Default)]
+struct Current {
+    generation: u64,
+    connection: Option<MultiplexedConnection>,
+}
+
+impl Store {
+    /// Reads the options and the files they name; does not connect.
+    pub fn new(options: &StoreOptions) -> Result<Self, StoreError> {
+        let invalid = |what: String| StoreError::Options { what };
+        let mut info =
+            options.url.as_str().into_connection_info().map_err(|error| {
+                invalid(format!("redis URL: {error}; write redis://host:port or rediss://host:port"))
+            })?;
+        let mut login = info.redis_settings().clone().set_lib_name("mailrelay", env!("CARGO_PKG_VERSION"));
+        if let Some(username) = &options.username {
+            login = login.set_username(username);
+        }
+        if let Some(path) = &options.password_file {
+            let password = std::fs::read_to_string(path)
+                .map_err(|error| invalid(format!("cannot read the password file {}: {error}", path.display())))?;
+            login = login.set_password(password.trim_end_matches(['\r', '\n']));
+        }
+        info = info.set_redis_settings(login);
+        let address = match info.addr() {
+            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => format!("{host}:{port}"),
+            other => other.to_string(),
+        };
+        let client = match &options.ca_file {
+            None => Client::open(info),
+            Some(path) => {
+                let root_cert = std::fs::read(path)
+                    .map_err(|error| invalid(format!("cannot read the CA file {}: {error}", path.display())))?;
+                Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert: Some(root_cert) })
+            }
+        }
+        .map_err(|error| invalid(error.to_string()))?;
+        Ok(Self { inner: Arc::new(Inner { client, address, current: Mutex::default() }) })
+    }
+
+    /// Host and port, for messages.
+    pub fn address(&self) -> &str {
+        &self.inner.address
+    }
+
+    /// Sends one command. Cancelling leaves open whether it took effect.
+    pub async fn query<T: FromRedisValue>(&self, command: &Cmd, limit: Duration) -> Result<T, StoreError> {
+        self.bounded(limit, async |connection| command.query_async(connection).await).await
+    }
+
+    /// Runs a script by EVALSHA, loading it when Redis does not know it yet. Cancelling leaves open whether it took effect.
+    pub async fn invoke<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        keys: &[&str],
+        arguments: &[&[u8]],
+        limit: Duration,
+    ) -> Result<T, StoreError> {
+        let mut invocation = script.prepare_invoke();
+        for key in keys {
+            invocation.key(*key);
+        }
+        for argument in arguments {
+            invocation.arg(*argument);
+        }
+        self.bounded(limit, async |connection| invocation.invoke_async(connection).await).await
+    }
+
+    /// A connection of its own, for blocking commands; `limit` bounds each answer.
+    pub async fn dedicated(&self, limit: Duration) -> Result<MultiplexedConnection, StoreError> {
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_LIMIT)).set_response_timeout(Some(limit));
+        let connecting = self.inner.client.get_multiplexed_async_connection_with_config(&config);
+        // The library's own limit does not cover the greeting of a server that accepts and says nothing.
+        match tokio::time::timeout(CONNECT_LIMIT * 2, connecting).await {
+            Ok(connected) => connected.map_err(|error| self.error(&error, CONNECT_LIMIT)),
+            Err(_) => Err(StoreError::TimedOut { address: self.inner.address.clone(), limit: CONNECT_LIMIT * 2 }),
+        }
+    }
+
+    /// A connection of its own, for subscriptions.
+    pub async fn subscriber(&self) -> Result<PubSub, StoreError> {
+        match tokio::time::timeout(CONNECT_LIMIT * 2, self.inner.client.get_async_pubsub()).await {
+            Ok(connected) => connected.map_err(|error| self.error(&error, CONNECT_LIMIT)),
+            Err(_) => Err(StoreError::TimedOut { address: self.inner.address.clone(), limit: CONNECT_LIMIT * 2 }),
+        }
+    }
+
+    /// Turns an error of a connection made by [`Store::dedicated`] or [`Store::subscriber`] into ours.
+    pub fn error(&self, error: &RedisError, limit: Duration) -> StoreError {
+        let address = self.inner.address.clone();
+        if error.is_timeout() {
+            return StoreError::TimedOut { address, limit };
+        }
+        match error.kind() {
+            redis::ErrorKind::Server(_) | redis::ErrorKind::Extension | redis::ErrorKind::AuthenticationFailed => {
+                let code = error.code().unwrap_or("ERR").to_owned();
+                StoreError::Refused { address, code, detail: error.to_string() }
+            }
+            redis::ErrorKind::UnexpectedReturnType => StoreError::Garbled { address, detail: error.to_string() },
+            _ => StoreError::Unreachable { address, detail: error.to_string() },
+        }
+    }
+
+    async fn bounded<T>(
+        &self,
+        limit: Duration,
+        send: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
+    ) -> Result<T, StoreError> {
+        let (generation, mut connection) = self.connection().await?;
+        let outcome = match tokio::time::timeout(limit, send(&mut connection)).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => self.error(&error, limit),
+            Err(_) => StoreError::TimedOut { address: self.inner.address.clone(), limit },
+        };
+        if !matches!(outcome, StoreError::Garbled { .. } | StoreError::Refused { .. }) || Self::is_stale(&outcome) {
+            self.forget(generation);
+        }
+        Err(outcome)
+    }
+
+    /// A refusal that a new connection may cure: the node became a replica, or our login was withdrawn.
+    fn is_stale(error: &StoreError) -> bool {
+        matches!(error, StoreError::Refused { code, .. } if matches!(code.as_str(), "READONLY" | "NOAUTH" | "MASTERDOWN" | "LOADING"))
+    }
+
+    async fn connection(&self) -> Result<(u64, MultiplexedConnection), StoreError> {
+        {
+            let current = self.inner.current.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(connection) = &current.connection {
+                return Ok((current.generation, connection.clone()));
+            }
+        }
+        // Several tasks may connect at once after a failure; the last one is kept, the others serve their caller.
+        // Response limits are set per command, so the connection itself gets a generous one.
+        let connection = self.dedicated(Duration::from_secs(60)).await?;
+        let mut current = self.inner.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.generation += 1;
+        current.connection = Some(connection.clone());
+        Ok((current.generation, connection))
+    }
+
+    fn forget(&self, generation: u64) {
+        let mut current = self.inner.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.generation == generation {
+            current.connection = None;
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Fixtures of mailrelay's tests: real servers on free loopback ports, each with a folder of its own, gone with the test.
+
+mod ports;
+mod redis;
+
+pub use ports::free_port;
+pub use redis::{Persistence, RedisServer};
