@@ -21,9 +21,12 @@ pub const CONNECT_LIMIT: Duration = Duration::from_millis(300);
 /// Where Redis is and how to prove who we are. Every field can come from the environment.
 #[derive(Clone, clap::Args)]
 pub struct StoreOptions {
-    /// URL of Redis: redis://host:port/db, or rediss:// for TLS
-    #[arg(long = "redis-url", env = "MAILRELAY_REDIS_URL", default_value = "redis://127.0.0.1:6379", global = true)]
-    pub url: String,
+    /// Folder with the files url, username, password and ca.crt, as a mounted Secret has them; all but url may be absent
+    #[arg(long = "redis-dir", env = "MAILRELAY_REDIS_DIR", global = true)]
+    pub dir: Option<PathBuf>,
+    /// URL of Redis: `redis://host:port/db`, or `rediss://` for TLS [default: `redis://127.0.0.1:6379`]
+    #[arg(long = "redis-url", env = "MAILRELAY_REDIS_URL", global = true)]
+    pub url: Option<String>,
     /// Redis user, when the URL names none
     #[arg(long = "redis-username", env = "MAILRELAY_REDIS_USERNAME", global = true)]
     pub username: Option<String>,
@@ -33,6 +36,24 @@ pub struct StoreOptions {
     /// File with the CA certificates (PEM) that Redis' certificate is checked against
     #[arg(long = "redis-ca-file", env = "MAILRELAY_REDIS_CA_FILE", global = true)]
     pub ca_file: Option<PathBuf>,
+}
+
+impl StoreOptions {
+    /// A plain URL and nothing else.
+    pub fn from_url(url: impl Into<String>) -> Self {
+        Self { dir: None, url: Some(url.into()), username: None, password_file: None, ca_file: None }
+    }
+
+    /// The text of a file in the folder, when there is a folder and the file is in it.
+    fn text_in_dir(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let Some(dir) = &self.dir else { return Ok(None) };
+        let path = dir.join(name);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text.trim().to_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::Options { what: format!("cannot read {}: {error}", path.display()) }),
+        }
+    }
 }
 
 /// Why Redis did not do what was asked.
@@ -110,17 +131,37 @@ impl Store {
     /// Reads the options and the files they name; does not connect.
     pub fn new(options: &StoreOptions) -> Result<Self, StoreError> {
         let invalid = |what: String| StoreError::Options { what };
-        let mut info =
-            options.url.as_str().into_connection_info().map_err(|error| {
-                invalid(format!("redis URL: {error}; write redis://host:port or rediss://host:port"))
-            })?;
+        let url = match &options.url {
+            Some(url) => url.clone(),
+            None => match (options.text_in_dir("url")?, &options.dir) {
+                (Some(url), _) => url,
+                (None, None) => "redis://127.0.0.1:6379".to_owned(),
+                (None, Some(dir)) => {
+                    return Err(invalid(format!(
+                        "no file `url` in {}; add the key `url` to the Secret",
+                        dir.display()
+                    )));
+                }
+            },
+        };
+        // The library's message may repeat the URL, and with it a password.
+        let mut info = url.as_str().into_connection_info().map_err(|_| {
+            invalid("the URL is not one of Redis; write redis://host:port or rediss://host:port".into())
+        })?;
         let mut login = info.redis_settings().clone().set_lib_name("mailrelay", env!("CARGO_PKG_VERSION"));
-        if let Some(username) = &options.username {
+        if let Some(username) =
+            options.username.clone().map_or_else(|| options.text_in_dir("username"), |u| Ok(Some(u)))?
+        {
             login = login.set_username(username);
         }
-        if let Some(path) = &options.password_file {
-            let password = std::fs::read_to_string(path)
-                .map_err(|error| invalid(format!("cannot read the password file {}: {error}", path.display())))?;
+        let password = match &options.password_file {
+            None => options.text_in_dir("password")?,
+            Some(path) => Some(
+                std::fs::read_to_string(path)
+                    .map_err(|error| invalid(format!("cannot read the password file {}: {error}", path.display())))?,
+            ),
+        };
+        if let Some(password) = password {
             login = login.set_password(password.trim_end_matches(['\r', '\n']));
         }
         info = info.set_redis_settings(login);
@@ -128,10 +169,11 @@ impl Store {
             ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => format!("{host}:{port}"),
             other => other.to_string(),
         };
-        let client = match &options.ca_file {
+        let ca_in_dir = options.dir.as_ref().map(|dir| dir.join("ca.crt")).filter(|path| path.exists());
+        let client = match options.ca_file.clone().or(ca_in_dir) {
             None => Client::open(info),
             Some(path) => {
-                let root_cert = std::fs::read(path)
+                let root_cert = std::fs::read(&path)
                     .map_err(|error| invalid(format!("cannot read the CA file {}: {error}", path.display())))?;
                 Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert: Some(root_cert) })
             }

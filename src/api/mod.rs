@@ -8,7 +8,7 @@ mod spec;
 mod status;
 
 pub use duration::{DurationText, ParseDurationError};
-pub use record::{RelayRecord, record_key};
+pub use record::{RelayRecord, ServerReport, Unavailable, WorkerReport, record_key, reports_key};
 pub use spec::{
     Auth, Breaker, MailRelay, MailRelaySpec, Queue, RateLimit, Retry, Server, Tls, UnknownOutcome, Workers,
 };

@@ -29,3 +29,44 @@ pub struct RelayRecord {
 pub fn record_key(namespace: &str, name: &str) -> String {
     format!("mailrelay:config:{namespace}/{name}")
 }
+
+/// What a worker tells the controller of itself, in the HASH [`reports_key`], one field for each pod UID.
+/// Written when it changes and every ten seconds; the controller removes those of pods that are gone.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerReport {
+    /// Name of the pod.
+    pub pod: String,
+    /// Id of the worker process, 32 hexadecimal digits.
+    pub process: String,
+    /// Version of the worker.
+    pub version: String,
+    /// One entry for each server of the spec.
+    pub servers: Vec<ServerReport>,
+}
+
+/// How one server looks from one worker.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerReport {
+    /// Name of the server in the spec.
+    pub name: String,
+    /// Why it can't be used now; absent while it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unavailable: Option<Unavailable>,
+}
+
+/// Why a server can't be used.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Unavailable {
+    /// A condition reason: `ConnectFailed`, `AuthenticationFailed`, `TlsFailed`, `SecretMissing`, `QuotaExceeded`.
+    pub reason: String,
+    /// A sentence for people, without secrets.
+    pub message: String,
+}
+
+/// The Redis key of a relay's worker reports.
+pub fn reports_key(namespace: &str, name: &str) -> String {
+    format!("mailrelay:reports:{namespace}/{name}")
+}

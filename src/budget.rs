@@ -1,0 +1,1 @@
+//! Divides a budget among members. Pure: std only.

@@ -1,0 +1,1 @@
+//! SMTP: one mail transaction at a time over a kept session.

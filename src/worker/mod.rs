@@ -1,0 +1,1 @@
+//! The worker: slot, claim, send, settle.
