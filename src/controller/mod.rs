@@ -1,1 +1,4 @@
 //! The controller: observe, plan, apply, status.
+
+mod observe;
+mod plan;
