@@ -6,6 +6,8 @@ use super::{CliError, output::print};
 
 /// Prints the CustomResourceDefinition.
 pub fn run() -> Result<ExitCode, CliError> {
-    print(&crate::api::crd_yaml())?;
+    let yaml = crate::api::crd_yaml()
+        .map_err(|error| CliError::Failed(format!("cannot write the CustomResourceDefinition: {error}")))?;
+    print(&yaml)?;
     Ok(ExitCode::SUCCESS)
 }
