@@ -4,7 +4,7 @@
 //! Linked as `kubectl-mailrelay` the binary is a kubectl plugin.
 
 mod audit;
-mod controller;
+mod bulk;
 mod crd;
 mod dead;
 mod held;
@@ -45,8 +45,6 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the controller: watch MailRelays and pods, divide the budgets
-    Controller(controller::Arguments),
     /// Run a worker: send mail through this pod's share of the budget
     Worker(worker::Arguments),
     /// Print the CustomResourceDefinition as YAML
@@ -71,8 +69,12 @@ enum Command {
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
     /// Redis did not do what was asked.
-    #[error("{0}\n{}", hint(.0))]
-    Store(#[from] StoreError),
+    #[error("{source}\n{}", hint(source))]
+    Store {
+        /// What went wrong.
+        #[from]
+        source: StoreError,
+    },
     /// A mail was not accepted.
     #[error(transparent)]
     Enqueue(#[from] EnqueueError),
@@ -114,7 +116,6 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode, CliError> {
     let Cli { output, store, command, .. } = cli;
     match command {
-        Command::Controller(arguments) => controller::run(arguments, &store),
         Command::Worker(arguments) => worker::run(arguments, store),
         Command::Crd => crd::run(),
         Command::Send(arguments) => short(send::run(*arguments, &store, output)),

@@ -52,9 +52,9 @@ pub struct Named {
 }
 
 impl Arguments {
-    /// Whether a relay was named.
-    pub fn names_relay(&self) -> bool {
-        self.relay.is_some()
+    /// Namespace and name of the relay, when one was named.
+    pub fn names(&self) -> Option<(&str, &str)> {
+        self.relay.as_deref().and_then(|relay| relay.split_once('/'))
     }
 
     /// Finds out which queue is meant; asks Redis only when a relay was named.
@@ -96,12 +96,12 @@ impl Target {
 
 /// Reads the record that the controller published for a relay.
 async fn record(store: &Store, relay: &str) -> Result<RelayRecord, CliError> {
-    let Some((namespace, name)) = relay.split_once('/').filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty())
+    let Some((namespace, name)) =
+        relay.split_once('/').filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty())
     else {
         return Err(CliError::Usage(format!("--relay {relay}: write NAMESPACE/NAME")));
     };
-    let text: Option<Vec<u8>> =
-        store.query(redis::cmd("GET").arg(record_key(namespace, name)), ANSWER_LIMIT).await?;
+    let text: Option<Vec<u8>> = store.query(redis::cmd("GET").arg(record_key(namespace, name)), ANSWER_LIMIT).await?;
     let Some(text) = text else {
         return Err(CliError::Failed(format!(
             "no record of relay {relay} in Redis at {}: check the name with `kubectl get mailrelay -n {namespace}` and that the controller runs",
@@ -109,7 +109,7 @@ async fn record(store: &Store, relay: &str) -> Result<RelayRecord, CliError> {
         )));
     };
     serde_json::from_slice(&text).map_err(|error| {
-        CliError::Store(StoreError::Garbled {
+        CliError::from(StoreError::Garbled {
             address: store.address().to_owned(),
             detail: format!("the record of relay {relay} cannot be read: {error}"),
         })

@@ -1,7 +1,7 @@
 //! `mailrelay send`: puts mail into the queue.
 
 use std::{
-    io::Read,
+    io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -10,10 +10,11 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use futures::{Stream, StreamExt, stream};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tokio::io::{AsyncBufRead, AsyncBufReadExt};
+use tokio::sync::mpsc;
 
-use super::{CliError, Output, output, relay};
+use super::{CliError, Output, relay};
 use crate::{
+    api,
     queue::{EnqueueError, EnqueueLimits, Enqueued, Queue, UnixMillis},
     store::{StoreError, StoreOptions},
 };
@@ -23,8 +24,10 @@ const AT_ONCE: usize = 64;
 
 /// What to send.
 #[derive(clap::Args)]
-#[command(after_help = "Without content flags, one mail as JSON is read from --file or standard input; with --lines, one a line.\n\
-    Example: mailrelay send --from app@example.com --to a@example.org --subject Hello --text 'Hello, world'")]
+#[command(
+    after_help = "Without content flags, one mail as JSON is read from --file or standard input; with --lines, one a line.\n\
+    Example: mailrelay send --from app@example.com --to a@example.org --subject Hello --text 'Hello, world'"
+)]
 pub struct Arguments {
     #[command(flatten)]
     relay: relay::Arguments,
@@ -114,24 +117,24 @@ enum LineResult {
     Refused { error: String },
 }
 
+/// What the relay's spec allows, or its defaults.
+fn limits(spec: &api::Queue) -> EnqueueLimits {
+    EnqueueLimits { max_length: u64::try_from(spec.max_length).unwrap_or(0), max_bytes: 0 }
+}
+
 /// Sends one mail or many.
 pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -> Result<ExitCode, CliError> {
     let target = arguments.relay.target(options).await?;
-    let limits = EnqueueLimits::from_spec(&target.spec);
+    let limits = limits(&target.spec);
     if arguments.lines {
-        return match &arguments.file {
-            Some(path) if path != Path::new("-") => {
-                let file = tokio::fs::File::open(path).await.map_err(|error| unreadable(path, &error))?;
-                many(&target.queue, &limits, tokio::io::BufReader::new(file), output).await
-            }
-            _ => many(&target.queue, &limits, tokio::io::BufReader::new(tokio::io::stdin()), output).await,
-        };
+        let path = arguments.file.as_deref().unwrap_or(Path::new("-"));
+        return many(&target.queue, limits, lines(open(path)?), output).await;
     }
     let mail = match arguments.content.into_json()? {
         Some(mail) => mail.to_string().into_bytes(),
         None => read(arguments.file.as_deref().unwrap_or(Path::new("-")))?,
     };
-    let sent = Sent::from(target.queue.enqueue(&mail, &limits, UnixMillis::now()).await?);
+    let sent = Sent::from(target.queue.enqueue(&mail, limits, UnixMillis::now()).await?);
     output.print(&sent, |sent| format!("{}\n", sent.id))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -139,15 +142,14 @@ pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -
 /// Sends what the lines say, in order. Mails that are refused do not stop the others; Redis failing does.
 async fn many(
     queue: &Queue,
-    limits: &EnqueueLimits,
-    input: impl AsyncBufRead + Unpin,
+    limits: EnqueueLimits,
+    mut lines: mpsc::Receiver<NumberedLine>,
     output: Output,
 ) -> Result<ExitCode, CliError> {
-    let mut lines = std::pin::pin!(lines(input));
     let mut results = Vec::new();
     // The first goes alone: the others then share its connection.
-    let first = lines.next().await;
-    let enqueue = async |line: Result<(usize, Vec<u8>), CliError>| -> Result<Line, CliError> {
+    let first = lines.recv().await;
+    let enqueue = async |line: NumberedLine| -> Result<Line, CliError> {
         let (line, mail) = line?;
         let result = match queue.enqueue(&mail, limits, UnixMillis::now()).await {
             Ok(enqueued) => LineResult::Sent(Sent::from(enqueued)),
@@ -164,7 +166,7 @@ async fn many(
         }
     }
     if failure.is_none() {
-        let mut rest = std::pin::pin!(lines.map(enqueue).buffered(AT_ONCE));
+        let mut rest = std::pin::pin!(received(lines).map(enqueue).buffered(AT_ONCE));
         while let Some(line) = rest.next().await {
             match line {
                 Ok(line) => results.push(line),
@@ -203,28 +205,35 @@ fn report(results: &[Line], output: Output) -> Result<(), CliError> {
 fn lost_at(line: usize, error: StoreError) -> CliError {
     CliError::Failed(format!(
         "{}\nlines before {line} were accepted; whether line {line} and the {AT_ONCE} after it were is not known: give mails an idempotencyKey and send them again",
-        CliError::Store(error)
+        CliError::from(error)
     ))
 }
 
-/// The lines that are not empty, with their numbers.
-fn lines(input: impl AsyncBufRead + Unpin) -> impl Stream<Item = Result<(usize, Vec<u8>), CliError>> {
-    stream::unfold((input, 0), async |(mut input, mut number)| loop {
-        let mut line = Vec::new();
-        number += 1;
-        match input.read_until(b'\n', &mut line).await {
-            Ok(0) => return None,
-            Ok(_) if line.trim_ascii().is_empty() => {}
-            Ok(_) => {
-                let line = line.trim_ascii().to_vec();
-                return Some((Ok((number, line)), (input, number)));
-            }
-            Err(error) => {
-                let error = CliError::Failed(format!("cannot read line {number}: {error}"));
-                return Some((Err(error), (input, number)));
+/// A line that is not empty, with its number; or why there are no more.
+type NumberedLine = Result<(usize, Vec<u8>), CliError>;
+
+/// Reads lines in a thread of its own: standard input cannot be waited for otherwise. The thread ends with the input, or
+/// with the process.
+fn lines(input: Box<dyn Read + Send>) -> mpsc::Receiver<NumberedLine> {
+    let (sender, receiver) = mpsc::channel(AT_ONCE);
+    std::thread::spawn(move || {
+        for (index, line) in BufReader::new(input).split(b'\n').enumerate() {
+            let number = index + 1;
+            let line = match line {
+                Ok(line) if line.trim_ascii().is_empty() => continue,
+                Ok(line) => Ok((number, line.trim_ascii().to_vec())),
+                Err(error) => Err(CliError::Failed(format!("cannot read line {number}: {error}"))),
+            };
+            if sender.blocking_send(line).is_err() {
+                return;
             }
         }
-    })
+    });
+    receiver
+}
+
+fn received(lines: mpsc::Receiver<NumberedLine>) -> impl Stream<Item = NumberedLine> {
+    stream::unfold(lines, async |mut lines| lines.recv().await.map(|line| (line, lines)))
 }
 
 impl From<Enqueued> for Sent {
@@ -307,14 +316,19 @@ fn attachment(text: &str) -> Result<Value, CliError> {
     Ok(json!({ "filename": name, "contentType": media_type, "content": BASE64.encode(content) }))
 }
 
+fn open(path: &Path) -> Result<Box<dyn Read + Send>, CliError> {
+    if path == Path::new("-") {
+        return Ok(Box::new(std::io::stdin()));
+    }
+    match std::fs::File::open(path) {
+        Ok(file) => Ok(Box::new(file)),
+        Err(error) => Err(unreadable(path, &error)),
+    }
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, CliError> {
     let mut bytes = Vec::new();
-    let read = if path == Path::new("-") {
-        std::io::stdin().read_to_end(&mut bytes)
-    } else {
-        std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut bytes))
-    };
-    read.map_err(|error| unreadable(path, &error))?;
+    open(path)?.read_to_end(&mut bytes).map_err(|error| unreadable(path, &error))?;
     Ok(bytes)
 }
 

@@ -125,10 +125,8 @@ impl CredentialsFolder {
         if let Some((_, roots)) = known.iter().find(|(key, _)| *key == ca) {
             return Ok(roots.clone());
         }
-        let roots = TlsRoots::platform(ca.as_deref()).map_err(|error| CredentialsError::Unusable {
-            file: folder.join("ca.crt"),
-            detail: error.to_string(),
-        })?;
+        let roots = TlsRoots::platform(ca.as_deref())
+            .map_err(|error| CredentialsError::Unusable { file: folder.join("ca.crt"), detail: error.to_string() })?;
         // A handful of servers; a rotated CA leaves its predecessor behind, so the list is kept short.
         known.truncate(15);
         known.insert(0, (ca, roots.clone()));
@@ -139,11 +137,9 @@ impl CredentialsFolder {
 fn login(server: &Server, auth: Auth, files: &Files, folder: &Path) -> Result<Credentials, CredentialsError> {
     let text = |file: &Option<Vec<u8>>, missing: &'static str| match file {
         None => Err(CredentialsError::Missing { server: server.name.clone(), missing, folder: folder.to_owned() }),
-        Some(bytes) => {
-            String::from_utf8(bytes.clone()).map(|text| text.trim_end_matches(['\r', '\n']).to_owned()).map_err(|_| {
-                CredentialsError::Unusable { file: folder.join(missing), detail: "it is not UTF-8".into() }
-            })
-        }
+        Some(bytes) => String::from_utf8(bytes.clone())
+            .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
+            .map_err(|_| CredentialsError::Unusable { file: folder.join(missing), detail: "it is not UTF-8".into() }),
     };
     let username = text(&files.username, "username")?;
     let secret = match auth {

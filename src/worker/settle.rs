@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use super::{backoff::Backoff, outcome::Conclusion};
 use crate::{
     lease::ProcessId,
-    queue::{Advance, Claimed, OperationId, Queue, Settled, UnixMillis},
+    queue::{Claimed, OperationId, Queue, Settled, UnixMillis},
     store::StoreError,
     telemetry::metrics::{ByKind, WorkerMetrics},
 };
@@ -52,19 +52,26 @@ impl Settler {
 
     /// Ends a claim; `after` runs when Redis has heard it.
     pub fn settle(&self, work: Work, conclusion: Conclusion, after: impl FnOnce() + Send + 'static) {
-        let (process, metrics) = (self.process.clone(), self.metrics.clone());
+        let settler = self.clone();
         self.tasks.spawn(async move {
             let operation = OperationId::random();
             let Conclusion { settlement, progress, .. } = conclusion;
-            let id = &work.claimed.header.id;
-            let settled = persist(&metrics, id, async || {
+            let Work { claimed, queue } = work;
+            let mut persistence = Persistence::new(&settler.metrics, &claimed.header.id);
+            let settled = loop {
                 let now = UnixMillis::now();
-                work.queue.settle(process.as_str(), &work.claimed, &operation, &settlement, &progress, now).await
-            })
-            .await;
-            metrics.claims_open.dec();
-            if matches!(settled, Settled::Lost) {
-                tracing::warn!(mail.id = id, "the claim had been taken over; the outcome was not recorded");
+                let process = settler.process.as_str();
+                match queue.settle(process, &claimed, &operation, &settlement, &progress, now).await {
+                    Ok(settled) => break settled,
+                    Err(error) => persistence.pause(&error).await,
+                }
+            };
+            settler.metrics.claims_open.dec();
+            if settled == Settled::Lost {
+                tracing::warn!(
+                    mail.id = claimed.header.id,
+                    "the claim had been taken over; the outcome was not recorded"
+                );
             }
             after();
         });
@@ -72,31 +79,39 @@ impl Settler {
 
     /// Gives back a claim of which nothing was sent.
     pub fn give_back(&self, work: Work) {
-        let (process, metrics) = (self.process.clone(), self.metrics.clone());
+        let settler = self.clone();
         self.tasks.spawn(async move {
-            let claim = &work.claimed.claim_id;
+            let Work { claimed, queue } = work;
+            let mut persistence = Persistence::new(&settler.metrics, &claimed.header.id);
             // `Lost` is an earlier try whose answer was lost, or somebody else's claim: both end the matter.
-            let _: Advance = persist(&metrics, &work.claimed.header.id, async || {
-                work.queue.requeue_claim(process.as_str(), claim, UnixMillis::now()).await
-            })
-            .await;
-            metrics.claims_open.dec();
+            while let Err(error) =
+                queue.requeue_claim(settler.process.as_str(), &claimed.claim_id, UnixMillis::now()).await
+            {
+                persistence.pause(&error).await;
+            }
+            settler.metrics.claims_open.dec();
         });
     }
 }
 
-async fn persist<T>(metrics: &WorkerMetrics, id: &str, mut tell: impl AsyncFnMut() -> Result<T, StoreError>) -> T {
-    let mut backoff = Backoff::new();
-    let mut complained = false;
-    loop {
-        let error = match tell().await {
-            Ok(heard) => return heard,
-            Err(error) => error,
-        };
-        metrics.store_failures.get_or_create(&ByKind { kind: "settle" }).inc();
-        if !std::mem::replace(&mut complained, true) {
-            tracing::warn!(mail.id = id, %error, "cannot record the outcome of a mail; it is repeated until Redis has it");
+/// Between two tries to tell Redis: one line in the log, then ever longer pauses.
+struct Persistence<'a> {
+    metrics: &'a WorkerMetrics,
+    mail: &'a str,
+    backoff: Backoff,
+    complained: bool,
+}
+
+impl<'a> Persistence<'a> {
+    fn new(metrics: &'a WorkerMetrics, mail: &'a str) -> Self {
+        Self { metrics, mail, backoff: Backoff::new(), complained: false }
+    }
+
+    async fn pause(&mut self, error: &StoreError) {
+        self.metrics.store_failures.get_or_create(&ByKind { kind: "settle" }).inc();
+        if !std::mem::replace(&mut self.complained, true) {
+            tracing::warn!(mail.id = self.mail, %error, "cannot record what became of a mail; repeated until Redis has it");
         }
-        tokio::time::sleep(backoff.next()).await;
+        tokio::time::sleep(self.backoff.next()).await;
     }
 }

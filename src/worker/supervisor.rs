@@ -25,12 +25,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Tells the child that it is the worker itself.
 pub const UNSUPERVISED_FLAG: &str = "--unsupervised";
-/// Tells the child how its predecessor ended, when that was by a signal or a panic.
-pub const CRASHED_VARIABLE: &str = "MAILRELAY_PREDECESSOR_CRASHED";
 /// Exit code of a command line that makes no sense: starting again cannot help.
 const WRONG_USAGE: i32 = 2;
-/// Exit code of a Rust process whose main thread panicked.
-const PANICKED: i32 = 101;
 
 /// When a worker that keeps dying is started again: at once, unless it died often in a short time.
 #[derive(Debug)]
@@ -79,9 +75,8 @@ pub async fn supervise(arguments: Vec<OsString>) -> Result<u8, SupervisorError> 
     // Registered before the first start, so that no end is missed.
     let mut ended = signal(SignalKind::child()).map_err(SupervisorError::Start)?;
     let mut restarts = Restarts::new();
-    let mut crashed = false;
     loop {
-        let child = start(&arguments, crashed).map_err(SupervisorError::Start)?;
+        let child = start(&arguments).map_err(SupervisorError::Start)?;
         let pid = Pid::from_raw(child.id().cast_signed());
         let mut stopping = false;
         let end = loop {
@@ -95,7 +90,6 @@ pub async fn supervise(arguments: Vec<OsString>) -> Result<u8, SupervisorError> 
         if stopping || code == WRONG_USAGE {
             return Ok(u8::try_from(code).unwrap_or(u8::MAX));
         }
-        crashed = matches!(end, WaitStatus::Signaled(..)) || code == PANICKED;
         let delay = restarts.delay(Instant::now());
         tracing::error!(
             worker.pid = pid.as_raw(),
@@ -111,13 +105,8 @@ pub async fn supervise(arguments: Vec<OsString>) -> Result<u8, SupervisorError> 
     }
 }
 
-fn start(arguments: &[OsString], crashed: bool) -> io::Result<Child> {
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("mailrelay").args(arguments).arg(UNSUPERVISED_FLAG).env_remove(CRASHED_VARIABLE);
-    if crashed {
-        command.env(CRASHED_VARIABLE, "1");
-    }
-    command.spawn()
+fn start(arguments: &[OsString]) -> io::Result<Child> {
+    Command::new("/proc/self/exe").arg0("mailrelay").args(arguments).arg(UNSUPERVISED_FLAG).spawn()
 }
 
 /// The child may have ended a moment ago: then its end is on its way to us, and there is nobody to tell.
