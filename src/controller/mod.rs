@@ -1,4 +1,7 @@
 //! The controller: observe, plan, apply, status.
 
+mod apply;
+mod leader;
 mod observe;
 mod plan;
+mod shares;
