@@ -1,1 +1,20 @@
 //! Leases: sharing a connection budget so that one connection too many cannot open.
+
+mod clock;
+mod deadman;
+mod evidence;
+pub mod recovery;
+mod slot;
+mod state;
+mod store;
+mod timing;
+mod wire;
+
+pub use clock::BootTime;
+pub use deadman::{DeadManSwitch, NoSwitch};
+pub use evidence::{Identity, PodGuard, ProcessId, bind_pod, boot_id};
+pub use recovery::{Action, Evidence, Holds, Watch};
+pub use slot::{Slot, SlotPool, SlotStatus};
+pub use state::*;
+pub use store::{CALL_LIMIT, LedgerStore, pools};
+pub use timing::Timing;

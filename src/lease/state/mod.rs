@@ -1,0 +1,10 @@
+//! The ledger as a pure machine: exactly what the scripts do, without Redis. `tests/ledger.rs` holds both to each other.
+
+mod request;
+mod view;
+
+pub use request::{
+    ClearReply, Granted, InitReply, InitRequest, LeaveReply, Missing, OpenReply, OpenRequest, Policy, PolicyReply,
+    Quarantine, ReapReply, SyncReply, SyncRequest, Wait,
+};
+pub use view::{HolderView, LedgerState, LedgerView, QuarantineView, Snapshot};
