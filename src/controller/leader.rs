@@ -182,8 +182,8 @@ impl Election {
             return;
         };
         spec.holder_identity = Some(String::new());
-        let giving_up = self.api.replace(&self.name, &PostParams::default(), &lease);
-        if let Err(error) = bounded("give up the Lease", giving_up).await {
+        let params = PostParams::default();
+        if let Err(error) = bounded("give up the Lease", self.api.replace(&self.name, &params, &lease)).await {
             tracing::info!(error = &error as &dyn std::error::Error, "the Lease runs out by itself");
         }
     }
