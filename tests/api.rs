@@ -79,7 +79,11 @@ fn nonsense_is_refused_with_a_sentence_that_names_the_field() {
         ("/spec/servers/0/rateLimit", json!({ "messages": 30, "interval": "0s" }), "interval must be from 1s"),
         ("/spec/retry", json!({ "initialBackoff": "2m" }), "retry.maxBackoff must not be shorter"),
         ("/spec/retry", json!({ "initialBackoff": "0s" }), "initialBackoff must be from 10ms"),
-        ("/spec/queue", json!({ "name": "a", "deadLetterName": "a" }), "queue.name and queue.deadLetterName must differ"),
+        (
+            "/spec/queue",
+            json!({ "name": "a", "deadLetterName": "a" }),
+            "queue.name and queue.deadLetterName must differ",
+        ),
         ("/spec/queue", json!({ "oldestThreshold": "0s" }), "oldestThreshold must be from 1s"),
         ("/spec/queue", json!({ "deadLetterRetention": "1s" }), "deadLetterRetention must be from 1m"),
         ("/spec/breaker", json!({ "pause": "0s" }), "pause must be from 100ms"),

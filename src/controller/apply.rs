@@ -11,8 +11,8 @@ use super::{
 use crate::{
     api::{RelayRecord, record_key, reports_key},
     lease::{
-        Action, BootTime, CALL_LIMIT, Evidence, Holds, InitReply, InitRequest, LedgerState, LedgerStore, LedgerView, OpenReply,
-        OpenRequest, PolicyReply, ProcessId, ReapReply, Snapshot, Timing, Watch,
+        Action, BootTime, CALL_LIMIT, Evidence, Holds, InitReply, InitRequest, LedgerState, LedgerStore, LedgerView,
+        OpenReply, OpenRequest, PolicyReply, ProcessId, ReapReply, Snapshot, Timing, Watch,
     },
     store::{Store, StoreError},
 };
@@ -320,7 +320,7 @@ impl Records {
             revision: 1,
             uid: plan.uid.clone(),
             generation: plan.generation,
-            stalled: plan.stalled.as_ref().map(|stall| format!("{}: {}", stall.reason, stall.message)),
+            stalled: stalled(plan),
             lease_ms: u64::try_from(turn.timing.lease.as_millis()).unwrap_or(u64::MAX),
             spec: plan.relay.spec.clone(),
         };
@@ -355,10 +355,21 @@ impl Records {
         Ok(())
     }
 
+    /// Whether the record that was published last still says what the plan says.
+    pub fn is_current(&self, key: &RelayKey, plan: &RelayPlan) -> bool {
+        self.published.get(key).is_some_and(|last| {
+            last.uid == plan.uid && last.generation == plan.generation && last.stalled == stalled(plan)
+        })
+    }
+
     /// The relays whose records this leader published.
     pub fn keys(&self) -> impl Iterator<Item = &RelayKey> {
         self.published.keys()
     }
+}
+
+fn stalled(plan: &RelayPlan) -> Option<String> {
+    plan.stalled.as_ref().map(|stall| format!("{}: {}", stall.reason, stall.message))
 }
 
 fn refused(answer: i64, key: &str, turn: &Turn<'_>) -> Result<(), Deposed> {

@@ -114,7 +114,9 @@ impl Election {
                 Ok(true) => return,
                 Ok(false) => {}
                 Err(error) if error.is_conflict() => {}
-                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot take part in the election"),
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot take part in the election")
+                }
             }
             sleep(RENEW.mul_f64(rand::random_range(0.8..1.2))).await;
         }
@@ -154,7 +156,9 @@ impl Election {
                 Ok(()) => {}
                 Err(error) if error.is_lost() => return error,
                 Err(error) if error.is_conflict() => {}
-                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot renew the leader's Lease"),
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot renew the leader's Lease")
+                }
             }
         }
     }
@@ -262,10 +266,7 @@ impl Marks {
     }
 
     /// Compare-and-swap by resource version, again while others write.
-    async fn update(
-        &self,
-        change: impl Fn(&mut Recorded) -> Result<(), LeaderError>,
-    ) -> Result<Recorded, LeaderError> {
+    async fn update(&self, change: impl Fn(&mut Recorded) -> Result<(), LeaderError>) -> Result<Recorded, LeaderError> {
         loop {
             let found = bounded("read the epoch", self.api.get_opt(&self.name)).await?;
             let before = found.as_ref().map(read).unwrap_or_default();

@@ -201,8 +201,7 @@ impl Owners {
                 let others: Vec<String> =
                     self.pools.get(&pool)?.iter().filter(|other| *other != key).map(ToString::to_string).collect();
                 let budget = pools.get(&pool)?.budget;
-                (!others.is_empty())
-                    .then(|| format!("{pool}: {budget} connections shared with {}", others.join(", ")))
+                (!others.is_empty()).then(|| format!("{pool}: {budget} connections shared with {}", others.join(", ")))
             })
             .collect();
         (!sentences.is_empty()).then(|| sentences.join("; "))

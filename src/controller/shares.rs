@@ -11,6 +11,9 @@ use crate::{
     lease::{BootTime, LedgerState, LedgerView, Policy},
 };
 
+/// How long a process that is in no ledger is remembered.
+const FORGET: Duration = Duration::from_secs(3_600);
+
 /// The policy that should be in force; `current` are the shares that were last seen in force.
 ///
 /// A pool that no relay names keeps its budget and grants nobody a share.
@@ -90,6 +93,7 @@ impl Liveness {
         }
         let here: BTreeSet<&str> = holders.iter().map(|holder| &*holder.inc).collect();
         self.seqs.retain(|(of, inc), _| of != pool || here.contains(inc.as_str()));
+        self.heard.retain(|_, heard| now.saturating_since(*heard) < FORGET);
     }
 
     /// Since when an incarnation has been silent.
@@ -102,11 +106,6 @@ impl Liveness {
         let Some(answering) = self.answering else { return Duration::ZERO };
         let heard = self.heard.get(process).copied().unwrap_or(first_seen);
         now.saturating_since(heard.max(first_seen).max(answering))
-    }
-
-    /// Forgets processes that are in none of these.
-    pub fn keep(&mut self, processes: &BTreeSet<String>) {
-        self.heard.retain(|process, _| processes.contains(process));
     }
 }
 

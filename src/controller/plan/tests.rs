@@ -89,8 +89,12 @@ fn a_selector_that_makes_no_sense_stalls_its_relay_and_no_other() {
     empty["workers"] = json!({ "selector": {} });
     let relays = [relay("bad", 1, &nonsense), relay("empty", 2, &empty), relay("good", 3, &spec("mx", "q3", 16))];
     let plan = plan(&relays, &[pod("a", "good")], false);
-    assert!(stall(&plan, "bad").is_some_and(|(reason, message)| reason == "InvalidSpec" && message.contains("selector")));
-    assert!(stall(&plan, "empty").is_some_and(|(reason, message)| reason == "InvalidSpec" && message.contains("empty")));
+    assert!(
+        stall(&plan, "bad").is_some_and(|(reason, message)| reason == "InvalidSpec" && message.contains("selector"))
+    );
+    assert!(
+        stall(&plan, "empty").is_some_and(|(reason, message)| reason == "InvalidSpec" && message.contains("empty"))
+    );
     assert_eq!(stall(&plan, "good"), None);
     assert_eq!(members(&plan, "mx"), ["a"]);
 }
