@@ -14,7 +14,7 @@ use kube::{
     core::DeserializeGuard,
     runtime::{
         WatchStreamExt,
-        reflector::{self, ObjectRef, Store},
+        reflector::{self, Store},
         utils::{Backoff, StreamBackoff},
         watcher,
     },
@@ -150,11 +150,6 @@ impl Observed {
     /// All relays.
     pub fn relays(&self) -> Vec<Arc<GuardedRelay>> {
         self.relays.state()
-    }
-
-    /// One relay.
-    pub fn relay(&self, namespace: &str, name: &str) -> Option<Arc<GuardedRelay>> {
-        self.relays.get(&ObjectRef::new(name).within(namespace))
     }
 
     /// All pods.
