@@ -5,6 +5,7 @@
 
 mod audit;
 mod bulk;
+mod controller;
 mod crd;
 mod dead;
 mod held;
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::{
+    controller::ControllerOptions,
     queue::EnqueueError,
     store::{StoreError, StoreOptions},
     telemetry::log,
@@ -45,6 +47,8 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run the controller: watch MailRelays and pods, divide the budgets
+    Controller(Box<ControllerOptions>),
     /// Run a worker: send mail through this pod's share of the budget
     Worker(worker::Arguments),
     /// Print the CustomResourceDefinition as YAML
@@ -116,6 +120,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode, CliError> {
     let Cli { output, store, command, .. } = cli;
     match command {
+        Command::Controller(options) => controller::run(*options),
         Command::Worker(arguments) => worker::run(arguments, store),
         Command::Crd => crd::run(),
         Command::Send(arguments) => short(send::run(*arguments, &store, output)),

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     api::{RelayRecord, ServerReport},
-    lease::{SlotPool, Timing},
+    lease::{SlotOptions, SlotPool, Timing},
     telemetry::metrics::{ByPool, ByServer, WorkerMetrics},
 };
 
@@ -187,7 +187,13 @@ impl Fleet {
             let name = settings.pool();
             let pool = pools.entry(name.clone()).or_insert_with(|| {
                 let timing = Timing::with_lease(lease);
-                let pool = SlotPool::spawn(context.store.clone(), &name, context.identity.clone(), timing);
+                let options = SlotOptions {
+                    session_timeout: settings.session_timeout.get(),
+                    close_grace: settings.close_grace.get(),
+                    ..SlotOptions::default()
+                };
+                let (store, identity) = (context.store.clone(), context.identity.clone());
+                let pool = SlotPool::spawn_with(store, &name, identity, timing, options);
                 tokio::spawn(forward(pool.clone(), Arc::clone(&self.changed)));
                 Pool::InUse(pool, lease)
             });
