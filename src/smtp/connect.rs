@@ -191,7 +191,8 @@ async fn attempt(address: SocketAddr, limit: Duration, close: Duration) -> Resul
         }
         Ok(Err(error)) => Err(failed(error)),
         Err(_) => {
-            // A socket that is still connecting has no peer; dropping it takes the attempt back.
+            // While connecting, this takes the attempt back, and the socket has no peer; once connected, it sends FIN.
+            let _ = handle.shutdown(std::net::Shutdown::Write);
             let connected = handle.peer_addr().is_ok();
             let closed = if connected { finish_socket(handle, close).await } else { Closed::NeverOpen };
             Err(ConnectFault { timed_out: true, detail: format!("no answer from {address} within {limit:?}"), closed })

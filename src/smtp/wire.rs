@@ -320,3 +320,45 @@ impl AsyncWrite for Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    #[test]
+    fn whole_replies_are_read_and_no_more() {
+        let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+        assert_eq!(parse(b"250 ok\r\n354 more"), Ok(Some((250, lines(&["ok"]), 8))));
+        assert_eq!(parse(b"250-one\r\n250 two\r\n"), Ok(Some((250, lines(&["one", "two"]), 18))));
+        assert_eq!(parse(b"250\r\n"), Ok(Some((250, lines(&[""]), 5))));
+        assert_eq!(parse(b"250-one\r\n250\r\n"), Ok(Some((250, lines(&["one", ""]), 14))));
+        assert_eq!(parse(b"250 \xfcber\x07\r\n"), Ok(Some((250, lines(&["\u{fffd}ber"]), 11))));
+    }
+
+    #[test]
+    fn half_a_reply_is_none_yet() {
+        for bytes in [&b""[..], b"250", b"250 ok", b"250 ok\r", b"250-one\r\n", b"250-one\r\n250 two"] {
+            assert_eq!(parse(bytes), Ok(None), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_reply_is_refused() {
+        let odd: [&[u8]; 9] = [
+            b"ok\r\n",
+            b"250 ok\n",
+            b"25\r\n",
+            b"2500 ok\r\n",
+            b"250-one\r\n251 two\r\n",
+            b"150 hm\r\n",
+            b"600 hm\r\n",
+            b"\r\n",
+            b"250\tok\r\n",
+        ];
+        for bytes in odd {
+            assert!(parse(bytes).is_err(), "{bytes:?}");
+        }
+        assert!(parse(&[b'2'; 5000]).is_err());
+        assert!(parse(&b"250-again and again\r\n".repeat(5000)).is_err());
+    }
+}
