@@ -21,7 +21,7 @@ use crate::api;
 
 use super::{
     session::Closed,
-    wire::{Wire, drain},
+    wire::{Wire, finish_socket},
 };
 
 /// A mail server and how to speak to it.
@@ -191,16 +191,10 @@ async fn attempt(address: SocketAddr, limit: Duration, close: Duration) -> Resul
         }
         Ok(Err(error)) => Err(failed(error)),
         Err(_) => {
-            // While connecting, this takes the attempt back; once connected, it sends FIN.
+            // While connecting, this takes the attempt back, and the socket has no peer; once connected, it sends FIN.
             let _ = handle.shutdown(std::net::Shutdown::Write);
-            let closed = if handle.peer_addr().is_err() {
-                Closed::NeverOpen
-            } else {
-                match tokio::net::TcpStream::from_std(handle) {
-                    Ok(mut stream) => drain(&mut stream, close).await,
-                    Err(_) => Closed::NoEof,
-                }
-            };
+            let connected = handle.peer_addr().is_ok();
+            let closed = if connected { finish_socket(handle, close).await } else { Closed::NeverOpen };
             Err(ConnectFault { timed_out: true, detail: format!("no answer from {address} within {limit:?}"), closed })
         }
     }

@@ -246,6 +246,9 @@ impl Session {
     fn refused(&mut self, progress: &mut Progress, stage: Stage, reply: &Reply) -> Result<(), Over> {
         let ruling = progress.judge(stage, reply);
         progress.rule_rest(ruling, Some(reply));
+        if reply.code == 421 {
+            self.state = State::Finished;
+        }
         if reply.code == 421 || !(reply.is_transient() || reply.is_permanent()) { Err(Over) } else { Ok(()) }
     }
 

@@ -209,9 +209,8 @@ impl Session {
                 Ok(session)
             }
             Err(fault) => {
-                // A refusal leaves both sides in step, but for 421, after which the server goes by itself.
-                let in_step = fault.reply.as_ref().is_some_and(|reply| reply.code != 421);
-                session.state = if in_step { State::Finished } else { State::Broken };
+                // A refusal leaves both sides in step.
+                session.state = if fault.reply.is_some() { State::Finished } else { State::Broken };
                 let ruling = fault.ruling();
                 let closed = session.close().await;
                 Err(error(fault.stage, ruling, fault.reply, fault.detail, closed))
@@ -342,8 +341,8 @@ impl Session {
     /// Cancelling closes the socket without proof of the server's end.
     pub async fn close(mut self) -> Closed {
         let deadline = Instant::now() + self.limits.close;
-        if self.state != State::Broken && self.wire.is_quiet().await {
-            // Some servers do not close before they have read the QUIT; whatever they answer, FIN follows.
+        if self.state != State::Broken && !self.wire.said_farewell() && self.wire.is_quiet().await {
+            // Whatever it answers, our end follows.
             let _ = self.exchange("QUIT", self.limits.close).await;
         }
         self.wire.finish(deadline.saturating_duration_since(Instant::now())).await

@@ -74,6 +74,7 @@ pub(super) struct Wire {
     handle: StdStream,
     ahead: Vec<u8>,
     lines: Vec<String>,
+    farewell: bool,
 }
 
 #[derive(Debug)]
@@ -86,7 +87,7 @@ enum Stream {
 impl Wire {
     /// `handle` is a second handle on the socket of `stream`.
     pub fn new(stream: TcpStream, handle: StdStream) -> Self {
-        Self { stream: Stream::Plain(stream), handle, ahead: Vec::new(), lines: Vec::new() }
+        Self { stream: Stream::Plain(stream), handle, ahead: Vec::new(), lines: Vec::new(), farewell: false }
     }
 
     /// The TLS handshake. What the server sent ahead in clear text makes it fail: it could be anybody's
@@ -124,6 +125,7 @@ impl Wire {
             if let Some((code, lines, used)) = parse(&self.ahead).map_err(Fault::Garbled)? {
                 self.ahead.drain(..used);
                 self.lines = lines;
+                self.farewell |= matches!(code, 221 | 421);
                 return Ok(Reply::new(code, &self.lines.join(" ")));
             }
             if self.stream.read_buf(&mut self.ahead).await? == 0 {
@@ -177,35 +179,46 @@ impl Wire {
         }
     }
 
+    /// Whether the server has said that it closes.
+    pub fn said_farewell(&self) -> bool {
+        self.farewell
+    }
+
     /// Ends our side and waits until the server has ended its own.
     pub async fn finish(mut self, limit: Duration) -> Closed {
         let deadline = Instant::now() + limit;
-        // Sends TLS's own farewell and FIN; an error means that the socket is past both.
+        // After a farewell the server closes by itself. What we sent meanwhile, be it TLS's own farewell, would stay
+        // unread there, and its kernel would reset the connection instead of ending it.
+        let patience = if self.farewell { limit * 3 / 4 } else { Duration::ZERO };
+        if let Some(stream) = self.stream.socket()
+            && let Some(closed) = end_of(stream, patience, self.farewell).await
+        {
+            return closed;
+        }
         if timeout_at(deadline, self.stream.shutdown()).await.is_err() {
             let _ = self.handle.shutdown(std::net::Shutdown::Write);
         }
+        let left = deadline.saturating_duration_since(Instant::now());
         // Below TLS: the server's farewell is not yet its FIN.
-        let stream = match self.stream {
-            Stream::Plain(stream) => stream,
-            Stream::Tls(stream) => stream.into_inner().0,
-            Stream::Gone => return self.finish_handle(deadline).await,
-        };
-        let mut stream = stream;
-        drain(&mut stream, deadline.saturating_duration_since(Instant::now())).await
-    }
-
-    /// The stream went with a handshake that took too long; the second handle still holds the socket.
-    async fn finish_handle(self, deadline: Instant) -> Closed {
-        let _ = self.handle.shutdown(std::net::Shutdown::Write);
-        match TcpStream::from_std(self.handle) {
-            Ok(mut stream) => drain(&mut stream, deadline.saturating_duration_since(Instant::now())).await,
-            Err(_) => Closed::NoEof,
+        match self.stream.socket() {
+            Some(stream) => end_of(stream, left, self.farewell).await.unwrap_or(Closed::NoEof),
+            // The stream went with a handshake that took too long; the second handle still holds the socket.
+            None => finish_socket(self.handle, left).await,
         }
     }
 }
 
-/// Reads and drops everything until the server's end.
-pub(super) async fn drain(stream: &mut TcpStream, limit: Duration) -> Closed {
+/// Ends our side of a socket and waits for the server's end.
+pub(super) async fn finish_socket(socket: StdStream, limit: Duration) -> Closed {
+    let _ = socket.shutdown(std::net::Shutdown::Write);
+    match TcpStream::from_std(socket) {
+        Ok(mut stream) => end_of(&mut stream, limit, false).await.unwrap_or(Closed::NoEof),
+        Err(_) => Closed::NoEof,
+    }
+}
+
+/// Reads and drops everything until the server's end; `None` when it does not come in time.
+async fn end_of(stream: &mut TcpStream, limit: Duration, farewell: bool) -> Option<Closed> {
     let mut scratch = [0; 4096];
     let reading = async {
         loop {
@@ -214,12 +227,14 @@ pub(super) async fn drain(stream: &mut TcpStream, limit: Duration) -> Closed {
                 Ok(_) => {}
                 // Linux reports a reset as a broken pipe when the server's FIN had come before.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Closed::Eof,
+                // The server has said that it closes, and closed with something of ours unread.
+                Err(error) if farewell && error.kind() == io::ErrorKind::ConnectionReset => return Closed::Eof,
                 // Somebody between us and the server may reset a connection too: no proof.
                 Err(_) => return Closed::NoEof,
             }
         }
     };
-    timeout(limit, reading).await.unwrap_or(Closed::NoEof)
+    timeout(limit, reading).await.ok()
 }
 
 /// The first reply in `bytes` and its length; `None` when it is not all there.
@@ -260,6 +275,16 @@ fn parse(bytes: &[u8]) -> Result<Option<(u16, Vec<String>, usize)>, String> {
     }
 }
 
+impl Stream {
+    fn socket(&mut self) -> Option<&mut TcpStream> {
+        match self {
+            Self::Plain(stream) => Some(stream),
+            Self::Tls(stream) => Some(stream.get_mut().0),
+            Self::Gone => None,
+        }
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
@@ -293,5 +318,47 @@ impl AsyncWrite for Stream {
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    #[test]
+    fn whole_replies_are_read_and_no_more() {
+        let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+        assert_eq!(parse(b"250 ok\r\n354 more"), Ok(Some((250, lines(&["ok"]), 8))));
+        assert_eq!(parse(b"250-one\r\n250 two\r\n"), Ok(Some((250, lines(&["one", "two"]), 18))));
+        assert_eq!(parse(b"250\r\n"), Ok(Some((250, lines(&[""]), 5))));
+        assert_eq!(parse(b"250-one\r\n250\r\n"), Ok(Some((250, lines(&["one", ""]), 14))));
+        assert_eq!(parse(b"250 \xfcber\x07\r\n"), Ok(Some((250, lines(&["\u{fffd}ber"]), 11))));
+    }
+
+    #[test]
+    fn half_a_reply_is_none_yet() {
+        for bytes in [&b""[..], b"250", b"250 ok", b"250 ok\r", b"250-one\r\n", b"250-one\r\n250 two"] {
+            assert_eq!(parse(bytes), Ok(None), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_reply_is_refused() {
+        let odd: [&[u8]; 9] = [
+            b"ok\r\n",
+            b"250 ok\n",
+            b"25\r\n",
+            b"2500 ok\r\n",
+            b"250-one\r\n251 two\r\n",
+            b"150 hm\r\n",
+            b"600 hm\r\n",
+            b"\r\n",
+            b"250\tok\r\n",
+        ];
+        for bytes in odd {
+            assert!(parse(bytes).is_err(), "{bytes:?}");
+        }
+        assert!(parse(&[b'2'; 5000]).is_err());
+        assert!(parse(&b"250-again and again\r\n".repeat(5000)).is_err());
     }
 }
