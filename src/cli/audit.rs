@@ -18,7 +18,11 @@ struct Outcome {
 }
 
 /// Prints both sides of the sum; fails when they differ.
-pub async fn run(arguments: relay::Arguments, options: &StoreOptions, output: Output) -> Result<ExitCode, CliError> {
+pub async fn run(
+    arguments: relay::RelayArguments,
+    options: &StoreOptions,
+    output: Output,
+) -> Result<ExitCode, CliError> {
     let target = arguments.target(options).await?;
     let audit = target.queue.audit().await?;
     let difference = audit.difference;

@@ -58,7 +58,7 @@ enum Command {
     /// Show the state of one mail, or of the whole relay
     Status(status::Arguments),
     /// Show how much mail waits, and what is in flight where
-    Queue(relay::Arguments),
+    Queue(relay::RelayArguments),
     /// Show who holds which share of a server's budget
     Leases(leases::Arguments),
     /// Look after the dead letters: mail that needs a person
@@ -66,7 +66,7 @@ enum Command {
     /// Look after held mail: mail whose final answer was lost
     Held(held::Arguments),
     /// Check that every accepted mail is accounted for
-    Audit(relay::Arguments),
+    Audit(relay::RelayArguments),
 }
 
 /// Why a command failed. The message says what to do next.
@@ -80,14 +80,23 @@ pub enum CliError {
         source: StoreError,
     },
     /// A mail was not accepted.
-    #[error(transparent)]
-    Enqueue(#[from] EnqueueError),
+    #[error("{0}")]
+    Enqueue(EnqueueError),
     /// The arguments fit together in no way; exit code 2.
     #[error("{0}")]
     Usage(String),
     /// Anything else.
     #[error("{0}")]
     Failed(String),
+}
+
+impl From<EnqueueError> for CliError {
+    fn from(error: EnqueueError) -> Self {
+        match error {
+            EnqueueError::Store(source) => Self::Store { source },
+            refused => Self::Enqueue(refused),
+        }
+    }
 }
 
 fn hint(error: &StoreError) -> &'static str {

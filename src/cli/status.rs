@@ -22,7 +22,7 @@ pub struct Arguments {
     /// The id of a mail
     id: Option<String>,
     #[command(flatten)]
-    relay: relay::Arguments,
+    relay: relay::RelayArguments,
 }
 
 /// A relay as Redis knows it.
@@ -56,7 +56,7 @@ pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -
     Ok(ExitCode::SUCCESS)
 }
 
-async fn overview(target: &Target, arguments: &relay::Arguments) -> Result<Overview, CliError> {
+async fn overview(target: &Target, arguments: &relay::RelayArguments) -> Result<Overview, CliError> {
     let now = UnixMillis::now();
     let depths = target.queue.depths(now).await?;
     let mut budgets = Vec::new();
@@ -81,7 +81,7 @@ async fn overview(target: &Target, arguments: &relay::Arguments) -> Result<Overv
 }
 
 /// What the relay's workers told last. A report of another version that cannot be read is left out.
-async fn reports(target: &Target, arguments: &relay::Arguments) -> Result<Vec<WorkerReport>, CliError> {
+async fn reports(target: &Target, arguments: &relay::RelayArguments) -> Result<Vec<WorkerReport>, CliError> {
     let Some((namespace, name)) = arguments.names() else { return Ok(Vec::new()) };
     let mut command = redis::cmd("HVALS");
     command.arg(reports_key(namespace, name));
