@@ -92,6 +92,9 @@ pub struct Holder {
     granted: u32,
     /// What holds now: `granted`, or less since a SYNC was sent (R1).
     limit: u32,
+    /// Above this, sessions are revoked. More than `limit` while others have not yet given back what is ours: nothing may
+    /// be opened then, but closing what our share covers would help nobody.
+    keep: u32,
     entitlement: u32,
     recovering: bool,
     deadline: Option<BootTime>,
@@ -123,6 +126,7 @@ impl Holder {
             claim: 0,
             granted: 0,
             limit: 0,
+            keep: 0,
             entitlement: 0,
             recovering: false,
             deadline: None,
@@ -287,6 +291,7 @@ impl Holder {
         (self.claim, self.granted, self.limit) = (granted.claim, granted.limit, granted.limit);
         self.entitlement = granted.entitlement;
         self.recovering = granted.state == LedgerState::Rec;
+        self.keep = if self.recovering { granted.claim } else { granted.claim.min(granted.entitlement) };
         for unclean in &mut self.unclean {
             unclean.known |= flight.carried.contains(&unclean.entry.id);
         }
@@ -475,7 +480,7 @@ impl Holder {
 
     fn abandon(&mut self) {
         self.stage = Stage::Abandoned;
-        (self.limit, self.granted, self.claim) = (0, 0, 0);
+        (self.limit, self.keep, self.granted, self.claim) = (0, 0, 0, 0);
         self.flight = None;
         self.revoke_surplus();
     }
@@ -485,12 +490,12 @@ impl Holder {
         self.incarnations += 1;
         self.stage = if generation == 0 { Stage::Asking } else { Stage::Registering };
         (self.generation, self.seq) = (generation, 0);
-        (self.limit, self.granted, self.claim) = (0, 0, 0);
+        (self.limit, self.keep, self.granted, self.claim) = (0, 0, 0, 0);
         self.deadline = None;
         self.flight = None;
     }
 
-    /// Revokes what is above the limit: idle slots first, and of those the youngest.
+    /// Revokes what is above the share: idle slots first, and of those the youngest.
     fn revoke_surplus(&mut self) {
         let mut kept: Vec<(bool, std::cmp::Reverse<u64>)> = self
             .slots
@@ -499,7 +504,7 @@ impl Holder {
             .map(|(id, counted)| (counted.busy, std::cmp::Reverse(*id)))
             .collect();
         kept.sort_unstable();
-        let surplus = kept.len().saturating_sub(self.limit as usize);
+        let surplus = kept.len().saturating_sub(self.keep as usize);
         for (_, id) in &kept[..surplus] {
             if let Some(counted) = self.slots.get_mut(&id.0) {
                 counted.revoked = true;
