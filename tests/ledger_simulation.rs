@@ -5,8 +5,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use mailrelay::lease::{
-    Action, BootTime, Evidence, Holder, Holds, Identity, InitRequest, Ledger, OpenRequest, Policy, ProcessId,
-    SyncReply, SyncRequest, Timing, Watch,
+    Action, BootTime, Evidence, Holder, Holds, Identity, InitRequest, Ledger, LedgerView, OpenRequest, Policy,
+    ProcessId, SyncReply, SyncRequest, Timing, Watch,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
@@ -24,6 +24,8 @@ enum Broken {
     NoEof,
     /// Messages reach a ledger that is not in force.
     NoFence,
+    /// A new process does not look for the sockets of the one before.
+    NoSearch,
 }
 
 struct Worker {
@@ -43,12 +45,14 @@ struct World {
     now: BootTime,
     timing: Timing,
     ledger: Ledger,
-    stale: Option<mailrelay::lease::LedgerView>,
+    stale: Option<LedgerView>,
+    /// What the leader wrote down outside Redis.
+    mirror: Option<LedgerView>,
     workers: Vec<Worker>,
     /// Messages with the time of their arrival.
     wire: Vec<(BootTime, Message)>,
-    /// Sessions at the server whose client has gone, until when they count.
-    ghosts: Vec<BootTime>,
+    /// Sessions at the server whose client has gone: until when they count, and the pod if its kernel got no answer to FIN.
+    ghosts: Vec<(BootTime, Option<usize>)>,
     watch: Watch,
     opened: bool,
     next_look: BootTime,
@@ -69,6 +73,7 @@ impl World {
             timing: Timing::default(),
             ledger: Ledger::new("node0"),
             stale: None,
+            mirror: None,
             workers: Vec::new(),
             wire: Vec::new(),
             ghosts: Vec::new(),
@@ -128,7 +133,7 @@ impl World {
     /// Sessions that the server counts now.
     fn at_server(&self) -> usize {
         let live: usize = self.workers.iter().map(|worker| worker.slots.len()).sum();
-        live + self.ghosts.iter().filter(|until| self.now < **until).count()
+        live + self.ghosts.iter().filter(|(until, _)| self.now < *until).count()
     }
 
     fn step(&mut self) {
@@ -143,7 +148,7 @@ impl World {
             self.lead();
         }
         let now = self.now;
-        self.ghosts.retain(|until| now < *until);
+        self.ghosts.retain(|(until, _)| now < *until);
     }
 
     fn send(&mut self, message: Message) {
@@ -250,7 +255,7 @@ impl World {
         } else {
             // No EOF came: the server notices at some time within its own limit.
             let until = now + Duration::from_millis(self.below(30_000));
-            self.ghosts.push(until);
+            self.ghosts.push((until, Some(pod)));
             if self.broken == Broken::NoEof {
                 self.workers[pod].holder.release(slot);
             } else {
@@ -268,9 +273,16 @@ impl World {
                 let sessions = self.workers[pod].slots.len();
                 for _ in 0..sessions {
                     let until = self.now + Duration::from_millis(self.below(2000));
-                    self.ghosts.push(until);
+                    self.ghosts.push((until, None));
                 }
                 self.workers[pod] = self.new_worker(pod);
+                // R5a: the successor finds the sockets whose FIN was never answered.
+                let found = self.ghosts.iter().filter(|(_, unanswered)| *unanswered == Some(pod)).count();
+                let (now, found) = (self.now, u32::try_from(found).unwrap());
+                if found > 0 && self.broken != Broken::NoSearch {
+                    self.workers[pod].holder.inherit(found, "inherited", HOLDS.session_timeout, now);
+                    self.count("inherited");
+                }
                 self.count("died");
             }
             12..40 => {
@@ -294,6 +306,14 @@ impl World {
                 self.count("restored");
             }
             50..70 => self.stale = self.ledger.view.clone(),
+            70..75 => {
+                // Another leader: it knows the mirrored quarantine, and of holders only what the ledger says.
+                self.watch = Watch::default();
+                if let Some(mirror) = &self.mirror {
+                    self.watch.load(mirror, self.now);
+                }
+                self.count("new leader");
+            }
             _ => {}
         }
     }
@@ -301,6 +321,11 @@ impl World {
     fn lead(&mut self) {
         self.next_look = self.now + Duration::from_millis(250);
         self.watch.observe(&self.ledger.snapshot(), self.now);
+        if let Some(view) = self.ledger.snapshot().in_force() {
+            let mut mirror = view.clone();
+            mirror.holders.clear();
+            self.mirror = Some(mirror);
+        }
         let mut evidence = Evidence::default();
         evidence.nodes.insert("boot0".into(), self.now);
         let opened = self.opened && self.broken != Broken::NoReclaim;
@@ -364,7 +389,7 @@ fn the_server_never_counts_more_sessions_than_the_budget() {
 
 #[test]
 fn the_simulation_notices_what_the_rules_prevent() {
-    for broken in [Broken::NoReclaim, Broken::NoEof, Broken::NoFence] {
+    for broken in [Broken::NoReclaim, Broken::NoEof, Broken::NoFence, Broken::NoSearch] {
         let found = (0..60).find(|seed| run(*seed, 4000, broken).0 > BUDGET as usize);
         assert!(found.is_some(), "{broken:?} went unnoticed");
     }

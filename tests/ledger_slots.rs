@@ -152,7 +152,7 @@ async fn shares_are_held_and_move_within_milliseconds_when_a_third_pod_joins() {
 async fn idle_slots_are_revoked_before_busy_ones_and_what_is_needed_stays_counted() {
     let mut scene = Scene::open(16, &[("a", 8), ("b", 8)]).await;
     let (a, b) = (scene.join("a"), scene.join("b"));
-    let mut slots = take(&a, 8).await;
+    let slots = take(&a, 8).await;
     for slot in &slots[..6] {
         slot.set_busy(true);
     }
@@ -165,9 +165,8 @@ async fn idle_slots_are_revoked_before_busy_ones_and_what_is_needed_stays_counte
     eventually("b registers", async || b.status().registered.then_some(())).await;
     assert_eq!(b.status().limit, 0, "nothing is free while a needs all");
     assert!(a.try_acquire().is_none());
-    for slot in slots.drain(..).filter(Slot::is_revoked).collect::<Vec<_>>() {
-        slot.release();
-    }
+    let (revoked, _kept): (Vec<_>, Vec<_>) = slots.into_iter().partition(Slot::is_revoked);
+    revoked.into_iter().for_each(Slot::release);
     limit(&b, 4).await;
     assert_eq!(scene.claim("a").await, 4);
 }
