@@ -270,6 +270,12 @@ impl World {
             0..12 => {
                 // A process dies; the kernel sends FIN, the server notices within the grace. Its successor starts at once.
                 let pod = usize::try_from(self.below(PODS as u64)).unwrap();
+                // Some die while they close, before they could say what ended uncleanly.
+                if self.below(2) == 0 {
+                    for slot in self.workers[pod].slots.clone() {
+                        self.close(pod, slot);
+                    }
+                }
                 let sessions = self.workers[pod].slots.len();
                 for _ in 0..sessions {
                     let until = self.now + Duration::from_millis(self.below(2000));
@@ -293,8 +299,12 @@ impl World {
                 self.count("policy");
             }
             40..45 => {
+                // The leader may go down with the store.
                 self.ledger.view = None;
                 self.count("wiped");
+                if self.below(2) == 0 {
+                    self.change_leader();
+                }
             }
             45..50 => {
                 // A restart from a copy of a while ago.
@@ -306,16 +316,18 @@ impl World {
                 self.count("restored");
             }
             50..70 => self.stale = self.ledger.view.clone(),
-            70..75 => {
-                // Another leader: it knows the mirrored quarantine, and of holders only what the ledger says.
-                self.watch = Watch::default();
-                if let Some(mirror) = &self.mirror {
-                    self.watch.load(mirror, self.now);
-                }
-                self.count("new leader");
-            }
+            70..75 => self.change_leader(),
             _ => {}
         }
+    }
+
+    /// Another leader: it knows the mirrored quarantine, and of holders only what the ledger says.
+    fn change_leader(&mut self) {
+        self.watch = Watch::default();
+        if let Some(mirror) = &self.mirror {
+            self.watch.load(mirror, self.now);
+        }
+        self.count("new leader");
     }
 
     fn lead(&mut self) {
