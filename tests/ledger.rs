@@ -1,5 +1,7 @@
 //! The ledger in Redis does exactly what the pure machine does, and neither lets the sum pass the budget.
 
+#![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
+
 use std::{collections::BTreeMap, time::Duration};
 
 use futures::StreamExt;
@@ -242,7 +244,7 @@ fn apply(ledger: &mut Ledger, operation: &Operation) -> String {
         Operation::Leave { token, inc, seq } => format!("{:?}", ledger.leave(token, inc, *seq)),
         Operation::Policy(policy) => format!("{:?}", ledger.policy(policy)),
         Operation::Reap { token, inc, seq, quarantine } => {
-            let seconds = quarantine.as_secs_f64().ceil() as u64;
+            let seconds = u64::try_from(quarantine.as_millis().div_ceil(1000)).unwrap();
             format!("{:?}", ledger.reap(token, inc, *seq, seconds, "silent"))
         }
         Operation::Init(request) => format!("{:?}", ledger.init(request)),
@@ -254,7 +256,7 @@ fn apply(ledger: &mut Ledger, operation: &Operation) -> String {
         }
         Operation::Stale => {
             if let Some(view) = &mut ledger.view {
-                view.fence = "stale".to_owned();
+                "stale".clone_into(&mut view.fence);
             }
             String::new()
         }

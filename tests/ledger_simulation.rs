@@ -1,6 +1,8 @@
 //! Invariant I under delay, loss, reordering, crashes, wipes and stale copies: the production code of worker, ledger and
-//! leader in one simulated world, with seeds. The server is counted from outside: a session lasts from connect() until
+//! leader in one simulated world, with seeds. The server is counted from outside: a session lasts from `connect()` until
 //! the server noticed its end.
+
+#![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,5 +1,7 @@
 //! Workers share a budget through a real Redis.
 
+#![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
+
 use std::{
     collections::BTreeMap,
     future::Future,
@@ -100,8 +102,8 @@ async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl
 
 async fn limit(pool: &SlotPool, wanted: u32) {
     let mut watch = pool.watch();
-    let waited = tokio::time::timeout(PATIENCE, watch.wait_for(|status| status.limit == wanted)).await;
-    assert!(matches!(waited, Ok(Ok(_))), "the limit never was {wanted}: {pool:?}");
+    let outcome = tokio::time::timeout(PATIENCE, watch.wait_for(|status| status.limit == wanted)).await;
+    assert!(matches!(outcome, Ok(Ok(_))), "the limit never was {wanted}: {pool:?}");
 }
 
 async fn take(pool: &SlotPool, n: usize) -> Vec<Slot> {
@@ -280,7 +282,7 @@ async fn live_sessions_go_on_through_a_restart_of_redis_and_are_counted_again() 
     .await;
     eventually("a knows", async || a.status().recovering.then_some(())).await;
     assert!(a.try_acquire().is_none(), "nothing grows in recovery");
-    assert!(of_a.iter().chain(&of_b).all(|slot| slot.may_start()), "live sessions go on");
+    assert!(of_a.iter().chain(&of_b).all(Slot::may_start), "live sessions go on");
     scene.grant().await;
     let _fourth = take(&a, 1).await;
     assert_eq!(scene.view().await.claimed(), 8);
@@ -296,6 +298,6 @@ async fn a_stopped_redis_costs_no_session_within_the_lease() {
     scene.redis.unpause();
     let before = a.status().deadline;
     eventually("a renewal", async || (a.status().deadline > before).then_some(())).await;
-    assert!(slots.iter().all(|slot| slot.may_start()));
+    assert!(slots.iter().all(Slot::may_start));
     let _more = take(&a, 2).await;
 }

@@ -5,7 +5,7 @@
 //! | R1 limit falls to `need` before a SYNC, rises only from the reply to the latest | [`Holder::request`], [`Holder::answer`] |
 //! | R2 deadline from the moment of sending | [`Holder::answer`] |
 //! | R3 at the deadline the limit is 0; a new incarnation only when every old slot is accounted for | [`Holder::tick`], [`Holder::request`] |
-//! | R4 counted before connect() until EOF, or until a SYNC with its quarantine was sent | [`Holder::count`], [`Holder::release`], [`Holder::quarantine`] |
+//! | R4 counted before `connect()` until EOF, or until a SYNC with its quarantine was sent | [`Holder::count`], [`Holder::release`], [`Holder::quarantine`] |
 //! | R7 a new token is answered by re-assertion | [`Holder::answer`] |
 
 use std::{collections::BTreeMap, time::Duration};
@@ -77,6 +77,7 @@ pub struct Leaving {
 
 /// One process in one pool.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not states of one thing")]
 pub struct Holder {
     identity: Identity,
     timing: Timing,
@@ -320,7 +321,7 @@ impl Holder {
         lives && self.counted() < self.limit && self.has_time(now, self.timing.start_margin)
     }
 
-    /// Counts one more slot, if the limit and the time allow (R4). To be called before connect().
+    /// Counts one more slot, if the limit and the time allow (R4). To be called before `connect()`.
     pub fn count(&mut self, now: BootTime) -> Option<u64> {
         self.tick(now);
         self.may_count(now).then(|| {
@@ -330,7 +331,7 @@ impl Holder {
         })
     }
 
-    /// The slot's session is over: EOF was read, or connect() failed (R4).
+    /// The slot's session is over: EOF was read, or `connect()` failed (R4).
     pub fn release(&mut self, slot: u64) {
         if self.slots.remove(&slot).is_some() {
             let kept = self.entitlement.min(self.want);

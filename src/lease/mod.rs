@@ -7,7 +7,7 @@
 //!
 //! A worker process registers an *incarnation* and renews it by SYNC every second and at once on any change. What it holds
 //! it may use until the *deadline*, the moment of sending plus the lease length on the boot clock. A slot counts from
-//! before connect() until the server's EOF was read, or until it was put into *quarantine*: slots that nobody may use for
+//! before `connect()` until the server's EOF was read, or until it was put into *quarantine*: slots that nobody may use for
 //! a while, since the server may still count their session.
 //!
 //! A ledger is in force only on the node and in the replication history that it was made in (its *fence*), and only for
@@ -21,12 +21,12 @@
 //! | R1 | limit falls to `need` before a SYNC, rises only from the answer to the latest | [`Holder::request`], [`Holder::answer`] |
 //! | R2 | deadline from sending, on [`BootTime`] | [`Holder::answer`], [`BootTime`] |
 //! | R3 | at the deadline nothing; a new incarnation when all old slots are accounted for | [`Holder::tick`], [`Holder::request`] |
-//! | R4 | counted from before connect() to EOF or quarantine | [`Holder::count`], [`Slot`] |
+//! | R4 | counted from before `connect()` to EOF or quarantine | [`Holder::count`], [`Slot`] |
 //! | R5 | death: (a) [`bind_pod`], [`older_sockets`], registration in `scripts/sync.lua`; (b), (c) | [`Watch::actions`], `scripts/reap.lua` |
 //! | R6 | dead-man switch: the seam | [`DeadManSwitch`] |
 //! | R7 | fence and token on every command | `scripts/prelude.lua` |
 //! | R8 | recovery | [`Watch::actions`], `scripts/init.lua`, `scripts/open.lua` |
-//! | R9 | epoch: compared in INIT, OPEN, POLICY; the ConfigMap is the controller's | `scripts/policy.lua`, [`InitReply`] |
+//! | R9 | epoch: compared in INIT, OPEN, POLICY; the `ConfigMap` is the controller's | `scripts/policy.lua`, [`InitReply`] |
 //! | R10 | unclean ends: `closeGrace` and `sessionTimeout` | [`Slot::quarantine`], [`QuarantineTimers`] |
 //!
 //! [`Ledger`] is the same machine as the scripts, without Redis: `tests/ledger.rs` compares every answer and state, and

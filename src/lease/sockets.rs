@@ -101,6 +101,7 @@ fn address_of(text: &str) -> Option<IpAddr> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 mod tests {
     use std::net::{TcpListener, TcpStream};
 

@@ -1,3 +1,5 @@
+#![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
+
 use super::*;
 use crate::lease::{ProcessId, QuarantineView, Wait};
 
