@@ -47,6 +47,7 @@ pub struct OpenError {
 
 /// What the server offers (EHLO reply).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one keyword of the EHLO reply, independent of the others")]
 pub struct Offers {
     /// RFC 2920.
     pub pipelining: bool,

@@ -136,6 +136,8 @@ pub(super) struct Progress {
     pub outcome: MailOutcome,
     pub rulings: Vec<Option<RecipientOutcome>>,
     pub context: Context,
+    /// A 421 to a recipient.
+    pub farewell: Option<Reply>,
 }
 
 /// The transaction can't go on; all recipients have their ruling.
@@ -153,7 +155,7 @@ impl Progress {
             signs: Vec::new(),
         };
         let context = Context { accepted: 0, resent: transaction.resent, reused };
-        Self { outcome, rulings: vec![None; transaction.recipients.len()], context }
+        Self { outcome, rulings: vec![None; transaction.recipients.len()], context, farewell: None }
     }
 
     /// Gives one recipient its ruling.
