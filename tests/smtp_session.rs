@@ -205,3 +205,28 @@ async fn a_refusing_greeting_is_the_servers_failure() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixteen_clients_who_come_back_as_soon_as_they_have_read_the_end_are_never_too_many() {
+    let sink = sink().await;
+    let endpoint = endpoint(sink.smtp(), Tls::None, None);
+    let clients: Vec<_> = (0..16)
+        .map(|client| {
+            let endpoint = endpoint.clone();
+            tokio::spawn(async move {
+                for round in 0..30 {
+                    let mut session = Session::open(&endpoint, None).await.expect("there is room");
+                    assert!(send(&mut session, client * 100 + round).await.is_delivered());
+                    let closed = if round % 2 == 0 { session.close().await } else { session.abort().await };
+                    assert_eq!(closed, Closed::Eof);
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.await.expect("a client ends well");
+    }
+    let stats = sink.stats();
+    assert_eq!((stats.open, stats.rejected, stats.accepted, stats.duplicates), (0, 0, 480, 0));
+    assert!(stats.peak <= 16 && stats.peak_attempted <= 16, "{stats:?}");
+}

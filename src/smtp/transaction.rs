@@ -205,3 +205,36 @@ impl Progress {
         self.outcome
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Transaction, TransactionError};
+
+    fn check(from: &str, to: &[&str], message: &[u8]) -> Result<(), TransactionError> {
+        let to: Vec<String> = to.iter().map(|address| (*address).to_owned()).collect();
+        Transaction::new(from, &to, message).map(|_| ())
+    }
+
+    #[test]
+    fn bare_line_ends_are_refused_wherever_they_are() {
+        let cases: [(&[u8], usize); 6] =
+            [(b"a\nb\r\n", 1), (b"a\rb\r\n", 1), (b"\nb\r\n", 0), (b"a\r\n.\n\r\n", 4), (b"a\r\r\n", 1), (b"a\r", 1)];
+        for (message, at) in cases {
+            assert_eq!(check("", &["a@b"], message), Err(TransactionError::BareLineEnd { at }), "{message:?}");
+        }
+        assert_eq!(check("", &["a@b"], b"a"), Err(TransactionError::Unterminated));
+        assert_eq!(check("", &["a@b"], b""), Err(TransactionError::Unterminated));
+        assert_eq!(check("", &["a@b"], b"a\r\n\r\n"), Ok(()));
+    }
+
+    #[test]
+    fn addresses_that_would_end_the_command_are_refused() {
+        for address in ["a@b>\r\nDATA", "a b@c", "<a@b>", "a@b\0", "a@b\u{85}"] {
+            assert!(check(address, &["a@b"], b"\r\n").is_err(), "{address}");
+            let second = check("", &["a@b", address], b"\r\n");
+            assert_eq!(second, Err(TransactionError::Address { which: "recipient 2".into() }), "{address}");
+        }
+        assert!(check("", &[""], b"\r\n").is_err());
+        assert_eq!(check("", &[], b"\r\n"), Err(TransactionError::NoRecipient));
+    }
+}
