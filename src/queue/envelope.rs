@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Priority, UnixMillis};
+use super::{Mail, Priority, UnixMillis};
 
 /// How every envelope begins; the scripts know it too.
 pub const MAGIC: &[u8] = b"mailrelay/1 ";
@@ -117,9 +117,31 @@ impl<'a> Entry<'a> {
 }
 
 impl Header {
+    /// Fixes the header of a mail that has none yet. `id` is the bare id that lay in the list, if that was all; else
+    /// the mail's own counts, or one is made.
+    pub fn fix(mail: &Mail, id: Option<&str>, now: UnixMillis) -> Self {
+        let serial = uuid::Uuid::new_v4().simple().to_string();
+        let id = id.map(str::to_owned).or_else(|| mail.id.clone()).unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+        Self {
+            message_id: mail.message_id(&id),
+            serial,
+            attempts: 0,
+            deferrals: 0,
+            crashes: 0,
+            first_seen: now,
+            since: mail.not_before.unwrap_or(now).max(now),
+            key: mail.idempotency_key.clone(),
+            remaining: None,
+            refused: Vec::new(),
+            tries: Vec::new(),
+            id,
+        }
+    }
+
     /// The line that goes in front of the payload, its newline included.
     pub fn encode(&self, priority: Priority) -> Vec<u8> {
-        let mut line = start(priority);
+        let mut line = MAGIC.to_vec();
+        line.extend([priority.letter(), b' ']);
         // JSON escapes every newline, so the line ends where it should; and a plain struct always serialises.
         line.extend(serde_json::to_vec(self).unwrap_or_default());
         line.push(b'\n');
@@ -144,18 +166,22 @@ impl Header {
     }
 }
 
-/// The line for an entry that goes back to the queue without having been looked at.
-pub(super) fn bare(priority: Priority) -> Vec<u8> {
-    let mut line = start(priority);
-    line.extend_from_slice(BARE);
-    line
+/// An entry that is counted, but whose header is fixed at its next claim.
+pub(super) fn bare(priority: Priority, payload: &[u8]) -> Vec<u8> {
+    let mut entry = MAGIC.to_vec();
+    entry.extend([priority.letter(), b' ']);
+    entry.extend_from_slice(BARE);
+    entry.extend_from_slice(payload);
+    entry
 }
 
-fn start(priority: Priority) -> Vec<u8> {
-    let mut line = MAGIC.to_vec();
-    line.push(priority.letter());
-    line.push(b' ');
-    line
+/// The priority that an envelope is marked with.
+pub(super) fn priority(entry: &[u8]) -> Priority {
+    match entry.strip_prefix(MAGIC).and_then(|rest| rest.first()) {
+        Some(b'h') => Priority::High,
+        Some(b'l') => Priority::Low,
+        _ => Priority::Normal,
+    }
 }
 
 /// At most [`MAX_REPLY`] bytes of a reply, cut at a character.

@@ -112,14 +112,18 @@ impl QueueNames {
 
     /// The record of an idempotency key. Keys are any text of any length, so their digest names the record.
     pub(super) fn key(&self, key: &str) -> String {
-        let digest = Sha256::digest(key.as_bytes());
-        let mut name = format!("{}:key:", self.base);
-        for byte in &digest[..16] {
-            use std::fmt::Write as _;
-            let _ = write!(name, "{byte:02x}");
-        }
-        name
+        format!("{}:key:{}", self.base, digest(key))
     }
+}
+
+/// 128 bits of SHA-256, in hexadecimal digits.
+pub(super) fn digest(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut digits = String::with_capacity(32);
+    for byte in &Sha256::digest(text.as_bytes())[..16] {
+        let _ = write!(digits, "{byte:02x}");
+    }
+    digits
 }
 
 /// What Redis Cluster hashes of a key: the text inside the first `{...}` that is not empty, or the whole key.

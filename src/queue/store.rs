@@ -1,10 +1,14 @@
 //! The handle on one queue, what goes in and out of it, and its errors.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Header, Mail, MailError, QueueNames, Refusal, UnixMillis};
+use super::{Header, Mail, MailError, QueueNames, Refusal, UnixMillis, parse, scripts};
 use crate::store::{Store, StoreError};
 
 /// How long a script may take: `committing` may wait for an fsync (leases.md, Timing).
@@ -15,7 +19,21 @@ pub const SCRIPT_LIMIT: Duration = Duration::from_secs(2);
 pub struct Queue {
     pub(super) store: Store,
     pub(super) names: QueueNames,
+    pub(super) retention: Duration,
+    /// Claim ids whose fate is not known here: the answer to a claim was lost. The next claim asks for them.
+    pub(super) orphans: Arc<Mutex<Vec<Orphan>>>,
 }
+
+/// A claim id that Redis may or may not have given a mail to.
+#[derive(Clone, Debug)]
+pub(super) struct Orphan {
+    pub process: String,
+    pub id: ClaimId,
+    pub since: Instant,
+}
+
+/// How long the state of a mail is kept once it is final, and a second mail with its key refused.
+pub const RETENTION: Duration = Duration::from_secs(24 * 3_600);
 
 /// How much may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,7 +204,13 @@ pub enum Settled {
 impl Queue {
     /// A queue under these names; nothing is sent.
     pub fn new(store: Store, names: QueueNames) -> Self {
-        Self { store, names }
+        Self { store, names, retention: RETENTION, orphans: Arc::default() }
+    }
+
+    /// The same queue, keeping final records (states, idempotency) for another time than [`RETENTION`].
+    pub fn with_retention(mut self, retention: Duration) -> Self {
+        self.retention = retention.max(Duration::from_secs(1));
+        self
     }
 
     /// The names of its keys.
@@ -194,157 +218,54 @@ impl Queue {
         &self.names
     }
 
-    /// Takes a mail in, unless the queue is full.
-    pub async fn enqueue(
-        &self,
-        _mail: &[u8],
-        _limits: EnqueueLimits,
-        _now: UnixMillis,
-    ) -> Result<Enqueued, EnqueueError> {
-        todo!()
+    /// Takes a mail in, unless the queue is full. `mail` is the producer's JSON; it is stored as it is.
+    ///
+    /// An earlier mail with the same idempotency key, or the same `id`, stands for this one. After an error that is
+    /// not definite, and after cancelling, the mail may have been taken in: repeat it with the same `id` or key.
+    pub async fn enqueue(&self, mail: &[u8], limits: EnqueueLimits, now: UnixMillis) -> Result<Enqueued, EnqueueError> {
+        let parsed = parse(mail)?;
+        if parsed.expires_at.is_some_and(|expires| expires <= now) {
+            return Err(MailError::new("expiresAt", "already past; nothing was queued").into());
+        }
+        let due = parsed.not_before.filter(|due| *due > now).map_or_else(String::new, |due| due.0.to_string());
+        let header = Header::fix(&parsed, None, now);
+        let mut entry = header.encode(parsed.priority);
+        entry.extend_from_slice(mail);
+        let mut keys = self.records(&header.id, header.key.as_deref());
+        keys.truncate(2);
+        let token = ClaimId::random();
+        let (length, bytes, at) = (limits.max_length.to_string(), limits.max_bytes.to_string(), now.0.to_string());
+        let arguments: [&[u8]; 8] = [
+            &entry,
+            header.serial.as_bytes(),
+            header.id.as_bytes(),
+            length.as_bytes(),
+            bytes.as_bytes(),
+            at.as_bytes(),
+            due.as_bytes(),
+            token.0.as_bytes(),
+        ];
+        let answer: Vec<String> = self.run(&scripts::ENQUEUE, &keys, &arguments).await?;
+        match answer.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+            ["queued", _] => Ok(Enqueued { id: header.id, duplicate: false }),
+            ["duplicate", id] => Ok(Enqueued { id: (*id).to_owned(), duplicate: true }),
+            ["full", length, max, unit] => Err(EnqueueError::Full {
+                length: length.parse().unwrap_or(0),
+                max: max.parse().unwrap_or(0),
+                unit: if *unit == "bytes" { "bytes" } else { "mails" },
+            }),
+            other => Err(self.garbled(format!("enqueue answered {other:?}")).into()),
+        }
     }
 
-    /// Claims up to `max` mails.
-    pub async fn claim(
-        &self,
-        _process: &str,
-        _pod: &str,
-        _max: usize,
-        _now: UnixMillis,
-    ) -> Result<Vec<Claimed>, StoreError> {
-        todo!()
+    /// Moves mails whose time has come from delayed to their lists, at most `cap`; returns how many. Every worker does
+    /// this at its heartbeat, with at most half of its capacity, so that old retries never starve new mail.
+    pub async fn promote_due(&self, now: UnixMillis, cap: usize) -> Result<usize, StoreError> {
+        let (now, cap) = (now.0.to_string(), cap.min(1_000).to_string());
+        self.run(&scripts::PROMOTE, &[], &[now.as_bytes(), cap.as_bytes()]).await
     }
 
-    /// Goes on to a stage.
-    pub async fn advance(
-        &self,
-        _process: &str,
-        _claim: &ClaimId,
-        _stage: super::Stage,
-        _now: UnixMillis,
-    ) -> Result<Advance, StoreError> {
-        todo!()
-    }
-
-    /// Ends a claim.
-    pub async fn settle(
-        &self,
-        _process: &str,
-        _claim: &Claimed,
-        _operation: &OperationId,
-        _outcome: &Settlement,
-        _progress: &Progress,
-        _now: UnixMillis,
-    ) -> Result<Settled, StoreError> {
-        todo!()
-    }
-
-    /// Gives a claim back of which nothing was sent, to the end that is taken next; `Lost` once it is committing or taken over.
-    pub async fn requeue_claim(
-        &self,
-        _process: &str,
-        _claim: &ClaimId,
-        _now: UnixMillis,
-    ) -> Result<Advance, StoreError> {
-        todo!()
-    }
-
-    /// Moves mails whose time has come from delayed to their lists.
-    pub async fn promote_due(&self, _now: UnixMillis, _cap: usize) -> Result<usize, StoreError> {
-        todo!()
-    }
-
-    /// Resolves every claim of a process that is proven dead.
-    pub async fn recover(
-        &self,
-        _process: &str,
-        _options: &super::RecoverOptions,
-        _now: UnixMillis,
-    ) -> Result<super::Recovery, StoreError> {
-        todo!()
-    }
-
-    /// Every process that has claims.
-    pub async fn processes(&self) -> Result<Vec<super::ProcessClaims>, StoreError> {
-        todo!()
-    }
-
-    /// How many mails are where.
-    pub async fn depths(&self, _now: UnixMillis) -> Result<super::Depths, StoreError> {
-        todo!()
-    }
-
-    /// Mails in the hands of processes, by pod and stage.
-    pub async fn in_flight(&self) -> Result<Vec<super::InFlight>, StoreError> {
-        todo!()
-    }
-
-    /// The state of one mail by its id, while its record is kept.
-    pub async fn status(&self, _id: &str) -> Result<Option<super::MailStatus>, StoreError> {
-        todo!()
-    }
-
-    /// The conservation sum.
-    pub async fn audit(&self) -> Result<super::Audit, StoreError> {
-        todo!()
-    }
-
-    /// Dead letters that fit, oldest first, at most `limit`.
-    pub async fn dead_list(
-        &self,
-        _filter: &super::Filter,
-        _limit: usize,
-    ) -> Result<Vec<super::DeadLetter>, StoreError> {
-        todo!()
-    }
-
-    /// One dead letter.
-    pub async fn dead_show(&self, _id: &str) -> Result<Option<super::DeadLetter>, StoreError> {
-        todo!()
-    }
-
-    /// Re-drives dead letters that fit, at most `limit`.
-    pub async fn dead_requeue(
-        &self,
-        _filter: &super::Filter,
-        _limit: usize,
-        _now: UnixMillis,
-    ) -> Result<super::Bulk, StoreError> {
-        todo!()
-    }
-
-    /// Discards dead letters that fit, at most `limit`.
-    pub async fn dead_discard(
-        &self,
-        _filter: &super::Filter,
-        _limit: usize,
-        _now: UnixMillis,
-    ) -> Result<super::Bulk, StoreError> {
-        todo!()
-    }
-
-    /// Held mails that fit, at most `limit`.
-    pub async fn held_list(&self, _filter: &super::Filter, _limit: usize) -> Result<Vec<super::HeldMail>, StoreError> {
-        todo!()
-    }
-
-    /// Sends held mails again.
-    pub async fn held_release(
-        &self,
-        _filter: &super::Filter,
-        _limit: usize,
-        _now: UnixMillis,
-    ) -> Result<super::Bulk, StoreError> {
-        todo!()
-    }
-
-    /// Discards held mails.
-    pub async fn held_discard(
-        &self,
-        _filter: &super::Filter,
-        _limit: usize,
-        _now: UnixMillis,
-    ) -> Result<super::Bulk, StoreError> {
-        todo!()
+    pub(super) fn garbled(&self, detail: String) -> StoreError {
+        StoreError::Garbled { address: self.store.address().to_owned(), detail }
     }
 }
