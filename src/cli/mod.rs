@@ -36,7 +36,7 @@ pub struct Cli {
     /// How results are printed
     #[arg(short = 'o', long, global = true, value_enum, default_value_t = Output::Table)]
     output: Output,
-    /// How log lines are written to standard error; MAILRELAY_LOG selects which, for example `info`
+    /// How log lines are written to standard error; the variable `MAILRELAY_LOG` selects which
     #[arg(long, global = true, env = "MAILRELAY_LOG_FORMAT", value_enum, default_value_t = log::Format::Text)]
     log_format: log::Format,
     #[command(flatten)]
@@ -47,11 +47,11 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the controller: watch MailRelays and pods, divide the budgets
+    /// Run the controller: watch relays and pods, divide the budgets
     Controller(Box<ControllerOptions>),
     /// Run a worker: send mail through this pod's share of the budget
     Worker(worker::Arguments),
-    /// Print the CustomResourceDefinition as YAML
+    /// Print the custom resource definition as YAML
     Crd,
     /// Put mail into the queue, from flags, a file or standard input; prints the ids
     Send(Box<send::Arguments>),

@@ -1,6 +1,6 @@
 //! `mailrelay status [ID]`: the state of one mail, or of a relay as Redis knows it.
 
-use std::process::ExitCode;
+use std::{fmt::Write as _, process::ExitCode};
 
 use serde::Serialize;
 
@@ -97,7 +97,7 @@ fn table(overview: &Overview) -> String {
         text.push_str("suspended: mail is accepted and not sent\n");
     }
     if let Some(reason) = &overview.stalled {
-        text.push_str(&format!("stalled: {reason}\n"));
+        let _ = writeln!(text, "stalled: {reason}");
     }
     for budget in &overview.budgets {
         text.push('\n');
@@ -106,10 +106,11 @@ fn table(overview: &Overview) -> String {
     for worker in &overview.workers {
         for server in &worker.servers {
             if let Some(unavailable) = &server.unavailable {
-                text.push_str(&format!(
-                    "server {} as seen by {}: {}: {}\n",
+                let _ = writeln!(
+                    text,
+                    "server {} as seen by {}: {}: {}",
                     server.name, worker.pod, unavailable.reason, unavailable.message
-                ));
+                );
             }
         }
     }
