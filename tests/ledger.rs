@@ -147,7 +147,7 @@ impl Generator {
             pod_uid: pod.to_owned(),
             pod: format!("mail/{pod}"),
             process: format!("process{}", self.below(3)),
-            boot_id: "boot".to_owned(),
+            boot_id: format!("boot{}", self.below(4) / 3),
             generation: 0,
             seq: 0,
             need: 0,
@@ -155,6 +155,7 @@ impl Generator {
             open: self.below(4),
             busy: self.below(3),
             close_grace: Duration::from_millis(u64::from(self.below(3)) * 900),
+            session_timeout: Duration::from_secs(300),
             quarantine: Vec::new(),
         };
         if !known.is_empty() && self.likely(80) {
@@ -323,6 +324,36 @@ async fn a_ledger_that_a_restart_brought_back_is_not_in_force_until_a_leader_say
     assert_eq!(format!("{:?}", ledger.init(&init(&before.node_fence)).await.unwrap()), "Wait(Fence)", "a late INIT");
     assert_eq!(ledger.init(&init(&after.node_fence)).await.unwrap(), InitReply::Ok);
     assert!(ledger.snapshot().await.unwrap().in_force().is_some());
+}
+
+#[test]
+fn slots_of_another_boot_of_the_node_are_withheld_for_the_session_timeout() {
+    let mut ledger = Ledger::new("node");
+    let entitlements = BTreeMap::from([("uid-a".to_owned(), 4)]);
+    let policy = Policy { epoch: 1, revision: 1, budget: 4, lease: Duration::from_secs(6), entitlements };
+    ledger.init(&InitRequest { fence: "node".into(), token: "t".into(), policy, quarantine: Vec::new() });
+    ledger.open(&OpenRequest { epoch: 1, token: "t".into(), missing: Vec::new() });
+    let mut request = Generator::new(1).sync(&ledger, "t".to_owned());
+    for (generation, process, boot, seconds) in [(1, "p", "b", None), (2, "q", "b", Some(2)), (3, "r", "c", Some(300))]
+    {
+        request = SyncRequest {
+            inc: format!("{process}.1"),
+            pod_uid: "uid-a".into(),
+            process: process.into(),
+            boot_id: boot.into(),
+            generation,
+            seq: 1,
+            need: 0,
+            want: 2,
+            close_grace: Duration::from_secs(2),
+            session_timeout: Duration::from_secs(300),
+            quarantine: Vec::new(),
+            ..request
+        };
+        assert!(format!("{:?}", ledger.sync(&request)).starts_with("Ok"));
+        let view = ledger.view.as_mut().unwrap();
+        assert_eq!(view.quarantine.pop().map(|entry| entry.seconds), seconds);
+    }
 }
 
 #[tokio::test]

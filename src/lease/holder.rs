@@ -246,6 +246,7 @@ impl Holder {
             open: count(connected),
             busy: count(busy),
             close_grace: self.close_grace,
+            session_timeout: self.session_timeout,
             quarantine: carried,
         })
     }
@@ -365,7 +366,7 @@ impl Holder {
         self.close_grace = grace;
     }
 
-    /// How long a slot is withheld that was dropped without a word.
+    /// How long a slot is withheld that was dropped without a word, or left by another boot of the node.
     pub fn set_session_timeout(&mut self, hold: Duration) {
         self.session_timeout = hold;
     }

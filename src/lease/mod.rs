@@ -43,6 +43,7 @@ mod slot;
 mod sockets;
 mod state;
 mod store;
+mod task;
 mod timing;
 mod wire;
 

@@ -155,6 +155,14 @@ impl Watch {
         self.withheld.add(&view.quarantine, now);
     }
 
+    /// Shares that are on their way to the ledger: what a holder may claim before the next look (R8). To be called before
+    /// POLICY is sent.
+    pub fn sent(&mut self, shares: &BTreeMap<String, u32>) {
+        for seen in self.seen.values_mut() {
+            seen.share = seen.share.max(shares.get(&seen.holder.pod_uid).copied().unwrap_or(0));
+        }
+    }
+
     fn remember(&mut self, view: &LedgerView, now: BootTime) {
         for holder in &view.holders {
             let share = view.entitlements.get(&holder.pod_uid).copied().unwrap_or(0);

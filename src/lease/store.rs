@@ -106,6 +106,7 @@ impl LedgerStore {
             request.open.to_string(),
             request.busy.to_string(),
             wire::seconds(request.close_grace).to_string(),
+            wire::seconds(request.session_timeout).to_string(),
         ];
         wire::push_quarantine(&mut arguments, &request.quarantine);
         let answer = self.call(&SYNC, arguments, limit).await?;
