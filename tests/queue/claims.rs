@@ -304,22 +304,42 @@ async fn an_unstarted_claim_goes_back_to_the_end_taken_next() {
 #[tokio::test]
 async fn what_was_taken_when_the_answer_was_lost_is_found_by_the_next_claim() {
     let fixture = fixture();
+    assert!(fixture.claim(TWO, 1).await.is_empty(), "loads the script, so that the next call takes in one step");
     for number in 0..5 {
         fixture.push("mail_queue", mail(&format!("m{number}"))).await;
     }
-    fixture.claim(TWO, 0).await;
     fixture.redis.pause();
     let lost = tokio::time::timeout(Duration::from_millis(200), fixture.queue.claim(ONE, "pod", 3, NOW)).await;
     assert!(lost.is_err(), "no answer while Redis is stopped");
     fixture.redis.unpause();
     // The command that was given up still takes effect; the claims are not forgotten.
-    let mut ids = HashSet::new();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+    while fixture.balanced().await.in_flight < 3 {
+        assert!(tokio::time::Instant::now() < deadline);
+    }
+    let mut ids = HashSet::new();
     while ids.len() < 5 {
         assert!(tokio::time::Instant::now() < deadline, "{ids:?}");
         ids.extend(fixture.claim(ONE, 3).await.into_iter().map(|claim| claim.header.id));
     }
     assert_eq!(fixture.balanced().await.in_flight, 5);
+}
+
+#[tokio::test]
+async fn what_a_cancelled_claim_took_can_be_given_back() {
+    let fixture = fixture();
+    assert!(fixture.claim(TWO, 1).await.is_empty(), "loads the script");
+    fixture.push("mail_queue", mail("one")).await;
+    fixture.redis.pause();
+    let lost = tokio::time::timeout(Duration::from_millis(200), fixture.queue.claim(ONE, "pod", 3, NOW)).await;
+    assert!(lost.is_err(), "no answer while Redis is stopped");
+    fixture.redis.unpause();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+    while fixture.queue.return_lost_claims(ONE, NOW).await.expect("given back") == 0 {
+        assert!(tokio::time::Instant::now() < deadline);
+    }
+    assert_eq!(fixture.balanced().await.queued, 1);
+    assert_eq!(fixture.claim_one(TWO).await.header.id, "one");
 }
 
 #[tokio::test]

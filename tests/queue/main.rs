@@ -2,6 +2,7 @@
 
 mod arrivals;
 mod claims;
+mod cluster;
 mod figures;
 mod letters;
 mod model;

@@ -156,3 +156,72 @@ async fn two_who_recover_at_once_move_each_claim_once() {
     assert_eq!(first.expect("first").requeued + second.expect("second").requeued, 300);
     assert_eq!(fixture.balanced().await.queued, 300);
 }
+
+#[tokio::test]
+async fn a_recovery_beside_a_process_that_lives_after_all_sends_nothing_twice() {
+    let fixture = fixture();
+    for number in 0..400 {
+        fixture.push("mail_queue", mail(&format!("m{number}"))).await;
+    }
+    let (done, stop) = tokio::sync::oneshot::channel::<()>();
+    let queue = fixture.queue.clone();
+    let recovering = tokio::spawn(async move {
+        let mut stop = stop;
+        let mut total = 0;
+        while stop.try_recv().is_err() {
+            total += queue.recover(ONE, &HOLD, NOW).await.expect("recovered").requeued;
+        }
+        total
+    });
+    let mut sent = std::collections::HashMap::<String, u32>::new();
+    let mut idle = 0;
+    while idle < 3 {
+        let claims = fixture.claim(ONE, 8).await;
+        idle = if claims.is_empty() { idle + 1 } else { 0 };
+        for claim in claims {
+            let ready = fixture.advance(ONE, &claim, Stage::Sending).await == Advance::Done
+                && fixture.advance(ONE, &claim, Stage::Committing).await == Advance::Done;
+            if ready {
+                *sent.entry(claim.header.id.clone()).or_default() += 1;
+                let settled = fixture.settle(ONE, &claim, delivered()).await;
+                assert!(matches!(settled, Settled::Done | Settled::Late), "{settled:?}");
+            }
+        }
+    }
+    done.send(()).expect("still recovering");
+    assert!(recovering.await.expect("recovered") > 0, "the two met");
+    assert!(sent.values().all(|times| *times == 1), "{sent:?}");
+    assert_eq!((sent.len(), fixture.balanced().await.delivered), (400, 400));
+}
+
+#[tokio::test]
+async fn a_claim_whose_stage_is_unreadable_is_held() {
+    let fixture = fixture();
+    fixture.push("mail_queue", mail("one")).await;
+    fixture.claim(ONE, 1).await;
+    let _: i64 =
+        fixture.store.query(redis::cmd("DEL").arg(format!("{{mail_queue}}:stages:{ONE}")), LIMIT).await.expect("DEL");
+    assert_eq!(fixture.queue.recover(ONE, &HOLD, NOW).await.expect("recovered").held, 1);
+    fixture.balanced().await;
+}
+
+#[tokio::test]
+async fn a_key_of_the_wrong_type_stops_a_move_but_loses_no_mail() {
+    let fixture = fixture();
+    fixture.push("mail_queue", mail("one")).await;
+    let claim = fixture.claim_one(ONE).await;
+    fixture.settle(ONE, &claim, delayed(NOW)).await;
+    for (key, again) in [("mail_queue", "mail_queue"), ("{mail_queue}:counters", "")] {
+        let aside = format!("{key}:aside");
+        let _: redis::Value =
+            fixture.store.query(redis::cmd("RENAME").arg(key).arg(&aside), LIMIT).await.unwrap_or(redis::Value::Nil);
+        let _: () = fixture.store.query(redis::cmd("SET").arg(key).arg("x"), LIMIT).await.expect("SET");
+        assert!(fixture.queue.promote_due(NOW, 1).await.is_err());
+        let _: i64 = fixture.store.query(redis::cmd("DEL").arg(key), LIMIT).await.expect("DEL");
+        if again.is_empty() {
+            let _: () = fixture.store.query(redis::cmd("RENAME").arg(&aside).arg(key), LIMIT).await.expect("RENAME");
+        }
+    }
+    assert_eq!(fixture.queue.promote_due(NOW, 1).await.expect("promoted"), 1);
+    assert_eq!(fixture.claim(ONE, 5).await.len(), 1);
+}
