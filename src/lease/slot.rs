@@ -38,7 +38,7 @@ pub struct SlotStatus {
     pub claim: u32,
     /// Slots we may open up to.
     pub limit: u32,
-    /// Slots counted here: from before connect() until EOF.
+    /// Slots counted here: from before `connect()` until EOF.
     pub counted: u32,
     /// Sessions connected.
     pub open: u32,
@@ -296,7 +296,7 @@ impl Slot {
         }
     }
 
-    /// EOF from the server was read, or connect() failed: the slot is free (R4).
+    /// EOF from the server was read, or `connect()` failed: the slot is free (R4).
     pub fn release(mut self) {
         self.settled = true;
         self.shared.with(|holder, _| holder.release(self.id));

@@ -230,7 +230,7 @@ fn decide(
     };
     let dead = |reason: &str, problem: String, payload: &[u8]| {
         let letter =
-            DeadLetter::new(known.as_ref(), envelope::priority(entry), reason, problem, Some(Stage::Taken), now);
+            DeadLetter::new(known.as_ref(), envelope::priority(entry), reason, &problem, Some(Stage::Taken), now);
         let id = known.as_ref().map(|header| header.id.clone()).or_else(|| named.map(|(id, _)| id.to_owned()));
         Verdict::Dead(Box::new(letter.with_payload(payload, named.map(|(_, key)| key)).named(id)))
     };

@@ -235,7 +235,7 @@ impl Case<'_> {
     fn poison(&self, crashes: u32) -> Vec<u8> {
         let header = self.header.clone().map(|header| super::Header { crashes, ..header });
         let reply = format!("{crashes} processes crashed while they sent this mail");
-        DeadLetter::new(header.as_ref(), envelope::priority(self.entry), "Poison", reply, Some(self.stage), self.now)
+        DeadLetter::new(header.as_ref(), envelope::priority(self.entry), "Poison", &reply, Some(self.stage), self.now)
             .with_payload(Entry::decode(self.entry).payload(), None)
             .encode()
     }

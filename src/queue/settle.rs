@@ -48,7 +48,7 @@ impl Queue {
                     .fetched
                     .is_some()
                     .then(|| self.names.payload(super::claim::bare_id(&claim.payload).as_deref().unwrap_or_default()));
-                DeadLetter::new(Some(&header), claim.mail.priority, &reason, reply.clone(), Some(Stage::Sending), now)
+                DeadLetter::new(Some(&header), claim.mail.priority, &reason, &reply, Some(Stage::Sending), now)
                     .with_payload(payload, payload_key.as_deref())
                     .encode()
             }

@@ -2,6 +2,7 @@
 
 mod arrivals;
 mod claims;
+mod figures;
 mod letters;
 mod model;
 mod recovery;

@@ -26,7 +26,9 @@ async fn places(fixture: &Fixture) -> BTreeMap<String, usize> {
     for list in ["mail_queue", "{mail_queue}:high", "{mail_queue}:low", "{mail_queue}:arrived"] {
         let entries: Vec<Vec<u8>> =
             fixture.store.query(cmd("LRANGE").arg(list).arg(0).arg(-1), LIMIT).await.expect("LRANGE");
-        entries.iter().for_each(|entry| see(entry));
+        for entry in &entries {
+            see(entry);
+        }
     }
     for letter in fixture.queue.dead_list(&Filter::default(), 100_000).await.expect("listed") {
         see(&letter.payload_bytes().expect("payload"));
@@ -35,7 +37,9 @@ async fn places(fixture: &Fixture) -> BTreeMap<String, usize> {
     hashes.extend([ONE, TWO].map(|process| format!("{{mail_queue}}:claims:{process}")));
     for hash in hashes {
         let entries: Vec<Vec<u8>> = fixture.store.query(cmd("HVALS").arg(&hash), LIMIT).await.expect("HVALS");
-        entries.iter().for_each(|entry| see(entry));
+        for entry in &entries {
+            see(entry);
+        }
     }
     places
 }
