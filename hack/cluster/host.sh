@@ -44,6 +44,8 @@ remove_network() {
 	done
 	wait_until 5 no_guests || for pid in $(guests_of_network); do kill -KILL "$pid" 2>/dev/null || true; done
 	ip netns delete "$NETNS"
+	# iproute2 mounts this folder on itself and never undoes it.
+	if [[ -z $(ls -A /run/netns) ]]; then umount /run/netns 2>/dev/null || true; fi
 }
 
 guests_of_network() {
@@ -61,14 +63,8 @@ no_guests() { [[ -z $(guests_of_network) ]]; }
 
 # ---- cgroups ---------------------------------------------------------------------
 
-# The mount point of each cgroup hierarchy: several with version 1, one with version 2.
-cgroup_hierarchies() {
-	if [[ -e /sys/fs/cgroup/cgroup.controllers ]]; then
-		echo /sys/fs/cgroup
-	else
-		awk '$3 == "cgroup" {print $2}' /proc/mounts
-	fi
-}
+# The mount point of each cgroup hierarchy: several with version 1, one with version 2, both kinds on some machines.
+cgroup_hierarchies() { awk '$3 == "cgroup" || $3 == "cgroup2" {print $2}' /proc/mounts; }
 
 make_cgroups() {
 	local hierarchy controller file
@@ -91,7 +87,7 @@ pod_processes() {
 	local hierarchy
 	for hierarchy in $(cgroup_hierarchies); do
 		[[ ! -d $hierarchy/$CGROUP ]] || find "$hierarchy/$CGROUP" -name cgroup.procs -exec cat {} +
-	done 2>/dev/null | sort -un
+	done 2>/dev/null | sort --numeric-sort --unique
 }
 
 no_pod_processes() { [[ -z $(pod_processes) ]]; }
@@ -162,11 +158,25 @@ unmount_all() {
 
 remove_files() {
 	[[ -z $(mounts_below) ]] || die "not deleting $STATE: something is still mounted below it"
-	# Written outside our folder: log links by kubelet, results by the network plugins, sockets by shims that were killed.
-	local link
-	for link in /var/log/containers/*; do
-		[[ $(readlink "$link") != "$STATE"/* ]] || rm -f "$link"
-	done
-	rm -f /var/lib/cni/results/"$NETNS"-* /var/lib/cni/cache/results/"$NETNS"-*
+	remove_files_elsewhere
 	rm -rf --one-file-system "$STATE"
+}
+
+# Some paths are fixed in the programs: log links by kubelet, results by the network
+# plugins, sockets of shims that were killed. The folders go only when they are empty.
+remove_files_elsewhere() {
+	local file
+	for file in /var/log/containers/*; do
+		[[ $(readlink "$file") != "$STATE"/* ]] || rm -f "$file"
+	done
+	for file in "$STATE"/run/containerd/io.containerd.runtime.v2.task/*/*/address; do
+		[[ ! -e $file ]] || rm -f "$(sed 's|^unix://||' "$file")"
+	done
+	rm -f "/var/lib/cni/results/$NETNS-"*
+	file=/var/lib/kubelet/device-plugins/kubelet.sock
+	grep -qF "$file" /proc/net/unix || rm -f "$file" # unless another kubelet of this machine listens on it
+	for file in /var/log/containers /var/lib/cni/results /var/lib/kubelet/device-plugins /run/containerd/s \
+		/usr/libexec/kubernetes/kubelet-plugins/volume/exec; do
+		[[ ! -d $file ]] || rmdir --parents --ignore-fail-on-non-empty "$file"
+	done
 }

@@ -105,12 +105,15 @@ exec_on_cluster() {
 # ---- processes -------------------------------------------------------------------
 
 # A process id alone may have been given to someone else: the pidfile also holds
-# the start time, field 22 of /proc/PID/stat (counted after the name, which may contain blanks).
+# the start time. /proc/PID/stat has it as field 22 and the state as field 3,
+# counted here from after the name, which may contain blanks. A zombie counts as
+# ended: whoever adopted it has yet to collect it.
 start_time() {
 	local stat
 	stat=$(<"/proc/$1/stat") || return 1
 	# shellcheck disable=SC2086 # split into fields on purpose
 	set -- ${stat##*) }
+	[[ $1 != Z ]] || return 1
 	echo "${20}"
 } 2>/dev/null
 
@@ -145,12 +148,7 @@ stop() {
 	rm -f "$STATE/pids/$name"
 }
 
-# A zombie counts as ended: whoever adopted it has yet to collect it.
-not_alive() {
-	local pid
-	pid=$(pid_of "$1") || return 0
-	grep -q '^State:[[:space:]]*Z' "/proc/$pid/status" 2>/dev/null
-}
+not_alive() { ! alive "$1"; }
 
 # Says which component failed and shows the end of its log.
 die_of() {
