@@ -1,23 +1,25 @@
-# The local cluster: a real Kubernetes on this machine, in a network namespace of its
-# own. With CLUSTER=current everything uses the current kubeconfig context instead.
-# Included by the top-level Makefile.
+##@ Local cluster: a real Kubernetes on this machine (CLUSTER=current: the current kubeconfig context instead)
 
-.PHONY: cluster-up cluster-down cluster-status cluster-kubectl cluster-tools cluster-smoke
-
-cluster-up: ## Bring the local cluster up (repairs a broken one)
+.PHONY: cluster-up
+cluster-up: ## bring the local cluster up; repairs a broken one
 	@hack/cluster/up
 
-cluster-down: ## Take the local cluster down and leave nothing behind
+.PHONY: cluster-down
+cluster-down: ## take the local cluster down and leave nothing behind
 	@hack/cluster/down
 
-cluster-status: ## Show what of the local cluster runs
+.PHONY: cluster-status
+cluster-status: ## show what of the local cluster runs
 	@hack/cluster/status
 
-cluster-kubectl: ## Run kubectl against the cluster: make cluster-kubectl ARGS="get pods -A"
+.PHONY: cluster-kubectl
+cluster-kubectl: ## run kubectl against it: make cluster-kubectl ARGS="get pods -A"
 	@hack/cluster/kubectl $(ARGS)
 
-cluster-tools: ## Build the cluster's programs into the cache folder (about 10 min, once)
+.PHONY: cluster-tools
+cluster-tools: ## build the cluster's programs into the cache folder (about 10 min, once)
 	@hack/cluster/tools/build >/dev/null
 
-cluster-smoke: ## Try pods with sidecars, logs, exec and scaling on the cluster
+.PHONY: cluster-smoke
+cluster-smoke: ## try pods with sidecars, logs, exec and scaling on it
 	@hack/cluster/smoke

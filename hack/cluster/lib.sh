@@ -12,6 +12,7 @@ readonly CACHE=${MAILRELAY_CACHE:-${HOME:-/root}/.cache/mailrelay}
 readonly STATE=${MAILRELAY_CLUSTER_DIR:-/var/tmp/mailrelay-cluster}
 readonly NETNS=${MAILRELAY_NETNS:-mailrelay}
 readonly NETNS_FILE=/var/run/netns/$NETNS
+readonly LOCK=/run/lock/mailrelay-cluster-$NETNS.lock
 readonly CGROUP=$NETNS # under the root of each cgroup hierarchy
 
 # Addresses, all inside the network namespace. The API's service address sits on
@@ -61,10 +62,10 @@ require_known_cluster() {
 # One up or down at a time. The file lies outside $STATE, which `down` deletes.
 # Daemons must not inherit descriptor 9, or they would hold the lock.
 take_lock() {
-	exec 9>"$STATE.lock"
+	exec 9>"$LOCK"
 	if ! flock -n 9; then
 		say "another run is busy with this cluster: waiting for it"
-		flock -w 600 9 || die "gave up after 10 minutes: $STATE.lock is still held"
+		flock -w 600 9 || die "gave up after 10 minutes: $LOCK is still held"
 	fi
 }
 
