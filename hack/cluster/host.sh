@@ -39,7 +39,7 @@ remove_network() {
 	local pid guests
 	guests=$(guests_of_network)
 	for pid in $guests; do
-		say "ending process $pid ($(tr '\0' ' ' <"/proc/$pid/cmdline" | cut -c1-60)): it still ran beside the cluster"
+		say "ending process $pid ($(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | cut -c1-60)): it still ran beside the cluster"
 		kill -TERM "$pid" 2>/dev/null || true
 	done
 	wait_until 5 no_guests || for pid in $(guests_of_network); do kill -KILL "$pid" 2>/dev/null || true; done
@@ -126,7 +126,7 @@ restore_kernel_settings() {
 shims() {
 	local dir
 	for dir in /proc/[0-9]*; do
-		if tr '\0' '\n' <"$dir/cmdline" 2>/dev/null | grep -qxF -- "$CONTAINERD_SOCKET" &&
+		if tr '\0' '\n' 2>/dev/null <"$dir/cmdline" | grep -qxF -- "$CONTAINERD_SOCKET" &&
 			[[ $(readlink "$dir/exe") == *containerd-shim-runc-v2 ]]; then
 			basename "$dir"
 		fi
