@@ -49,8 +49,7 @@ release: ## build the static release binaries
 
 .PHONY: image
 image: release ## build the container image and load it into the local cluster
-	@hack/image/build $(STATIC_DIR)/mailrelay
-	@hack/cluster/load-image
+	@hack/image/build $(STATIC_DIR)/mailrelay >/dev/null
 
 ##@ Check
 
