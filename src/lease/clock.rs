@@ -1,0 +1,57 @@
+//! The clock of all lease times: `CLOCK_BOOTTIME`, which goes on while the machine is suspended (leases.md R2).
+
+use std::{ops::Add, time::Duration};
+
+use nix::time::{ClockId, clock_gettime};
+
+/// A moment since the machine's boot, suspend included. `std::time::Instant` stops in suspend and must not time a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BootTime(Duration);
+
+impl BootTime {
+    /// Now.
+    ///
+    /// # Panics
+    /// Never on Linux 2.6.39 or later, which all have this clock.
+    pub fn now() -> Self {
+        Self(Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has had CLOCK_BOOTTIME since 2.6.39")))
+    }
+
+    /// The moment so long after boot; for tests and simulations.
+    pub const fn after_boot(since: Duration) -> Self {
+        Self(since)
+    }
+
+    /// How long after `earlier` this is; zero when it is not after it.
+    pub fn saturating_since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// So much earlier, boot at the earliest.
+    pub fn saturating_sub(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(span))
+    }
+}
+
+impl Add<Duration> for BootTime {
+    type Output = Self;
+
+    fn add(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(span))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_goes_forward_and_differences_never_wrap() {
+        let first = BootTime::now();
+        let later = first + Duration::from_secs(1);
+        assert!(BootTime::now() >= first);
+        assert_eq!(later.saturating_since(first), Duration::from_secs(1));
+        assert_eq!(first.saturating_since(later), Duration::ZERO);
+        assert_eq!(first.saturating_sub(Duration::MAX), BootTime::after_boot(Duration::ZERO));
+    }
+}

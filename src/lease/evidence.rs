@@ -1,0 +1,98 @@
+//! Who a worker is, and what proves that an older process of its pod is dead (leases.md R5a).
+
+use std::{
+    fmt, io,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixListener},
+    },
+};
+
+/// A 128-bit id of one run of the worker, as 32 hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProcessId(String);
+
+impl ProcessId {
+    /// A new one.
+    pub fn random() -> Self {
+        Self(format!("{:032x}", rand::random::<u128>()))
+    }
+
+    /// The id from its text; `None` unless it is 32 lower-case hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let valid = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        valid.then(|| Self(text.to_owned()))
+    }
+
+    /// The 32 digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ProcessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Who a worker is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// UID of the pod.
+    pub pod_uid: String,
+    /// Name of the pod.
+    pub pod: String,
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// This run of the worker.
+    pub process: ProcessId,
+    /// Boot of the node, see [`boot_id`].
+    pub boot_id: String,
+}
+
+/// Proof that no other process of this pod is a worker, for as long as it is kept; the kernel ends it with the process.
+#[derive(Debug)]
+pub struct PodGuard {
+    _listener: UnixListener,
+}
+
+/// Binds the abstract socket `@mailrelay/<POD_UID>` in the pod's network namespace. To be held before the first SYNC and
+/// until the process ends: then a newer `gen` of the pod proves that the older process is dead.
+///
+/// # Errors
+/// `AddrInUse` while another worker of the pod lives; anything else from the system.
+pub fn bind_pod(pod_uid: &str) -> io::Result<PodGuard> {
+    let address = SocketAddr::from_abstract_name(format!("mailrelay/{pod_uid}"))?;
+    Ok(PodGuard { _listener: UnixListener::bind_addr(&address)? })
+}
+
+/// The id of this boot of the node, from `/proc/sys/kernel/random/boot_id`; `Node.status.nodeInfo.bootID` is the same.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn boot_id() -> io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_process_of_a_pod_can_be_its_worker() {
+        let uid = format!("test-{}", ProcessId::random());
+        let guard = bind_pod(&uid).expect("the first");
+        assert_eq!(bind_pod(&uid).expect_err("the second").kind(), io::ErrorKind::AddrInUse);
+        drop(guard);
+        bind_pod(&uid).expect("after the first ended");
+    }
+
+    #[test]
+    fn ids_have_the_shape_that_the_ledger_stores() {
+        let id = ProcessId::random();
+        assert_eq!(ProcessId::parse(id.as_str()), Some(id));
+        assert_eq!(ProcessId::parse("0123"), None);
+        assert_eq!(boot_id().expect("/proc").len(), 36);
+    }
+}

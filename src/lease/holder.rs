@@ -1,0 +1,513 @@
+//! The worker's side of the protocol as a pure state machine: time comes in as an argument, messages go in and out.
+//!
+//! | rule | where |
+//! |---|---|
+//! | R1 limit falls to `need` before a SYNC, rises only from the reply to the latest | [`Holder::request`], [`Holder::answer`] |
+//! | R2 deadline from the moment of sending | [`Holder::answer`] |
+//! | R3 at the deadline the limit is 0; a new incarnation only when every old slot is accounted for | [`Holder::tick`], [`Holder::request`] |
+//! | R4 counted before connect() until EOF, or until a SYNC with its quarantine was sent | [`Holder::count`], [`Holder::release`], [`Holder::quarantine`] |
+//! | R7 a new token is answered by re-assertion | [`Holder::answer`] |
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    clock::BootTime,
+    evidence::Identity,
+    quarantine::QuarantineTimers,
+    slot::SlotStatus,
+    state::{Granted, LedgerState, Quarantine, SyncReply, SyncRequest},
+    timing::Timing,
+    wire,
+};
+
+/// Where an incarnation is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The pod's last generation is not known yet.
+    Asking,
+    /// It is; the first SYNC that registers is next, or has no answer yet.
+    Registering,
+    /// The ledger knows us and the deadline lies ahead.
+    Held,
+    /// Over: no slot may be opened, and no new incarnation begins before the last one is closed.
+    Abandoned,
+}
+
+/// One counted slot.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    busy: bool,
+    connected: bool,
+    revoked: bool,
+}
+
+/// A slot whose session ended uncleanly.
+#[derive(Clone, Debug)]
+struct Unclean {
+    entry: Quarantine,
+    /// When the server has forgotten the session, on our clock.
+    over: BootTime,
+    /// A SYNC that carries it was sent: it no longer counts here.
+    sent: bool,
+    /// The ledger in force has it.
+    known: bool,
+}
+
+/// The SYNC on its way.
+#[derive(Clone, Debug)]
+struct Flight {
+    inc: String,
+    seq: u64,
+    sent: BootTime,
+    carried: Vec<String>,
+    /// Something became free meanwhile; the answer may not know.
+    free_heard: bool,
+}
+
+/// What a clean end needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaving {
+    /// The token.
+    pub token: String,
+    /// The incarnation.
+    pub inc: String,
+    /// The seq of the LEAVE.
+    pub seq: u64,
+}
+
+/// One process in one pool.
+#[derive(Debug)]
+pub struct Holder {
+    identity: Identity,
+    timing: Timing,
+    close_grace: Duration,
+    session_timeout: Duration,
+    token: String,
+    stage: Stage,
+    incarnations: u64,
+    generation: u64,
+    seq: u64,
+    claim: u32,
+    /// What the last answer granted.
+    granted: u32,
+    /// What holds now: `granted`, or less since a SYNC was sent (R1).
+    limit: u32,
+    entitlement: u32,
+    recovering: bool,
+    deadline: Option<BootTime>,
+    want: u32,
+    closing: bool,
+    due: bool,
+    /// The last message was answered with a renewal.
+    answered: bool,
+    flight: Option<Flight>,
+    slots: BTreeMap<u64, Counted>,
+    last_slot: u64,
+    unclean: Vec<Unclean>,
+    withheld: QuarantineTimers,
+}
+
+impl Holder {
+    /// A process that the ledger does not know yet. `session_timeout` is for slots that are dropped without a word.
+    pub fn new(identity: Identity, timing: Timing, close_grace: Duration, session_timeout: Duration) -> Self {
+        Self {
+            identity,
+            timing,
+            close_grace,
+            session_timeout,
+            token: String::new(),
+            stage: Stage::Asking,
+            incarnations: 1,
+            generation: 0,
+            seq: 0,
+            claim: 0,
+            granted: 0,
+            limit: 0,
+            entitlement: 0,
+            recovering: false,
+            deadline: None,
+            want: u32::MAX,
+            closing: false,
+            due: true,
+            answered: false,
+            flight: None,
+            slots: BTreeMap::new(),
+            last_slot: 0,
+            unclean: Vec::new(),
+            withheld: QuarantineTimers::default(),
+        }
+    }
+
+    /// Slots of an older process of this pod whose sockets may still be open at the server (R5a): they go into
+    /// quarantine with the registration. To be called before the first request.
+    pub fn inherit(&mut self, slots: u32, why: &str, hold: Duration, now: BootTime) {
+        let id = format!("{}/inherited", self.identity.process);
+        self.push_unclean(id, slots, why, hold, now);
+    }
+
+    /// The times in use.
+    pub fn timing(&self) -> &Timing {
+        &self.timing
+    }
+
+    /// The token as last heard.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// When the lease ends; `None` before the first registration.
+    pub fn deadline(&self) -> Option<BootTime> {
+        self.deadline
+    }
+
+    /// Whether a SYNC should go at once rather than at the next heartbeat.
+    pub fn is_due(&self) -> bool {
+        self.due && self.flight.is_none()
+    }
+
+    /// Whether the last message was answered with a renewal.
+    pub fn is_answered(&self) -> bool {
+        self.answered
+    }
+
+    /// How long to wait until the next request when nothing happens; `jitter` is random in -1..=1.
+    pub fn pause(&self, jitter: f64) -> Duration {
+        let base = if self.answered && !self.recovering { self.timing.heartbeat } else { self.timing.retry };
+        base.mul_f64(1.0 + Timing::JITTER * jitter.clamp(-1.0, 1.0))
+    }
+
+    /// How many slots count here (R4).
+    pub fn counted(&self) -> u32 {
+        count(self.slots.len() + self.unclean.iter().filter(|unclean| !unclean.sent).count())
+    }
+
+    /// R3: at the deadline the limit is 0 and the incarnation is over. Returns whether that happened now.
+    pub fn tick(&mut self, now: BootTime) -> bool {
+        let ended = self.stage == Stage::Held && self.deadline.is_some_and(|deadline| now >= deadline);
+        if ended {
+            self.abandon();
+            self.due = true;
+        }
+        ended
+    }
+
+    /// The next message, if one may be sent now: one SYNC in flight, each seq once (R1). `now` is the moment of sending.
+    pub fn request(&mut self, now: BootTime) -> Option<SyncRequest> {
+        self.tick(now);
+        if self.flight.is_some() {
+            return None;
+        }
+        self.due = false;
+        if self.stage == Stage::Abandoned {
+            if !self.slots.is_empty() || self.closing {
+                return None;
+            }
+            self.begin_incarnation(0);
+        }
+        self.unclean.retain(|unclean| now < unclean.over);
+        let asking = self.stage == Stage::Asking;
+        let mut carried = Vec::new();
+        if !asking {
+            self.seq += 1;
+            for unclean in &mut self.unclean {
+                if !unclean.known {
+                    unclean.sent = true;
+                    carried.push(unclean.entry.clone());
+                }
+            }
+        }
+        let need = count(self.slots.len());
+        self.limit = self.limit.min(need);
+        self.flight = Some(Flight {
+            inc: self.inc(),
+            seq: self.seq,
+            sent: now,
+            carried: carried.iter().map(|entry| entry.id.clone()).collect(),
+            free_heard: false,
+        });
+        let connected = self.slots.values().filter(|slot| slot.connected).count();
+        let busy = self.slots.values().filter(|slot| slot.busy).count();
+        Some(SyncRequest {
+            token: self.token.clone(),
+            inc: self.inc(),
+            pod_uid: self.identity.pod_uid.clone(),
+            pod: format!("{}/{}", self.identity.namespace, self.identity.pod),
+            process: self.identity.process.to_string(),
+            boot_id: self.identity.boot_id.clone(),
+            generation: if asking { 0 } else { self.generation },
+            seq: self.seq,
+            need,
+            want: if self.closing { 0 } else { self.want },
+            open: count(connected),
+            busy: count(busy),
+            close_grace: self.close_grace,
+            quarantine: carried,
+        })
+    }
+
+    /// Takes in the answer to `request`, or that there was none in time.
+    pub fn answer(&mut self, request: &SyncRequest, reply: Option<SyncReply>, now: BootTime) {
+        self.tick(now);
+        // Only the latest message of the living incarnation counts; a late answer raises nothing (R1).
+        let Some(flight) = self.flight.take_if(|flight| flight.inc == request.inc && flight.seq == request.seq) else {
+            return;
+        };
+        self.answered = matches!(reply, Some(SyncReply::Ok(_)));
+        match reply {
+            None | Some(SyncReply::Wait(_) | SyncReply::Stale) => {}
+            Some(SyncReply::Ok(granted)) => self.accept(&flight, &granted, now),
+            Some(SyncReply::Token { token, .. }) => {
+                self.token = token;
+                for unclean in &mut self.unclean {
+                    unclean.known = false;
+                }
+                if self.stage == Stage::Registering {
+                    self.begin_incarnation(0);
+                }
+                self.due = true;
+            }
+            Some(SyncReply::Register { last }) => match self.stage {
+                Stage::Asking => {
+                    (self.stage, self.generation, self.due) = (Stage::Registering, last + 1, true);
+                }
+                // Someone was faster: with a pause, so that two processes cannot drive each other in a circle.
+                Stage::Registering => self.begin_incarnation(last + 1),
+                Stage::Held | Stage::Abandoned => self.abandon(),
+            },
+            Some(SyncReply::Gone) => match self.stage {
+                Stage::Asking | Stage::Registering => self.begin_incarnation(0),
+                Stage::Held | Stage::Abandoned => self.abandon(),
+            },
+        }
+    }
+
+    fn accept(&mut self, flight: &Flight, granted: &Granted, now: BootTime) {
+        self.stage = Stage::Held;
+        self.deadline = Some(flight.sent + granted.lease.min(self.timing.lease));
+        (self.claim, self.granted, self.limit) = (granted.claim, granted.limit, granted.limit);
+        self.entitlement = granted.entitlement;
+        self.recovering = granted.state == LedgerState::Rec;
+        for unclean in &mut self.unclean {
+            unclean.known |= flight.carried.contains(&unclean.entry.id);
+        }
+        self.withheld.observe(&granted.quarantine, now);
+        self.due |= flight.free_heard && self.is_short();
+        self.revoke_surplus();
+        self.tick(now);
+    }
+
+    /// An event of the pool: `<kind> <inc or ->`. Not for what we published ourselves, nor for freed slots when we have all.
+    pub fn hear(&mut self, event: &str) {
+        let (kind, inc) = event.split_once(' ').unwrap_or((event, "-"));
+        if inc == self.inc() {
+            return;
+        }
+        match (kind, &mut self.flight) {
+            ("free", Some(flight)) => flight.free_heard = true,
+            ("free", None) => self.due |= self.is_short() || self.stage != Stage::Held,
+            _ => self.due = true,
+        }
+    }
+
+    /// Whether [`Holder::count`] would give a slot.
+    pub fn may_count(&self, now: BootTime) -> bool {
+        let lives = self.stage == Stage::Held && !self.closing;
+        lives && self.counted() < self.limit && self.has_time(now, self.timing.start_margin)
+    }
+
+    /// Counts one more slot, if the limit and the time allow (R4). To be called before connect().
+    pub fn count(&mut self, now: BootTime) -> Option<u64> {
+        self.tick(now);
+        self.may_count(now).then(|| {
+            self.last_slot += 1;
+            self.slots.insert(self.last_slot, Counted::default());
+            self.last_slot
+        })
+    }
+
+    /// The slot's session is over: EOF was read, or connect() failed (R4).
+    pub fn release(&mut self, slot: u64) {
+        if self.slots.remove(&slot).is_some() {
+            let kept = self.entitlement.min(self.want);
+            let others_wait = !self.recovering && self.claim > self.granted.min(kept);
+            self.due |= others_wait || self.closing || (self.stage == Stage::Abandoned && self.slots.is_empty());
+        }
+    }
+
+    /// The slot's session ended uncleanly: the server may count it for `hold` more. It counts until a SYNC took it along.
+    pub fn quarantine(&mut self, slot: u64, why: &str, hold: Duration, now: BootTime) {
+        if self.slots.remove(&slot).is_some() {
+            self.push_unclean(format!("{}/{slot}", self.identity.process), 1, why, hold, now);
+            self.due = true;
+        }
+    }
+
+    fn push_unclean(&mut self, id: String, slots: u32, why: &str, hold: Duration, now: BootTime) {
+        let entry = Quarantine { id, slots, seconds: wire::seconds(hold), why: why.to_owned() };
+        let over = now + self.timing.quarantine_watch(Duration::from_secs(entry.seconds));
+        self.unclean.push(Unclean { entry, over, sent: false, known: false });
+    }
+
+    /// How many slots could be used from now on.
+    pub fn set_want(&mut self, want: u32) {
+        self.due |= self.stage == Stage::Held && want.min(self.entitlement) != self.want.min(self.entitlement);
+        self.want = want;
+    }
+
+    /// How long the slots of an older, dead process of the pod are withheld.
+    pub fn set_close_grace(&mut self, grace: Duration) {
+        self.close_grace = grace;
+    }
+
+    /// How long a slot is withheld that was dropped without a word.
+    pub fn set_session_timeout(&mut self, hold: Duration) {
+        self.session_timeout = hold;
+    }
+
+    /// See [`Holder::set_session_timeout`].
+    pub fn session_timeout(&self) -> Duration {
+        self.session_timeout
+    }
+
+    /// Whether the slot is in a mail transaction: such slots are revoked last.
+    pub fn set_busy(&mut self, slot: u64, busy: bool) {
+        if let Some(counted) = self.slots.get_mut(&slot) {
+            counted.busy = busy;
+        }
+    }
+
+    /// The slot's session is connected.
+    pub fn set_connected(&mut self, slot: u64) {
+        if let Some(counted) = self.slots.get_mut(&slot) {
+            counted.connected = true;
+        }
+    }
+
+    /// Whether the slot must be given back: finish this mail, start no other, close.
+    pub fn is_revoked(&self, slot: u64) -> bool {
+        self.slots.get(&slot).is_none_or(|counted| counted.revoked)
+    }
+
+    /// Whether a transaction may start on the slot.
+    pub fn may_start(&self, slot: u64, now: BootTime) -> bool {
+        !self.is_revoked(slot) && self.has_time(now, self.timing.start_margin)
+    }
+
+    /// Whether the final dot may be sent.
+    pub fn may_commit(&self, now: BootTime) -> bool {
+        self.has_time(now, self.timing.commit_margin)
+    }
+
+    /// How long until all sessions must be closed.
+    pub fn time_left(&self, now: BootTime) -> Duration {
+        self.deadline.map_or(Duration::ZERO, |d| d.saturating_sub(self.timing.close_margin).saturating_since(now))
+    }
+
+    fn has_time(&self, now: BootTime, margin: Duration) -> bool {
+        self.deadline.is_some_and(|deadline| now + margin < deadline)
+    }
+
+    /// Quarantine that is over on our clock and may be cleared, with the token to name.
+    pub fn over(&self, now: BootTime) -> Vec<String> {
+        if self.stage == Stage::Held { self.withheld.over(now, &self.timing) } else { Vec::new() }
+    }
+
+    /// Someone cleared it, maybe we.
+    pub fn cleared(&mut self, id: &str) {
+        self.withheld.forget(id);
+    }
+
+    /// No slot any more: give everything back.
+    pub fn close(&mut self) {
+        self.closing = true;
+        self.due = true;
+        for counted in self.slots.values_mut() {
+            counted.revoked = true;
+        }
+    }
+
+    /// Whether a closing process has nothing left to say: nothing is counted, and the ledger does not know it.
+    pub fn is_done(&self) -> bool {
+        self.closing && self.slots.is_empty() && self.stage != Stage::Held
+    }
+
+    /// The LEAVE of a closing process, once nothing is counted and its unclean slots are in the ledger's quarantine.
+    pub fn leaving(&mut self, now: BootTime) -> Option<Leaving> {
+        self.tick(now);
+        self.unclean.retain(|unclean| now < unclean.over);
+        let ready = self.closing && self.stage == Stage::Held && self.flight.is_none() && self.slots.is_empty();
+        if !ready || self.unclean.iter().any(|unclean| !unclean.known) {
+            return None;
+        }
+        self.seq += 1;
+        Some(Leaving { token: self.token.clone(), inc: self.inc(), seq: self.seq })
+    }
+
+    /// The LEAVE was answered: the ledger does not know us any more.
+    pub fn left(&mut self) {
+        self.abandon();
+    }
+
+    /// Where things stand.
+    pub fn status(&self, now: BootTime) -> SlotStatus {
+        let lives = self.stage == Stage::Held && self.deadline.is_some_and(|deadline| now < deadline);
+        SlotStatus {
+            registered: lives,
+            recovering: self.recovering,
+            entitlement: self.entitlement,
+            claim: self.claim,
+            limit: if lives && !self.closing { self.limit } else { 0 },
+            counted: self.counted(),
+            open: count(self.slots.values().filter(|slot| slot.connected).count()),
+            busy: count(self.slots.values().filter(|slot| slot.busy).count()),
+            deadline: self.deadline,
+        }
+    }
+
+    fn inc(&self) -> String {
+        format!("{}.{}", self.identity.process, self.incarnations)
+    }
+
+    /// Whether we have less than we could use.
+    fn is_short(&self) -> bool {
+        self.granted < self.entitlement.min(self.want)
+    }
+
+    fn abandon(&mut self) {
+        self.stage = Stage::Abandoned;
+        (self.limit, self.granted, self.claim) = (0, 0, 0);
+        self.flight = None;
+        self.revoke_surplus();
+    }
+
+    /// A new incarnation; `generation` 0 asks for the pod's last one first.
+    fn begin_incarnation(&mut self, generation: u64) {
+        self.incarnations += 1;
+        self.stage = if generation == 0 { Stage::Asking } else { Stage::Registering };
+        (self.generation, self.seq) = (generation, 0);
+        (self.limit, self.granted, self.claim) = (0, 0, 0);
+        self.deadline = None;
+        self.flight = None;
+    }
+
+    /// Revokes what is above the limit: idle slots first, and of those the youngest.
+    fn revoke_surplus(&mut self) {
+        let mut kept: Vec<(bool, std::cmp::Reverse<u64>)> = self
+            .slots
+            .iter()
+            .filter(|(_, counted)| !counted.revoked)
+            .map(|(id, counted)| (counted.busy, std::cmp::Reverse(*id)))
+            .collect();
+        kept.sort_unstable();
+        let surplus = kept.len().saturating_sub(self.limit as usize);
+        for (_, id) in &kept[..surplus] {
+            if let Some(counted) = self.slots.get_mut(&id.0) {
+                counted.revoked = true;
+            }
+        }
+    }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,19 @@
+
+-- OPEN epoch token n (inc id slots seconds why)*
+local epoch, token = number(), text()
+local refused = refusal(token)
+if refused then return refused end
+local stored = redis.call('HMGET', ledger, 'epoch', 'state')
+if tonumber(stored[1]) > epoch then return {'OLD', stored[1]} end
+if stored[2] == 'OPEN' then return {'ALREADY'} end
+redis.call('HSET', ledger, 'state', 'OPEN')
+for _ = 1, number() do
+  local inc, id, slots, seconds, why = text(), text(), number(), number(), text()
+  if inc == '-' or redis.call('HEXISTS', ledger, 'h:' .. inc) == 0 then
+    quarantine(id, slots, seconds, why)
+    note('op', 'missing', 'inc', inc, 'id', id, 'slots', decimal(slots), 'seconds', decimal(seconds), 'why', why)
+  end
+end
+note('op', 'open', 'epoch', decimal(epoch), 'token', token)
+tell('open', '-')
+return {'OK'}

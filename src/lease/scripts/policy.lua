@@ -1,0 +1,27 @@
+
+-- POLICY epoch revision budget lease n (uid share)*
+local epoch, revision, budget, lease = number(), number(), text(), text()
+local refused = refusal(nil)
+if refused then return refused end
+local stored = redis.call('HMGET', ledger, 'epoch', 'revision', 'budget', 'lease')
+local old_epoch, old_revision = tonumber(stored[1]), tonumber(stored[2])
+if epoch < old_epoch or (epoch == old_epoch and revision < old_revision) then
+  return {'OLD', stored[1], stored[2]}
+end
+redis.call('HSET', ledger, 'epoch', decimal(epoch), 'revision', decimal(revision), 'budget', budget, 'lease', lease)
+local changed, shares = replace_shares()
+-- The last generation of a pod is kept while the pod has a share or a holder.
+local flat = redis.call('HGETALL', ledger)
+local held = {}
+for i = 1, #flat, 2 do
+  if string.sub(flat[i], 1, 2) == 'h:' then held[holder(flat[i + 1]).uid] = true end
+end
+for i = 1, #flat, 2 do
+  local kind, uid = string.sub(flat[i], 1, 2), string.sub(flat[i], 3)
+  if kind == 'g:' and not shares[uid] and not held[uid] then redis.call('HDEL', ledger, flat[i]) end
+end
+if changed or stored[3] ~= budget or stored[4] ~= lease then
+  note('op', 'policy', 'epoch', decimal(epoch), 'revision', decimal(revision), 'budget', budget)
+  tell('policy', '-')
+end
+return {'OK'}

@@ -1,0 +1,100 @@
+-- Shared by all scripts of the ledger; the header line with the flags and the operation itself are added around it.
+-- KEYS[1] is the ledger (a HASH), KEYS[2] the log (a capped stream), ARGV[1] the events channel.
+-- Fields: fence, token, state (REC or OPEN), epoch, revision, budget, lease (milliseconds);
+--   h:<inc>    = claim gen seq limit want open busy pod_uid namespace/pod process boot    (one space between)
+--   e:<podUID> = share          g:<podUID> = last generation          q:<id> = slots seconds why
+-- All numbers are decimal integers below 2^53. Answers are lists of strings; the first says what happened.
+
+local ledger, log, channel = KEYS[1], KEYS[2], ARGV[1]
+
+local cursor = 1
+local function text()
+  cursor = cursor + 1
+  return ARGV[cursor]
+end
+local function number()
+  return tonumber(text())
+end
+
+local function decimal(n)
+  return string.format('%.0f', n)
+end
+
+-- The node's fence, and whether it is a master.
+local function node()
+  local info = redis.call('INFO', 'server', 'replication')
+  local fence = string.match(info, '\nrun_id:(%w+)') .. ':' .. string.match(info, '\nmaster_replid:(%w+)')
+  return fence, string.match(info, '\nrole:(%w+)') == 'master'
+end
+
+-- nil when the ledger is in force here and the token is its own (token nil: not asked); otherwise the answer to give (R7).
+local function refusal(token)
+  local fence, master = node()
+  if not master then return {'WAIT', 'replica'} end
+  local stored = redis.call('HMGET', ledger, 'fence', 'token', 'state')
+  if not stored[1] then return {'WAIT', 'missing'} end
+  if stored[1] ~= fence then return {'WAIT', 'fence'} end
+  if token and stored[2] ~= token then return {'TOKEN', stored[2], stored[3]} end
+  return nil
+end
+
+local HOLDER = '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%S+) (%S+) (%S+)$'
+local function holder(value)
+  local claim, generation, seq, limit, want, open, busy, uid, pod, process, boot = string.match(value, HOLDER)
+  return {
+    claim = tonumber(claim), generation = tonumber(generation), seq = tonumber(seq), limit = tonumber(limit),
+    want = tonumber(want), open = tonumber(open), busy = tonumber(busy), uid = uid, pod = pod, process = process,
+    boot = boot,
+  }
+end
+
+-- Puts slots into quarantine; the same id again can only enlarge or lengthen it.
+local function quarantine(id, slots, seconds, why)
+  local stored = redis.call('HGET', ledger, 'q:' .. id)
+  if stored then
+    local old_slots, old_seconds, old_why = string.match(stored, '^(%d+) (%d+) (%S+)$')
+    slots = math.max(slots, tonumber(old_slots))
+    seconds = math.max(seconds, tonumber(old_seconds))
+    why = old_why
+  end
+  redis.call('HSET', ledger, 'q:' .. id, decimal(slots) .. ' ' .. decimal(seconds) .. ' ' .. why)
+end
+
+-- Takes a holder out; seconds > 0 sends its slots into quarantine, 0 frees them.
+local function remove(inc, record, seconds, why)
+  redis.call('HDEL', ledger, 'h:' .. inc)
+  if seconds > 0 and record.claim > 0 then
+    quarantine(inc .. '.' .. decimal(record.seq), record.claim, seconds, why)
+  end
+end
+
+local function tell(kind, inc)
+  redis.call('PUBLISH', channel, kind .. ' ' .. inc)
+end
+
+local function note(...)
+  redis.call('XADD', log, 'MAXLEN', '~', '1000', '*', ...)
+end
+
+-- The shares in the arguments; replaces those stored. Returns whether they differ, and the set of pods.
+local function replace_shares()
+  local shares, changed = {}, false
+  for _ = 1, number() do
+    local uid, share = text(), text()
+    shares[uid] = share
+  end
+  local fields = redis.call('HKEYS', ledger)
+  for _, field in ipairs(fields) do
+    if string.sub(field, 1, 2) == 'e:' and not shares[string.sub(field, 3)] then
+      redis.call('HDEL', ledger, field)
+      changed = true
+    end
+  end
+  for uid, share in pairs(shares) do
+    if redis.call('HGET', ledger, 'e:' .. uid) ~= share then
+      redis.call('HSET', ledger, 'e:' .. uid, share)
+      changed = true
+    end
+  end
+  return changed, shares
+end

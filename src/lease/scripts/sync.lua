@@ -1,0 +1,92 @@
+
+-- SYNC token inc uid pod process boot generation seq need want open busy grace n (id slots seconds why)*
+local token, inc, uid, pod, process, boot = text(), text(), text(), text(), text(), text()
+local generation, seq, need, want, open, busy, grace =
+  number(), number(), number(), number(), number(), number(), number()
+
+local refused = refusal(token)
+if refused then return refused end
+
+local head = redis.call('HMGET', ledger, 'state', 'budget', 'lease', 'e:' .. uid, 'g:' .. uid, 'h:' .. inc)
+local state, budget, share, last = head[1], tonumber(head[2]), tonumber(head[4] or '0'), tonumber(head[5] or '0')
+if generation == 0 then return {'REGISTER', decimal(last)} end
+
+local mine = head[6] and holder(head[6])
+local freed = false
+if mine then
+  if seq <= mine.seq then return {'STALE'} end
+  generation = mine.generation
+else
+  if generation < last then return {'GONE'} end
+  if state == 'OPEN' then
+    if seq ~= 1 or need ~= 0 then return {'GONE'} end
+    if generation ~= last + 1 then return {'REGISTER', decimal(last)} end
+  end
+  -- Older incarnations of the pod: their process is dead (R5a), unless it is this one, which accounted for all
+  -- their sockets before it registered again (R3).
+  local flat = redis.call('HGETALL', ledger)
+  for i = 1, #flat, 2 do
+    if string.sub(flat[i], 1, 2) == 'h:' then
+      local older = holder(flat[i + 1])
+      if older.uid == uid and older.generation < generation then
+        local seconds = older.process == process and 0 or grace
+        remove(string.sub(flat[i], 3), older, seconds, 'replaced')
+        freed = freed or older.claim > 0
+        note('op', 'replace', 'inc', string.sub(flat[i], 3), 'pod', older.pod, 'claim', decimal(older.claim),
+          'seconds', decimal(seconds))
+      end
+    end
+  end
+  if generation > last then redis.call('HSET', ledger, 'g:' .. uid, decimal(generation)) end
+end
+
+for _ = 1, number() do
+  local id, slots, seconds, why = text(), number(), number(), text()
+  quarantine(id, slots, seconds, why)
+  note('op', 'quarantine', 'id', id, 'pod', pod, 'slots', decimal(slots), 'seconds', decimal(seconds), 'why', why)
+end
+
+local others = 0
+local answer = {'OK', '', '', decimal(share), state, head[3]}
+local flat = redis.call('HGETALL', ledger)
+for i = 1, #flat, 2 do
+  local kind, name = string.sub(flat[i], 1, 2), string.sub(flat[i], 3)
+  if kind == 'h:' and name ~= inc then
+    others = others + tonumber(string.match(flat[i + 1], '^%d+'))
+  elseif kind == 'q:' then
+    local slots, seconds, why = string.match(flat[i + 1], '^(%d+) (%d+) (%S+)$')
+    others = others + tonumber(slots)
+    answer[#answer + 1] = name
+    answer[#answer + 1] = slots
+    answer[#answer + 1] = seconds
+    answer[#answer + 1] = why
+  end
+end
+
+local claim, limit = need, need
+if state == 'OPEN' then
+  local available = math.max(budget - others, 0)
+  claim = math.max(need, math.min(want, share, available))
+  limit = math.min(claim, share, available)
+end
+redis.call('HSET', ledger, 'h:' .. inc, table.concat({
+  decimal(claim), decimal(generation), decimal(seq), decimal(limit), decimal(want), decimal(open), decimal(busy),
+  uid, pod, process, boot,
+}, ' '))
+
+local before = mine and mine.claim or 0
+if not mine or before ~= claim then
+  note('op', mine and 'claim' or 'register', 'inc', inc, 'pod', pod, 'before', decimal(before), 'claim', decimal(claim),
+    'limit', decimal(limit))
+end
+if state == 'OPEN' then
+  -- Others may take what was given up; or give up what is missing here, told once each time it begins to be missing.
+  local was_short = mine and math.min(mine.want, share) > mine.claim
+  if freed or claim < before then
+    tell('free', inc)
+  elseif math.min(want, share) > claim and not was_short then
+    tell('short', inc)
+  end
+end
+answer[2], answer[3] = decimal(claim), decimal(limit)
+return answer

@@ -1,0 +1,464 @@
+//! The worker's handle on a pool, and the task behind it that registers, renews, listens and leaves.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::StreamExt;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{debug, info, warn};
+
+use super::{
+    clock::BootTime,
+    deadman::{DeadManSwitch, NoSwitch},
+    evidence::Identity,
+    holder::Holder,
+    state::{LeaveReply, SyncRequest},
+    store::LedgerStore,
+    timing::Timing,
+};
+use crate::store::{CONNECT_LIMIT, Store, StoreError};
+
+/// The longest sleep of a watcher of a deadline: tokio's clock stops in suspend, [`BootTime`] does not.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// What a worker holds of a pool now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotStatus {
+    /// Whether the ledger knows this incarnation and its lease has not ended.
+    pub registered: bool,
+    /// Whether the ledger was in recovery at the last answer, so that nothing grows.
+    pub recovering: bool,
+    /// The pod's share.
+    pub entitlement: u32,
+    /// Slots counted against us in the ledger.
+    pub claim: u32,
+    /// Slots we may open up to.
+    pub limit: u32,
+    /// Slots counted here: from before connect() until EOF.
+    pub counted: u32,
+    /// Sessions connected.
+    pub open: u32,
+    /// Sessions in a mail transaction.
+    pub busy: u32,
+    /// When the lease ends, unless renewed.
+    pub deadline: Option<BootTime>,
+}
+
+/// What a worker knows of its server and of its past when it joins a pool.
+pub struct SlotOptions {
+    /// `sessionTimeout` of the server: for slots that are dropped without a word.
+    pub session_timeout: Duration,
+    /// `closeGrace` of the server: for slots of an older, dead process of this pod.
+    pub close_grace: Duration,
+    /// Sockets of an older, dead process of this pod that may still be open at the server (R5a).
+    pub inherited: u32,
+    /// Kills the process when it does not renew (R6).
+    pub switch: Box<dyn DeadManSwitch>,
+}
+
+impl Default for SlotOptions {
+    fn default() -> Self {
+        Self {
+            session_timeout: Duration::from_secs(300),
+            close_grace: Duration::from_secs(2),
+            inherited: 0,
+            switch: Box::new(NoSwitch),
+        }
+    }
+}
+
+/// One process in one pool; clones are the same. The task behind it ends with [`SlotPool::shutdown`], or when the last
+/// pool handle and the last slot are gone: the ledger then takes the slots back when the lease has run out.
+#[derive(Clone)]
+pub struct SlotPool {
+    shared: Arc<Shared>,
+    alive: Arc<DropGuard>,
+    ended: CancellationToken,
+}
+
+struct Shared {
+    holder: Mutex<Holder>,
+    status: watch::Sender<SlotStatus>,
+    /// Counts every change, for those who wait for something that the status does not show.
+    changes: watch::Sender<u64>,
+    /// Wakes the task.
+    nudge: Notify,
+    /// Makes the listener connect anew: its connection may be dead without a sign.
+    reconnect: Notify,
+    switch: Box<dyn DeadManSwitch>,
+}
+
+impl Shared {
+    /// Works on the holder and tells everyone who waits.
+    fn with<R>(&self, work: impl FnOnce(&mut Holder, BootTime) -> R) -> R {
+        let now = BootTime::now();
+        let (result, due, status) = {
+            let mut holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
+            let result = work(&mut holder, now);
+            (result, holder.is_due(), holder.status(now))
+        };
+        self.status.send_if_modified(|last| std::mem::replace(last, status) != status);
+        self.changes.send_modify(|n| *n = n.wrapping_add(1));
+        if due {
+            self.nudge.notify_one();
+        }
+        result
+    }
+
+    /// Looks at the holder without changing it.
+    fn look<R>(&self, work: impl FnOnce(&Holder, BootTime) -> R) -> R {
+        work(&self.holder.lock().unwrap_or_else(PoisonError::into_inner), BootTime::now())
+    }
+}
+
+impl SlotPool {
+    /// Joins the pool and keeps the lease from now on. To be called inside a tokio runtime.
+    pub fn spawn(store: Store, pool: &str, identity: Identity, timing: Timing) -> Self {
+        Self::spawn_with(store, pool, identity, timing, SlotOptions::default())
+    }
+
+    /// [`SlotPool::spawn`] with all that may be known.
+    pub fn spawn_with(store: Store, pool: &str, identity: Identity, timing: Timing, options: SlotOptions) -> Self {
+        let SlotOptions { session_timeout, close_grace, inherited, switch } = options;
+        let mut holder = Holder::new(identity, timing, close_grace, session_timeout);
+        if inherited > 0 {
+            holder.inherit(inherited, "inherited", session_timeout, BootTime::now());
+        }
+        let shared = Arc::new(Shared {
+            holder: Mutex::new(holder),
+            status: watch::Sender::default(),
+            changes: watch::Sender::default(),
+            nudge: Notify::new(),
+            reconnect: Notify::new(),
+            switch,
+        });
+        let (alive, ended) = (CancellationToken::new(), CancellationToken::new());
+        let ledger = LedgerStore::new(store, pool);
+        let (task, unused, end) = (shared.clone(), alive.clone(), ended.clone().drop_guard());
+        tokio::spawn(async move {
+            let _end = end;
+            tokio::select! {
+                () = keep(&task, &ledger) => {}
+                () = listen(&task, &ledger) => {}
+                () = unused.cancelled() => {}
+            }
+        });
+        Self { shared, alive: Arc::new(alive.drop_guard()), ended }
+    }
+
+    /// Waits until one more slot may be opened and counts it (R4). Cancelling counts nothing.
+    pub async fn acquire(&self) -> Slot {
+        let mut changes = self.shared.changes.subscribe();
+        loop {
+            changes.borrow_and_update();
+            if let Some(slot) = self.try_acquire() {
+                return slot;
+            }
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// One more slot, if it may be opened now.
+    pub fn try_acquire(&self) -> Option<Slot> {
+        // Without a chance there is no change to tell of: waiting acquirers would wake each other for ever.
+        let deadline = self.shared.look(|holder, now| if holder.may_count(now) { holder.deadline() } else { None })?;
+        // Armed before the check that counts (R6).
+        self.shared.switch.arm(deadline);
+        let id = self.shared.with(Holder::count);
+        if id.is_none() {
+            self.settle_switch();
+        }
+        let (shared, alive) = (self.shared.clone(), self.alive.clone());
+        id.map(|id| Slot { shared, _alive: alive, id, settled: false })
+    }
+
+    fn settle_switch(&self) {
+        settle_switch(&self.shared);
+    }
+
+    /// Where things stand.
+    pub fn status(&self) -> SlotStatus {
+        self.shared.look(Holder::status)
+    }
+
+    /// Where things stand, with changes. `deadline` moves at each heartbeat.
+    pub fn watch(&self) -> watch::Receiver<SlotStatus> {
+        self.shared.status.subscribe()
+    }
+
+    /// How many slots could be used now (default: any number).
+    pub fn set_want(&self, want: u32) {
+        self.shared.with(|holder, _| holder.set_want(want));
+    }
+
+    /// `sessionTimeout` of the server: how long a slot is withheld that is dropped without a word.
+    pub fn set_session_timeout(&self, hold: Duration) {
+        self.shared.with(|holder, _| holder.set_session_timeout(hold));
+    }
+
+    /// `closeGrace` of the server: how long slots of an older process of this pod are withheld.
+    pub fn set_close_grace(&self, grace: Duration) {
+        self.shared.with(|holder, _| holder.set_close_grace(grace));
+    }
+
+    /// Gives everything back: no new slot, all slots revoked; waits until none is counted, then leaves the ledger. The
+    /// caller bounds the time; cancelling leaves the task at it.
+    pub async fn shutdown(self) {
+        self.shared.with(|holder, _| holder.close());
+        self.ended.cancelled().await;
+    }
+}
+
+impl fmt::Debug for SlotPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SlotPool").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+fn settle_switch(shared: &Shared) {
+    let (counted, deadline) = shared.look(|holder, _| (holder.counted(), holder.deadline()));
+    match deadline {
+        Some(deadline) if counted > 0 => shared.switch.arm(deadline),
+        _ => shared.switch.disarm(),
+    }
+}
+
+/// Permission for one connection, counted until [`Slot::release`] or [`Slot::quarantine`]; a slot that is dropped goes into
+/// quarantine for the server's session timeout.
+pub struct Slot {
+    shared: Arc<Shared>,
+    _alive: Arc<DropGuard>,
+    id: u64,
+    settled: bool,
+}
+
+impl Slot {
+    /// Whether a mail transaction is going on; idle slots are revoked first.
+    pub fn set_busy(&self, busy: bool) {
+        self.shared.with(|holder, _| holder.set_busy(self.id, busy));
+    }
+
+    /// The connection stands.
+    pub fn connected(&self) {
+        self.shared.with(|holder, _| holder.set_connected(self.id));
+    }
+
+    /// Whether the share fell or the lease is ending: finish this mail, start no other, close.
+    pub fn is_revoked(&self) -> bool {
+        self.shared.look(|holder, _| holder.is_revoked(self.id))
+    }
+
+    /// Waits until [`Slot::is_revoked`].
+    pub async fn revoked(&self) {
+        let mut changes = self.shared.changes.subscribe();
+        loop {
+            changes.borrow_and_update();
+            if self.is_revoked() || changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Whether a mail transaction may start: not revoked, and time enough before the deadline.
+    pub fn may_start(&self) -> bool {
+        self.shared.look(|holder, now| holder.may_start(self.id, now))
+    }
+
+    /// Whether the final dot may be sent: its answer can come before the deadline.
+    pub fn may_commit(&self) -> bool {
+        self.shared.look(Holder::may_commit)
+    }
+
+    /// How long until the session must be closed, 250 ms before the deadline.
+    pub fn time_left(&self) -> Duration {
+        self.shared.look(Holder::time_left)
+    }
+
+    /// Waits until no time is left, however often the lease is renewed meanwhile: then close at once.
+    pub async fn expired(&self) {
+        let mut changes = self.shared.changes.subscribe();
+        loop {
+            changes.borrow_and_update();
+            let left = self.time_left();
+            if left.is_zero() {
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(left.min(LONGEST_SLEEP)) => {}
+                _ = changes.changed() => {}
+            }
+        }
+    }
+
+    /// EOF from the server was read, or connect() failed: the slot is free (R4).
+    pub fn release(mut self) {
+        self.settled = true;
+        self.shared.with(|holder, _| holder.release(self.id));
+        settle_switch(&self.shared);
+    }
+
+    /// The session ended without EOF: the server may count it for `hold` more. `why` is one word.
+    pub fn quarantine(mut self, why: &'static str, hold: Duration) {
+        self.settled = true;
+        self.shared.with(|holder, now| holder.quarantine(self.id, why, hold, now));
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.shared.with(|holder, now| holder.quarantine(self.id, "dropped", holder.session_timeout(), now));
+        }
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Keeps the lease until a closing process has left.
+async fn keep(shared: &Shared, ledger: &LedgerStore) {
+    let mut failing = false;
+    loop {
+        if let Some(leaving) = shared.with(Holder::leaving) {
+            // A LEAVE that is lost is repeated with the next seq until the lease ends.
+            match ledger.leave(&leaving.token, &leaving.inc, leaving.seq).await {
+                Ok(LeaveReply::Ok | LeaveReply::Gone) => shared.with(|holder, _| holder.left()),
+                Ok(reply) => debug!(ledger.pool = ledger.pool(), ?reply, "the ledger does not take the leave now"),
+                Err(error) => debug!(ledger.pool = ledger.pool(), %error, "could not leave the ledger"),
+            }
+        }
+        if shared.look(|holder, _| holder.is_done()) {
+            info!(ledger.pool = ledger.pool(), "left the pool");
+            return;
+        }
+        if let Some(request) = shared.with(Holder::request) {
+            // Armed anew at each renewal, from the deadline that the answer set.
+            let outcome = renew(shared, ledger, &request).await;
+            settle_switch(shared);
+            report(ledger, outcome.err(), &mut failing, shared);
+        }
+        clear(shared, ledger).await;
+        rest(shared).await;
+    }
+}
+
+/// One SYNC and its answer; the deadline is watched meanwhile.
+async fn renew(shared: &Shared, ledger: &LedgerStore, request: &SyncRequest) -> Result<(), StoreError> {
+    let limit = shared.look(|holder, _| holder.timing().sync_limit());
+    let calling = tokio::time::timeout(limit, ledger.sync(request, limit));
+    tokio::pin!(calling);
+    let outcome = loop {
+        let left = time_to_deadline(shared);
+        tokio::select! {
+            outcome = &mut calling => break outcome,
+            () = tokio::time::sleep(left) => { shared.with(Holder::tick); }
+        }
+    };
+    let outcome =
+        outcome.unwrap_or_else(|_| Err(StoreError::TimedOut { address: ledger.store().address().to_owned(), limit }));
+    let (reply, error) = match outcome {
+        Ok(reply) => (Some(reply), None),
+        Err(error) => (None, Some(error)),
+    };
+    debug!(ledger.pool = ledger.pool(), ledger.seq = request.seq, ledger.need = request.need, ?reply, "synced");
+    shared.with(|holder, now| holder.answer(request, reply, now));
+    error.map_or(Ok(()), Err)
+}
+
+/// Until the deadline, in steps that a suspended machine cannot stretch.
+fn time_to_deadline(shared: &Shared) -> Duration {
+    let left = shared.look(|holder, now| {
+        let lives = holder.status(now).registered;
+        holder.deadline().filter(|_| lives).map_or(LONGEST_SLEEP, |deadline| deadline.saturating_since(now))
+    });
+    left.clamp(Duration::from_millis(1), LONGEST_SLEEP)
+}
+
+/// Says once that the ledger cannot be reached, and once that it can be again.
+fn report(ledger: &LedgerStore, error: Option<StoreError>, failing: &mut bool, shared: &Shared) {
+    let failed = error.is_some();
+    match error {
+        Some(error) if *failing => debug!(ledger.pool = ledger.pool(), %error, "still no answer from the ledger"),
+        Some(error) => {
+            warn!(ledger.pool = ledger.pool(), %error, "no answer from the ledger; slots are kept until the lease ends");
+        }
+        None if *failing => info!(ledger.pool = ledger.pool(), "the ledger answers again"),
+        None => {}
+    }
+    if failed != *failing {
+        shared.reconnect.notify_one();
+    }
+    *failing = failed;
+}
+
+/// Ends quarantine that is over on our clock, so that it ends even while no controller lives.
+async fn clear(shared: &Shared, ledger: &LedgerStore) {
+    let (token, over) = shared.look(|holder, now| (holder.token().to_owned(), holder.over(now)));
+    for id in over {
+        match ledger.clear(&token, &id).await {
+            Ok(reply) => debug!(ledger.pool = ledger.pool(), quarantine.id = id, ?reply, "quarantine is over"),
+            Err(error) => debug!(ledger.pool = ledger.pool(), %error, "could not end a quarantine"),
+        }
+        shared.with(|holder, _| holder.cleared(&id));
+    }
+}
+
+/// Waits for the next heartbeat, a reason to go at once, or the deadline.
+async fn rest(shared: &Shared) {
+    let pause = shared.look(|holder, _| holder.pause(rand::random_range(-1.0..=1.0)));
+    let end = tokio::time::Instant::now() + pause;
+    loop {
+        if shared.look(|holder, _| holder.is_due()) {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(end) => return,
+            () = shared.nudge.notified() => {}
+            () = tokio::time::sleep(time_to_deadline(shared)) => { shared.with(Holder::tick); }
+        }
+    }
+}
+
+/// Follows the pool's events. They are hints: what is missed is made good by the next heartbeat.
+async fn listen(shared: &Shared, ledger: &LedgerStore) {
+    loop {
+        if let Err(error) = follow(shared, ledger).await {
+            debug!(ledger.pool = ledger.pool(), %error, "cannot follow the pool's events");
+        }
+        let pause = shared.look(|holder, _| holder.timing().retry);
+        tokio::time::sleep(pause.mul_f64(rand::random_range(1.0..2.0))).await;
+    }
+}
+
+async fn follow(shared: &Shared, ledger: &LedgerStore) -> Result<(), StoreError> {
+    let store = ledger.store();
+    let mut events = store.subscriber().await?;
+    match tokio::time::timeout(CONNECT_LIMIT, events.subscribe(ledger.channel())).await {
+        Ok(subscribed) => subscribed.map_err(|error| store.error(&error, CONNECT_LIMIT))?,
+        Err(_) => return Err(StoreError::TimedOut { address: store.address().to_owned(), limit: CONNECT_LIMIT }),
+    }
+    // Something may have happened before we listened.
+    shared.with(|holder, _| holder.hear("listening -"));
+    let mut messages = events.into_on_message();
+    loop {
+        tokio::select! {
+            () = shared.reconnect.notified() => return Ok(()),
+            message = messages.next() => match message {
+                None => return Ok(()),
+                Some(message) => {
+                    let event: String = message.get_payload().unwrap_or_default();
+                    shared.with(|holder, _| holder.hear(&event));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The machine: one method for each script, line by line the same.
+
+use std::collections::BTreeMap;
+
+use super::request::{
+    ClearReply, Granted, InitReply, InitRequest, LeaveReply, OpenReply, OpenRequest, Policy, PolicyReply, Quarantine,
+    ReapReply, SyncReply, SyncRequest, Wait,
+};
+use super::view::{HolderView, LedgerState, LedgerView, QuarantineView, Snapshot};
+
+/// One pool's ledger on one node, without Redis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ledger {
+    /// Fence of the node; the ledger is in force only while its own is the same.
+    pub node_fence: String,
+    /// The ledger, when there is one.
+    pub view: Option<LedgerView>,
+    /// What was published since this was last emptied: `<kind> <inc or ->`.
+    pub told: Vec<String>,
+}
+
+/// Why an operation was refused before it looked at anything else.
+enum Refusal {
+    Wait(Wait),
+    Token { token: String, state: LedgerState },
+}
+
+macro_rules! in_force {
+    ($self:ident, $token:expr, $reply:ident) => {
+        match refusal(&$self.node_fence, $self.view.as_mut(), $token) {
+            Ok(view) => view,
+            Err(Refusal::Wait(wait)) => return $reply::Wait(wait),
+            Err(Refusal::Token { token, state }) => return $reply::Token { token, state },
+        }
+    };
+}
+
+fn refusal<'a>(node_fence: &str, view: Option<&'a mut LedgerView>, token: &str) -> Result<&'a mut LedgerView, Refusal> {
+    let view = view.ok_or(Refusal::Wait(Wait::Missing))?;
+    if view.fence != node_fence {
+        return Err(Refusal::Wait(Wait::Fence));
+    }
+    if view.token != token {
+        return Err(Refusal::Token { token: view.token.clone(), state: view.state });
+    }
+    Ok(view)
+}
+
+impl Ledger {
+    /// A node without a ledger.
+    pub fn new(node_fence: impl Into<String>) -> Self {
+        Self { node_fence: node_fence.into(), view: None, told: Vec::new() }
+    }
+
+    /// What a snapshot would show.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot { node_fence: self.node_fence.clone(), ledger: self.view.clone() }
+    }
+
+    /// SYNC.
+    pub fn sync(&mut self, request: &SyncRequest) -> SyncReply {
+        let view = in_force!(self, &request.token, SyncReply);
+        let last = view.generations.get(&request.pod_uid).copied().unwrap_or(0);
+        if request.generation == 0 {
+            return SyncReply::Register { last };
+        }
+        let mine = view.holder(&request.inc).cloned();
+        let mut generation = request.generation;
+        let mut freed = false;
+        if let Some(mine) = &mine {
+            if request.seq <= mine.seq {
+                return SyncReply::Stale;
+            }
+            generation = mine.generation;
+        } else {
+            if generation < last {
+                return SyncReply::Gone;
+            }
+            if view.state == LedgerState::Open {
+                if request.seq != 1 || request.need != 0 {
+                    return SyncReply::Gone;
+                }
+                if generation != last + 1 {
+                    return SyncReply::Register { last };
+                }
+            }
+            freed = replace_older(view, request);
+            view.generations.insert(request.pod_uid.clone(), generation.max(last));
+        }
+        for entry in &request.quarantine {
+            quarantine(view, entry);
+        }
+        let share = view.entitlements.get(&request.pod_uid).copied().unwrap_or(0);
+        let others = view.holders.iter().filter(|h| h.inc != request.inc).map(|h| h.claim).sum::<u32>();
+        let available = view.budget.saturating_sub(others + view.quarantined());
+        let (claim, limit) = match view.state {
+            LedgerState::Rec => (request.need, request.need),
+            LedgerState::Open => {
+                let claim = request.need.max(request.want.min(share).min(available));
+                (claim, claim.min(share).min(available))
+            }
+        };
+        put_holder(
+            view,
+            HolderView {
+                inc: request.inc.clone(),
+                pod_uid: request.pod_uid.clone(),
+                pod: request.pod.clone(),
+                process: request.process.clone(),
+                boot_id: request.boot_id.clone(),
+                generation,
+                seq: request.seq,
+                claim,
+                limit,
+                want: request.want,
+                open: request.open,
+                busy: request.busy,
+            },
+        );
+        let granted = Granted {
+            claim,
+            limit,
+            entitlement: share,
+            state: view.state,
+            lease: view.lease,
+            quarantine: view.quarantine.clone(),
+        };
+        if view.state == LedgerState::Open {
+            let was_short = mine.as_ref().is_some_and(|m| m.want.min(share) > m.claim);
+            if freed || mine.as_ref().is_some_and(|m| claim < m.claim) {
+                self.told.push(format!("free {}", request.inc));
+            } else if request.want.min(share) > claim && !was_short {
+                self.told.push(format!("short {}", request.inc));
+            }
+        }
+        SyncReply::Ok(granted)
+    }
+
+    /// LEAVE.
+    pub fn leave(&mut self, token: &str, inc: &str, seq: u64) -> LeaveReply {
+        let view = in_force!(self, token, LeaveReply);
+        match view.holder(inc) {
+            None => return LeaveReply::Gone,
+            Some(holder) if seq <= holder.seq => return LeaveReply::Stale,
+            Some(_) => view.holders.retain(|holder| holder.inc != inc),
+        }
+        self.told.push(format!("free {inc}"));
+        LeaveReply::Ok
+    }
+
+    /// POLICY.
+    pub fn policy(&mut self, policy: &Policy) -> PolicyReply {
+        let token = self.view.as_ref().map_or(String::new(), |view| view.token.clone());
+        let view = match refusal(&self.node_fence, self.view.as_mut(), &token) {
+            Ok(view) => view,
+            Err(Refusal::Wait(wait)) => return PolicyReply::Wait(wait),
+            Err(Refusal::Token { .. }) => unreachable!("the token is the ledger's own"),
+        };
+        if (policy.epoch, policy.revision) < (view.epoch, view.revision) {
+            return PolicyReply::Old { epoch: view.epoch, revision: view.revision };
+        }
+        let same =
+            view.budget == policy.budget && view.lease == policy.lease && view.entitlements == policy.entitlements;
+        (view.epoch, view.revision) = (policy.epoch, policy.revision);
+        (view.budget, view.lease) = (policy.budget, policy.lease);
+        view.entitlements.clone_from(&policy.entitlements);
+        let LedgerView { generations, entitlements, holders, .. } = view;
+        generations.retain(|uid, _| entitlements.contains_key(uid) || holders.iter().any(|h| h.pod_uid == *uid));
+        if !same {
+            self.told.push("policy -".to_owned());
+        }
+        PolicyReply::Ok
+    }
+
+    /// REAP; `seq` is `None` for `REAP_DEAD`.
+    pub fn reap(&mut self, token: &str, inc: &str, seq: Option<u64>, seconds: u64, why: &str) -> ReapReply {
+        let view = in_force!(self, token, ReapReply);
+        let Some(holder) = view.holder(inc).cloned() else { return ReapReply::Gone };
+        if seq.is_some_and(|seq| seq != holder.seq) {
+            return ReapReply::Stale;
+        }
+        remove(view, &holder, seconds, why);
+        self.told.push(format!("free {inc}"));
+        ReapReply::Ok { slots: holder.claim }
+    }
+
+    /// INIT.
+    pub fn init(&mut self, request: &InitRequest) -> InitReply {
+        if request.fence != self.node_fence {
+            return InitReply::Wait(Wait::Fence);
+        }
+        if let Some(view) = &self.view {
+            if view.fence == self.node_fence {
+                return InitReply::Exists { epoch: view.epoch, token: view.token.clone(), state: view.state };
+            }
+            if view.epoch > request.policy.epoch {
+                return InitReply::Old { epoch: view.epoch };
+            }
+        }
+        let policy = request.policy.clone();
+        let mut view = LedgerView {
+            fence: request.fence.clone(),
+            token: request.token.clone(),
+            state: LedgerState::Rec,
+            epoch: policy.epoch,
+            revision: policy.revision,
+            budget: policy.budget,
+            lease: policy.lease,
+            holders: Vec::new(),
+            entitlements: policy.entitlements,
+            generations: BTreeMap::new(),
+            quarantine: Vec::new(),
+        };
+        for entry in &request.quarantine {
+            quarantine(&mut view, entry);
+        }
+        self.view = Some(view);
+        self.told.push("init -".to_owned());
+        InitReply::Ok
+    }
+
+    /// OPEN.
+    pub fn open(&mut self, request: &OpenRequest) -> OpenReply {
+        let view = in_force!(self, &request.token, OpenReply);
+        if view.epoch > request.epoch {
+            return OpenReply::Old { epoch: view.epoch };
+        }
+        if view.state == LedgerState::Open {
+            return OpenReply::Already;
+        }
+        view.state = LedgerState::Open;
+        for missing in &request.missing {
+            if view.holder(&missing.inc).is_none() {
+                quarantine(view, &missing.quarantine);
+            }
+        }
+        self.told.push("open -".to_owned());
+        OpenReply::Ok
+    }
+
+    /// CLEAR.
+    pub fn clear(&mut self, token: &str, id: &str) -> ClearReply {
+        let view = in_force!(self, token, ClearReply);
+        let before = view.quarantine.len();
+        view.quarantine.retain(|entry| entry.id != id);
+        if view.quarantine.len() == before {
+            return ClearReply::Gone;
+        }
+        self.told.push("free -".to_owned());
+        ClearReply::Ok
+    }
+}
+
+/// Takes out the older incarnations of the pod that registers: their process is dead (R5a), unless it is the same one,
+/// which accounted for all their sockets first (R3). Returns whether any slot was given up.
+fn replace_older(view: &mut LedgerView, request: &SyncRequest) -> bool {
+    let older: Vec<HolderView> = view
+        .holders
+        .iter()
+        .filter(|h| h.pod_uid == request.pod_uid && h.generation < request.generation)
+        .cloned()
+        .collect();
+    let grace = crate::lease::wire::seconds(request.close_grace);
+    for holder in &older {
+        remove(view, holder, if holder.process == request.process { 0 } else { grace }, "replaced");
+    }
+    older.iter().any(|holder| holder.claim > 0)
+}
+
+fn remove(view: &mut LedgerView, holder: &HolderView, seconds: u64, why: &str) {
+    view.holders.retain(|other| other.inc != holder.inc);
+    if seconds > 0 && holder.claim > 0 {
+        let id = format!("{}.{}", holder.inc, holder.seq);
+        quarantine(view, &Quarantine { id, slots: holder.claim, seconds, why: why.to_owned() });
+    }
+}
+
+fn put_holder(view: &mut LedgerView, holder: HolderView) {
+    match view.holders.binary_search_by(|other| other.inc.cmp(&holder.inc)) {
+        Ok(at) => view.holders[at] = holder,
+        Err(at) => view.holders.insert(at, holder),
+    }
+}
+
+fn quarantine(view: &mut LedgerView, entry: &Quarantine) {
+    match view.quarantine.binary_search_by(|other| other.id.cmp(&entry.id)) {
+        Ok(at) => {
+            let stored = &mut view.quarantine[at];
+            stored.slots = stored.slots.max(entry.slots);
+            stored.seconds = stored.seconds.max(entry.seconds);
+        }
+        Err(at) => {
+            let Quarantine { id, slots, seconds, why } = entry.clone();
+            view.quarantine.insert(at, QuarantineView { id, slots, seconds, why });
+        }
+    }
+}

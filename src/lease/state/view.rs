@@ -1,0 +1,114 @@
+//! What a ledger holds.
+
+use std::{collections::BTreeMap, time::Duration};
+
+/// Whether the ledger grants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LedgerState {
+    /// Recovery: workers re-assert what they hold, nothing grows (leases.md R8).
+    Rec,
+    /// Slots are granted.
+    Open,
+}
+
+/// One registration of a process in a pool, an incarnation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HolderView {
+    /// Id of the incarnation.
+    pub inc: String,
+    /// UID of its pod.
+    pub pod_uid: String,
+    /// Namespace and name of its pod, `namespace/name`.
+    pub pod: String,
+    /// Its process, 32 hexadecimal digits.
+    pub process: String,
+    /// Boot of the node it runs on.
+    pub boot_id: String,
+    /// Order of the incarnations of one pod.
+    pub generation: u64,
+    /// Number of its last SYNC.
+    pub seq: u64,
+    /// Slots counted against it.
+    pub claim: u32,
+    /// Slots it may have open.
+    pub limit: u32,
+    /// Slots it could use.
+    pub want: u32,
+    /// Sessions it said are open.
+    pub open: u32,
+    /// Sessions it said are in a mail transaction.
+    pub busy: u32,
+}
+
+/// Slots that nobody may use for a while, since the server may still count their session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuarantineView {
+    /// Id, never used for anything else.
+    pub id: String,
+    /// How many.
+    pub slots: u32,
+    /// For how long, from first sight on the clock of whoever clears it.
+    pub seconds: u64,
+    /// One word.
+    pub why: String,
+}
+
+/// A whole ledger. `holders` is sorted by `inc`, `quarantine` by `id`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerView {
+    /// The fence of the node that the ledger was made on; of no force on any other.
+    pub fence: String,
+    /// The recovery token, new with each INIT.
+    pub token: String,
+    /// Whether it grants.
+    pub state: LedgerState,
+    /// Epoch of the leader that last wrote the policy.
+    pub epoch: u64,
+    /// Order of the policies within the epoch.
+    pub revision: u64,
+    /// Slots in all.
+    pub budget: u32,
+    /// Lease length.
+    pub lease: Duration,
+    /// Incarnations.
+    pub holders: Vec<HolderView>,
+    /// Share of each pod, by pod UID.
+    pub entitlements: BTreeMap<String, u32>,
+    /// The last generation of each pod, by pod UID.
+    pub generations: BTreeMap<String, u64>,
+    /// Slots withheld.
+    pub quarantine: Vec<QuarantineView>,
+}
+
+impl LedgerView {
+    /// The holder of this incarnation.
+    pub fn holder(&self, inc: &str) -> Option<&HolderView> {
+        self.holders.iter().find(|holder| holder.inc == inc)
+    }
+
+    /// Slots counted against holders.
+    pub fn claimed(&self) -> u32 {
+        self.holders.iter().fold(0, |sum, holder| sum.saturating_add(holder.claim))
+    }
+
+    /// Slots in quarantine.
+    pub fn quarantined(&self) -> u32 {
+        self.quarantine.iter().fold(0, |sum, entry| sum.saturating_add(entry.slots))
+    }
+}
+
+/// One atomic look at a node: its fence now, and the ledger if there is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// `run_id:master_replid` of the node that answered. The ledger is in force only if its own fence is the same.
+    pub node_fence: String,
+    /// The ledger, when its key exists.
+    pub ledger: Option<LedgerView>,
+}
+
+impl Snapshot {
+    /// The ledger, if it is in force on this node.
+    pub fn in_force(&self) -> Option<&LedgerView> {
+        self.ledger.as_ref().filter(|ledger| ledger.fence == self.node_fence)
+    }
+}

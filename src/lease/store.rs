@@ -1,0 +1,252 @@
+//! The ledger in Redis: one HASH for each pool, changed only by scripts that check fence and token first (leases.md R7).
+//!
+//! # Who may call what, and when
+//!
+//! | call | by | when | the caller must guarantee |
+//! |---|---|---|---|
+//! | [`sync`](LedgerStore::sync), [`leave`](LedgerStore::leave) | the worker | see [`super::Lease`] | R1-R4; `super::slot` does |
+//! | [`policy`](LedgerStore::policy) | the leader | the plan changed | epoch and revision only grow; planned over all relays that name the pool |
+//! | [`reap`](LedgerStore::reap) | the leader | the seq stayed unchanged for the reclaim time on its own clock | the quarantine of R5c |
+//! | [`reap_dead`](LedgerStore::reap_dead) | the leader | R5b: pod phase final AND container terminated with an id | same boot of the node, the quarantine of R5b |
+//! | [`init`](LedgerStore::init) | the leader | no ledger, or its fence is not the node's | the old primary can no longer write (R8: at once for a single node); afterwards it reads the epoch back with [`snapshot`](LedgerStore::snapshot) and steps down if it is not its own (R9) |
+//! | [`open`](LedgerStore::open) | the leader | the reclaim time after INIT on its own clock; at once only for a pool that never was open | the mark "was opened" of R9 is durable BEFORE this call; every holder seen before and not re-asserted is in `missing` |
+//! | [`clear`](LedgerStore::clear) | leader and workers | the quarantine was in sight for [`super::Timing::quarantine_watch`] on the caller's clock | first sight was timed under the same id |
+//!
+//! [`super::recovery`] decides these for the leader, [`super::Holder`] for the worker.
+
+use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
+
+use redis::{Cmd, Script};
+
+use super::state::{
+    ClearReply, InitReply, InitRequest, LeaveReply, LedgerView, OpenReply, OpenRequest, Policy, PolicyReply,
+    Quarantine, ReapReply, Snapshot, SyncReply, SyncRequest,
+};
+use super::wire;
+use crate::store::{Store, StoreError};
+
+/// How long the leader's calls wait for an answer.
+pub const CALL_LIMIT: Duration = Duration::from_secs(2);
+
+macro_rules! script {
+    ($flags:literal, $name:literal) => {
+        LazyLock::new(|| {
+            Script::new(concat!("#!lua flags=", $flags, "\n", include_str!("scripts/prelude.lua"), include_str!($name)))
+        })
+    };
+}
+
+static SYNC: LazyLock<Script> = script!("allow-oom", "scripts/sync.lua");
+static LEAVE: LazyLock<Script> = script!("allow-oom", "scripts/leave.lua");
+static POLICY: LazyLock<Script> = script!("allow-oom", "scripts/policy.lua");
+static REAP: LazyLock<Script> = script!("allow-oom", "scripts/reap.lua");
+static INIT: LazyLock<Script> = script!("allow-oom", "scripts/init.lua");
+static OPEN: LazyLock<Script> = script!("allow-oom", "scripts/open.lua");
+static CLEAR: LazyLock<Script> = script!("allow-oom", "scripts/clear.lua");
+static DISCARD: LazyLock<Script> = script!("allow-oom", "scripts/discard.lua");
+static SNAPSHOT: LazyLock<Script> = script!("no-writes", "scripts/snapshot.lua");
+
+/// One pool's ledger. Nothing is sent twice; a call whose answer was lost may or may not have taken effect, and so may
+/// one that was cancelled.
+#[derive(Clone)]
+pub struct LedgerStore {
+    store: Store,
+    pool: String,
+    ledger: String,
+    log: String,
+    channel: String,
+}
+
+impl LedgerStore {
+    /// The ledger of the pool with this `budgetName`.
+    pub fn new(store: Store, pool: &str) -> Self {
+        Self {
+            store,
+            pool: pool.to_owned(),
+            ledger: format!("mailrelay:{{{pool}}}:ledger"),
+            log: format!("mailrelay:{{{pool}}}:log"),
+            channel: format!("mailrelay:{{{pool}}}:events"),
+        }
+    }
+
+    /// The pool's name.
+    pub fn pool(&self) -> &str {
+        &self.pool
+    }
+
+    /// The key of the ledger.
+    pub fn key(&self) -> &str {
+        &self.ledger
+    }
+
+    /// The pub/sub channel that says "look again"; a hint, never a truth. A message is `<kind> <inc or ->` with kind
+    /// `free`, `short`, `policy`, `init` or `open`.
+    pub fn channel(&self) -> &str {
+        &self.channel
+    }
+
+    /// The connection underneath.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// SYNC; waits at most `limit` for the answer.
+    pub async fn sync(&self, request: &SyncRequest, limit: Duration) -> Result<SyncReply, StoreError> {
+        let mut arguments = vec![
+            wire::word(&request.token),
+            wire::word(&request.inc),
+            wire::word(&request.pod_uid),
+            wire::word(&request.pod),
+            wire::word(&request.process),
+            wire::word(&request.boot_id),
+            request.generation.to_string(),
+            request.seq.to_string(),
+            request.need.to_string(),
+            request.want.to_string(),
+            request.open.to_string(),
+            request.busy.to_string(),
+            wire::seconds(request.close_grace).to_string(),
+        ];
+        wire::push_quarantine(&mut arguments, &request.quarantine);
+        let answer = self.call(&SYNC, arguments, limit).await?;
+        wire::sync_reply(&answer).ok_or_else(|| self.garbled(&answer))
+    }
+
+    /// LEAVE: a clean end. No slot may be counted any more.
+    pub async fn leave(&self, token: &str, inc: &str, seq: u64) -> Result<LeaveReply, StoreError> {
+        let answer = self.call(&LEAVE, vec![wire::word(token), wire::word(inc), seq.to_string()], CALL_LIMIT).await?;
+        wire::leave_reply(&answer).ok_or_else(|| self.garbled(&answer))
+    }
+
+    /// POLICY: the shares.
+    pub async fn policy(&self, policy: &Policy) -> Result<PolicyReply, StoreError> {
+        let mut arguments = Vec::new();
+        wire::push_policy(&mut arguments, policy);
+        let answer = self.call(&POLICY, arguments, CALL_LIMIT).await?;
+        wire::policy_reply(&answer).ok_or_else(|| self.garbled(&answer))
+    }
+
+    /// REAP: removes the incarnation if its seq is still this one; its slots go into quarantine, or are free when the
+    /// quarantine is zero. Times are rounded up to whole seconds.
+    pub async fn reap(
+        &self,
+        token: &str,
+        inc: &str,
+        seq: u64,
+        quarantine: Duration,
+        why: &str,
+    ) -> Result<ReapReply, StoreError> {
+        self.remove(token, inc, seq.to_string(), quarantine, why).await
+    }
+
+    /// `REAP_DEAD`: removes the incarnation of a process that is proven dead, whatever its seq.
+    pub async fn reap_dead(
+        &self,
+        token: &str,
+        inc: &str,
+        quarantine: Duration,
+        why: &str,
+    ) -> Result<ReapReply, StoreError> {
+        self.remove(token, inc, "dead".to_owned(), quarantine, why).await
+    }
+
+    async fn remove(
+        &self,
+        token: &str,
+        inc: &str,
+        seq: String,
+        quarantine: Duration,
+        why: &str,
+    ) -> Result<ReapReply, StoreError> {
+        let seconds = wire::seconds(quarantine).to_string();
+        let arguments = vec![wire::word(token), wire::word(inc), seq, seconds, wire::word(why)];
+        let answer = self.call(&REAP, arguments, CALL_LIMIT).await?;
+        wire::reap_reply(&answer).ok_or_else(|| self.garbled(&answer))
+    }
+
+    /// INIT: a new ledger, in recovery.
+    pub async fn init(&self, request: &InitRequest) -> Result<InitReply, StoreError> {
+        let mut arguments = vec![wire::word(&request.fence), wire::word(&request.token)];
+        wire::push_policy(&mut arguments, &request.policy);
+        wire::push_quarantine(&mut arguments, &request.quarantine);
+        let answer = self.call(&INIT, arguments, CALL_LIMIT).await?;
+        wire::init_reply(&answer).ok_or_else(|| self.garbled(&answer))
+    }
+
+    /// OPEN: the end of recovery.
+    pub async fn open(&self, request: &OpenRequest) -> Result<OpenReply, StoreError> {
+        let mut arguments =
+            vec![request.epoch.to_string(), wire::word(&request.token), request.missing.len().to_string()];
+        for missing in &request.missing {
+            let Quarantine { id, slots, seconds, why } = &missing.quarantine;
+            arguments.push(wire::word(&missing.inc));
+            arguments.extend([wire::word(id), slots.to_string(), seconds.to_string(), wire::word(why)]);
+        }
+        let answer = self.call(&OPEN, arguments, CALL_LIMIT).await?;
+        wire::open_reply(&answer).ok_or_else(|| self.garbled(&answer))
+    }
+
+    /// CLEAR: the end of a quarantine.
+    pub async fn clear(&self, token: &str, id: &str) -> Result<ClearReply, StoreError> {
+        let answer = self.call(&CLEAR, vec![wire::word(token), wire::word(id)], CALL_LIMIT).await?;
+        wire::clear_reply(&answer).ok_or_else(|| self.garbled(&answer))
+    }
+
+    /// One atomic look: the node's fence and the whole ledger. Changes nothing.
+    pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let (node_fence, fields): (String, Vec<(String, String)>) =
+            self.store.invoke(&SNAPSHOT, &[&self.ledger, &self.log], &[self.channel.as_bytes()], CALL_LIMIT).await?;
+        let fields: BTreeMap<String, String> = fields.into_iter().collect();
+        if fields.is_empty() {
+            return Ok(Snapshot { node_fence, ledger: None });
+        }
+        match wire::ledger(&fields) {
+            Ok(ledger) => Ok(Snapshot { node_fence, ledger: Some(ledger) }),
+            Err(field) => Err(StoreError::Garbled {
+                address: self.store.address().to_owned(),
+                detail: format!("field {field} of {} is missing or malformed", self.ledger),
+            }),
+        }
+    }
+
+    /// Removes ledger and log; only when no relay, claim or quarantine is left on the pool. The key goes as it is now or
+    /// not at all: a ledger that changed since `seen` stays. Returns whether it went.
+    pub async fn remove_unused(&self, seen: &LedgerView) -> Result<bool, StoreError> {
+        let arguments = vec![wire::word(&seen.token), seen.epoch.to_string(), seen.revision.to_string()];
+        let answer = self.call(&DISCARD, arguments, CALL_LIMIT).await?;
+        Ok(answer.first().is_some_and(|word| word == "OK"))
+    }
+
+    async fn call(&self, script: &Script, arguments: Vec<String>, limit: Duration) -> Result<Vec<String>, StoreError> {
+        let mut all = vec![self.channel.as_bytes()];
+        all.extend(arguments.iter().map(String::as_bytes));
+        self.store.invoke(script, &[&self.ledger, &self.log], &all, limit).await
+    }
+
+    fn garbled(&self, answer: &[String]) -> StoreError {
+        StoreError::Garbled {
+            address: self.store.address().to_owned(),
+            detail: format!("a ledger script answered {answer:?}"),
+        }
+    }
+}
+
+/// The names of all pools that have a ledger, sorted; by SCAN, for the command line.
+pub async fn pools(store: &Store) -> Result<Vec<String>, StoreError> {
+    let mut names = Vec::new();
+    let mut cursor = 0_u64;
+    loop {
+        let mut command = Cmd::new();
+        command.arg("SCAN").arg(cursor).arg("MATCH").arg("mailrelay:{*}:ledger").arg("COUNT").arg(1000);
+        let (next, keys): (u64, Vec<String>) = store.query(&command, CALL_LIMIT).await?;
+        names.extend(
+            keys.iter().filter_map(|key| Some(key.strip_prefix("mailrelay:{")?.strip_suffix("}:ledger")?.to_owned())),
+        );
+        cursor = next;
+        if cursor == 0 {
+            names.sort();
+            names.dedup();
+            return Ok(names);
+        }
+    }
+}

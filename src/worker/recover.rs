@@ -1,0 +1,107 @@
+//! Resolves what an older process of this pod left behind.
+//!
+//! The pod's abstract socket is ours (leases.md R5a), so every other process that a ledger names under this pod's UID is
+//! dead. Claims of other pods, and of processes that no ledger knows any more, are the controller's business.
+
+use std::time::Duration;
+
+use super::{backoff::Backoff, context::Context};
+use crate::{
+    api::RelayRecord,
+    lease::{HolderView, LedgerStore},
+    queue::{Queue, QueueNames, RecoverOptions, UnixMillis},
+    store::{Store, StoreError},
+    telemetry::metrics::{ByKind, WorkerMetrics},
+};
+
+/// How long Redis may take to say how it is set up.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+/// Tries until Redis has resolved all of them.
+pub async fn recover_predecessors(context: &Context, record: &RelayRecord) {
+    let mut backoff = Backoff::new();
+    while let Err(error) = try_recover(context, record).await {
+        let pause = backoff.next();
+        tracing::debug!(%error, retry_ms = pause.as_millis(), "cannot look for claims of an older process");
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn try_recover(context: &Context, record: &RelayRecord) -> Result<(), StoreError> {
+    let queue = Queue::new(context.store.clone(), QueueNames::from_spec(&record.spec.queue));
+    let processes = queue.processes().await?;
+    if processes.is_empty() {
+        return Ok(());
+    }
+    let past = Past::read(context, record).await?;
+    for process in processes {
+        let Some(older) = past.holders.iter().find(|holder| holder.process == process.process) else { continue };
+        // In another boot the node went down with it; in this one it was the process that ended, before its time.
+        let crashed = older.boot_id == context.identity.boot_id;
+        let options =
+            RecoverOptions { unknown: record.spec.unknown_outcome, fence_changed: past.may_have_lost_stages, crashed };
+        let recovery = queue.recover(&process.process, &options, UnixMillis::now()).await?;
+        count(&context.metrics, &recovery);
+        tracing::warn!(
+            process.id = process.process,
+            process.crashed = crashed,
+            claims.requeued = recovery.requeued,
+            claims.held = recovery.held,
+            claims.resent = recovery.resent,
+            claims.poison = recovery.poison,
+            "an older process of this pod left claims; they are resolved"
+        );
+    }
+    Ok(())
+}
+
+/// What the ledgers still know of this pod.
+struct Past {
+    /// Older processes of this pod, in any pool.
+    holders: Vec<HolderView>,
+    /// Whether the store is another one than the ledgers were granted on, and not one that keeps every write: then a
+    /// `committing` may be lost, and no stage can be trusted (queue.md, Recovery).
+    may_have_lost_stages: bool,
+}
+
+impl Past {
+    async fn read(context: &Context, record: &RelayRecord) -> Result<Self, StoreError> {
+        let mut holders = Vec::new();
+        let mut same_store = true;
+        for server in &record.spec.servers {
+            let snapshot = LedgerStore::new(context.store.clone(), &server.pool()).snapshot().await?;
+            same_store &= snapshot.in_force().is_some();
+            holders.extend(snapshot.ledger.into_iter().flat_map(|ledger| ledger.holders));
+        }
+        let identity = &context.identity;
+        holders.retain(|holder| holder.pod_uid == identity.pod_uid && holder.process != identity.process.as_str());
+        let may_have_lost_stages = !same_store && !keeps_every_write(&context.store).await;
+        Ok(Self { holders, may_have_lost_stages })
+    }
+}
+
+fn count(metrics: &WorkerMetrics, recovery: &crate::queue::Recovery) {
+    let kinds = [
+        ("requeued", recovery.requeued),
+        ("held", recovery.held),
+        ("resent", recovery.resent),
+        ("poison", recovery.poison),
+    ];
+    for (kind, count) in kinds {
+        metrics.recovered.get_or_create(&ByKind { kind }).inc_by(count);
+    }
+}
+
+/// A single node with `appendfsync always`. What cannot be asked counts as no.
+async fn keeps_every_write(store: &Store) -> bool {
+    let mut ask = redis::cmd("CONFIG");
+    ask.arg("GET").arg("append*");
+    let settings: Vec<String> = store.query(&ask, ANSWER_LIMIT).await.unwrap_or_default();
+    let is = |name: &str, value: &str| {
+        settings.chunks(2).any(|pair| pair[0] == name && pair.get(1).is_some_and(|v| v == value))
+    };
+    let mut ask = redis::cmd("INFO");
+    ask.arg("replication");
+    let replication: String = store.query(&ask, ANSWER_LIMIT).await.unwrap_or_default();
+    is("appendonly", "yes") && is("appendfsync", "always") && replication.contains("connected_slaves:0")
+}
