@@ -88,7 +88,7 @@ impl<'a> Relay<'a> {
     /// Starts the sink, applies the MailRelay and the Deployment of the examples, and waits until the pods are ready
     /// and the shares in force.
     pub async fn raise(stage: &'a Stage, options: RelayOptions) -> Result<Relay<'a>> {
-        let config = SinkConfig { bind: (stage.address, 0).into(), behaviour: options.behaviour, ..SinkConfig::default() };
+        let config = SinkConfig { smtp: (stage.address, 0).into(), behaviour: options.behaviour, ..SinkConfig::default() };
         let sink = Sink::start(config).await.context("cannot start the sink")?;
         let dead_letters = format!("{}_dead", options.queue);
         let dead_letters = if options.queue == "mail_queue" { "mail_dead_letter_queue" } else { &dead_letters };
@@ -104,7 +104,7 @@ impl<'a> Relay<'a> {
         let mut servers = vec![json!({
             "name": "primary",
             "host": stage.address.to_string(),
-            "port": relay.sink.address().port(),
+            "port": relay.sink.smtp().port(),
             "budgetName": format!("{}.test", options.name),
             "tls": "None",
             "maxConnections": 16,
@@ -284,11 +284,11 @@ impl<'a> Relay<'a> {
     }
 
     /// Waits until the sink has accepted `count` different mails.
-    pub async fn await_delivered(&self, count: u64, limit: Duration) -> Result<Duration> {
+    pub async fn await_delivered(&self, count: usize, limit: Duration) -> Result<Duration> {
         let ((), took) = until(&format!("{count} delivered mails"), limit, async || {
             let stats = self.sink.stats();
             let depths = self.depths().await;
-            Ok(Look::when(stats.unique >= count, (), || format!("{stats:?}, {depths:?}")))
+            Ok(Look::when(stats.unique_message_ids >= count, (), || format!("{stats:?}, {depths:?}")))
         })
         .await?;
         Ok(took)
@@ -311,7 +311,7 @@ impl<'a> Relay<'a> {
         }
         ensure!(missing.is_empty(), "{} mails were lost, {:?} among them", missing.len(), missing.iter().take(5).collect::<Vec<_>>());
         let audit = self.audit().await?;
-        ensure!(audit.difference() == 0, "the audit does not add up: {audit:?}");
+        ensure!(audit.difference == 0, "the audit does not add up: {audit:?}");
         Ok(stats)
     }
 

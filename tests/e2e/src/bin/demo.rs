@@ -14,7 +14,7 @@ use serde::Serialize;
 /// Mails sent at once, at each of the two bursts.
 const BURST: usize = 200;
 /// How long the sink takes for a mail, so that there is something to watch.
-const MAIL_DELAY: Duration = Duration::from_millis(150);
+const MAIL_DELAY_MS: u64 = 150;
 /// How long anything in here may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -27,8 +27,8 @@ struct Report {
     dead: u64,
     lost: u64,
     duplicated: u64,
-    peak_sessions: u64,
-    rejected: u64,
+    peak_sessions: usize,
+    rejected: usize,
     rebalances: Vec<Rebalance>,
 }
 
@@ -67,7 +67,7 @@ async fn tell(stage: &Stage) -> Result<()> {
     heading("A mail server that takes 16 connections, and 2 pods that share them");
     let options = RelayOptions {
         queue: "mail_queue".into(),
-        behaviour: Behaviour { mail_delay: MAIL_DELAY, ..Behaviour::default() },
+        behaviour: Behaviour { mail_delay_ms: MAIL_DELAY_MS, ..Behaviour::default() },
         ..RelayOptions::new("mail", 2)
     };
     let relay = Relay::raise(stage, options).await?;
@@ -76,7 +76,7 @@ async fn tell(stage: &Stage) -> Result<()> {
 
     heading(&format!("{BURST} mails at once: at most 16 are being sent, the others wait"));
     relay.send("burst", BURST).await?;
-    watch(&relay, BURST as u64).await?;
+    watch(&relay, BURST).await?;
 
     heading(&format!("{BURST} more, and the pods are scaled while mail flows: 4, then 3"));
     relay.send("scaled", BURST).await?;
@@ -88,13 +88,13 @@ async fn tell(stage: &Stage) -> Result<()> {
         );
         rebalances.push(rebalance);
     }
-    watch(&relay, 2 * BURST as u64).await?;
+    watch(&relay, 2 * BURST).await?;
 
     heading(&format!("{BURST} more, and one worker is killed (SIGKILL) while mail flows"));
     relay.send("killed", BURST).await?;
-    relay.await_delivered(2 * BURST as u64 + 40, LIMIT).await?;
+    relay.await_delivered(2 * BURST + 40, LIMIT).await?;
     println!("killed the worker of pod {}; its supervisor starts another", relay.kill_a_worker().await?);
-    watch(&relay, 3 * BURST as u64).await?;
+    watch(&relay, 3 * BURST).await?;
 
     let report = conclude(&relay, rebalances).await?;
     if env::var_os("KEEP").is_none_or(|keep| keep.is_empty()) {
@@ -104,20 +104,21 @@ async fn tell(stage: &Stage) -> Result<()> {
 }
 
 /// Prints what is going on until every mail is settled.
-async fn watch(relay: &Relay<'_>, accepted: u64) -> Result<()> {
+async fn watch(relay: &Relay<'_>, accepted: usize) -> Result<()> {
     println!("{:>7}  {:<16} {:>5} {:>8} {:>9} {:>10}", "SECONDS", "SHARES", "OPEN", "QUEUED", "INFLIGHT", "DELIVERED");
     let start = tokio::time::Instant::now();
     let mut next = start;
     until("all mail settled", LIMIT, async || {
         let (stats, depths) = (relay.sink.stats(), relay.depths().await?);
-        let settled = stats.unique + depths.held >= accepted && depths.pending + depths.delayed + depths.in_flight == 0;
+        let delivered = stats.unique_message_ids as u64;
+        let settled = delivered + depths.held >= accepted as u64 && depths.pending + depths.delayed + depths.in_flight == 0;
         if settled || tokio::time::Instant::now() >= next {
             next += Duration::from_millis(500);
             let shares = format!("{:?}", relay.shares().await?);
             let seconds = start.elapsed().as_secs_f32();
             println!(
                 "{seconds:>7.1}  {shares:<16} {:>5} {:>8} {:>9} {:>10}",
-                stats.open, depths.pending, depths.in_flight, stats.unique
+                stats.open, depths.pending, depths.in_flight, delivered
             );
         }
         Ok(Look::when(settled, (), || format!("{stats:?}, {depths:?}")))
@@ -133,11 +134,11 @@ async fn conclude(relay: &Relay<'_>, rebalances: Vec<Rebalance>) -> Result<Repor
     let target = format!("{}/corporate", relay.namespace);
     println!("{}", relay.mailrelay(&["audit", "--relay", &target], "").await?.stdout);
     let (stats, depths) = (relay.sink.stats(), relay.depths().await?);
-    let accepted = 3 * BURST as u64;
-    let found = stats.unique + depths.held + depths.dead + depths.pending + depths.delayed + depths.in_flight;
+    let (accepted, delivered) = (3 * BURST as u64, stats.unique_message_ids as u64);
+    let found = delivered + depths.held + depths.dead + depths.pending + depths.delayed + depths.in_flight;
     let report = Report {
         accepted,
-        delivered: stats.unique,
+        delivered,
         held: depths.held,
         dead: depths.dead,
         lost: accepted.saturating_sub(found),

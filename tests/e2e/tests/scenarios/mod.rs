@@ -8,7 +8,7 @@ use e2e::{
     mails::mail,
     wait::{Look, until},
 };
-use mailsink::Behaviour;
+use mailsink::{Behaviour, Failure, FailureStage};
 use serde_json::json;
 
 type Scenario = for<'a> fn(&'a Stage) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
@@ -36,13 +36,13 @@ scenarios![
     a_broken_object_does_not_stop_the_others,
 ];
 
-/// How long a mail may take in the sink, so that load lasts while something happens.
-const SLOW: Duration = Duration::from_millis(100);
+/// How long the sink takes for a mail, so that load lasts while something happens.
+const SLOW_MS: u64 = 100;
 /// How long a batch may take to be delivered on a busy two-core machine.
 const DELIVERY: Duration = Duration::from_secs(60);
 
 fn slow() -> Behaviour {
-    Behaviour { mail_delay: SLOW, ..Behaviour::default() }
+    Behaviour { mail_delay_ms: SLOW_MS, ..Behaviour::default() }
 }
 
 async fn nonsense_is_refused_with_a_sentence_that_names_the_field(_: &Stage) -> Result<()> {
@@ -115,8 +115,8 @@ async fn a_killed_worker_s_mail_is_delivered_by_others(stage: &Stage) -> Result<
     let stats = relay.sink.stats();
     let audit = relay.audit().await?;
     ensure!(stats.duplicates == 0 && stats.peak <= 16 && stats.rejected == 0, "{stats:?}");
-    ensure!(audit.difference() == 0, "{audit:?}");
-    ensure!(stats.unique + held >= 400, "lost mail: {stats:?}, {held} held");
+    ensure!(audit.difference == 0, "{audit:?}");
+    ensure!(stats.unique_message_ids as u64 + held >= 400, "lost mail: {stats:?}, {held} held");
     ensure!(held <= 8, "more mails held than the dead worker had sessions: {held}");
     relay.await_shares(2, 16).await?;
     relay.lower().await
@@ -135,7 +135,7 @@ async fn a_pod_deleted_without_grace_loses_no_mail(stage: &Stage) -> Result<()> 
     .await?;
     let (held, stats, audit) = (relay.depths().await?.held, relay.sink.stats(), relay.audit().await?);
     ensure!(stats.duplicates == 0 && stats.peak <= 16 && stats.rejected == 0, "{stats:?}");
-    ensure!(audit.difference() == 0 && stats.unique + held >= 400, "lost mail: {audit:?}, {stats:?}, {held} held");
+    ensure!(audit.difference == 0 && stats.unique_message_ids as u64 + held >= 400, "lost mail: {audit:?}, {stats:?}, {held} held");
     relay.lower().await
 }
 
@@ -149,7 +149,7 @@ async fn mail_flows_while_the_controller_is_away(stage: &Stage) -> Result<()> {
         let batch = format!("orphan{}", batches.len());
         relay.send(&batch, 400).await?;
         batches.push(batch);
-        relay.await_delivered(400 * batches.len() as u64, DELIVERY).await?;
+        relay.await_delivered(400 * batches.len(), DELIVERY).await?;
     }
     ensure!(relay.shares().await? == [8, 8], "the workers keep their shares");
     stage.scale_controller(2).await?;
@@ -175,7 +175,8 @@ async fn mail_flows_again_after_redis_was_restarted(stage: &Stage) -> Result<()>
 }
 
 async fn a_server_that_fails_for_a_while_gets_the_mail_in_the_end(stage: &Stage) -> Result<()> {
-    let behaviour = Behaviour { fail_first: 60, ..Behaviour::default() };
+    let later = Failure::reply(FailureStage::Dot, "451 4.3.0 try again later").times(60);
+    let behaviour = Behaviour::failing([later]);
     let relay = Relay::raise(stage, RelayOptions { behaviour, ..RelayOptions::new("flaky", 2) }).await?;
     relay.send("flaky", 200).await?;
     relay.await_delivered(200, DELIVERY).await?;
@@ -184,7 +185,8 @@ async fn a_server_that_fails_for_a_while_gets_the_mail_in_the_end(stage: &Stage)
 }
 
 async fn a_refused_recipient_goes_to_the_dead_letters_and_can_be_sent_again(stage: &Stage) -> Result<()> {
-    let behaviour = Behaviour { refuse_recipients: Some("customer-7@".into()), ..Behaviour::default() };
+    let refusal = Failure::reply(FailureStage::Rcpt, "550 5.1.1 no such user").for_recipient("customer-7@");
+    let behaviour = Behaviour::failing([refusal]);
     let relay = Relay::raise(stage, RelayOptions { behaviour, ..RelayOptions::new("refused", 2) }).await?;
     relay.send("refused", 10).await?;
     relay.await_delivered(9, DELIVERY).await?;
@@ -211,7 +213,7 @@ async fn malformed_mail_does_not_stop_good_mail(stage: &Stage) -> Result<()> {
         relay.push(bad.as_bytes()).await?;
         relay.push(mail("malformed", index).to_string().as_bytes()).await?;
     }
-    relay.await_delivered(bad.len() as u64, DELIVERY).await?;
+    relay.await_delivered(bad.len(), DELIVERY).await?;
     until("the malformed mails in the dead letters", DELIVERY, async || {
         let depths = relay.depths().await?;
         Ok(Look::when(depths.dead == bad.len() as u64, (), || format!("{depths:?}")))
@@ -236,7 +238,7 @@ async fn a_long_queue_raises_the_alarm_and_a_drained_one_ends_it(stage: &Stage) 
 
 async fn several_servers_share_the_work_each_within_its_own_budget(stage: &Stage) -> Result<()> {
     let second = mailsink::Sink::start(mailsink::SinkConfig {
-        bind: (stage.address, 0).into(),
+        smtp: (stage.address, 0).into(),
         limit: 4,
         behaviour: slow(),
         ..mailsink::SinkConfig::default()
@@ -244,20 +246,20 @@ async fn several_servers_share_the_work_each_within_its_own_budget(stage: &Stage
     .await?;
     let mut options = RelayOptions { behaviour: slow(), ..RelayOptions::new("several", 2) };
     options.more_servers.push(json!({
-        "name": "secondary", "host": stage.address.to_string(), "port": second.address().port(),
+        "name": "secondary", "host": stage.address.to_string(), "port": second.smtp().port(),
         "budgetName": "several-2.test", "tls": "None", "maxConnections": 4,
     }));
     let relay = Relay::raise(stage, options).await?;
     relay.send("several", 400).await?;
     until("400 mails over both servers", DELIVERY, async || {
         let (first, second) = (relay.sink.stats(), second.stats());
-        Ok(Look::when(first.unique + second.unique >= 400, (), || format!("{first:?}, {second:?}")))
+        Ok(Look::when(first.unique_message_ids + second.unique_message_ids >= 400, (), || format!("{first:?}, {second:?}")))
     })
     .await?;
     let (first, second) = (relay.sink.stats(), second.stats());
     ensure!(first.peak == 16 && second.peak == 4, "both budgets are used up: {first:?}, {second:?}");
     ensure!(first.rejected + second.rejected + first.duplicates + second.duplicates == 0, "{first:?}, {second:?}");
-    ensure!(first.unique + second.unique == 400, "{first:?}, {second:?}");
+    ensure!(first.unique_message_ids + second.unique_message_ids == 400, "{first:?}, {second:?}");
     relay.lower().await
 }
 
