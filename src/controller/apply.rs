@@ -193,7 +193,8 @@ impl Pool {
             close_grace: plan.close_grace.get(),
             session_timeout: plan.session_timeout.get(),
         });
-        let actions = self.watch.actions(BootTime::now(), turn.timing, holds, !fresh, turn.evidence);
+        let actions =
+            self.watch.actions(BootTime::now(), turn.timing, holds, !fresh, std::time::Duration::ZERO, turn.evidence);
         for action in actions {
             // The mark comes first, or a crash in between would open a pool twice without the reclaim time.
             if matches!(action, Action::Open { .. }) && !marked {

@@ -88,7 +88,8 @@ impl<'a> Relay<'a> {
     /// Starts the sink, applies the MailRelay and the Deployment of the examples, and waits until the pods are ready
     /// and the shares in force.
     pub async fn raise(stage: &'a Stage, options: RelayOptions) -> Result<Relay<'a>> {
-        let config = SinkConfig { smtp: (stage.address, 0).into(), behaviour: options.behaviour, ..SinkConfig::default() };
+        let config =
+            SinkConfig { smtp: (stage.address, 0).into(), behaviour: options.behaviour, ..SinkConfig::default() };
         let sink = Sink::start(config).await.context("cannot start the sink")?;
         let dead_letters = format!("{}_dead", options.queue);
         let dead_letters = if options.queue == "mail_queue" { "mail_dead_letter_queue" } else { &dead_letters };
@@ -260,7 +261,8 @@ impl<'a> Relay<'a> {
     /// Sends a batch through `mailrelay send`; returns when all are accepted.
     pub async fn send(&self, batch: &str, count: usize) -> Result<()> {
         let relay = format!("{}/{RELAY}", self.namespace);
-        let output = self.mailrelay(&["send", "--relay", &relay, "--lines", "-o", "json"], &mails::lines(batch, count)).await?;
+        let output =
+            self.mailrelay(&["send", "--relay", &relay, "--lines", "-o", "json"], &mails::lines(batch, count)).await?;
         ensure!(output.code == Some(0), "mailrelay send failed: {}{}", output.stdout, output.stderr);
         Ok(())
     }
@@ -309,7 +311,12 @@ impl<'a> Relay<'a> {
                 }
             }
         }
-        ensure!(missing.is_empty(), "{} mails were lost, {:?} among them", missing.len(), missing.iter().take(5).collect::<Vec<_>>());
+        ensure!(
+            missing.is_empty(),
+            "{} mails were lost, {:?} among them",
+            missing.len(),
+            missing.iter().take(5).collect::<Vec<_>>()
+        );
         let audit = self.audit().await?;
         ensure!(audit.difference == 0, "the audit does not add up: {audit:?}");
         Ok(stats)

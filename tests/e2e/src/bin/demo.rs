@@ -111,7 +111,8 @@ async fn watch(relay: &Relay<'_>, accepted: usize) -> Result<()> {
     until("all mail settled", LIMIT, async || {
         let (stats, depths) = (relay.sink.stats(), relay.depths().await?);
         let delivered = stats.unique_message_ids as u64;
-        let settled = delivered + depths.held >= accepted as u64 && depths.pending + depths.delayed + depths.in_flight == 0;
+        let settled =
+            delivered + depths.held >= accepted as u64 && depths.pending + depths.delayed + depths.in_flight == 0;
         if settled || tokio::time::Instant::now() >= next {
             next += Duration::from_millis(500);
             let shares = format!("{:?}", relay.shares().await?);
@@ -150,15 +151,20 @@ async fn conclude(relay: &Relay<'_>, rebalances: Vec<Rebalance>) -> Result<Repor
     let folder = repository().join("target/demo");
     fs::create_dir_all(&folder).context("cannot make target/demo")?;
     let path = folder.join("report.json");
-    fs::write(&path, serde_json::to_string_pretty(&report)?).with_context(|| format!("cannot write {}", path.display()))?;
+    fs::write(&path, serde_json::to_string_pretty(&report)?)
+        .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(report)
 }
 
 /// Says in plain words what happened, and fails when a promise was broken.
 fn verdict(report: &Report) -> Result<()> {
     heading("What happened");
-    println!("{} mails were accepted; the mail server received {} of them, none twice: {}.",
-        report.accepted, report.delivered, if report.duplicated == 0 { "true" } else { "FALSE" });
+    println!(
+        "{} mails were accepted; the mail server received {} of them, none twice: {}.",
+        report.accepted,
+        report.delivered,
+        if report.duplicated == 0 { "true" } else { "FALSE" }
+    );
     if report.held > 0 {
         println!(
             "{} are held: the worker died after it had sent the last byte and before the server's answer arrived, so \
@@ -166,8 +172,10 @@ fn verdict(report: &Report) -> Result<()> {
             report.held
         );
     }
-    println!("{} were lost. The server saw {} connections at most (it allows 16) and refused {}.",
-        report.lost, report.peak_sessions, report.rejected);
+    println!(
+        "{} were lost. The server saw {} connections at most (it allows 16) and refused {}.",
+        report.lost, report.peak_sessions, report.rejected
+    );
     for step in &report.rebalances {
         println!("With {} pods the shares were {:?} ({} ms).", step.pods, step.shares, step.milliseconds);
     }
