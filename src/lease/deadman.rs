@@ -5,7 +5,7 @@ use super::clock::BootTime;
 
 /// Kills the process at the deadline unless it is armed anew.
 pub trait DeadManSwitch: Send + Sync {
-    /// Kill at `deadline`. Called before a slot is counted, so before its connect(), and at each renewal while any is.
+    /// Kill at `deadline`. Called before a slot is counted, so before its `connect()`, and at each renewal while any is.
     fn arm(&self, deadline: BootTime);
     /// No slot is counted any more.
     fn disarm(&self);

@@ -5,7 +5,7 @@
 //! | R1 limit falls to `need` before a SYNC, rises only from the reply to the latest | [`Holder::request`], [`Holder::answer`] |
 //! | R2 deadline from the moment of sending | [`Holder::answer`] |
 //! | R3 at the deadline the limit is 0; a new incarnation only when every old slot is accounted for | [`Holder::tick`], [`Holder::request`] |
-//! | R4 counted before connect() until EOF, or until a SYNC with its quarantine was sent | [`Holder::count`], [`Holder::release`], [`Holder::quarantine`] |
+//! | R4 counted before `connect()` until EOF, or until a SYNC with its quarantine was sent | [`Holder::count`], [`Holder::release`], [`Holder::quarantine`] |
 //! | R7 a new token is answered by re-assertion | [`Holder::answer`] |
 
 use std::{collections::BTreeMap, time::Duration};
@@ -77,6 +77,7 @@ pub struct Leaving {
 
 /// One process in one pool.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not states of one thing")]
 pub struct Holder {
     identity: Identity,
     timing: Timing,
@@ -92,6 +93,9 @@ pub struct Holder {
     granted: u32,
     /// What holds now: `granted`, or less since a SYNC was sent (R1).
     limit: u32,
+    /// Above this, sessions are revoked. More than `limit` while others have not yet given back what is ours: nothing may
+    /// be opened then, but closing what our share covers would help nobody.
+    keep: u32,
     entitlement: u32,
     recovering: bool,
     deadline: Option<BootTime>,
@@ -123,6 +127,7 @@ impl Holder {
             claim: 0,
             granted: 0,
             limit: 0,
+            keep: 0,
             entitlement: 0,
             recovering: false,
             deadline: None,
@@ -241,6 +246,7 @@ impl Holder {
             open: count(connected),
             busy: count(busy),
             close_grace: self.close_grace,
+            session_timeout: self.session_timeout,
             quarantine: carried,
         })
     }
@@ -287,6 +293,7 @@ impl Holder {
         (self.claim, self.granted, self.limit) = (granted.claim, granted.limit, granted.limit);
         self.entitlement = granted.entitlement;
         self.recovering = granted.state == LedgerState::Rec;
+        self.keep = if self.recovering { granted.claim } else { granted.claim.min(granted.entitlement) };
         for unclean in &mut self.unclean {
             unclean.known |= flight.carried.contains(&unclean.entry.id);
         }
@@ -315,7 +322,7 @@ impl Holder {
         lives && self.counted() < self.limit && self.has_time(now, self.timing.start_margin)
     }
 
-    /// Counts one more slot, if the limit and the time allow (R4). To be called before connect().
+    /// Counts one more slot, if the limit and the time allow (R4). To be called before `connect()`.
     pub fn count(&mut self, now: BootTime) -> Option<u64> {
         self.tick(now);
         self.may_count(now).then(|| {
@@ -325,7 +332,7 @@ impl Holder {
         })
     }
 
-    /// The slot's session is over: EOF was read, or connect() failed (R4).
+    /// The slot's session is over: EOF was read, or `connect()` failed (R4).
     pub fn release(&mut self, slot: u64) {
         if self.slots.remove(&slot).is_some() {
             let kept = self.entitlement.min(self.want);
@@ -359,7 +366,7 @@ impl Holder {
         self.close_grace = grace;
     }
 
-    /// How long a slot is withheld that was dropped without a word.
+    /// How long a slot is withheld that was dropped without a word, or left by another boot of the node.
     pub fn set_session_timeout(&mut self, hold: Duration) {
         self.session_timeout = hold;
     }
@@ -475,7 +482,7 @@ impl Holder {
 
     fn abandon(&mut self) {
         self.stage = Stage::Abandoned;
-        (self.limit, self.granted, self.claim) = (0, 0, 0);
+        (self.limit, self.keep, self.granted, self.claim) = (0, 0, 0, 0);
         self.flight = None;
         self.revoke_surplus();
     }
@@ -485,12 +492,12 @@ impl Holder {
         self.incarnations += 1;
         self.stage = if generation == 0 { Stage::Asking } else { Stage::Registering };
         (self.generation, self.seq) = (generation, 0);
-        (self.limit, self.granted, self.claim) = (0, 0, 0);
+        (self.limit, self.keep, self.granted, self.claim) = (0, 0, 0, 0);
         self.deadline = None;
         self.flight = None;
     }
 
-    /// Revokes what is above the limit: idle slots first, and of those the youngest.
+    /// Revokes what is above the share: idle slots first, and of those the youngest.
     fn revoke_surplus(&mut self) {
         let mut kept: Vec<(bool, std::cmp::Reverse<u64>)> = self
             .slots
@@ -499,7 +506,7 @@ impl Holder {
             .map(|(id, counted)| (counted.busy, std::cmp::Reverse(*id)))
             .collect();
         kept.sort_unstable();
-        let surplus = kept.len().saturating_sub(self.limit as usize);
+        let surplus = kept.len().saturating_sub(self.keep as usize);
         for (_, id) in &kept[..surplus] {
             if let Some(counted) = self.slots.get_mut(&id.0) {
                 counted.revoked = true;
@@ -511,3 +518,6 @@ impl Holder {
 fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,49 @@
 //! Leases: sharing a connection budget so that one connection too many cannot open.
+//!
+//! Each pool (one server's budget) has ONE ledger, a HASH in Redis that only scripts change, each atomically. The ledger
+//! enforces the sum: `claims of all holders + quarantine <= budget`, whatever the shares are. The leading controller only
+//! writes the shares ([`Policy`]) and takes out who is dead; a controller that is dead, doubled or stale makes shares
+//! unfair, never too many.
+//!
+//! A worker process registers an *incarnation* and renews it by SYNC every second and at once on any change. What it holds
+//! it may use until the *deadline*, the moment of sending plus the lease length on the boot clock. A slot counts from
+//! before `connect()` until the server's EOF was read, or until it was put into *quarantine*: slots that nobody may use for
+//! a while, since the server may still count their session.
+//!
+//! A ledger is in force only on the node and in the replication history that it was made in (its *fence*), and only for
+//! those who know its *token*. After a loss the leader makes a new one (INIT), workers re-assert what they hold, nothing
+//! grows; after the reclaim time it is opened (OPEN), and by then whoever did not re-assert has passed its deadline.
+//!
+//! # Where the rules are
+//!
+//! | rule | says | lives in |
+//! |---|---|---|
+//! | R1 | limit falls to `need` before a SYNC, rises only from the answer to the latest | [`Holder::request`], [`Holder::answer`] |
+//! | R2 | deadline from sending, on [`BootTime`] | [`Holder::answer`], [`BootTime`] |
+//! | R3 | at the deadline nothing; a new incarnation when all old slots are accounted for | [`Holder::tick`], [`Holder::request`] |
+//! | R4 | counted from before `connect()` to EOF or quarantine | [`Holder::count`], [`Slot`] |
+//! | R5 | death: (a) [`bind_pod`], [`older_sockets`], registration in `scripts/sync.lua`; (b), (c) | [`Watch::actions`], `scripts/reap.lua` |
+//! | R6 | dead-man switch: the seam | [`DeadManSwitch`] |
+//! | R7 | fence and token on every command | `scripts/prelude.lua` |
+//! | R8 | recovery | [`Watch::actions`], `scripts/init.lua`, `scripts/open.lua` |
+//! | R9 | epoch: compared in INIT, OPEN, POLICY; the `ConfigMap` is the controller's | `scripts/policy.lua`, [`InitReply`] |
+//! | R10 | unclean ends: `closeGrace` and `sessionTimeout` | [`Slot::quarantine`], [`QuarantineTimers`] |
+//!
+//! [`Ledger`] is the same machine as the scripts, without Redis: `tests/ledger.rs` compares every answer and state, and
+//! `tests/ledger_simulation.rs` runs worker, ledger and leader against each other under loss, delay, crashes and wipes.
+//! Times and their inequalities: [`Timing`]. Who may call what and when: [`LedgerStore`].
 
 mod clock;
 mod deadman;
 mod evidence;
 mod holder;
 mod quarantine;
-pub mod recovery;
+mod recovery;
 mod slot;
+mod sockets;
 mod state;
 mod store;
+mod task;
 mod timing;
 mod wire;
 
@@ -19,6 +54,11 @@ pub use holder::{Holder, Leaving};
 pub use quarantine::QuarantineTimers;
 pub use recovery::{Action, Evidence, Holds, Watch};
 pub use slot::{Slot, SlotOptions, SlotPool, SlotStatus};
-pub use state::*;
+pub use sockets::{SEARCH_LIMIT, older_sockets};
+pub use state::{
+    ClearReply, Granted, HolderView, InitReply, InitRequest, LeaveReply, Ledger, LedgerState, LedgerView, Missing,
+    OpenReply, OpenRequest, Policy, PolicyReply, Quarantine, QuarantineView, ReapReply, Snapshot, SyncReply,
+    SyncRequest, Wait,
+};
 pub use store::{CALL_LIMIT, LedgerStore, pools};
 pub use timing::Timing;

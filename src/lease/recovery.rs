@@ -116,7 +116,7 @@ impl Watch {
             }
             // Not in force, but what it says was true once: nobody in it may be forgotten (R8).
             if let Some(stale) = &snapshot.ledger {
-                self.recall(stale, now);
+                self.load(stale, now);
             }
             (self.view, self.recovery) = (None, None);
             return;
@@ -144,14 +144,23 @@ impl Watch {
         self.view = Some(view.clone());
     }
 
-    /// Takes in a ledger that is not in force: it may be a stale copy, so what we saw ourselves goes first.
-    fn recall(&mut self, view: &LedgerView, now: BootTime) {
+    /// Takes in a ledger that is not in force, such as a stale copy or what is mirrored in the status: what we saw
+    /// ourselves goes first.
+    pub fn load(&mut self, view: &LedgerView, now: BootTime) {
         for holder in view.holders.iter().filter(|holder| !self.over.contains(&holder.inc)) {
             let share = view.entitlements.get(&holder.pod_uid).copied().unwrap_or(0);
             let seen = || Seen { holder: holder.clone(), since: now, share };
             self.seen.entry(holder.inc.clone()).or_insert_with(seen);
         }
         self.withheld.add(&view.quarantine, now);
+    }
+
+    /// Shares that are on their way to the ledger: what a holder may claim before the next look (R8). To be called before
+    /// POLICY is sent.
+    pub fn sent(&mut self, shares: &BTreeMap<String, u32>) {
+        for seen in self.seen.values_mut() {
+            seen.share = seen.share.max(shares.get(&seen.holder.pod_uid).copied().unwrap_or(0));
+        }
     }
 
     fn remember(&mut self, view: &LedgerView, now: BootTime) {

@@ -1,4 +1,4 @@
-//! The worker's handle on a pool, and the task behind it that registers, renews, listens and leaves.
+//! The worker's handle on a pool: slots, and where things stand. The task behind it is in [`super::task`].
 
 use std::{
     fmt,
@@ -6,24 +6,22 @@ use std::{
     time::Duration,
 };
 
-use futures::StreamExt;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::{debug, info, warn};
 
 use super::{
     clock::BootTime,
     deadman::{DeadManSwitch, NoSwitch},
     evidence::Identity,
     holder::Holder,
-    state::{LeaveReply, SyncRequest},
     store::LedgerStore,
+    task,
     timing::Timing,
 };
-use crate::store::{CONNECT_LIMIT, Store, StoreError};
+use crate::store::Store;
 
 /// The longest sleep of a watcher of a deadline: tokio's clock stops in suspend, [`BootTime`] does not.
-const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
 /// What a worker holds of a pool now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,7 +36,7 @@ pub struct SlotStatus {
     pub claim: u32,
     /// Slots we may open up to.
     pub limit: u32,
-    /// Slots counted here: from before connect() until EOF.
+    /// Slots counted here: from before `connect()` until EOF.
     pub counted: u32,
     /// Sessions connected.
     pub open: u32,
@@ -80,21 +78,21 @@ pub struct SlotPool {
     ended: CancellationToken,
 }
 
-struct Shared {
+pub(super) struct Shared {
     holder: Mutex<Holder>,
     status: watch::Sender<SlotStatus>,
     /// Counts every change, for those who wait for something that the status does not show.
     changes: watch::Sender<u64>,
     /// Wakes the task.
-    nudge: Notify,
+    pub(super) nudge: Notify,
     /// Makes the listener connect anew: its connection may be dead without a sign.
-    reconnect: Notify,
+    pub(super) reconnect: Notify,
     switch: Box<dyn DeadManSwitch>,
 }
 
 impl Shared {
     /// Works on the holder and tells everyone who waits.
-    fn with<R>(&self, work: impl FnOnce(&mut Holder, BootTime) -> R) -> R {
+    pub(super) fn with<R>(&self, work: impl FnOnce(&mut Holder, BootTime) -> R) -> R {
         let now = BootTime::now();
         let (result, due, status) = {
             let mut holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,8 +107,17 @@ impl Shared {
         result
     }
 
+    /// Arms the switch while anything is counted (R6).
+    pub(super) fn settle_switch(&self) {
+        let (counted, deadline) = self.look(|holder, _| (holder.counted(), holder.deadline()));
+        match deadline {
+            Some(deadline) if counted > 0 => self.switch.arm(deadline),
+            _ => self.switch.disarm(),
+        }
+    }
+
     /// Looks at the holder without changing it.
-    fn look<R>(&self, work: impl FnOnce(&Holder, BootTime) -> R) -> R {
+    pub(super) fn look<R>(&self, work: impl FnOnce(&Holder, BootTime) -> R) -> R {
         work(&self.holder.lock().unwrap_or_else(PoisonError::into_inner), BootTime::now())
     }
 }
@@ -138,12 +145,12 @@ impl SlotPool {
         });
         let (alive, ended) = (CancellationToken::new(), CancellationToken::new());
         let ledger = LedgerStore::new(store, pool);
-        let (task, unused, end) = (shared.clone(), alive.clone(), ended.clone().drop_guard());
+        let (shared_of_task, unused, end) = (shared.clone(), alive.clone(), ended.clone().drop_guard());
         tokio::spawn(async move {
             let _end = end;
             tokio::select! {
-                () = keep(&task, &ledger) => {}
-                () = listen(&task, &ledger) => {}
+                () = task::keep(&shared_of_task, &ledger) => {}
+                () = task::listen(&shared_of_task, &ledger) => {}
                 () = unused.cancelled() => {}
             }
         });
@@ -172,14 +179,10 @@ impl SlotPool {
         self.shared.switch.arm(deadline);
         let id = self.shared.with(Holder::count);
         if id.is_none() {
-            self.settle_switch();
+            self.shared.settle_switch();
         }
         let (shared, alive) = (self.shared.clone(), self.alive.clone());
         id.map(|id| Slot { shared, _alive: alive, id, settled: false })
-    }
-
-    fn settle_switch(&self) {
-        settle_switch(&self.shared);
     }
 
     /// Where things stand.
@@ -218,14 +221,6 @@ impl SlotPool {
 impl fmt::Debug for SlotPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SlotPool").field("status", &self.status()).finish_non_exhaustive()
-    }
-}
-
-fn settle_switch(shared: &Shared) {
-    let (counted, deadline) = shared.look(|holder, _| (holder.counted(), holder.deadline()));
-    match deadline {
-        Some(deadline) if counted > 0 => shared.switch.arm(deadline),
-        _ => shared.switch.disarm(),
     }
 }
 
@@ -296,11 +291,11 @@ impl Slot {
         }
     }
 
-    /// EOF from the server was read, or connect() failed: the slot is free (R4).
+    /// EOF from the server was read, or `connect()` failed: the slot is free (R4).
     pub fn release(mut self) {
         self.settled = true;
         self.shared.with(|holder, _| holder.release(self.id));
-        settle_switch(&self.shared);
+        self.shared.settle_switch();
     }
 
     /// The session ended without EOF: the server may count it for `hold` more. `why` is one word.
@@ -321,144 +316,5 @@ impl Drop for Slot {
 impl fmt::Debug for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Slot").field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
-/// Keeps the lease until a closing process has left.
-async fn keep(shared: &Shared, ledger: &LedgerStore) {
-    let mut failing = false;
-    loop {
-        if let Some(leaving) = shared.with(Holder::leaving) {
-            // A LEAVE that is lost is repeated with the next seq until the lease ends.
-            match ledger.leave(&leaving.token, &leaving.inc, leaving.seq).await {
-                Ok(LeaveReply::Ok | LeaveReply::Gone) => shared.with(|holder, _| holder.left()),
-                Ok(reply) => debug!(ledger.pool = ledger.pool(), ?reply, "the ledger does not take the leave now"),
-                Err(error) => debug!(ledger.pool = ledger.pool(), %error, "could not leave the ledger"),
-            }
-        }
-        if shared.look(|holder, _| holder.is_done()) {
-            info!(ledger.pool = ledger.pool(), "left the pool");
-            return;
-        }
-        if let Some(request) = shared.with(Holder::request) {
-            // Armed anew at each renewal, from the deadline that the answer set.
-            let outcome = renew(shared, ledger, &request).await;
-            settle_switch(shared);
-            report(ledger, outcome.err(), &mut failing, shared);
-        }
-        clear(shared, ledger).await;
-        rest(shared).await;
-    }
-}
-
-/// One SYNC and its answer; the deadline is watched meanwhile.
-async fn renew(shared: &Shared, ledger: &LedgerStore, request: &SyncRequest) -> Result<(), StoreError> {
-    let limit = shared.look(|holder, _| holder.timing().sync_limit());
-    let calling = tokio::time::timeout(limit, ledger.sync(request, limit));
-    tokio::pin!(calling);
-    let outcome = loop {
-        let left = time_to_deadline(shared);
-        tokio::select! {
-            outcome = &mut calling => break outcome,
-            () = tokio::time::sleep(left) => { shared.with(Holder::tick); }
-        }
-    };
-    let outcome =
-        outcome.unwrap_or_else(|_| Err(StoreError::TimedOut { address: ledger.store().address().to_owned(), limit }));
-    let (reply, error) = match outcome {
-        Ok(reply) => (Some(reply), None),
-        Err(error) => (None, Some(error)),
-    };
-    debug!(ledger.pool = ledger.pool(), ledger.seq = request.seq, ledger.need = request.need, ?reply, "synced");
-    shared.with(|holder, now| holder.answer(request, reply, now));
-    error.map_or(Ok(()), Err)
-}
-
-/// Until the deadline, in steps that a suspended machine cannot stretch.
-fn time_to_deadline(shared: &Shared) -> Duration {
-    let left = shared.look(|holder, now| {
-        let lives = holder.status(now).registered;
-        holder.deadline().filter(|_| lives).map_or(LONGEST_SLEEP, |deadline| deadline.saturating_since(now))
-    });
-    left.clamp(Duration::from_millis(1), LONGEST_SLEEP)
-}
-
-/// Says once that the ledger cannot be reached, and once that it can be again.
-fn report(ledger: &LedgerStore, error: Option<StoreError>, failing: &mut bool, shared: &Shared) {
-    let failed = error.is_some();
-    match error {
-        Some(error) if *failing => debug!(ledger.pool = ledger.pool(), %error, "still no answer from the ledger"),
-        Some(error) => {
-            warn!(ledger.pool = ledger.pool(), %error, "no answer from the ledger; slots are kept until the lease ends");
-        }
-        None if *failing => info!(ledger.pool = ledger.pool(), "the ledger answers again"),
-        None => {}
-    }
-    if failed != *failing {
-        shared.reconnect.notify_one();
-    }
-    *failing = failed;
-}
-
-/// Ends quarantine that is over on our clock, so that it ends even while no controller lives.
-async fn clear(shared: &Shared, ledger: &LedgerStore) {
-    let (token, over) = shared.look(|holder, now| (holder.token().to_owned(), holder.over(now)));
-    for id in over {
-        match ledger.clear(&token, &id).await {
-            Ok(reply) => debug!(ledger.pool = ledger.pool(), quarantine.id = id, ?reply, "quarantine is over"),
-            Err(error) => debug!(ledger.pool = ledger.pool(), %error, "could not end a quarantine"),
-        }
-        shared.with(|holder, _| holder.cleared(&id));
-    }
-}
-
-/// Waits for the next heartbeat, a reason to go at once, or the deadline.
-async fn rest(shared: &Shared) {
-    let pause = shared.look(|holder, _| holder.pause(rand::random_range(-1.0..=1.0)));
-    let end = tokio::time::Instant::now() + pause;
-    loop {
-        if shared.look(|holder, _| holder.is_due()) {
-            return;
-        }
-        tokio::select! {
-            () = tokio::time::sleep_until(end) => return,
-            () = shared.nudge.notified() => {}
-            () = tokio::time::sleep(time_to_deadline(shared)) => { shared.with(Holder::tick); }
-        }
-    }
-}
-
-/// Follows the pool's events. They are hints: what is missed is made good by the next heartbeat.
-async fn listen(shared: &Shared, ledger: &LedgerStore) {
-    loop {
-        if let Err(error) = follow(shared, ledger).await {
-            debug!(ledger.pool = ledger.pool(), %error, "cannot follow the pool's events");
-        }
-        let pause = shared.look(|holder, _| holder.timing().retry);
-        tokio::time::sleep(pause.mul_f64(rand::random_range(1.0..2.0))).await;
-    }
-}
-
-async fn follow(shared: &Shared, ledger: &LedgerStore) -> Result<(), StoreError> {
-    let store = ledger.store();
-    let mut events = store.subscriber().await?;
-    match tokio::time::timeout(CONNECT_LIMIT, events.subscribe(ledger.channel())).await {
-        Ok(subscribed) => subscribed.map_err(|error| store.error(&error, CONNECT_LIMIT))?,
-        Err(_) => return Err(StoreError::TimedOut { address: store.address().to_owned(), limit: CONNECT_LIMIT }),
-    }
-    // Something may have happened before we listened.
-    shared.with(|holder, _| holder.hear("listening -"));
-    let mut messages = events.into_on_message();
-    loop {
-        tokio::select! {
-            () = shared.reconnect.notified() => return Ok(()),
-            message = messages.next() => match message {
-                None => return Ok(()),
-                Some(message) => {
-                    let event: String = message.get_payload().unwrap_or_default();
-                    shared.with(|holder, _| holder.hear(&event));
-                }
-            }
-        }
     }
 }

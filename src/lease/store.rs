@@ -1,18 +1,4 @@
 //! The ledger in Redis: one HASH for each pool, changed only by scripts that check fence and token first (leases.md R7).
-//!
-//! # Who may call what, and when
-//!
-//! | call | by | when | the caller must guarantee |
-//! |---|---|---|---|
-//! | [`sync`](LedgerStore::sync), [`leave`](LedgerStore::leave) | the worker | see [`super::Lease`] | R1-R4; `super::slot` does |
-//! | [`policy`](LedgerStore::policy) | the leader | the plan changed | epoch and revision only grow; planned over all relays that name the pool |
-//! | [`reap`](LedgerStore::reap) | the leader | the seq stayed unchanged for the reclaim time on its own clock | the quarantine of R5c |
-//! | [`reap_dead`](LedgerStore::reap_dead) | the leader | R5b: pod phase final AND container terminated with an id | same boot of the node, the quarantine of R5b |
-//! | [`init`](LedgerStore::init) | the leader | no ledger, or its fence is not the node's | the old primary can no longer write (R8: at once for a single node); afterwards it reads the epoch back with [`snapshot`](LedgerStore::snapshot) and steps down if it is not its own (R9) |
-//! | [`open`](LedgerStore::open) | the leader | the reclaim time after INIT on its own clock; at once only for a pool that never was open | the mark "was opened" of R9 is durable BEFORE this call; every holder seen before and not re-asserted is in `missing` |
-//! | [`clear`](LedgerStore::clear) | leader and workers | the quarantine was in sight for [`super::Timing::quarantine_watch`] on the caller's clock | first sight was timed under the same id |
-//!
-//! [`super::recovery`] decides these for the leader, [`super::Holder`] for the worker.
 
 use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
@@ -48,6 +34,20 @@ static SNAPSHOT: LazyLock<Script> = script!("no-writes", "scripts/snapshot.lua")
 
 /// One pool's ledger. Nothing is sent twice; a call whose answer was lost may or may not have taken effect, and so may
 /// one that was cancelled.
+///
+/// # Who may call what, and when
+///
+/// | call | by | when | the caller must guarantee |
+/// |---|---|---|---|
+/// | [`sync`](LedgerStore::sync), [`leave`](LedgerStore::leave) | the worker | see [`super`] | R1-R4; [`super::SlotPool`] does |
+/// | [`policy`](LedgerStore::policy) | the leader | the plan changed | epoch and revision only grow; planned over all relays that name the pool |
+/// | [`reap`](LedgerStore::reap) | the leader | the seq stayed unchanged for the reclaim time on its own clock | the quarantine of R5c |
+/// | [`reap_dead`](LedgerStore::reap_dead) | the leader | R5b: pod phase final AND container terminated with an id | same boot of the node, the quarantine of R5b |
+/// | [`init`](LedgerStore::init) | the leader | no ledger, or its fence is not the node's | the old primary can no longer write (R8: at once for a single node); afterwards it reads the epoch back with [`snapshot`](LedgerStore::snapshot) and steps down if it is not its own (R9) |
+/// | [`open`](LedgerStore::open) | the leader | the reclaim time after INIT on its own clock; at once only for a pool that never was open | the mark "was opened" of R9 is durable BEFORE this call; every holder seen before and not re-asserted is in `missing` |
+/// | [`clear`](LedgerStore::clear) | leader and workers | the quarantine was in sight for [`super::Timing::quarantine_watch`] on the caller's clock | first sight was timed under the same id |
+///
+/// [`super::Watch`] decides these for the leader, [`super::Holder`] for the worker.
 #[derive(Clone)]
 pub struct LedgerStore {
     store: Store,
@@ -106,6 +106,7 @@ impl LedgerStore {
             request.open.to_string(),
             request.busy.to_string(),
             wire::seconds(request.close_grace).to_string(),
+            wire::seconds(request.session_timeout).to_string(),
         ];
         wire::push_quarantine(&mut arguments, &request.quarantine);
         let answer = self.call(&SYNC, arguments, limit).await?;

@@ -50,8 +50,8 @@ impl Timing {
             close_margin: Duration::from_millis(250),
             node_renewal: Duration::from_secs(10),
         };
-        let least = timing.stretched(lease + Self::SLACK);
-        timing.reclaim = Duration::from_secs(least.as_secs() + 1).max(Duration::from_secs(7));
+        let needed = timing.stretched(lease + Self::SLACK);
+        timing.reclaim = Duration::from_secs(needed.as_secs() + 1).max(Duration::from_secs(7));
         timing
     }
 

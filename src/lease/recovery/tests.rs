@@ -74,6 +74,7 @@ impl Scene {
             open: need,
             busy: 0,
             close_grace: HOLDS.close_grace,
+            session_timeout: HOLDS.session_timeout,
             quarantine: Vec::new(),
         });
     }
@@ -177,6 +178,8 @@ fn who_does_not_come_back_after_a_wipe_is_withheld_at_open() {
     let mut scene = Scene::open();
     scene.sync("a", 1, 2, 3);
     scene.look();
+    // A larger share was sent and may have been used, though it never was seen in the ledger.
+    scene.watch.sent(&[("a".to_owned(), 9)].into());
     scene.ledger.view = None;
     let init = scene.after(0.25);
     scene.perform(&init, "t2");
@@ -186,7 +189,7 @@ fn who_does_not_come_back_after_a_wipe_is_withheld_at_open() {
     let actions = scene.after(7.1);
     let [Action::Open { token, missing }] = actions.as_slice() else { panic!("{actions:?}") };
     assert_eq!((token.as_str(), missing.len()), ("t2", 1));
-    assert_eq!((missing[0].inc.as_str(), missing[0].quarantine.slots, missing[0].quarantine.seconds), ("a.1", 8, 300));
+    assert_eq!((missing[0].inc.as_str(), missing[0].quarantine.slots, missing[0].quarantine.seconds), ("a.1", 9, 300));
 }
 
 #[test]

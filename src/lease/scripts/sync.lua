@@ -1,8 +1,8 @@
 
--- SYNC token inc uid pod process boot generation seq need want open busy grace n (id slots seconds why)*
+-- SYNC token inc uid pod process boot generation seq need want open busy grace timeout n (id slots seconds why)*
 local token, inc, uid, pod, process, boot = text(), text(), text(), text(), text(), text()
-local generation, seq, need, want, open, busy, grace =
-  number(), number(), number(), number(), number(), number(), number()
+local generation, seq, need, want, open, busy, grace, timeout =
+  number(), number(), number(), number(), number(), number(), number(), number()
 
 local refused = refusal(token)
 if refused then return refused end
@@ -29,7 +29,12 @@ else
     if string.sub(flat[i], 1, 2) == 'h:' then
       local older = holder(flat[i + 1])
       if older.uid == uid and older.generation < generation then
-        local seconds = older.process == process and 0 or grace
+        local seconds = grace
+        if older.process == process then
+          seconds = 0
+        elseif older.boot ~= boot then
+          seconds = timeout -- a kernel that went down sent no FIN
+        end
         remove(string.sub(flat[i], 3), older, seconds, 'replaced')
         freed = freed or older.claim > 0
         note('op', 'replace', 'inc', string.sub(flat[i], 3), 'pod', older.pod, 'claim', decimal(older.claim),

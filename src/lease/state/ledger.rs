@@ -1,12 +1,13 @@
 //! The machine: one method for each script, line by line the same.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::request::{
     ClearReply, Granted, InitReply, InitRequest, LeaveReply, OpenReply, OpenRequest, Policy, PolicyReply, Quarantine,
     ReapReply, SyncReply, SyncRequest, Wait,
 };
 use super::view::{HolderView, LedgerState, LedgerView, QuarantineView, Snapshot};
+use crate::lease::wire;
 
 /// One pool's ledger on one node, without Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -260,9 +261,15 @@ fn replace_older(view: &mut LedgerView, request: &SyncRequest) -> bool {
         .filter(|h| h.pod_uid == request.pod_uid && h.generation < request.generation)
         .cloned()
         .collect();
-    let grace = crate::lease::wire::seconds(request.close_grace);
     for holder in &older {
-        remove(view, holder, if holder.process == request.process { 0 } else { grace }, "replaced");
+        let hold = if holder.process == request.process {
+            Duration::ZERO
+        } else if holder.boot_id == request.boot_id {
+            request.close_grace
+        } else {
+            request.session_timeout
+        };
+        remove(view, holder, wire::seconds(hold), "replaced");
     }
     older.iter().any(|holder| holder.claim > 0)
 }

@@ -46,6 +46,8 @@ pub struct SyncRequest {
     pub busy: u32,
     /// How long slots of older, dead processes of this pod stay in quarantine when this call registers.
     pub close_grace: Duration,
+    /// The same, when they ran in another boot of the node: a kernel that went down sent no FIN (R5).
+    pub session_timeout: Duration,
     /// Slots whose session ended uncleanly.
     pub quarantine: Vec<Quarantine>,
 }

@@ -1,0 +1,153 @@
+//! The task behind a [`super::SlotPool`]: registers, renews, listens, ends quarantine, leaves.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use tracing::{debug, info, warn};
+
+use super::{
+    holder::Holder,
+    slot::{LONGEST_SLEEP, Shared},
+    state::{LeaveReply, SyncRequest},
+    store::LedgerStore,
+};
+use crate::store::{CONNECT_LIMIT, StoreError};
+
+/// Keeps the lease until a closing process has left.
+pub(super) async fn keep(shared: &Shared, ledger: &LedgerStore) {
+    let mut failing = false;
+    loop {
+        if let Some(leaving) = shared.with(Holder::leaving) {
+            // A LEAVE that is lost is repeated with the next seq until the lease ends.
+            match ledger.leave(&leaving.token, &leaving.inc, leaving.seq).await {
+                Ok(LeaveReply::Ok | LeaveReply::Gone) => shared.with(|holder, _| holder.left()),
+                Ok(reply) => debug!(ledger.pool = ledger.pool(), ?reply, "the ledger does not take the leave now"),
+                Err(error) => debug!(ledger.pool = ledger.pool(), %error, "could not leave the ledger"),
+            }
+        }
+        if shared.look(|holder, _| holder.is_done()) {
+            info!(ledger.pool = ledger.pool(), "left the pool");
+            return;
+        }
+        if let Some(request) = shared.with(Holder::request) {
+            // Armed anew at each renewal, from the deadline that the answer set.
+            let outcome = renew(shared, ledger, &request).await;
+            shared.settle_switch();
+            report(ledger, outcome.err(), &mut failing, shared);
+        }
+        clear(shared, ledger).await;
+        rest(shared).await;
+    }
+}
+
+/// One SYNC and its answer; the deadline is watched meanwhile.
+async fn renew(shared: &Shared, ledger: &LedgerStore, request: &SyncRequest) -> Result<(), StoreError> {
+    let limit = shared.look(|holder, _| holder.timing().sync_limit());
+    let calling = tokio::time::timeout(limit, ledger.sync(request, limit));
+    tokio::pin!(calling);
+    let outcome = loop {
+        let left = time_to_deadline(shared);
+        tokio::select! {
+            outcome = &mut calling => break outcome,
+            () = tokio::time::sleep(left) => { shared.with(Holder::tick); }
+        }
+    };
+    let outcome =
+        outcome.unwrap_or_else(|_| Err(StoreError::TimedOut { address: ledger.store().address().to_owned(), limit }));
+    let (reply, error) = match outcome {
+        Ok(reply) => (Some(reply), None),
+        Err(error) => (None, Some(error)),
+    };
+    debug!(ledger.pool = ledger.pool(), ledger.seq = request.seq, ledger.need = request.need, ?reply, "synced");
+    shared.with(|holder, now| holder.answer(request, reply, now));
+    error.map_or(Ok(()), Err)
+}
+
+/// Until the deadline, in steps that a suspended machine cannot stretch.
+fn time_to_deadline(shared: &Shared) -> Duration {
+    let left = shared.look(|holder, now| {
+        let lives = holder.status(now).registered;
+        holder.deadline().filter(|_| lives).map_or(LONGEST_SLEEP, |deadline| deadline.saturating_since(now))
+    });
+    left.clamp(Duration::from_millis(1), LONGEST_SLEEP)
+}
+
+/// Says once that the ledger cannot be reached, and once that it can be again.
+fn report(ledger: &LedgerStore, error: Option<StoreError>, failing: &mut bool, shared: &Shared) {
+    let failed = error.is_some();
+    match error {
+        Some(error) if *failing => debug!(ledger.pool = ledger.pool(), %error, "still no answer from the ledger"),
+        Some(error) => {
+            warn!(ledger.pool = ledger.pool(), %error, "no answer from the ledger; slots are kept until the lease ends");
+        }
+        None if *failing => info!(ledger.pool = ledger.pool(), "the ledger answers again"),
+        None => {}
+    }
+    if failed != *failing {
+        shared.reconnect.notify_one();
+    }
+    *failing = failed;
+}
+
+/// Ends quarantine that is over on our clock, so that it ends even while no controller lives.
+async fn clear(shared: &Shared, ledger: &LedgerStore) {
+    let (token, over) = shared.look(|holder, now| (holder.token().to_owned(), holder.over(now)));
+    for id in over {
+        match ledger.clear(&token, &id).await {
+            Ok(reply) => debug!(ledger.pool = ledger.pool(), quarantine.id = id, ?reply, "quarantine is over"),
+            Err(error) => debug!(ledger.pool = ledger.pool(), %error, "could not end a quarantine"),
+        }
+        shared.with(|holder, _| holder.cleared(&id));
+    }
+}
+
+/// Waits for the next heartbeat, a reason to go at once, or the deadline.
+async fn rest(shared: &Shared) {
+    let pause = shared.look(|holder, _| holder.pause(rand::random_range(-1.0..=1.0)));
+    let end = tokio::time::Instant::now() + pause;
+    loop {
+        if shared.look(|holder, _| holder.is_due()) {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(end) => return,
+            () = shared.nudge.notified() => {}
+            () = tokio::time::sleep(time_to_deadline(shared)) => { shared.with(Holder::tick); }
+        }
+    }
+}
+
+/// Follows the pool's events. They are hints: what is missed is made good by the next heartbeat.
+pub(super) async fn listen(shared: &Shared, ledger: &LedgerStore) {
+    loop {
+        if let Err(error) = follow(shared, ledger).await {
+            debug!(ledger.pool = ledger.pool(), %error, "cannot follow the pool's events");
+        }
+        let pause = shared.look(|holder, _| holder.timing().retry);
+        tokio::time::sleep(pause.mul_f64(rand::random_range(1.0..2.0))).await;
+    }
+}
+
+async fn follow(shared: &Shared, ledger: &LedgerStore) -> Result<(), StoreError> {
+    let store = ledger.store();
+    let mut events = store.subscriber().await?;
+    match tokio::time::timeout(CONNECT_LIMIT, events.subscribe(ledger.channel())).await {
+        Ok(subscribed) => subscribed.map_err(|error| store.error(&error, CONNECT_LIMIT))?,
+        Err(_) => return Err(StoreError::TimedOut { address: store.address().to_owned(), limit: CONNECT_LIMIT }),
+    }
+    // Something may have happened before we listened.
+    shared.with(|holder, _| holder.hear("listening -"));
+    let mut messages = events.into_on_message();
+    loop {
+        tokio::select! {
+            () = shared.reconnect.notified() => return Ok(()),
+            message = messages.next() => match message {
+                None => return Ok(()),
+                Some(message) => {
+                    let event: String = message.get_payload().unwrap_or_default();
+                    shared.with(|holder, _| holder.hear(&event));
+                }
+            }
+        }
+    }
+}
