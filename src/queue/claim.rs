@@ -9,13 +9,16 @@ use futures::future::try_join_all;
 use redis::cmd;
 
 use super::{
-    ALONE_FROM, ClaimId, Claimed, DeadLetter, Entry, Header, Mail, Priority, Queue, SCRIPT_LIMIT, Stage, UnixMillis,
-    envelope, mail::is_id, parse, scripts, store::Orphan,
+    ALONE_FROM, Advance, ClaimId, Claimed, DeadLetter, Entry, Header, Mail, Priority, Queue, SCRIPT_LIMIT, Stage,
+    UnixMillis, envelope, mail::is_id, parse, scripts, store::Orphan,
 };
 use crate::store::StoreError;
 
 /// How many bytes one claim takes before it stops: a batch of large mails must fit into a small sidecar.
 const BATCH_BYTES: usize = 32 * 1024 * 1024;
+
+/// How many mails one claim takes at most: no script may run long.
+const MAX_BATCH: usize = 1_000;
 
 /// How long a claim id whose answer was lost is asked for: longer than any socket buffer delays a command.
 const ORPHAN_AGE: Duration = Duration::from_secs(120);
@@ -36,6 +39,7 @@ impl Queue {
         if max == 0 {
             return Ok(Vec::new());
         }
+        let max = max.min(MAX_BATCH);
         // From here on every id counts as lost until its fate is known, whatever ends this call.
         let mut pending = Pending::new(self, process, max);
         let mut entries = self.found_again(process, &mut pending).await?;
@@ -67,6 +71,20 @@ impl Queue {
             }
         }
         Ok(claimed)
+    }
+
+    /// Gives back what earlier calls of [`Queue::claim`] took and could not hand out, since an answer was lost or they
+    /// were cancelled. For a process that will not claim again soon: when it drains, or lost its share. Returns how many.
+    pub async fn return_lost_claims(&self, process: &str, now: UnixMillis) -> Result<usize, StoreError> {
+        let mut pending = Pending::new(self, process, 0);
+        let lost = pending.old.clone();
+        for orphan in lost {
+            if self.requeue_claim(process, &orphan.id, now).await? == Advance::Done {
+                pending.found.push(orphan.id);
+            }
+        }
+        pending.settled();
+        Ok(pending.found.len())
     }
 
     /// Claims whose answer was lost, as far as Redis has them.
@@ -230,7 +248,7 @@ fn decide(
     };
     let dead = |reason: &str, problem: String, payload: &[u8]| {
         let letter =
-            DeadLetter::new(known.as_ref(), envelope::priority(entry), reason, problem, Some(Stage::Taken), now);
+            DeadLetter::new(known.as_ref(), envelope::priority(entry), reason, &problem, Some(Stage::Taken), now);
         let id = known.as_ref().map(|header| header.id.clone()).or_else(|| named.map(|(id, _)| id.to_owned()));
         Verdict::Dead(Box::new(letter.with_payload(payload, named.map(|(_, key)| key)).named(id)))
     };
@@ -285,10 +303,10 @@ impl<'a> Pending<'a> {
         let since = Instant::now();
         let fresh = (0..max).map(|_| Orphan { process: process.to_owned(), id: ClaimId::random(), since }).collect();
         let mut orphans = queue.orphans.lock().unwrap_or_else(PoisonError::into_inner);
-        // No more at once than were asked for.
+        // No more at once than were asked for; all for none.
         let mut old = Vec::new();
         orphans.retain(|orphan| {
-            let mine = orphan.process == process && old.len() < max;
+            let mine = orphan.process == process && (max == 0 || old.len() < max);
             if mine {
                 old.push(orphan.clone());
             }

@@ -15,7 +15,7 @@ use super::{
     raw,
 };
 
-/// The message to send: CRLF line ends throughout, dots not stuffed (the SMTP part does that), never a `Bcc`.
+/// The message to send: CRLF line ends throughout, the last line's included, dots not stuffed (the SMTP part does that), never a `Bcc`.
 ///
 /// A raw message keeps its bytes, but for line ends, a `Bcc`, and a missing `Message-ID` or `Date`.
 pub fn compose(mail: &Mail, message_id: &str, date: UnixMillis) -> Result<Vec<u8>, MailError> {
@@ -117,4 +117,56 @@ fn envelope(mail: &Mail) -> Result<Envelope, MailError> {
     };
     let to = mail.recipients.iter().map(|address| parse("to", address)).collect::<Result<_, _>>()?;
     Envelope::new(Some(parse("from", &mail.reverse_path)?), to).map_err(|error| MailError::new("to", error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn composed(json: &str) -> String {
+        let mail = crate::queue::parse(json.as_bytes()).expect("a mail");
+        let message = compose(&mail, "<id@example.com>", UnixMillis(1_763_683_734_123)).expect("a message");
+        String::from_utf8(message).expect("text")
+    }
+
+    #[test]
+    fn text_alone_is_one_part_with_all_headers() {
+        let message = composed(
+            r#"{"from":"Änn <a@example.com>","to":["b@x.org"],"cc":"c@x.org","bcc":"d@x.org","replyTo":"r@x.org",
+                "subject":"Grüße","text":"one\ntwo\rthree\r\n.","headers":{"X-Tag":"a\r\nBcc: e@x.org"}}"#,
+        );
+        let (head, body) = message.split_once("\r\n\r\n").expect("head and body");
+        for line in [
+            "To: b@x.org",
+            "Cc: c@x.org",
+            "Reply-To: r@x.org",
+            "Message-ID: <id@example.com>",
+            "Date: Fri, 21 Nov 2025 00:08:54 +0000",
+            "X-Tag: a  Bcc: e@x.org",
+            "MIME-Version: 1.0",
+        ] {
+            assert!(head.lines().any(|found| found == line), "{line} in {head}");
+        }
+        assert!(head.contains("From: =?utf-8?") && head.contains("Subject: =?utf-8?"), "{head}");
+        assert!(!message.contains("d@x.org"));
+        assert_eq!(body, "one\r\ntwo\r\nthree\r\n.\r\n", "dots are not stuffed here");
+    }
+
+    #[test]
+    fn text_and_html_are_alternatives_and_files_are_mixed_in() {
+        let message = composed(
+            r#"{"from":"a@example.com","bcc":["d@x.org"],"text":"t","html":"<p>h",
+                "attachments":[{"filename":"ä.txt","contentType":"text/plain","content":"YQpiDQpj"}]}"#,
+        );
+        let (mixed, alternative) = (message.find("multipart/mixed"), message.find("multipart/alternative"));
+        assert!(mixed.expect("mixed") < alternative.expect("alternative"));
+        assert!(message.contains("YQpiDQpj"), "line ends of files stay: {message}");
+        assert!(!message.contains("d@x.org") && !message.contains("\r\nTo:"));
+    }
+
+    #[test]
+    fn a_message_id_that_is_none_is_refused() {
+        let mail = crate::queue::parse(br#"{"from":"a@example.com","to":"b@x.org","text":""}"#).expect("a mail");
+        assert!(compose(&mail, "<a@b>\r\nBcc: x@y", UnixMillis(0)).is_err());
+    }
 }

@@ -99,7 +99,7 @@ pub struct DeadLetter {
 
 impl Default for DeadLetter {
     fn default() -> Self {
-        Self::new(None, Priority::Normal, "Malformed", String::new(), None, UnixMillis::default())
+        Self::new(None, Priority::Normal, "Malformed", "", None, UnixMillis::default())
     }
 }
 
@@ -108,7 +108,7 @@ impl DeadLetter {
         header: Option<&Header>,
         priority: Priority,
         reason: &str,
-        reply: String,
+        reply: &str,
         stage: Option<Stage>,
         now: UnixMillis,
     ) -> Self {
@@ -125,7 +125,7 @@ impl DeadLetter {
             reason: reason.to_owned(),
             at: now,
             stage,
-            reply: envelope::cut(&reply),
+            reply: envelope::cut(reply),
             message_id,
             attempts,
             deferrals,

@@ -197,3 +197,71 @@ pub(super) fn cut(reply: &str) -> String {
 fn is_zero(number: &u32) -> bool {
     *number == 0
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub fn header() -> Header {
+        Header {
+            id: "id".into(),
+            serial: "0123456789abcdef0123456789abcdef".into(),
+            message_id: "<id@example.com>".into(),
+            attempts: 0,
+            deferrals: 0,
+            crashes: 0,
+            first_seen: UnixMillis(1),
+            since: UnixMillis(2),
+            key: None,
+            remaining: None,
+            refused: Vec::new(),
+            tries: Vec::new(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sealed_is_read_again_byte_by_byte(payload in any::<Vec<u8>>(), key in any::<Option<String>>(), attempts: u32, high: bool) {
+            let header = Header { attempts, key, ..header() };
+            let wanted = if high { Priority::High } else { Priority::Low };
+            let mut entry = header.encode(wanted);
+            // The scripts cut at the first newline.
+            prop_assert_eq!(entry.iter().position(|byte| *byte == b'\n'), Some(entry.len() - 1));
+            entry.extend_from_slice(&payload);
+            prop_assert_eq!(priority(&entry), wanted);
+            prop_assert_eq!(Entry::decode(&entry), Entry::Sealed(Box::new(header), &payload));
+        }
+
+        #[test]
+        fn any_bytes_are_some_entry(bytes in any::<Vec<u8>>()) {
+            let mut entry = MAGIC.to_vec();
+            entry.extend_from_slice(&bytes);
+            let _ = Entry::decode(&entry);
+            prop_assert_eq!(Entry::decode(&bytes).payload().len(), bytes.len());
+        }
+
+        #[test]
+        fn a_reply_is_cut_at_a_character(reply in "\\PC{0,600}") {
+            let short = cut(&reply);
+            prop_assert!(short.len() <= MAX_REPLY && reply.starts_with(&short));
+        }
+    }
+
+    #[test]
+    fn a_header_that_would_inject_a_line_is_not_believed() {
+        let forged = Header { message_id: "<a@b>\r\nBcc: x@y".into(), ..header() };
+        assert!(matches!(Entry::decode(&forged.encode(Priority::Normal)), Entry::Malformed(_)));
+        let forged = Header { id: "a}b".into(), ..header() };
+        assert!(matches!(Entry::decode(&forged.encode(Priority::Normal)), Entry::Malformed(_)));
+    }
+
+    #[test]
+    fn the_history_keeps_the_last_tries() {
+        let tried = |n| Try { at: UnixMillis(n), reason: "x".into(), reply: String::new() };
+        let header = (0..20).fold(header(), |header, n| header.with_try(tried(n)));
+        assert_eq!(header.tries.len(), MAX_TRIES);
+        assert_eq!(header.tries.last(), Some(&tried(19)));
+    }
+}

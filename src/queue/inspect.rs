@@ -174,7 +174,7 @@ impl Queue {
             let mut keys = vec![self.names.samples.clone()];
             keys.extend(processes.iter().map(|process| self.names.claims(process)));
             let mut arguments = vec![at.as_bytes()];
-            arguments.extend(processes.iter().map(|process| process.as_bytes()));
+            arguments.extend(processes.iter().map(String::as_bytes));
             let answer: Option<Answer> =
                 self.run(&scripts::DEPTHS, &keys, &arguments).await.map(Surveyed::into_inner)?;
             if let Some((pending, delayed, in_flight, held, dead, oldest, estimate, counters)) = answer {

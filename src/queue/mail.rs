@@ -271,3 +271,141 @@ fn is_dot_atom(text: &str) -> bool {
 fn is_traceparent(text: &str) -> bool {
     (55..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn parsed(value: &Value) -> Result<Mail, MailError> {
+        parse(value.to_string().as_bytes())
+    }
+
+    fn with(field: &str, value: Value) -> Value {
+        let mut mail = json!({"from": "a@example.com", "to": "b@example.org", "text": "x"});
+        mail[field] = value;
+        mail
+    }
+
+    #[test]
+    fn one_string_lists_names_and_objects_are_all_recipients() {
+        let mail = parsed(&json!({
+            "from": "Ann <a@example.com>",
+            "to": "b@x.org, \"Smith, C.\" <c@x.org>",
+            "cc": [{"name": "D", "address": "d@x.org"}, "b@x.org"],
+            "bcc": ["e@x.org"],
+            "text": "",
+            "unknown": {"ignored": true}
+        }))
+        .expect("a mail");
+        assert_eq!(mail.recipients, ["b@x.org", "c@x.org", "d@x.org", "e@x.org"]);
+        assert_eq!(mail.reverse_path, "a@example.com");
+        let Content::Parts(parts) = mail.content else { panic!("parts") };
+        assert_eq!(parts.to[1].name.as_deref(), Some("Smith, C."));
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        for (field, value, named) in [
+            ("to", json!([]), "to"),
+            ("to", json!(["b@x.org", "no address"]), "to[1]"),
+            ("to", json!("b@x.org>\r\nRCPT TO:<c@x.org"), "to"),
+            ("from", json!(null), "from"),
+            ("headers", json!({"Bcc": "x@y.z"}), "headers.Bcc"),
+            ("headers", json!({"X-A\r\nBcc": "x"}), "headers.X-A  Bcc"),
+            ("headers", json!({"Content-Type": "text/html"}), "headers.Content-Type"),
+            ("attachments", json!([{"filename": "a", "content": "!"}]), "attachments[0].content"),
+            ("attachments", json!([{"contentType": "multipart/mixed", "content": ""}]), "attachments[0].contentType"),
+            ("priority", json!("asap"), "priority"),
+            ("notBefore", json!("tomorrow"), "notBefore"),
+            ("id", json!("a b"), "id"),
+            ("raw", json!("%%"), "raw"),
+            ("version", json!(2), "version"),
+            ("subject", json!({}), "subject"),
+        ] {
+            let error = parsed(&with(field, value.clone())).expect_err(&value.to_string());
+            assert_eq!(error.field, named, "{error}");
+        }
+        assert_eq!(parsed(&json!({"from": "a@b.c", "to": "a@b.c"})).expect_err("empty").field, "text");
+        let many: Vec<String> = (0..101).map(|n| format!("u{n}@x.org")).collect();
+        assert_eq!(parsed(&with("to", json!(many))).expect_err("many").field, "to");
+    }
+
+    #[test]
+    fn addresses_that_could_break_out_are_refused() {
+        for address in [
+            "a b@x.org",
+            "a@x.org>",
+            "<a@x.org",
+            "\"a b\"@x.org",
+            "a@x.org\r\n",
+            "a@\u{0}x.org",
+            "a\u{a0}b@x.org",
+            "@x.org",
+            "a@",
+            "a@x.org b@y.org",
+            "a,b@x.org",
+            "",
+        ] {
+            let value = json!([{"address": address}]);
+            // Outer white space is no part of an address.
+            assert!(address.trim() == "a@x.org" || parsed(&with("to", value)).is_err(), "{address:?}");
+        }
+    }
+
+    #[test]
+    fn times_are_rfc_3339_or_numbers() {
+        for (value, wanted) in [
+            (json!("2026-11-21T08:30:00Z"), 1_795_249_800_000),
+            (json!("2026-11-21T09:30:00+01:00"), 1_795_249_800_000),
+            (json!(1_795_249_800), 1_795_249_800_000),
+            (json!(1_795_249_800_000_u64), 1_795_249_800_000),
+        ] {
+            let mail = parsed(&with("expiresAt", value.clone())).expect("a mail");
+            assert_eq!(mail.expires_at, Some(UnixMillis(wanted)), "{value}");
+        }
+    }
+
+    #[test]
+    fn the_message_id_comes_from_the_id() {
+        let mail = parsed(&with("id", json!("order-7"))).expect("a mail");
+        assert_eq!(mail.message_id("order-7"), "<order-7@example.com>");
+        let odd = mail.message_id("a:b");
+        assert!(is_message_id(&odd) && odd == mail.message_id("a:b") && odd != mail.message_id("a:c"), "{odd}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_mail_or_an_error(bytes in any::<Vec<u8>>()) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn any_texts_in_any_field_are_a_mail_that_composes_or_an_error(
+            from in ".{0,30}", to in ".{0,30}", name in "\\PC{0,20}", subject in ".{0,80}", text in ".{0,80}", header in "(?s).{0,40}", filename in ".{0,20}",
+        ) {
+            let values = [
+                json!({"from": from, "to": to, "text": text}),
+                json!({
+                    "from": {"name": name, "address": "a@example.com"}, "to": [{"name": header, "address": "b@example.org"}],
+                    "bcc": "hidden@example.net", "subject": subject, "text": text, "html": text, "headers": {"X-Any": header},
+                    "attachments": [{"filename": filename, "content": "aGVsbG8="}],
+                }),
+            ];
+            for value in values {
+                let Ok(mail) = parsed(&value) else { continue };
+                let message = super::super::compose(&mail, "<id@x>", UnixMillis(0)).expect("what is parsed composes");
+                let text = String::from_utf8(message).expect("ASCII headers, encoded bodies");
+                prop_assert!(!text.replace("\r\n", "").contains(['\r', '\n']), "{text:?}");
+                prop_assert!(!text.to_ascii_lowercase().contains("hidden@"));
+                let head = text.split("\r\n\r\n").next().unwrap_or_default();
+                let names: Vec<&str> = head.split("\r\n").filter(|line| !line.starts_with([' ', '\t'])).map(|line| line.split(':').next().unwrap_or_default()).collect();
+                let known = ["From", "To", "Subject", "Date", "Message-ID", "MIME-Version", "Content-Type", "Content-Transfer-Encoding", "X-Any"];
+                prop_assert!(names.iter().all(|name| known.contains(name)), "{names:?} in {head:?}");
+                prop_assert!(text.split("\r\n").all(|line| line.len() <= 998));
+            }
+        }
+    }
+}

@@ -29,7 +29,11 @@ pub(super) fn check(message: &[u8]) -> Result<(), MailError> {
 
 /// The message with CRLF line ends, without `Bcc`, with a `Message-ID` and a `Date`.
 pub(super) fn prepare(message: &[u8], own_message_id: &str, date: UnixMillis) -> Vec<u8> {
-    let message = normalise(message);
+    let mut message = normalise(message);
+    if !message.ends_with(b"\r\n") {
+        // A last line without an end, perhaps a header's, must not run into what follows it.
+        message.extend_from_slice(b"\r\n");
+    }
     let (mut has_id, mut has_date, mut end) = (false, false, 0);
     let mut kept = Vec::with_capacity(message.len() + 160);
     for field in fields(&message) {
@@ -115,4 +119,64 @@ fn name(bytes: &[u8]) -> Option<Vec<u8>> {
     let name = bytes[..colon].trim_ascii_end();
     (bytes[colon] == b':' && !name.is_empty() && name.iter().all(u8::is_ascii_graphic))
         .then(|| name.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DATE: UnixMillis = UnixMillis(1_763_683_734_123);
+
+    fn prepared(message: &str) -> String {
+        String::from_utf8(prepare(message.as_bytes(), "<id@x>", DATE)).expect("text")
+    }
+
+    #[test]
+    fn bcc_goes_with_its_folded_lines_and_what_is_missing_comes() {
+        let message = "From: a@x\nBCC: secret@x,\n\tother@x\nTo: b@x\n\nBcc: this is body\n";
+        let prepared = prepared(message);
+        assert_eq!(
+            prepared,
+            "From: a@x\r\nTo: b@x\r\nMessage-ID: <id@x>\r\nDate: Fri, 21 Nov 2025 00:08:54 +0000\r\n\r\nBcc: this is body\r\n"
+        );
+    }
+
+    #[test]
+    fn what_the_producer_set_stays() {
+        let message = "Message-ID: <own@y>\r\nDate: today\r\nSubject : x\r\n\r\nbody";
+        assert_eq!(prepared(message), format!("{message}\r\n"));
+        assert_eq!(message_id(message.as_bytes()), Some("<own@y>".into()));
+        assert_eq!(message_id(b"Message-ID: <own@y> <b@c>\n\n"), None);
+    }
+
+    #[test]
+    fn headers_alone_and_bodies_without_an_empty_line_are_messages_too() {
+        assert!(prepared("From: a@x").starts_with("From: a@x\r\nMessage-ID: <id@x>\r\nDate: "));
+        assert!(prepared("From: a@x").ends_with("\r\n\r\n"));
+        assert!(prepared("From: a@x\nhello there\n").ends_with("+0000\r\n\r\nhello there\r\n"));
+        assert!(check(b"hello there").is_err());
+        assert!(check(b"From: a@x\n\n\0").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bare_cr_or_lf_and_no_bcc_survives(bytes in proptest::collection::vec(
+            prop_oneof![Just(b'\r'), Just(b'\n'), Just(b':'), Just(b' '), Just(b'b'), Just(b'c'), any::<u8>()], 0..200)) {
+            let mut message = b"From: a@x\r\n".to_vec();
+            message.extend(bytes);
+            let out = prepare(&message, "<id@x>", DATE);
+            for (at, byte) in out.iter().enumerate() {
+                if *byte == b'\n' {
+                    prop_assert!(at > 0 && out[at - 1] == b'\r');
+                }
+                if *byte == b'\r' {
+                    prop_assert_eq!(out.get(at + 1), Some(&b'\n'));
+                }
+            }
+            prop_assert!(fields(&out).all(|field| name(&out[field]).as_deref() != Some(b"bcc")));
+            prop_assert_eq!(fields(&out).filter(|field| name(&out[field.clone()]).as_deref() == Some(b"message-id")).count().min(1), 1);
+        }
+    }
 }

@@ -122,9 +122,10 @@ impl Queue {
         let mut arguments: Vec<Vec<u8>> = vec![process.into(), now.0.to_string().into(), self.retention().into()];
         let mut judged = Vec::new();
         for ((claim, entry), mark) in batch.iter().zip(marks) {
-            // A claim without a stage can't have been sent: the same script writes both. It counts as just taken.
+            // Claim and stage are written together; a stage that is gone or unreadable tells nothing: the worst is assumed.
             let word = mark.as_deref().unwrap_or_default().split(' ').next().unwrap_or_default().to_owned();
-            let stage = mark.and_then(|mark| mark.parse::<StageMark>().ok()).map_or(Stage::Taken, |mark| mark.stage);
+            let stage =
+                mark.and_then(|mark| mark.parse::<StageMark>().ok()).map_or(Stage::Committing, |mark| mark.stage);
             let header = match Entry::decode(entry) {
                 Entry::Sealed(header, _) => Some(*header),
                 _ => None,
@@ -235,7 +236,7 @@ impl Case<'_> {
     fn poison(&self, crashes: u32) -> Vec<u8> {
         let header = self.header.clone().map(|header| super::Header { crashes, ..header });
         let reply = format!("{crashes} processes crashed while they sent this mail");
-        DeadLetter::new(header.as_ref(), envelope::priority(self.entry), "Poison", reply, Some(self.stage), self.now)
+        DeadLetter::new(header.as_ref(), envelope::priority(self.entry), "Poison", &reply, Some(self.stage), self.now)
             .with_payload(Entry::decode(self.entry).payload(), None)
             .encode()
     }

@@ -40,3 +40,44 @@ pub fn next_step(header: &Header, failure: Failure, retry: &Retry, now: UnixMill
     let wait = backoff(before, retry, random).max(delay.unwrap_or_default());
     Settlement::Delayed { due: now.after(wait), counted, reason, reply }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_wait_doubles_up_to_the_cap() {
+        let seconds: Vec<u64> = (0..9).map(|n| backoff(n, &Retry::default(), 0.0).as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(backoff(0, &Retry::default(), 1.0), Duration::from_millis(1_200));
+    }
+
+    #[test]
+    fn the_servers_own_delay_is_honoured() {
+        let header = crate::queue::envelope::tests::header();
+        let failure = |delay| Failure {
+            counted: Counted::Attempt,
+            reason: "Greylisted".into(),
+            reply: String::new(),
+            delay: Some(delay),
+        };
+        let due = |delay| match next_step(&header, failure(delay), &Retry::default(), UnixMillis(0), 0.0) {
+            Settlement::Delayed { due, .. } => due.0,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(due(Duration::from_secs(300)), 300_000);
+        assert_eq!(due(Duration::from_millis(1)), 1_000);
+    }
+
+    proptest! {
+        #[test]
+        fn a_wait_is_never_shorter_than_the_base_nor_longer_than_the_cap_and_its_jitter(n in any::<u32>(), random in any::<f64>()) {
+            let retry = Retry::default();
+            let wait = backoff(n, &retry, random);
+            prop_assert!(wait >= Duration::from_secs(1));
+            prop_assert!(wait <= Duration::from_secs(72));
+        }
+    }
+}

@@ -48,7 +48,7 @@ impl Queue {
                     .fetched
                     .is_some()
                     .then(|| self.names.payload(super::claim::bare_id(&claim.payload).as_deref().unwrap_or_default()));
-                DeadLetter::new(Some(&header), claim.mail.priority, &reason, reply.clone(), Some(Stage::Sending), now)
+                DeadLetter::new(Some(&header), claim.mail.priority, &reason, &reply, Some(Stage::Sending), now)
                     .with_payload(payload, payload_key.as_deref())
                     .encode()
             }
@@ -96,7 +96,8 @@ impl Queue {
     }
 
     /// Gives back a claim of which the server has nothing, to the end that is taken next; costs no attempt. `Lost` once
-    /// it is committing, settled or taken over. Safe to repeat.
+    /// it is committing, settled or taken over: a worker that noted `committing` and then did not send settles with
+    /// [`Settlement::Delayed`] instead. Safe to repeat.
     pub async fn requeue_claim(&self, process: &str, claim: &ClaimId, now: UnixMillis) -> Result<Advance, StoreError> {
         let keys = [self.names.claims(process), self.names.stages(process)];
         let at = now.0.to_string();

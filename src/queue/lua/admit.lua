@@ -22,20 +22,26 @@ for at = 3, #ARGV, 10 do
     redis.call('HSET', STAGES, claim, 'claimed ' .. now)
     record(first, number, serial, 0, 'id', id, 'state', 'claimed', 'at', now, 'messageId', message_id)
   else
-    redis.call('HDEL', CLAIMS, claim)
-    redis.call('HDEL', STAGES, claim)
     if late and own[3] then
       action = 'delivered'
       count('delivered', 1)
     elseif other or late then
       action = 'duplicate'
       count('duplicates', 1)
-      event(action, id, now, other or id)
     elseif action == 'delayed' then
       delay(claim, due, header == '' and entry or header .. payload(entry))
-      record(first, number, serial, 0, 'id', id, 'state', action, 'at', now, 'due', due, 'messageId', message_id)
+    elseif action == 'dead' then
+      redis.call('LPUSH', DEAD, letter)
     else
-      if action == 'dead' then redis.call('LPUSH', DEAD, letter) else count('expired', 1) end
+      count('expired', 1)
+    end
+    redis.call('HDEL', CLAIMS, claim)
+    redis.call('HDEL', STAGES, claim)
+    if action == 'duplicate' then
+      event(action, id, now, other or id)
+    elseif action == 'delayed' then
+      record(first, number, serial, 0, 'id', id, 'state', action, 'at', now, 'due', due, 'messageId', message_id)
+    elseif action ~= 'delivered' then
       record(first, number, serial, ttl, 'id', id, 'state', action, 'at', now, 'reason', reason)
       event(action, id, now, reason)
     end

@@ -1,4 +1,6 @@
 -- What all scripts of the queue share. Payloads are moved as bytes, never decoded; all keys come in KEYS.
+-- A script that fails half-way is not rolled back (a key of the wrong type is enough): so each counts first, then puts
+-- the mail where it goes, then takes it from where it was, and writes records and events last. Nothing is lost then.
 local COUNTERS, EVENTS, NORMAL, HIGH, LOW, ARRIVED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local DELAYED, DELAYED_MAILS, HELD, PROCESSES, DEAD = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local MAGIC = 'mailrelay/1 '
@@ -32,14 +34,14 @@ end
 
 -- Puts a sealed entry into its list: to the end that is taken next, or to the end of the line.
 local function give(entry, push)
-  redis.call(push or 'RPUSH', list_of(entry), entry)
   count('counted', 1)
   count('bytes', #entry)
+  redis.call(push or 'RPUSH', list_of(entry), entry)
 end
 
 local function delay(token, due, entry)
-  redis.call('ZADD', DELAYED, due, token)
   redis.call('HSET', DELAYED_MAILS, token, entry)
+  redis.call('ZADD', DELAYED, due, token)
 end
 
 -- The id of the other mail that a record belongs to, when it forbids this one.

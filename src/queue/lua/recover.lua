@@ -15,16 +15,14 @@ for at = 4, #ARGV, 11 do
   if not entry or not fits then
     action = 'skipped'
   else
-    redis.call('HDEL', CLAIMS, claim)
-    redis.call('HDEL', STAGES, claim)
     if header ~= '' then
       entry = header .. payload(entry)
     else
       entry = seal(entry, mark and string.match(mark, ' ([hnl])$') or 'n')
     end
     if action == 'queue' then
-      give(entry)
       count('returned', 1)
+      give(entry)
     elseif action == 'held' then
       redis.call('HSET', HELD, claim, extra .. '\n' .. entry)
     elseif action == 'resend' then
@@ -32,6 +30,8 @@ for at = 4, #ARGV, 11 do
     else
       redis.call('LPUSH', DEAD, extra)
     end
+    redis.call('HDEL', CLAIMS, claim)
+    redis.call('HDEL', STAGES, claim)
     record(first, number, serial, action == 'dead' and ttl or 0, 'id', id, 'state', STATE[action], 'at', now,
       'messageId', message_id, 'due', due, 'reason', reason)
     if expected ~= 'early' then

@@ -5,22 +5,28 @@ local header, due, extra, serial, id, message_id = ARGV[5], ARGV[6], ARGV[7], AR
 local reason, reply, ttl, answer = ARGV[11], ARGV[12], tonumber(ARGV[13]), 'done'
 
 local entry = redis.call('HGET', CLAIMS, claim)
-if entry then
+local function leave()
   redis.call('HDEL', CLAIMS, claim)
   redis.call('HDEL', STAGES, claim)
-else
+end
+if not entry then
   local known = redis.call('HMGET', KEYS[14], 'operation', 'serial', 'state')
   if known[1] == operation then return 'repeated' end
   local parked = redis.call('HGET', HELD, claim)
   if parked then
     -- Recovered as an unknown outcome, and still nobody's: the truth wins.
     if action == 'held' then return 'repeated' end
-    redis.call('HDEL', HELD, claim)
-    entry = string.sub(parked, string.find(parked, '\n', 1, true) + 1)
+    leave = function() redis.call('HDEL', HELD, claim) end
+    entry = string.sub(parked, (string.find(parked, '\n', 1, true) or #parked) + 1)
   elseif known[2] == serial and known[3] == 'resend' and redis.call('ZSCORE', DELAYED, claim) then
     entry = redis.call('HGET', DELAYED_MAILS, claim)
-    redis.call('ZREM', DELAYED, claim)
-    redis.call('HDEL', DELAYED_MAILS, claim)
+    -- Put off again, it stays in its place with a new time.
+    leave = function()
+      if action ~= 'delayed' then
+        redis.call('ZREM', DELAYED, claim)
+        redis.call('HDEL', DELAYED_MAILS, claim)
+      end
+    end
   elseif known[2] == serial and known[3] == 'resend' and action == 'delivered' then
     -- It already lies in a list to be sent again: leave word for the claim that finds it there.
     record(14, #KEYS - 13, serial, ttl, 'id', id, 'state', action, 'at', now, 'messageId', message_id, 'operation',
@@ -35,13 +41,14 @@ end
 if action == 'delivered' then
   count('delivered', 1)
 elseif action == 'delayed' then
-  delay(claim, due, header .. payload(entry))
   count('tries.' .. reason, 1)
+  delay(claim, due, header .. payload(entry))
 elseif action == 'dead' then
   redis.call('LPUSH', DEAD, extra)
 else
   redis.call('HSET', HELD, claim, extra .. '\n' .. header .. payload(entry))
 end
+leave()
 if action ~= 'delivered' and action ~= 'dead' then ttl = 0 end
 record(14, #KEYS - 13, serial, ttl, 'id', id, 'state', action, 'at', now, 'messageId', message_id, 'operation', operation,
   'due', due, 'reason', reason, 'reply', reply)
