@@ -119,3 +119,25 @@ async fn several_postfixes_live_side_by_side() {
     Session::open(&endpoint(one.address(), Tls::None, None), None).await.expect("the other has room");
     drop((first, second));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixteen_clients_who_come_back_as_soon_as_they_have_read_the_end_are_never_too_many_for_postfix() {
+    let postfix = Postfix::start(16);
+    let endpoint = endpoint(postfix.address(), Tls::None, None);
+    let clients: Vec<_> = (0..16)
+        .map(|client| {
+            let endpoint = endpoint.clone();
+            tokio::spawn(async move {
+                for round in 0..5 {
+                    let mut session = Session::open(&endpoint, None).await.expect("there is room");
+                    assert!(send(&mut session, client * 100 + round).await.is_delivered());
+                    assert_eq!(session.close().await, Closed::Eof);
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.await.expect("a client ends well");
+    }
+    assert_eq!(postfix.refused_connections(), 0, "{}", postfix.log());
+}

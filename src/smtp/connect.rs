@@ -14,7 +14,7 @@ use rustls::{
 };
 use tokio::{
     net::{TcpSocket, lookup_host},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::api;
@@ -62,6 +62,13 @@ pub struct StepLimits {
     pub dot: Duration,
     /// QUIT, 221 and EOF together: `closeGrace` + 1 s.
     pub close: Duration,
+}
+
+impl StepLimits {
+    /// The usual limits, for a server that may take so long to notice a closed connection.
+    pub fn with_close_grace(grace: Duration) -> Self {
+        Self { close: grace + Duration::from_secs(1), ..Self::default() }
+    }
 }
 
 impl Default for StepLimits {
@@ -153,17 +160,20 @@ pub(super) struct ConnectFault {
 /// Tries the addresses of a server one after the other. Cancelling closes the socket without proof of its end.
 pub(super) async fn connect(endpoint: &Endpoint) -> Result<Wire, ConnectFault> {
     let limits = &endpoint.limits;
+    let deadline = Instant::now() + limits.connect;
     let fault = |timed_out, detail| ConnectFault { timed_out, detail, closed: Closed::NeverOpen };
     let addresses: Vec<SocketAddr> =
-        match timeout(limits.connect / 2, lookup_host((endpoint.host.as_str(), endpoint.port))).await {
+        match timeout_at(deadline, lookup_host((endpoint.host.as_str(), endpoint.port))).await {
             Ok(Ok(found)) => found.take(4).collect(),
             Ok(Err(error)) => return Err(fault(false, format!("the name lookup failed: {error}"))),
             Err(_) => return Err(fault(true, "the name lookup took too long".into())),
         };
-    let each = limits.connect / u32::try_from(addresses.len().max(1)).unwrap_or(1);
     let mut last = fault(false, "the name has no address".into());
+    let mut left = u32::try_from(addresses.len()).unwrap_or(1);
     for address in addresses {
-        match attempt(address, each, limits.close).await {
+        let share = deadline.saturating_duration_since(Instant::now()) / left;
+        left = (left - 1).max(1);
+        match attempt(address, share, limits.close).await {
             Ok(wire) => return Ok(wire),
             // Only one socket may count: where the server may have seen this one, another is not tried.
             Err(fault) if fault.closed == Closed::NoEof => return Err(fault),

@@ -15,6 +15,7 @@ mod send;
 mod session;
 mod transaction;
 mod wire;
+mod words;
 
 pub use connect::{Credentials, Endpoint, StepLimits, TlsRoots};
 pub use reply::{Context, EnhancedCode, Event, PauseReason, Reply, Resend, Ruling, Sign, Stage, Verdict, Why, judge};

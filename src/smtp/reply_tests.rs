@@ -319,7 +319,7 @@ fn enhanced_codes_are_read_where_they_are() {
 
 #[test]
 fn a_wish_is_read_only_where_there_is_one() {
-    let delay = |text: &str| Words(text.to_ascii_lowercase()).delay().map(|delay| delay.as_secs());
+    let delay = |text: &str| Words::of(text).delay().map(|delay| delay.as_secs());
     for (text, seconds) in [
         ("try again in 5 minutes", Some(300)),
         ("(retry after 90 sec)", Some(90)),

@@ -8,7 +8,7 @@ use super::{
     reply::{Event, Reply, Ruling, Sign, Stage, Why, judge},
     session::{Session, State},
     transaction::{Commit, MailOutcome, Over, Progress, Transaction},
-    wire::WriteFault,
+    wire::{Fault, WriteFault},
 };
 
 /// The last part of a message, which is held back until the caller says [`Commit::Go`].
@@ -141,7 +141,7 @@ impl Session {
         for (place, recipient) in transaction.recipients.iter().enumerate() {
             let reply = self.exchange(&format!("RCPT TO:<{recipient}>"), self.limits.command).await;
             let reply = self.take(progress, Stage::Rcpt, Stage::Rcpt, reply)?;
-            self.recipient(progress, place, &reply)?;
+            Self::recipient(progress, place, &reply)?;
         }
         if data && progress.is_open() {
             let reply = self.exchange("DATA", self.limits.data).await;
@@ -169,7 +169,7 @@ impl Session {
         for place in 0..transaction.recipients.len() {
             let reply = self.wire.reply(self.limits.command).await;
             let reply = self.take(progress, Stage::Rcpt, stage_if_lost(Stage::Rcpt), reply)?;
-            self.recipient(progress, place, &reply)?;
+            Self::recipient(progress, place, &reply)?;
         }
         if progress.is_open() { Ok(()) } else { self.skip(usize::from(more)).await }
     }
@@ -181,6 +181,9 @@ impl Session {
         progress: &mut Progress,
         before_commit: impl AsyncFnOnce() -> Commit,
     ) -> Result<(), Over> {
+        if progress.farewell.is_some() {
+            return self.gone(progress);
+        }
         if !progress.is_open() {
             return Ok(());
         }
@@ -227,13 +230,14 @@ impl Session {
         progress: &mut Progress,
         stage: Stage,
         lost: Stage,
-        read: Result<Reply, super::wire::Fault>,
+        read: Result<Reply, Fault>,
     ) -> Result<Reply, Over> {
         match read {
             Ok(reply) => {
                 progress.read(stage, &reply);
                 Ok(reply)
             }
+            Err(_) if progress.farewell.is_some() => self.gone(progress),
             Err(fault) => {
                 let ruling = progress.fault(lost, &fault);
                 progress.rule_rest(ruling, None);
@@ -242,30 +246,56 @@ impl Session {
         }
     }
 
+    /// The server said 421 to a recipient and took nothing after that: so it is with all that have no ruling yet.
+    fn gone<T>(&mut self, progress: &mut Progress) -> Result<T, Over> {
+        if let Some(reply) = progress.farewell.take() {
+            let ruling = progress.judge(Stage::Rcpt, &reply);
+            progress.rule_rest(ruling, Some(&reply));
+            self.state = State::Finished;
+        }
+        Err(Over)
+    }
+
     /// A refusal of the whole mail. After 421 the server goes, and nothing more can be read.
     fn refused(&mut self, progress: &mut Progress, stage: Stage, reply: &Reply) -> Result<(), Over> {
+        if !(reply.is_transient() || reply.is_permanent()) {
+            return Self::out_of_step(progress, stage);
+        }
         let ruling = progress.judge(stage, reply);
         progress.rule_rest(ruling, Some(reply));
         if reply.code == 421 {
             self.state = State::Finished;
+            return Err(Over);
         }
-        if reply.code == 421 || !(reply.is_transient() || reply.is_permanent()) { Err(Over) } else { Ok(()) }
+        Ok(())
     }
 
-    fn recipient(&mut self, progress: &mut Progress, place: usize, reply: &Reply) -> Result<(), Over> {
+    /// A 2yz or 3yz where none can be. When the whole message is with the server already, it may have it.
+    fn out_of_step(progress: &mut Progress, stage: Stage) -> Result<(), Over> {
+        let stage = if progress.outcome.committed { Stage::AfterDot } else { stage };
+        let ruling = progress.fault(stage, &Fault::Garbled("a reply that belongs elsewhere".into()));
+        progress.rule_rest(ruling, None);
+        Err(Over)
+    }
+
+    fn recipient(progress: &mut Progress, place: usize, reply: &Reply) -> Result<(), Over> {
         if reply.is_completion() {
             progress.context.accepted += 1;
             return Ok(());
         }
-        if reply.code == 421 || !(reply.is_transient() || reply.is_permanent()) {
-            return self.refused(progress, Stage::Rcpt, reply);
+        if !(reply.is_transient() || reply.is_permanent()) {
+            return Self::out_of_step(progress, Stage::Rcpt);
         }
         let ruling = progress.judge(Stage::Rcpt, reply);
         progress.rule(place, ruling, Some(reply));
+        if reply.code == 421 {
+            // It should close now. Should it go on all the same, its later replies count.
+            progress.farewell = Some(reply.clone());
+        }
         Ok(())
     }
 
-    fn data_replied(&mut self, progress: &mut Progress, read: Result<Reply, super::wire::Fault>) -> Result<(), Over> {
+    fn data_replied(&mut self, progress: &mut Progress, read: Result<Reply, Fault>) -> Result<(), Over> {
         let reply = self.take(progress, Stage::Data, Stage::Data, read)?;
         if reply.code == 354 { Ok(()) } else { self.refused(progress, Stage::Data, &reply) }
     }

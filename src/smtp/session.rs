@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::api::{Auth, Tls};
 
@@ -47,6 +47,7 @@ pub struct OpenError {
 
 /// What the server offers (EHLO reply).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one keyword of the EHLO reply, independent of the others")]
 pub struct Offers {
     /// RFC 2920.
     pub pipelining: bool,
@@ -342,8 +343,9 @@ impl Session {
     pub async fn close(mut self) -> Closed {
         let deadline = Instant::now() + self.limits.close;
         if self.state != State::Broken && !self.wire.said_farewell() && self.wire.is_quiet().await {
-            // Whatever it answers, our end follows.
-            let _ = self.exchange("QUIT", self.limits.close).await;
+            // Whatever it answers, our end follows; some time is kept for the server's.
+            let limit = self.limits.close * 3 / 4;
+            let _ = timeout(limit, self.exchange("QUIT", limit)).await;
         }
         self.wire.finish(deadline.saturating_duration_since(Instant::now())).await
     }

@@ -136,6 +136,8 @@ pub(super) struct Progress {
     pub outcome: MailOutcome,
     pub rulings: Vec<Option<RecipientOutcome>>,
     pub context: Context,
+    /// A 421 to a recipient.
+    pub farewell: Option<Reply>,
 }
 
 /// The transaction can't go on; all recipients have their ruling.
@@ -153,7 +155,7 @@ impl Progress {
             signs: Vec::new(),
         };
         let context = Context { accepted: 0, resent: transaction.resent, reused };
-        Self { outcome, rulings: vec![None; transaction.recipients.len()], context }
+        Self { outcome, rulings: vec![None; transaction.recipients.len()], context, farewell: None }
     }
 
     /// Gives one recipient its ruling.
@@ -201,5 +203,38 @@ impl Progress {
         self.rule_rest(forgotten, None);
         self.outcome.recipients = self.rulings.into_iter().flatten().collect();
         self.outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Transaction, TransactionError};
+
+    fn check(from: &str, to: &[&str], message: &[u8]) -> Result<(), TransactionError> {
+        let to: Vec<String> = to.iter().map(|address| (*address).to_owned()).collect();
+        Transaction::new(from, &to, message).map(|_| ())
+    }
+
+    #[test]
+    fn bare_line_ends_are_refused_wherever_they_are() {
+        let cases: [(&[u8], usize); 6] =
+            [(b"a\nb\r\n", 1), (b"a\rb\r\n", 1), (b"\nb\r\n", 0), (b"a\r\n.\n\r\n", 4), (b"a\r\r\n", 1), (b"a\r", 1)];
+        for (message, at) in cases {
+            assert_eq!(check("", &["a@b"], message), Err(TransactionError::BareLineEnd { at }), "{message:?}");
+        }
+        assert_eq!(check("", &["a@b"], b"a"), Err(TransactionError::Unterminated));
+        assert_eq!(check("", &["a@b"], b""), Err(TransactionError::Unterminated));
+        assert_eq!(check("", &["a@b"], b"a\r\n\r\n"), Ok(()));
+    }
+
+    #[test]
+    fn addresses_that_would_end_the_command_are_refused() {
+        for address in ["a@b>\r\nDATA", "a b@c", "<a@b>", "a@b\0", "a@b\u{85}"] {
+            assert!(check(address, &["a@b"], b"\r\n").is_err(), "{address}");
+            let second = check("", &["a@b", address], b"\r\n");
+            assert_eq!(second, Err(TransactionError::Address { which: "recipient 2".into() }), "{address}");
+        }
+        assert!(check("", &[""], b"\r\n").is_err());
+        assert_eq!(check("", &[], b"\r\n"), Err(TransactionError::NoRecipient));
     }
 }

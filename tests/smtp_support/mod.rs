@@ -1,11 +1,10 @@
 //! What the SMTP tests share.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::{net::SocketAddr, time::Duration};
 
 use mailrelay::{
     api::Tls,
-    smtp::{Commit, Credentials, Endpoint, MailOutcome, Session, StepLimits, TlsRoots, Transaction},
+    smtp::{Commit, Endpoint, MailOutcome, Session, StepLimits, TlsRoots, Transaction},
 };
 
 /// A deadline for conditions that are met at once.
@@ -21,10 +20,6 @@ pub fn endpoint(address: SocketAddr, tls: Tls, certificate: Option<&str>) -> End
         helo: "client.test".into(),
         limits: StepLimits::default(),
     }
-}
-
-pub fn credentials(secret: &str) -> Credentials {
-    Credentials { username: "user".into(), secret: secret.into() }
 }
 
 pub fn to(addresses: &[&str]) -> Vec<String> {

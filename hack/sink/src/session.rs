@@ -405,13 +405,11 @@ impl Session {
         }
         self.reset();
         self.mails += 1;
-        match failure {
-            Some(failure) => self.play(failure).await,
-            None => {
-                self.say(&format!("250 2.0.0 ok: queued as {}-{}", self.number, self.mails));
-                Ok(())
-            }
+        if let Some(failure) = failure {
+            return self.play(failure).await;
         }
+        self.say(&format!("250 2.0.0 ok: queued as {}-{}", self.number, self.mails));
+        Ok(())
     }
 
     fn say(&mut self, reply: &str) {
