@@ -1,6 +1,6 @@
 //! `mailrelay audit`: is every accepted mail accounted for?
 
-use std::process::ExitCode;
+use std::{fmt::Write as _, process::ExitCode};
 
 use super::{
     CliError, Output,
@@ -18,7 +18,11 @@ struct Outcome {
 }
 
 /// Prints both sides of the sum; fails when they differ.
-pub async fn run(arguments: relay::Arguments, options: &StoreOptions, output: Output) -> Result<ExitCode, CliError> {
+pub async fn run(
+    arguments: relay::RelayArguments,
+    options: &StoreOptions,
+    output: Output,
+) -> Result<ExitCode, CliError> {
     let target = arguments.target(options).await?;
     let audit = target.queue.audit().await?;
     let difference = audit.difference;
@@ -47,10 +51,11 @@ fn table(audit: &Audit) -> String {
     table.row(["difference".to_owned(), audit.difference.to_string()]);
     let mut text = table.render();
     if audit.raw_waiting > 0 {
-        text.push_str(&format!(
-            "{} of the queued mails came by plain LPUSH: they are on both sides, nobody counts them independently\n",
+        let _ = writeln!(
+            text,
+            "{} of the queued mails came by plain LPUSH: they are on both sides, nobody counts them independently",
             audit.raw_waiting
-        ));
+        );
     }
     text
 }

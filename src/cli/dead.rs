@@ -20,7 +20,7 @@ pub struct Arguments {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
-    relay: relay::Arguments,
+    relay: relay::RelayArguments,
 }
 
 #[derive(Subcommand)]
@@ -51,7 +51,7 @@ pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -
             let Some(letter) = queue.dead_show(&id).await? else {
                 return Err(CliError::Failed(format!("no dead letter has the id {id}; see `mailrelay dead list`")));
             };
-            output.print(&letter, |letter| details(letter))?;
+            output.print(&letter, details)?;
         }
         Command::Requeue(choice) => {
             let done = queue.dead_requeue(&choice.filter(now), choice.limit(), now).await?;

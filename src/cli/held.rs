@@ -20,7 +20,7 @@ pub struct Arguments {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
-    relay: relay::Arguments,
+    relay: relay::RelayArguments,
 }
 
 #[derive(Subcommand)]

@@ -1,6 +1,6 @@
 //! `mailrelay leases`: who holds which share of a server's budget.
 
-use std::process::ExitCode;
+use std::{fmt::Write as _, process::ExitCode};
 
 use serde::Serialize;
 
@@ -94,10 +94,10 @@ pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -
 /// Reads one budget's ledger.
 pub async fn read(store: &Store, name: &str) -> Result<PoolLeases, CliError> {
     let snapshot = LedgerStore::new(store.clone(), name).snapshot().await?;
-    let stale = snapshot.in_force().is_none();
+    let in_force = snapshot.in_force().is_some();
     let state = match &snapshot.ledger {
         None => "Absent",
-        Some(_) if stale => "Stale",
+        Some(_) if !in_force => "Stale",
         Some(ledger) if ledger.state == LedgerState::Rec => "Recovering",
         Some(_) => "Open",
     };
@@ -173,7 +173,7 @@ pub fn text(pool: &PoolLeases) -> String {
         text.push_str(&table.render());
     }
     for entry in &pool.quarantine {
-        text.push_str(&format!("withheld: {} for {} s ({})\n", entry.slots, entry.seconds, entry.why));
+        let _ = writeln!(text, "withheld: {} for {} s ({})", entry.slots, entry.seconds, entry.why);
     }
     text
 }

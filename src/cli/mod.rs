@@ -36,7 +36,7 @@ pub struct Cli {
     /// How results are printed
     #[arg(short = 'o', long, global = true, value_enum, default_value_t = Output::Table)]
     output: Output,
-    /// How log lines are written to standard error; MAILRELAY_LOG selects which, for example `info`
+    /// How log lines are written to standard error; the variable `MAILRELAY_LOG` selects which
     #[arg(long, global = true, env = "MAILRELAY_LOG_FORMAT", value_enum, default_value_t = log::Format::Text)]
     log_format: log::Format,
     #[command(flatten)]
@@ -47,18 +47,18 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the controller: watch MailRelays and pods, divide the budgets
+    /// Run the controller: watch relays and pods, divide the budgets
     Controller(Box<ControllerOptions>),
     /// Run a worker: send mail through this pod's share of the budget
     Worker(worker::Arguments),
-    /// Print the CustomResourceDefinition as YAML
+    /// Print the custom resource definition as YAML
     Crd,
     /// Put mail into the queue, from flags, a file or standard input; prints the ids
     Send(Box<send::Arguments>),
     /// Show the state of one mail, or of the whole relay
     Status(status::Arguments),
     /// Show how much mail waits, and what is in flight where
-    Queue(relay::Arguments),
+    Queue(relay::RelayArguments),
     /// Show who holds which share of a server's budget
     Leases(leases::Arguments),
     /// Look after the dead letters: mail that needs a person
@@ -66,7 +66,7 @@ enum Command {
     /// Look after held mail: mail whose final answer was lost
     Held(held::Arguments),
     /// Check that every accepted mail is accounted for
-    Audit(relay::Arguments),
+    Audit(relay::RelayArguments),
 }
 
 /// Why a command failed. The message says what to do next.
@@ -80,14 +80,23 @@ pub enum CliError {
         source: StoreError,
     },
     /// A mail was not accepted.
-    #[error(transparent)]
-    Enqueue(#[from] EnqueueError),
+    #[error("{0}")]
+    Enqueue(EnqueueError),
     /// The arguments fit together in no way; exit code 2.
     #[error("{0}")]
     Usage(String),
     /// Anything else.
     #[error("{0}")]
     Failed(String),
+}
+
+impl From<EnqueueError> for CliError {
+    fn from(error: EnqueueError) -> Self {
+        match error {
+            EnqueueError::Store(source) => Self::Store { source },
+            refused => Self::Enqueue(refused),
+        }
+    }
 }
 
 fn hint(error: &StoreError) -> &'static str {

@@ -25,7 +25,11 @@ struct Overview {
 }
 
 /// Prints depths and what is in flight.
-pub async fn run(arguments: relay::Arguments, options: &StoreOptions, output: Output) -> Result<ExitCode, CliError> {
+pub async fn run(
+    arguments: relay::RelayArguments,
+    options: &StoreOptions,
+    output: Output,
+) -> Result<ExitCode, CliError> {
     let target = arguments.target(options).await?;
     let now = UnixMillis::now();
     let depths = target.queue.depths(now).await?;

@@ -14,7 +14,7 @@ pub const ANSWER_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Which queue.
 #[derive(clap::Args, Clone, Debug, Default)]
-pub struct Arguments {
+pub struct RelayArguments {
     /// Take the queue's names and limits from this relay, as the controller published them: NAMESPACE/NAME
     #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with_all = ["queue", "dead_letter", "payload_prefix"])]
     relay: Option<String>,
@@ -51,7 +51,7 @@ pub struct Named {
     pub dead_letter: String,
 }
 
-impl Arguments {
+impl RelayArguments {
     /// Namespace and name of the relay, when one was named.
     pub fn names(&self) -> Option<(&str, &str)> {
         self.relay.as_deref().and_then(|relay| relay.split_once('/'))
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn names_not_given_are_the_defaults() {
-        let spec = Arguments { queue: Some("other".into()), ..Arguments::default() }.named();
+        let spec = RelayArguments { queue: Some("other".into()), ..RelayArguments::default() }.named();
         assert_eq!((spec.name.as_str(), spec.dead_letter_name.as_str()), ("other", "mail_dead_letter_queue"));
     }
 }

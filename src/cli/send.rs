@@ -30,7 +30,7 @@ const AT_ONCE: usize = 64;
 )]
 pub struct Arguments {
     #[command(flatten)]
-    relay: relay::Arguments,
+    relay: relay::RelayArguments,
     #[command(flatten)]
     content: Content,
     /// Read JSON from this file instead of standard input (`-`)

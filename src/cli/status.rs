@@ -1,6 +1,6 @@
 //! `mailrelay status [ID]`: the state of one mail, or of a relay as Redis knows it.
 
-use std::process::ExitCode;
+use std::{fmt::Write as _, process::ExitCode};
 
 use serde::Serialize;
 
@@ -22,7 +22,7 @@ pub struct Arguments {
     /// The id of a mail
     id: Option<String>,
     #[command(flatten)]
-    relay: relay::Arguments,
+    relay: relay::RelayArguments,
 }
 
 /// A relay as Redis knows it.
@@ -56,7 +56,7 @@ pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -
     Ok(ExitCode::SUCCESS)
 }
 
-async fn overview(target: &Target, arguments: &relay::Arguments) -> Result<Overview, CliError> {
+async fn overview(target: &Target, arguments: &relay::RelayArguments) -> Result<Overview, CliError> {
     let now = UnixMillis::now();
     let depths = target.queue.depths(now).await?;
     let mut budgets = Vec::new();
@@ -81,7 +81,7 @@ async fn overview(target: &Target, arguments: &relay::Arguments) -> Result<Overv
 }
 
 /// What the relay's workers told last. A report of another version that cannot be read is left out.
-async fn reports(target: &Target, arguments: &relay::Arguments) -> Result<Vec<WorkerReport>, CliError> {
+async fn reports(target: &Target, arguments: &relay::RelayArguments) -> Result<Vec<WorkerReport>, CliError> {
     let Some((namespace, name)) = arguments.names() else { return Ok(Vec::new()) };
     let mut command = redis::cmd("HVALS");
     command.arg(reports_key(namespace, name));
@@ -97,7 +97,7 @@ fn table(overview: &Overview) -> String {
         text.push_str("suspended: mail is accepted and not sent\n");
     }
     if let Some(reason) = &overview.stalled {
-        text.push_str(&format!("stalled: {reason}\n"));
+        let _ = writeln!(text, "stalled: {reason}");
     }
     for budget in &overview.budgets {
         text.push('\n');
@@ -106,10 +106,11 @@ fn table(overview: &Overview) -> String {
     for worker in &overview.workers {
         for server in &worker.servers {
             if let Some(unavailable) = &server.unavailable {
-                text.push_str(&format!(
-                    "server {} as seen by {}: {}: {}\n",
+                let _ = writeln!(
+                    text,
+                    "server {} as seen by {}: {}: {}",
                     server.name, worker.pod, unavailable.reason, unavailable.message
-                ));
+                );
             }
         }
     }

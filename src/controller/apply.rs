@@ -20,6 +20,9 @@ use crate::{
 /// How often a ledger is looked at again within one turn, since one step makes the next one possible.
 const LOOKS: usize = 4;
 
+/// How long an old primary may still write after another node answers (leases.md R8): a single node has none.
+const OLD_PRIMARY: Duration = Duration::ZERO;
+
 /// How long slots stay withheld on a pool that no relay names any more: as long as the API allows at most.
 const NAMELESS: Holds =
     Holds { close_grace: Duration::from_secs(300), session_timeout: Duration::from_secs(24 * 3_600) };
@@ -135,9 +138,8 @@ impl Pool {
     }
 
     async fn look(&mut self, turn: &Turn<'_>) -> Result<Driven, ApplyError> {
-        let asked = BootTime::now();
         let snapshot = self.ledger.snapshot().await?;
-        self.watch.observe(&snapshot, asked);
+        self.watch.observe(&snapshot, BootTime::now());
         if let Some(ledger) = &snapshot.ledger {
             self.budget = ledger.budget;
             self.shares.clone_from(&ledger.entitlements);
@@ -193,8 +195,7 @@ impl Pool {
             close_grace: plan.close_grace.get(),
             session_timeout: plan.session_timeout.get(),
         });
-        let actions =
-            self.watch.actions(BootTime::now(), turn.timing, holds, !fresh, std::time::Duration::ZERO, turn.evidence);
+        let actions = self.watch.actions(BootTime::now(), turn.timing, holds, !fresh, OLD_PRIMARY, turn.evidence);
         for action in actions {
             // The mark comes first, or a crash in between would open a pool twice without the reclaim time.
             if matches!(action, Action::Open { .. }) && !marked {

@@ -28,10 +28,10 @@ impl Routes {
     }
 
     fn router(self) -> Router {
-        let Self { ready, registry } = self;
+        let Self { ready: readiness_now, registry } = self;
         Router::new()
             .route("/livez", get(async || "ok\n"))
-            .route("/readyz", get(async move || readiness(*ready.borrow())))
+            .route("/readyz", get(async move || readiness(*readiness_now.borrow())))
             .route("/metrics", get(async move || exposition(&registry)))
     }
 }
@@ -39,11 +39,11 @@ impl Routes {
 /// Serves until dropped. A port that is taken is logged and tried again: in a sidecar the application may use it, and
 /// mail must flow without its metrics.
 pub async fn serve(address: SocketAddr, routes: Routes) {
-    let router = routes.router();
+    let pages = routes.router();
     loop {
         match TcpListener::bind(address).await {
             Ok(listener) => {
-                if let Err(error) = axum::serve(listener, router.clone()).await {
+                if let Err(error) = axum::serve(listener, pages.clone()).await {
                     tracing::error!(http.address = %address, %error, "the HTTP port broke");
                 }
             }
@@ -75,6 +75,7 @@ fn exposition(registry: &Registry) -> Response {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 mod tests {
     use prometheus_client::metrics::counter::Counter;
 

@@ -142,6 +142,7 @@ impl WorkerMetrics {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 mod tests {
     use prometheus_client::encoding::text::encode;
 

@@ -178,6 +178,7 @@ fn is_listed(list: &[u8], host: &str) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 mod tests {
     use super::*;
 

@@ -43,6 +43,8 @@ pub struct Fleet {
 struct Members {
     servers: Vec<Arc<Server>>,
     pools: BTreeMap<String, Pool>,
+    /// Sockets of an older process of this pod, by pool, until the pool is joined.
+    inherited: BTreeMap<String, u32>,
 }
 
 /// A budget's slots, in use or on their way out.
@@ -123,6 +125,11 @@ impl Fleet {
         futures::future::join_all(leaving).await;
     }
 
+    /// Sockets that an older process of this pod left, by pool; to be told before the pools are joined.
+    pub fn inherit(&self, sockets: BTreeMap<String, u32>) {
+        self.members().inherited = sockets;
+    }
+
     /// What the controller should know of the servers.
     pub fn report(&self) -> Vec<ServerReport> {
         let servers = self.servers();
@@ -156,7 +163,7 @@ impl Fleet {
         };
         let lease = Duration::from_millis(record.lease_ms);
         let mut members = self.members();
-        let Members { servers, pools } = &mut *members;
+        let Members { servers, pools, inherited } = &mut *members;
         servers.retain(|server| {
             let wanted = record.spec.servers.iter().find(|wanted| wanted.name == server.name);
             let stays =
@@ -190,6 +197,7 @@ impl Fleet {
                 let options = SlotOptions {
                     session_timeout: settings.session_timeout.get(),
                     close_grace: settings.close_grace.get(),
+                    inherited: inherited.remove(&name).unwrap_or(0),
                     ..SlotOptions::default()
                 };
                 let (store, identity) = (context.store.clone(), context.identity.clone());

@@ -121,6 +121,7 @@ fn supersedes(new: &RelayRecord, current: &RelayRecord) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 mod tests {
     use super::*;
     use crate::api::MailRelaySpec;

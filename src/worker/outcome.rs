@@ -61,20 +61,16 @@ pub fn conclude(
         let settlement = deferred(header, outcome, decided, &policy.retry, chance);
         return Conclusion { settlement, progress, label: "deferred" };
     }
-    match delivered {
-        Some(decided) => {
-            let settlement = Settlement::Delivered { reply: words(outcome, Some(decided)) };
-            // All of one mind: the queue need not hear the names.
-            let progress = if progress.refused.is_empty() { Progress::default() } else { progress };
-            Conclusion { settlement, progress, label: "delivered" }
-        }
-        None => {
-            let decided = outcome.recipients.first();
-            let reason = decided.map_or(Why::OutcomeUnknown, |recipient| recipient.ruling.why).as_str().to_owned();
-            let settlement = Settlement::Dead { reason, reply: words(outcome, decided) };
-            Conclusion { settlement, progress, label: "dead" }
-        }
+    if let Some(decided) = delivered {
+        let settlement = Settlement::Delivered { reply: words(outcome, Some(decided)) };
+        // All of one mind: the queue need not hear the names.
+        let progress = if progress.refused.is_empty() { Progress::default() } else { progress };
+        return Conclusion { settlement, progress, label: "delivered" };
     }
+    let decided = outcome.recipients.first();
+    let reason = decided.map_or(Why::OutcomeUnknown, |recipient| recipient.ruling.why).as_str().to_owned();
+    let settlement = Settlement::Dead { reason, reply: words(outcome, decided) };
+    Conclusion { settlement, progress, label: "dead" }
 }
 
 /// Our side stopped before the message was complete: nothing was accepted, and nobody judged the mail.

