@@ -38,8 +38,8 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 
 /// The modules of ours that a source names: `crate::name` and `use crate::{name, ...}`.
 fn used(text: &str) -> Vec<String> {
-    let code: String =
-        text.lines().filter(|line| !line.trim_start().starts_with("//")).map(|l| format!("{l}\n")).collect();
+    let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let code = code.join("\n");
     let word = |text: &str| -> String { text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect() };
     let mut names = Vec::new();
     for (at, _) in code.match_indices("crate::") {

@@ -1,10 +1,10 @@
-//! The CustomResourceDefinition as a file: what `mailrelay crd` prints and `crds/mailrelays.yaml` holds.
+//! The definition of the resource as a file: what `mailrelay crd` prints and `crds/mailrelays.yaml` holds.
 
 use kube::CustomResourceExt;
 
 use super::MailRelay;
 
-/// The CustomResourceDefinition of `MailRelay` as YAML, generated from the types of this module.
+/// The definition of the resource `MailRelay` as YAML, generated from the types of this module.
 ///
 /// # Errors
 /// When the definition cannot be written as YAML, which a test rules out.

@@ -234,11 +234,11 @@ pub struct Queue {
     #[serde(default = "default_max_length")]
     #[schemars(range(min = 1, max = 100_000_000))]
     pub max_length: i64,
-    /// QueueDepthHigh becomes True when more mails wait.
+    /// `QueueDepthHigh` becomes True when more mails wait.
     #[serde(default = "default_depth_threshold")]
     #[schemars(range(min = 0, max = 100_000_000))]
     pub depth_threshold: i64,
-    /// MailDelayed becomes True when the oldest mail has waited longer.
+    /// `MailDelayed` becomes True when the oldest mail has waited longer.
     #[serde(default = "default_oldest_threshold")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('8760h')").message("oldestThreshold must be from 1s to 8760h"))]
     pub oldest_threshold: DurationText,

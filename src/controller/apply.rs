@@ -185,7 +185,11 @@ impl Pool {
             }
             if let Some(policy) = shares::correction(ledger, target.clone()) {
                 match self.ledger.policy(&policy).await? {
-                    PolicyReply::Ok => changed = true,
+                    PolicyReply::Ok => {
+                        let (pool, shares) = (self.ledger.pool(), policy.entitlements.values().collect::<Vec<_>>());
+                        tracing::info!(pool, policy.budget, policy.revision, ?shares, "wrote the shares");
+                        changed = true;
+                    }
                     PolicyReply::Old { epoch, .. } => self.check(epoch, turn)?,
                     PolicyReply::Wait(_) => return Ok(true),
                 }
@@ -221,6 +225,9 @@ impl Pool {
                 let token = ProcessId::random().to_string();
                 let request = InitRequest { fence, token, policy: target.clone(), quarantine };
                 match self.ledger.init(&request).await? {
+                    InitReply::Ok if self.fresh == Some(true) => {
+                        tracing::info!(pool = self.ledger.pool(), "made the ledger of a new pool");
+                    }
                     InitReply::Ok => {
                         tracing::warn!(pool = self.ledger.pool(), "the ledger is new: recovery starts");
                         incidents.push(happened(Happening::RecoveryStarted));
@@ -243,12 +250,12 @@ impl Pool {
             Action::Reap { token, inc, seq, quarantine } => {
                 let pod = pod_of(driven.snapshot.in_force(), &inc);
                 let reply = self.ledger.reap(&token, &inc, seq, quarantine, "silent").await?;
-                self.reaped(reply, pod, quarantine, incidents);
+                self.reaped(&reply, pod, quarantine, incidents);
             }
             Action::ReapDead { token, inc, quarantine } => {
                 let pod = pod_of(driven.snapshot.in_force(), &inc);
                 let reply = self.ledger.reap_dead(&token, &inc, quarantine, "dead").await?;
-                self.reaped(reply, pod, quarantine, incidents);
+                self.reaped(&reply, pod, quarantine, incidents);
             }
             Action::Clear { token, id } => {
                 self.ledger.clear(&token, &id).await?;
@@ -258,8 +265,8 @@ impl Pool {
         Ok(true)
     }
 
-    fn reaped(&self, reply: ReapReply, pod: String, hold: Duration, incidents: &mut Vec<Incident>) {
-        let ReapReply::Ok { slots } = reply else { return };
+    fn reaped(&self, reply: &ReapReply, pod: String, hold: Duration, incidents: &mut Vec<Incident>) {
+        let ReapReply::Ok { slots } = *reply else { return };
         let pool = self.ledger.pool();
         tracing::warn!(pool, pod, slots, quarantine_seconds = hold.as_secs(), "took back the slots of a lost worker");
         incidents.push(Incident { pool: pool.to_owned(), what: Happening::WorkerLost { pod, slots, hold } });

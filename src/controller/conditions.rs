@@ -19,16 +19,15 @@ struct Saying {
     message: String,
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "every judge ends with it")]
 fn say(status: bool, reason: impl Into<String>, message: impl Into<String>) -> Verdict {
     Some(Saying { status: if status { "True" } else { "False" }, reason: reason.into(), message: message.into() })
 }
 
-fn unknown(reason: &str, message: impl Into<String>) -> Verdict {
-    Some(Saying { status: "Unknown", reason: reason.into(), message: message.into() })
-}
+type Judge = fn(&Facts<'_>) -> Verdict;
 
 /// All conditions in the order in which they are shown, each with the function that judges it.
-const JUDGES: [(&str, fn(&Facts<'_>) -> Verdict); 13] = [
+const JUDGES: [(&str, Judge); 13] = [
     ("Ready", ready),
     ("Reconciling", reconciling),
     ("Stalled", stalled),
@@ -214,7 +213,9 @@ fn store_unsafe(facts: &Facts<'_>) -> Verdict {
         Safety::Unknown => None,
         Safety::Safe => say(false, "Durable", "Redis keeps every write that it acknowledged"),
         Safety::Unsafe { reason, message } => say(true, *reason, message),
-        Safety::Hidden { message } => unknown("SettingsHidden", message),
+        Safety::Hidden { message } => {
+            Some(Saying { status: "Unknown", reason: "SettingsHidden".into(), message: message.clone() })
+        }
     }
 }
 

@@ -58,7 +58,7 @@ pub enum LeaderError {
         /// Who.
         holder: String,
     },
-    /// The ConfigMap carries another epoch.
+    /// The `ConfigMap` carries another epoch.
     #[error("epoch {theirs} leads now, ours was {ours}")]
     Replaced {
         /// The other epoch.
@@ -115,7 +115,7 @@ impl Election {
                 Ok(false) => {}
                 Err(error) if error.is_conflict() => {}
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot take part in the election")
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot take part in the election");
                 }
             }
             sleep(RENEW.mul_f64(rand::random_range(0.8..1.2))).await;
@@ -157,7 +157,7 @@ impl Election {
                 Err(error) if error.is_lost() => return error,
                 Err(error) if error.is_conflict() => {}
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot renew the leader's Lease")
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot renew the leader's Lease");
                 }
             }
         }
@@ -218,7 +218,7 @@ pub struct Marks {
     name: String,
 }
 
-/// The content of the ConfigMap.
+/// The content of the `ConfigMap`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Recorded {
     epoch: u64,
@@ -226,7 +226,7 @@ struct Recorded {
 }
 
 impl Marks {
-    /// The marks in the ConfigMap of this name.
+    /// The marks in the `ConfigMap` of this name.
     pub fn new(client: Client, namespace: &str, name: &str) -> Self {
         Self { api: Api::namespaced(client, namespace), name: name.to_owned() }
     }
@@ -302,7 +302,7 @@ fn write(found: Option<ConfigMap>, name: &str, recorded: &Recorded) -> ConfigMap
     let mut map = found.unwrap_or_default();
     map.metadata.name = Some(name.to_owned());
     map.metadata.annotations.get_or_insert_default().insert(EPOCH.to_owned(), recorded.epoch.to_string());
-    let opened = serde_json::Value::from_iter(recorded.opened.iter().cloned()).to_string();
+    let opened = recorded.opened.iter().cloned().collect::<serde_json::Value>().to_string();
     map.data.get_or_insert_default().insert(OPENED.to_owned(), opened);
     map
 }

@@ -202,7 +202,7 @@ mod tests {
 
     use super::*;
 
-    fn pod(status: serde_json::Value) -> PodFacts {
+    fn pod(status: &serde_json::Value) -> PodFacts {
         let mut pod: Pod = serde_json::from_value(json!({
             "metadata": {
                 "name": "web-1", "namespace": "mail", "uid": "u1",
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_native_sidecar_and_an_ordinary_container_both_count_as_running() {
-        let facts = pod(json!({
+        let facts = pod(&json!({
             "phase": "Running",
             "containerStatuses": [{ "name": "app", "state": { "running": {} }, "ready": false, "restartCount": 0, "image": "i", "imageID": "" }],
             "initContainerStatuses": [{ "name": "mailrelay", "state": { "running": {} }, "ready": true, "restartCount": 0, "image": "i", "imageID": "" }],
@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn a_terminated_container_proves_death_only_in_a_pod_that_is_over() {
         let terminated = |phase: &str, id: Option<&str>| {
-            pod(json!({
+            pod(&json!({
                 "phase": phase,
                 "initContainerStatuses": [{
                     "name": "mailrelay", "ready": false, "restartCount": 0, "image": "i", "imageID": "",

@@ -71,7 +71,7 @@ pub enum PoolsError {
     /// A ledger knows a later epoch.
     #[error(transparent)]
     Deposed(#[from] Deposed),
-    /// The ConfigMap knows a later epoch.
+    /// The `ConfigMap` knows a later epoch.
     #[error(transparent)]
     Leader(#[from] LeaderError),
 }
@@ -153,8 +153,8 @@ impl Pools {
             }
             tokio::select! {
                 _ = tick.tick() => {}
-                changed = changes.changed() => {
-                    if changed.is_ok() {
+                moved = changes.changed() => {
+                    if moved.is_ok() {
                         self.replan(&mut memory);
                     } else {
                         // The watches are gone: so is this process, in a moment.
@@ -210,7 +210,7 @@ impl Pools {
             Some(problem) => Some(problem),
             None => self.publish(memory, &plan, &turn).await?,
         };
-        self.note_problem(memory, problem.map(|error| error.to_string()));
+        memory.note_problem(problem.map(|error| error.to_string()));
         memory.note_released(&self.observed, &plan);
         self.ask_about_nodes(memory);
         self.world.send_replace(Arc::new(memory.world.clone()));
@@ -291,15 +291,6 @@ impl Pools {
         Ok(None)
     }
 
-    fn note_problem(&self, memory: &mut Memory, problem: Option<String>) {
-        match (&memory.world.store_problem, &problem) {
-            (None, Some(problem)) => tracing::error!(store.problem = problem, "Redis cannot be used"),
-            (Some(_), None) => tracing::info!("Redis can be used again"),
-            _ => {}
-        }
-        memory.world.store_problem = problem;
-    }
-
     /// What proves life and death now.
     fn evidence(&self, memory: &Memory) -> Evidence {
         let mut evidence = Evidence::default();
@@ -372,6 +363,15 @@ impl Pools {
 }
 
 impl Memory {
+    fn note_problem(&mut self, problem: Option<String>) {
+        match (&self.world.store_problem, &problem) {
+            (None, Some(problem)) => tracing::error!(store.problem = problem, "Redis cannot be used"),
+            (Some(_), None) => tracing::info!("Redis can be used again"),
+            _ => {}
+        }
+        self.world.store_problem = problem;
+    }
+
     fn note_pods(&mut self, pods: &[PodFacts]) {
         let now = BootTime::now();
         self.world.pods = pods.iter().map(|pod| (pod.uid.clone(), pod.terminating)).collect();

@@ -38,13 +38,13 @@ pub struct ControllerOptions {
     /// Where Redis is
     #[command(flatten)]
     pub store: StoreOptions,
-    /// Namespace of the leader's Lease and of the ConfigMap with the epoch: the controller's own
+    /// Namespace of the leader's Lease and of the `ConfigMap` with the epoch: the controller's own
     #[arg(long, env = "POD_NAMESPACE", default_value = "mailrelay")]
     pub namespace: String,
     /// Name of this replica in the Lease and in Events
     #[arg(long, env = "POD_NAME", default_value = "mailrelay-controller")]
     pub identity: String,
-    /// Name of the leader's Lease; the ConfigMap is called the same with `-epoch`
+    /// Name of the leader's Lease; the `ConfigMap` is called the same with `-epoch`
     #[arg(long, env = "MAILRELAY_LEASE_NAME", default_value = "mailrelay-controller")]
     pub lease_name: String,
     /// Let relays of several namespaces share a budget
@@ -93,7 +93,7 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
             _ = interrupt.recv() => {}
         }
     };
-    run_until(options, stop).await
+    Box::pin(run_until(options, stop)).await
 }
 
 /// Runs a controller until `stop` resolves, or until leadership is lost.

@@ -186,7 +186,8 @@ mod tests {
 
     #[test]
     fn each_weakness_is_named() {
-        let cases: [(&[(&str, &str)], &[(&str, &str)], &str); 9] = [
+        type Pairs = &'static [(&'static str, &'static str)];
+        let cases: [(Pairs, Pairs, &str); 9] = [
             (&[("redis_version", "6.2.7")], GOOD, "VersionTooOld"),
             (&[("role", "slave")], GOOD, "ReadOnlyReplica"),
             (&[("aof_enabled", "0")], GOOD, "AofOff"),

@@ -176,7 +176,8 @@ fn the_queue_raises_alarms_above_its_thresholds_and_not_at_them() {
     let parked = with(Depths { dead: 1, held: 2, ..Depths::default() });
     assert_eq!(says(&parked, "DeadLettersPresent").0, "True");
     assert_eq!(says(&parked, "OutcomeUnknown").0, "True");
-    let waiting = |since: u64| with(Depths { pending: 1, oldest: Some(UnixMillis(since * 1_000)), ..Depths::default() });
+    let waiting =
+        |since: u64| with(Depths { pending: 1, oldest: Some(UnixMillis(since * 1_000)), ..Depths::default() });
     assert_eq!(says(&waiting(700), "MailDelayed"), pair("False", "InTime"));
     assert_eq!(says(&waiting(699), "MailDelayed"), pair("True", "OldestTooOld"));
 }
