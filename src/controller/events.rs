@@ -59,8 +59,8 @@ pub fn transitions(old: &MailRelayStatus, new: &MailRelayStatus) -> Vec<Note> {
         match (&*condition.status, ready) {
             ("True", true) => notes.push(Note::normal("Ready", &condition.message)),
             ("False", true) if before == "True" => notes.push(Note::warning(&condition.reason, &condition.message)),
-            // Being behind is no news; it ends by itself.
-            ("True", false) if condition.type_ != "Reconciling" => {
+            // Being behind ends by itself, and withheld slots are told of with the worker that held them.
+            ("True", false) if !matches!(&*condition.type_, "Reconciling" | "SlotsQuarantined") => {
                 notes.push(Note::warning(&condition.type_, format!("{}: {}", condition.reason, condition.message)));
             }
             ("False", false) if before == "True" => {
