@@ -356,5 +356,7 @@ async fn figure_mails_a_second_through_16_sessions() {
     scene.sink_until("all taken", |stats| stats.accepted == 5_000).await;
     let taken = start.elapsed();
     scene.all_delivered(5_000).await;
+    let cpu: Vec<_> = scene.workers.iter().map(scene::Worker::cpu).collect();
+    println!("workers' processor time: {cpu:?} in {taken:?}");
     println!("enqueued {:.0}/s, delivered {:.0}/s", 5_000.0 / sent.as_secs_f64(), 5_000.0 / taken.as_secs_f64());
 }

@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     lease::{Identity, PodGuard, ProcessId},
+    queue::Queue,
     store::Store,
     telemetry::metrics::WorkerMetrics,
 };
@@ -47,6 +48,8 @@ pub struct Context {
     pub files: CredentialsFolder,
     /// Figures.
     pub metrics: WorkerMetrics,
+    /// The queue that mail is taken from, once known; clones share what is known of lost claims.
+    pub queue: Mutex<Option<Queue>>,
     /// Our name in EHLO.
     pub helo: String,
     /// How long a session without work is kept.
@@ -70,6 +73,16 @@ impl Context {
         let permits = if alone { EVERYBODY } else { 1 };
         // The semaphore is never closed.
         Arc::clone(&self.company).acquire_many_owned(permits).await.ok()
+    }
+
+    /// The queue that mail is taken from, once known.
+    pub fn queue(&self) -> Option<Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says which queue mail is taken from now.
+    pub fn set_queue(&self, queue: Queue) {
+        *self.queue.lock().unwrap_or_else(PoisonError::into_inner) = Some(queue);
     }
 
     /// What the spec in force says about failures.

@@ -32,6 +32,16 @@ pub enum Room {
     None,
 }
 
+impl Room {
+    /// When to look again, if time alone makes room.
+    pub fn opens(self) -> Option<Instant> {
+        match self {
+            Self::At(at) => Some(at),
+            Self::Now | Self::None => None,
+        }
+    }
+}
+
 /// All servers.
 pub struct Fleet {
     members: Mutex<Members>,

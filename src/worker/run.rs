@@ -4,7 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -152,6 +152,7 @@ fn context(
         settler: Settler::new(identity.process.clone(), metrics.clone()),
         files: CredentialsFolder::new(&options.credentials),
         metrics,
+        queue: Mutex::default(),
         helo: options.helo.clone().unwrap_or_else(default_helo),
         idle: options.idle,
         stop: CancellationToken::new(),

@@ -1,6 +1,7 @@
 //! One session's life: slot, session, claim, send, settle, and again; then the slot goes back.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -8,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::FutureExt;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
@@ -38,16 +40,6 @@ enum End {
     Expired,
     /// The server said that this session was one too many.
     TooMany,
-}
-
-/// Whether a mail may be sent.
-enum Begin {
-    /// Yes, while this is kept.
-    With(OwnedSemaphorePermit),
-    /// Not now: it goes back; whether the session may go on.
-    Not(Result<(), End>),
-    /// Somebody else has it.
-    Lost,
 }
 
 /// A mail transaction as our side ended it.
@@ -199,14 +191,10 @@ impl Sender {
             }
         };
         let _company = match self.begin(&work).await {
-            Begin::With(company) => company,
-            Begin::Not(end) => {
+            Ok(company) => company,
+            Err(end) => {
                 context.settler.give_back(work);
                 return end;
-            }
-            Begin::Lost => {
-                context.metrics.claims_open.dec();
-                return Ok(());
             }
         };
         self.slot.set_busy(true);
@@ -220,23 +208,16 @@ impl Sender {
         self.conclude(work, &claimed, sent, stopped)
     }
 
-    /// Whether the mail may be sent now: it has the company it needs, its stage is recorded, the lease is long enough.
-    async fn begin(&self, work: &Work) -> Begin {
-        let begin = async {
-            let Some(company) = self.context.admit(work.claimed.alone).await else { return Begin::Not(Ok(())) };
-            if !self.slot.may_start() {
-                return Begin::Not(Ok(()));
-            }
-            match advance(&self.context, work, Stage::Sending).await {
-                Ok(Advance::Done) if self.slot.may_start() => Begin::With(company),
-                Ok(Advance::Done) | Err(()) => Begin::Not(Ok(())),
-                Ok(Advance::Lost) => Begin::Lost,
-            }
-        };
+    /// Waits until the mail may be sent: with the company it needs, on a lease that is long enough; how the session goes
+    /// on when it may not.
+    async fn begin(&self, work: &Work) -> Result<OwnedSemaphorePermit, Result<(), End>> {
         tokio::select! {
             biased;
-            begin = begin => begin,
-            () = self.slot.expired() => Begin::Not(Err(End::Expired)),
+            company = self.context.admit(work.claimed.alone) => match company {
+                Some(company) if self.slot.may_start() => Ok(company),
+                _ => Err(Ok(())),
+            },
+            () = self.slot.expired() => Err(Err(End::Expired)),
         }
     }
 
@@ -249,18 +230,27 @@ impl Sender {
         let Self { context, slot, session, .. } = self;
         let committed = AtomicBool::new(false);
         let mut stopped = None;
-        let before_commit = async || {
-            stopped = may_commit(context, slot, work).await.err();
-            if stopped.is_some() {
-                return Commit::Abort;
+        let sent = {
+            let before_commit = async || {
+                stopped = may_commit(context, slot, work).await.err();
+                if stopped.is_some() {
+                    return Commit::Abort;
+                }
+                committed.store(true, Ordering::Relaxed);
+                Commit::Go
+            };
+            // The server need not wait for Redis to write that a transaction has begun: only `committing` must come
+            // before what it announces. Asked first, so that the two stages reach Redis in their order.
+            let mut sending = pin!(advance(context, work, Stage::Sending).fuse());
+            let mut transacting = pin!(session.transact(transaction, before_commit));
+            loop {
+                tokio::select! {
+                    biased;
+                    _ = &mut sending => {}
+                    outcome = &mut transacting => break Some(outcome),
+                    () = slot.expired() => break None,
+                }
             }
-            committed.store(true, Ordering::Relaxed);
-            Commit::Go
-        };
-        let sent = tokio::select! {
-            biased;
-            outcome = session.transact(transaction, before_commit) => Some(outcome),
-            () = slot.expired() => None,
         };
         let sent = match sent {
             Some(outcome) => Sent::Over(outcome),

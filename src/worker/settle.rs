@@ -77,6 +77,17 @@ impl Settler {
         });
     }
 
+    /// Gives back what was claimed from a queue that nobody claims from any more, when the answer to a claim was lost.
+    pub fn return_lost(&self, queue: Queue) {
+        let settler = self.clone();
+        self.tasks.spawn(async move {
+            let mut persistence = Persistence::new(&settler.metrics, "");
+            while let Err(error) = queue.return_lost_claims(settler.process.as_str(), UnixMillis::now()).await {
+                persistence.pause(&error).await;
+            }
+        });
+    }
+
     /// Gives back a claim of which nothing was sent.
     pub fn give_back(&self, work: Work) {
         let settler = self.clone();

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::context::Context;
 use crate::{
     api::{WorkerReport, reports_key},
-    queue::{Queue, QueueNames, UnixMillis},
+    queue::{Queue, UnixMillis},
     store::StoreError,
     telemetry::metrics::ByKind,
 };
@@ -45,8 +45,7 @@ struct Upkeep {
 impl Upkeep {
     async fn turn(&mut self) {
         let record = self.context.relay.borrow().clone();
-        let Some(record) = record else { return };
-        let queue = Queue::new(self.context.store.clone(), QueueNames::from_spec(&record.spec.queue));
+        let (Some(record), Some(queue)) = (record, self.context.queue()) else { return };
         for server in self.context.fleet.servers() {
             server.look_at_files(&self.context.files);
         }
@@ -58,6 +57,11 @@ impl Upkeep {
                 self.promote(&queue).await?;
             }
             self.report().await?;
+            // Sessions that claim find these by themselves; a worker without a share has none.
+            let returned = queue.return_lost_claims(self.context.process.as_str(), UnixMillis::now()).await?;
+            if returned > 0 {
+                tracing::info!(claims.returned = returned, "gave back claims whose answer had been lost");
+            }
             self.measure(&queue).await
         };
         if let Err(error) = turned.await {
