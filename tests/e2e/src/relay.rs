@@ -25,7 +25,7 @@ use crate::{
     command::{self, Output, apply, kubectl, repository},
     mails,
     process::worker_of,
-    stage::{PODS, REDIS_SECRET},
+    stage::PODS,
     wait::{Look, until},
 };
 
@@ -68,8 +68,10 @@ pub struct Rebalance {
     pub milliseconds: u64,
 }
 
-/// Name of the MailRelay and of the Deployment, as in the examples.
+/// Name of the MailRelay, as in the examples.
 const RELAY: &str = "corporate";
+/// Name of the Deployment, as in the examples.
+const DEPLOYMENT: &str = "web";
 
 impl RelayOptions {
     /// A relay with one sink of 16 connections and a queue of its own.
@@ -118,33 +120,35 @@ impl<'a> Relay<'a> {
             "spec": {"servers": servers, "queue": {"name": options.queue, "deadLetterName": dead_letters}},
         }))
         .await?;
-        apply(&relay.deployment(options.replicas).await?).await?;
+        apply(&relay.workload(options.replicas).await?).await?;
         relay.await_pods(options.replicas).await?;
         relay.await_shares(options.replicas, 16).await?;
         Ok(relay)
     }
 
-    /// The Deployment of the examples, with this relay's names.
-    async fn deployment(&self, replicas: u32) -> Result<Value> {
+    /// The Secret and the Deployment of the examples, in this relay's namespace and with an application at hand.
+    async fn workload(&self, replicas: u32) -> Result<Value> {
         let example = repository().join("examples/deployment.yaml");
         let arguments = ["create", "--dry-run=client", "-o", "json", "-f", &example.to_string_lossy()];
         let text = command::succeed("kubectl", &arguments, "").await?;
-        let mut object: Value = serde_json::from_str(&text).context("examples/deployment.yaml is not one object")?;
-        object["metadata"]["namespace"] = json!(self.namespace);
-        object["spec"]["replicas"] = json!(replicas);
-        let volumes = object["spec"]["template"]["spec"]["volumes"].as_array_mut().context("the example's volumes")?;
-        for volume in volumes {
-            if volume["name"] == "redis" {
-                volume["secret"]["secretName"] = json!(REDIS_SECRET);
+        let mut objects: Vec<Value> = serde_json::Deserializer::from_str(&text)
+            .into_iter()
+            .collect::<Result<_, _>>()
+            .context("examples/deployment.yaml is not what kubectl understands")?;
+        for object in &mut objects {
+            object["metadata"]["namespace"] = json!(self.namespace);
+            if object["kind"] == "Deployment" {
+                object["spec"]["replicas"] = json!(replicas);
+                object["spec"]["template"]["spec"]["containers"][0]["image"] = json!("localhost/pause:dev");
             }
         }
-        Ok(object)
+        Ok(json!({"apiVersion": "v1", "kind": "List", "items": objects}))
     }
 
     /// Scales the workers without waiting for anything.
     pub async fn scale(&self, replicas: u32) -> Result<()> {
         let replicas = format!("--replicas={replicas}");
-        kubectl(&["-n", &self.namespace, "scale", &format!("deployment/{RELAY}"), &replicas]).await.map(drop)
+        kubectl(&["-n", &self.namespace, "scale", &format!("deployment/{DEPLOYMENT}"), &replicas]).await.map(drop)
     }
 
     /// Scales the workers, waits until the pods are Ready or gone and the shares in force, and tells how long that took.

@@ -19,8 +19,8 @@ use crate::command::{apply, kubectl, repository, run, succeed};
 
 /// Namespace of the controller.
 const SYSTEM: &str = "mailrelay-system";
-/// Name of the Secret with the URL and the password of Redis, in every namespace that needs it.
-pub(crate) const REDIS_SECRET: &str = "mailrelay-redis";
+/// Name of the Secret with the URL and the password of Redis, in every namespace that needs it, as in the examples.
+const REDIS_SECRET: &str = "mailrelay-redis";
 /// Password of the Redis of tests and demo; it must never show up in a log.
 const REDIS_PASSWORD: &str = "canary-redis-password";
 /// Where pods of the local cluster reach what runs beside it (hack/cluster).
