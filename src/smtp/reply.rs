@@ -412,7 +412,8 @@ fn refusal(stage: Stage, reply: &Reply, words: &Words, context: &Context) -> Rul
     if matches!(reply.code, 530 | 534 | 535 | 538) || (stage == Stage::Auth && reply.is_permanent()) {
         return Ruling::free(Why::AuthenticationFailed, Sign::Pause(PauseReason::AuthenticationFailed));
     }
-    if transient && stage != Stage::AfterDot && words.too_many_messages() {
+    // In a session without a mail before, it is no reason to open the next one at once.
+    if transient && stage != Stage::AfterDot && context.reused && words.too_many_messages() {
         return Ruling::resend(Resend::NewSession, Why::SessionFull, Sign::SessionFull);
     }
     if reply.code == 421 {

@@ -9,9 +9,7 @@ use std::{
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{
-    credentials::CredentialsFolder, fleet::Fleet, follow::Followed, intake::Intake, outcome::Policy, settle::Settler,
-};
+use super::{credentials::CredentialsFolder, fleet::Fleet, follow::Followed, intake::Intake, settle::Settler};
 use crate::{
     lease::{Identity, PodGuard, ProcessId},
     queue::Queue,
@@ -83,14 +81,6 @@ impl Context {
     /// Says which queue mail is taken from now.
     pub fn set_queue(&self, queue: Queue) {
         *self.queue.lock().unwrap_or_else(PoisonError::into_inner) = Some(queue);
-    }
-
-    /// What the spec in force says about failures.
-    pub fn policy(&self) -> Policy {
-        match self.relay.borrow().as_ref() {
-            Some(record) => Policy { retry: record.spec.retry.clone(), unknown: record.spec.unknown_outcome },
-            None => Policy { retry: crate::api::Retry::default(), unknown: crate::api::UnknownOutcome::default() },
-        }
     }
 }
 
