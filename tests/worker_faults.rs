@@ -4,6 +4,7 @@ mod scene;
 
 use std::{net::TcpListener, time::Duration};
 
+use mailrelay::queue::{Stage, UnixMillis};
 use mailsink::{Behaviour, Failure, FailureStage, SinkConfig};
 use nix::sys::signal::Signal;
 use scene::{Scene, eventually, mail};
@@ -69,8 +70,7 @@ async fn a_mail_that_breaks_its_sender_is_a_dead_letter_and_stops_nobody() {
     scene.send(20).await;
     // The audit does not add up, since nobody counted the forged entry.
     eventually("all settled", async || {
-        let depths =
-            scene.queue.depths(mailrelay::queue::UnixMillis::now()).await.map_err(|error| error.to_string())?;
+        let depths = scene.queue.depths(UnixMillis::now()).await.map_err(|error| error.to_string())?;
         let settled = (depths.pending, depths.delayed, depths.in_flight, depths.held, depths.dead) == (0, 0, 0, 0, 1);
         (settled && scene.sink.stats().accepted == 20).then_some(()).ok_or(format!("{depths:?}"))
     })
@@ -155,4 +155,80 @@ async fn what_a_server_says_about_us_is_told_without_addresses() {
     .await;
     assert!(told.message.contains("come back later") && !told.message.contains('@'), "{told:?}");
     scene.logs_are_clean();
+}
+
+/// How many mails of 200 a server that ends every session at this stage has used up before it is left alone.
+async fn used_up(stage: FailureStage) -> u64 {
+    let scene = Scene::sixteen(1, json!({ "retry": { "initialBackoff": "10ms", "maxBackoff": "20ms" } })).await;
+    scene.sink.set_behaviour(Behaviour::failing([Failure::closing(stage)]));
+    scene.send(200).await;
+    eventually("the server is left alone, or all mail is gone", async || {
+        let audit = scene.queue.audit().await.map_err(|error| error.to_string())?;
+        let report = scene.report(0).await.and_then(|report| report.servers[0].unavailable.clone());
+        let over = audit.in_flight == 0 && (audit.queued + audit.delayed == 0 || scene.sink.stats().open == 0);
+        (over && (report.is_some() || audit.queued + audit.delayed == 0)).then_some(()).ok_or(format!("{audit:?}"))
+    })
+    .await;
+    let audit = scene.queue.audit().await.expect("audit");
+    scene.logs_are_clean();
+    audit.dead + audit.held
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_ends_every_session_before_the_message_does_not_empty_the_queue_into_the_dead_letters() {
+    let dead = used_up(FailureStage::Data).await;
+    assert!(dead <= 16, "{dead} dead letters");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_never_answers_the_whole_message_does_not_turn_the_queue_into_held_mail() {
+    let held = used_up(FailureStage::Dot).await;
+    assert!(held <= 32, "{held} held");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_broken_handshake_does_not_stop_the_server_for_minutes() {
+    let config = SinkConfig { tls: true, ..SinkConfig::default() };
+    let mut scene = Scene::open(4, config, json!({ "server": { "tls": "StartTLS" } })).await;
+    let credentials = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(credentials.path().join("primary")).expect("a folder");
+    let certificate = scene.sink.certificate().expect("TLS");
+    std::fs::write(credentials.path().join("primary/ca.crt"), certificate).expect("written");
+    let restarts = Failure::closing(FailureStage::Starttls).times(1);
+    let busy = Failure::reply(FailureStage::Starttls, "454 4.7.0 TLS not available due to local problem").times(1);
+    scene.sink.set_behaviour(Behaviour::failing([restarts, busy]));
+    scene.add_worker_with(&["--credentials-dir", credentials.path().to_str().expect("UTF-8")]);
+    scene.share(4, &[4]).await;
+    scene.send(1).await;
+    scene.all_delivered(1).await;
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_drain_cannot_finish_is_told_before_the_process_ends() {
+    let mut scene = Scene::open(4, SinkConfig::default(), json!({})).await;
+    let silent = Failure::default();
+    let never = Failure { stage: FailureStage::Rcpt, recipient: Some("slow".into()), delay_ms: 60_000, ..silent };
+    let hide = vec!["CHUNKING".to_owned()];
+    scene.sink.set_behaviour(Behaviour { mail_delay_ms: 60_000, hide, ..Behaviour::failing([never]) });
+    scene.add_worker_with(&["--drain-timeout", "1s"]);
+    scene.share(4, &[4]).await;
+    scene.send(2).await;
+    scene.send_one(mail("slow@example.org")).await;
+    let sending = "mails are being sent";
+    eventually(sending, async || {
+        let flights = scene.queue.in_flight().await.map_err(|error| error.to_string())?;
+        let stages = flights.first().map(|flight| flight.stages.clone()).unwrap_or_default();
+        let count = |stage| stages.get(&stage).copied().unwrap_or(0);
+        let fits = count(Stage::Committing) == 2 && count(Stage::Sending) == 1;
+        fits.then_some(()).ok_or(format!("{stages:?}"))
+    })
+    .await;
+    scene.workers[0].signal(Signal::SIGTERM);
+    assert_eq!(scene.workers[0].ended().await.code(), Some(1), "it says so");
+    let audit = scene.queue.audit().await.expect("audit");
+    assert_eq!((audit.in_flight, audit.held, audit.queued + audit.delayed), (0, 2, 1), "{audit:?}");
+    let ledger = scene.ledger().snapshot().await.expect("snapshot").ledger.expect("a ledger");
+    assert!(ledger.holders.is_empty(), "{ledger:?}");
+    assert_eq!(ledger.quarantine.iter().map(|entry| entry.slots).sum::<u32>(), 3, "{ledger:?}");
 }

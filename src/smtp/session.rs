@@ -172,7 +172,7 @@ impl OpenFault {
         let event = match (&self.reply, &self.fault) {
             (Some(reply), _) => Event::Reply(reply),
             (None, Some(fault)) => fault.event(),
-            (None, None) => Event::Broken,
+            (None, None) => Event::Garbled,
         };
         match self.stage {
             // Our own inability to log in has no reply; it is for a person to mend, like a refused password.

@@ -54,6 +54,8 @@ pub struct Context {
     pub idle: Duration,
     /// Ends when no new mail may be started.
     pub stop: CancellationToken,
+    /// Ends when sessions that still live must be given up as they are.
+    pub out_of_time: CancellationToken,
     /// Told when a mail may be due at once.
     pub promote: Notify,
     /// One permit for each mail being sent; all of them for a mail that must be sent alone.

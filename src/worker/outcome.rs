@@ -99,15 +99,11 @@ pub fn cut_off(header: &Header, why: &str, policy: &Policy, chance: Chance) -> C
     unknown(header, Why::OutcomeUnknown, why.into(), Progress::default(), policy, chance)
 }
 
-/// The task that sent the mail broke off, which should never happen.
-pub fn broken_off(header: &Header, committed: bool, policy: &Policy, chance: Chance) -> Conclusion {
-    let why = "the task that sent it failed";
-    if committed {
-        return cut_off(header, why, policy, chance);
-    }
+/// The task that sent the mail failed, which should never happen; nothing was accepted.
+pub fn failed(header: &Header, policy: &Policy, chance: Chance) -> Conclusion {
     // Counted: should the mail be what breaks its senders, it ends in the dead letters and not in a loop.
-    let failure =
-        Failure { counted: Counted::Attempt, reason: Why::Aborted.as_str().into(), reply: why.into(), delay: None };
+    let (reason, reply) = (Why::Aborted.as_str().into(), "the task that sent it failed".into());
+    let failure = Failure { counted: Counted::Attempt, reason, reply, delay: None };
     let settlement = next_step(header, failure, &policy.retry, chance.now, chance.random);
     Conclusion { settlement, progress: Progress::default(), label: "aborted" }
 }

@@ -82,7 +82,7 @@ pub enum WorkerError {
     Failed,
     /// The time for draining was over; what was left is resolved by its stage.
     #[error(
-        "mails were still being sent or settled after {limit:?}; they are resolved by their stage: raise --drain-timeout and the pod's grace period"
+        "mails were still being sent or settled after {limit:?} and were cut off; what of that was not recorded is resolved by its stage: raise --drain-timeout and the pod's grace period"
     )]
     NotDrained {
         /// How long it waited.
@@ -159,6 +159,7 @@ fn context(
         helo: options.helo.clone().unwrap_or_else(default_helo),
         idle: options.idle,
         stop: CancellationToken::new(),
+        out_of_time: CancellationToken::new(),
         promote: Notify::new(),
         company: Context::company(),
         identity,
@@ -230,6 +231,15 @@ async fn drain(context: &Context, limit: Duration) -> Result<(), WorkerError> {
         context.settler.drained().await;
     };
     let drained = tokio::time::timeout(limit, finished).await;
+    if drained.is_err() {
+        // What is cut off now is told as such: others need not wait until this process is known to be dead.
+        context.out_of_time.cancel();
+        let told = async {
+            context.fleet.drained().await;
+            context.settler.drained().await;
+        };
+        let _ = tokio::time::timeout(LEAVE_LIMIT, told).await;
+    }
     // Without Redis nobody can be told; the lease ends by itself.
     let left = tokio::time::timeout(LEAVE_LIMIT, context.fleet.leave()).await;
     match drained {

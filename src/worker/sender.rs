@@ -41,8 +41,17 @@ enum End {
     TooMany,
 }
 
-/// Opens a session on a slot, sends mail through it while there is any, gives the slot back.
-pub async fn run(context: Arc<Context>, server: Arc<Server>, slot: Slot, mut opening: Opening) {
+/// Opens a session on a slot, sends mail through it while there is any, gives the slot back; until there is no time left
+/// for any of that: then the mail's outcome is told as far as it is known, and the slot is withheld.
+pub async fn run(context: Arc<Context>, server: Arc<Server>, slot: Slot, opening: Opening) {
+    let out_of_time = context.out_of_time.clone();
+    tokio::select! {
+        () = live(context, server, slot, opening) => {}
+        () = out_of_time.cancelled() => {}
+    }
+}
+
+async fn live(context: Arc<Context>, server: Arc<Server>, slot: Slot, mut opening: Opening) {
     let label = ByServer { server: server.name.clone() };
     let Some((session, slot)) = open(&context, &server, slot).await else {
         context.metrics.sessions_failed.get_or_create(&label).inc();
@@ -139,9 +148,6 @@ impl Sender {
         loop {
             let Some(rest) = self.server.rest(Instant::now()) else { return Err(End::Orderly) };
             let wait = if self.slot.may_start() { rest } else { rest.max(LEASE_LOOK) };
-            if self.slot.is_revoked() {
-                return Err(End::Orderly);
-            }
             if wait.is_zero() {
                 break;
             }
@@ -150,6 +156,7 @@ impl Sender {
                 () = self.slot.expired() => return Err(End::Expired),
                 () = self.server.stop.cancelled() => return Err(End::Orderly),
                 () = self.context.stop.cancelled() => return Err(End::Orderly),
+                () = self.slot.revoked() => return Err(End::Orderly),
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -231,6 +238,7 @@ impl Sender {
     /// One mail transaction, none if the lease ended in the middle; and why our side stopped it, if it did.
     async fn transact(&mut self, transaction: &Transaction<'_>, work: &Work) -> (Option<MailOutcome>, Option<Stopped>) {
         let Self { context, slot, session, .. } = self;
+        work.begin();
         let mut stopped = None;
         let sent = {
             let before_commit = async || {

@@ -33,6 +33,7 @@ pub struct Work {
     /// Its queue.
     pub queue: Queue,
     settler: Settler,
+    begun: AtomicBool,
     committed: AtomicBool,
     ended: bool,
 }
@@ -40,7 +41,19 @@ pub struct Work {
 impl Work {
     /// A mail that was just claimed from the queue.
     pub fn new(claimed: Claimed, queue: Queue, settler: Settler) -> Self {
-        Self { claimed: Arc::new(claimed), queue, settler, committed: AtomicBool::new(false), ended: false }
+        Self {
+            claimed: Arc::new(claimed),
+            queue,
+            settler,
+            begun: AtomicBool::new(false),
+            committed: AtomicBool::new(false),
+            ended: false,
+        }
+    }
+
+    /// From now on Redis may know it at a later stage.
+    pub fn begin(&self) {
+        self.begun.store(true, Ordering::Relaxed);
     }
 
     /// From now on the server may have the whole message.
@@ -67,13 +80,17 @@ impl Drop for Work {
             return;
         }
         let (settler, claimed, queue) = (self.settler.clone(), Arc::clone(&self.claimed), self.queue.clone());
-        if self.is_committed() || std::thread::panicking() {
-            let conclusion =
-                outcome::broken_off(&claimed.header, self.is_committed(), &settler.policy(), Chance::now());
-            settler.end(claimed, queue, conclusion, || {});
+        let (header, chance) = (&claimed.header, Chance::now());
+        let conclusion = if self.is_committed() {
+            outcome::cut_off(header, "we stopped before the server answered", &settler.policy(), chance)
+        } else if std::thread::panicking() {
+            outcome::failed(header, &settler.policy(), chance)
+        } else if self.begun.load(Ordering::Relaxed) {
+            outcome::stopped("we stopped in the middle", chance.now)
         } else {
-            settler.give_back(claimed, queue);
-        }
+            return settler.give_back(claimed, queue);
+        };
+        settler.end(claimed, queue, conclusion, || {});
     }
 }
 
