@@ -1,11 +1,9 @@
 //! A relay without Kubernetes: a real Redis, the counting sink, real worker processes, and a stand-in for the
 //! controller that writes the record and the shares and reopens the ledger after Redis was restarted.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::{
     collections::BTreeMap,
     fs::File,
-    future::Future,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
@@ -24,10 +22,8 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::{Value, json};
-use testkit::{Persistence, RedisServer, free_port};
+use testkit::{PATIENCE, Persistence, RedisServer, eventually, free_port};
 
-/// How long a condition may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(40);
 const POOL: &str = "127.0.0.1";
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -224,18 +220,6 @@ fn merge(into: &mut Value, from: Value) {
     }
 }
 
-/// Asks again and again until it is so; the last answer is in the message when it is not.
-pub async fn eventually<T, E: std::fmt::Display>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, E>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(last) => assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}; last: {last}"),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 /// The pod of a worker.
 #[derive(Clone)]
 pub struct Pod {
@@ -410,13 +394,5 @@ async fn lead(ledger: LedgerStore, policy: Arc<Mutex<Policy>>) {
             }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// Waits for a future that must not take longer than this.
-pub async fn within<T>(limit: Duration, what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(limit, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("{what}: not within {limit:?}"),
     }
 }
