@@ -109,6 +109,7 @@ async fn register(store: &Store, pod_uid: &str) -> String {
         open: 0,
         busy: 0,
         close_grace: Duration::from_secs(1),
+        session_timeout: Duration::from_secs(300),
         quarantine: Vec::new(),
     };
     let SyncReply::Register { last } = ledger.sync(&request, LIMIT).await.expect("an answer") else {

@@ -78,7 +78,7 @@ impl Stage {
     }
 
     /// Makes a namespace with the Secret that says where Redis is.
-    pub(crate) async fn create_namespace(&self, name: &str) -> Result<()> {
+    pub async fn create_namespace(&self, name: &str) -> Result<()> {
         let url = self.with_redis(|redis| redis.url());
         let objects = json!({"apiVersion": "v1", "kind": "List", "items": [
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {
