@@ -1,4 +1,4 @@
-//! Resolving what a dead process left, in one pass by stage (queue.md, Recovery).
+//! Resolving what a dead process left, in one pass by stage.
 
 use std::time::Duration;
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Header, Mail, MailError, QueueNames, Refusal, UnixMillis, parse, scripts};
 use crate::store::{Store, StoreError};
 
-/// How long a script may take: `committing` may wait for an fsync (leases.md, Timing).
+/// How long a script may take: `committing` may wait for an fsync.
 pub const SCRIPT_LIMIT: Duration = Duration::from_secs(2);
 
 /// One queue in one Redis; clones share everything.

@@ -1,4 +1,4 @@
-//! SMTP: one mail transaction at a time over a kept session (smtp.md).
+//! SMTP: one mail transaction at a time over a kept session.
 //!
 //! [`Session::open`] makes a session that is ready for mail, [`Session::transact`] offers one mail and says for every
 //! recipient what the reply table of [`reply`] made of the server's answers, [`Session::close`] ends the session and

@@ -1,4 +1,4 @@
-//! What an answer of the server means for the mail and for the server: the reply table of smtp.md as one pure function.
+//! What an answer of the server means for the mail and for the server: the reply table as one pure function.
 
 use std::{fmt, time::Duration};
 
@@ -343,7 +343,7 @@ impl Ruling {
     }
 }
 
-/// The reply table of smtp.md.
+/// The reply table.
 pub fn judge(stage: Stage, event: Event<'_>, context: &Context) -> Ruling {
     match event {
         Event::Reply(reply) if stage == Stage::AfterDot && reply.is_completion() => {

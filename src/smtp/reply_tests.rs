@@ -1,4 +1,4 @@
-//! One row of smtp.md's table, one row here.
+//! The reply table, row by row.
 
 use super::*;
 

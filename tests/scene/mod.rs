@@ -368,7 +368,7 @@ impl Drop for Leader {
     }
 }
 
-/// As leases.md R8 for a single node: INIT when the fence is another, OPEN after the reclaim time; at once at the start.
+/// As rule R8 of `mailrelay::lease` for a single node: INIT when the fence is another, OPEN after the reclaim time; at once at the start.
 async fn lead(ledger: LedgerStore, policy: Arc<Mutex<Policy>>) {
     let mut recovering: Option<Instant> = None;
     let mut fresh = true;
