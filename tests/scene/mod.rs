@@ -98,19 +98,15 @@ impl Scene {
 
     /// Starts one more worker, in a pod of its own, without a share yet.
     pub fn add_worker(&mut self) {
-        let number = self.workers.len();
-        let pod = Pod { uid: ProcessId::random().to_string(), name: format!("pod-{number}") };
-        let worker =
-            Worker::start(&self.redis.url(), pod, self.folder.path().join(format!("worker-{number}.log")), &[]);
-        self.workers.push(worker);
+        self.add_worker_with(&[]);
     }
 
-    /// The same, under a supervisor of its own.
-    pub fn add_supervised_worker(&mut self) {
+    /// The same with more arguments.
+    pub fn add_worker_with(&mut self, extra: &[&str]) {
         let number = self.workers.len();
         let pod = Pod { uid: ProcessId::random().to_string(), name: format!("pod-{number}") };
         let log = self.folder.path().join(format!("worker-{number}.log"));
-        self.workers.push(Worker::start(&self.redis.url(), pod, log, &["--supervise"]));
+        self.workers.push(Worker::start(&self.redis.url(), pod, log, extra));
     }
 
     /// Writes the shares of the workers, in their order.
