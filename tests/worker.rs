@@ -408,25 +408,3 @@ async fn the_supervisor_starts_a_dead_worker_again_and_ends_cleanly() {
     assert_eq!((audit.in_flight, audit.difference), (0, 0), "{audit:?}");
     scene.logs_are_clean();
 }
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement: run it alone, best with --release"]
-async fn figure_mails_a_second_through_16_sessions() {
-    let scene = Scene::sixteen(2, json!({})).await;
-    let start = Instant::now();
-    for _ in 0..50 {
-        scene.send(100).await;
-    }
-    let sent = start.elapsed();
-    scene.sink_until("all taken", |stats| stats.accepted == 5_000).await;
-    let taken = start.elapsed();
-    scene.all_delivered(5_000).await;
-    let cpu: Vec<_> = scene.workers.iter().map(scene::Worker::cpu).collect();
-    println!("workers' processor time: {cpu:?} in {taken:?}");
-    scene.sink_until("at rest", |stats| stats.open == 0).await;
-    let before: Duration = scene.workers.iter().map(scene::Worker::cpu).sum();
-    tokio::time::sleep(Duration::from_secs(20)).await;
-    let idle = scene.workers.iter().map(scene::Worker::cpu).sum::<Duration>().saturating_sub(before);
-    println!("idle: {:.2} % of a core for each worker", idle.as_secs_f64() / 20.0 / 2.0 * 100.0);
-    println!("enqueued {:.0}/s, delivered {:.0}/s", 5_000.0 / sent.as_secs_f64(), 5_000.0 / taken.as_secs_f64());
-}
