@@ -152,7 +152,7 @@ async fn commands() {
             assert!(smtp::send(&mut session, number).await.is_delivered());
         }
         let rate = rate(50, start);
-        line(&format!("one session, 20 ms away: {name}; command by command"), rate, *slowest.get_or_insert(rate));
+        line(&format!("20 ms away: {name}; command by command"), rate, *slowest.get_or_insert(rate));
     }
 }
 
