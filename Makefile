@@ -114,7 +114,7 @@ test-unit: ## unit and property tests
 
 .PHONY: test-components
 test-components: setup ## conformance and contract tests against real Redis, the sink and Postfix
-	$(CARGO) test --locked -p mailrelay -p mailsink -p testkit --tests
+	$(CARGO) test --locked -p mailrelay -p mailsink --test '*'
 
 .PHONY: test-e2e
 test-e2e: cluster-up image ## end-to-end tests on the local cluster (ONLY=name runs one)

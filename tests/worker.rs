@@ -9,9 +9,9 @@ use std::{
 
 use mailsink::{Behaviour, Failure, FailureStage, SinkConfig};
 use nix::sys::signal::Signal;
-use scene::{Scene, mail};
+use scene::{Scene, eventually, mail};
 use serde_json::json;
-use testkit::{eventually, throughout};
+use testkit::throughout;
 
 fn slow(milliseconds: u64) -> Behaviour {
     Behaviour { mail_delay_ms: milliseconds, ..Behaviour::default() }

@@ -1,7 +1,6 @@
 //! How fast the parts are, each beside a reference that is measured in the same run: on a busy machine both slow down,
 //! and what counts is the ratio. `make bench` runs it.
 
-#[expect(dead_code, reason = "the tests use the rest")]
 #[path = "../scene/mod.rs"]
 mod scene;
 #[expect(dead_code, reason = "the tests use the rest")]

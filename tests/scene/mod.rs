@@ -1,5 +1,6 @@
 //! A relay without Kubernetes: a real Redis, the counting sink, real worker processes, and a stand-in for the
 //! controller that writes the record and the shares and reopens the ledger after Redis was restarted.
+#![allow(dead_code, reason = "each test program uses its part, so that no `expect` would be right in all of them")]
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +23,8 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::{Value, json};
-use testkit::{PATIENCE, Persistence, RedisServer, eventually, free_port};
+pub use testkit::{PATIENCE, eventually};
+use testkit::{Persistence, RedisServer, free_port};
 
 const POOL: &str = "127.0.0.1";
 const LIMIT: Duration = Duration::from_secs(5);
