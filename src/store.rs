@@ -102,13 +102,6 @@ pub enum StoreError {
     },
 }
 
-impl StoreError {
-    /// Whether Redis said that the command took no effect.
-    pub fn is_definite(&self) -> bool {
-        matches!(self, Self::Refused { .. } | Self::Options { .. })
-    }
-}
-
 /// A handle on one Redis; clones share the connection.
 #[derive(Clone)]
 pub struct Store {

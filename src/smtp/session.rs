@@ -9,7 +9,8 @@ use crate::api::{Auth, Tls};
 
 use super::{
     connect::{Credentials, Endpoint, StepLimits, connect, server_name},
-    reply::{Context, Event, Reply, Ruling, Stage, judge},
+    reply::{Context, Event, Reply, Ruling, Stage},
+    table::judge,
     wire::{Fault, Wire},
 };
 
@@ -315,11 +316,6 @@ impl Session {
     /// Mails offered in this session so far, whatever became of them.
     pub fn messages(&self) -> u32 {
         self.messages
-    }
-
-    /// How long the session has been at rest.
-    pub fn idle_for(&self) -> Duration {
-        self.last_used.elapsed()
     }
 
     /// What the server offers.

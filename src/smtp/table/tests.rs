@@ -1,5 +1,7 @@
 //! The reply table, row by row.
 
+use std::time::Duration;
+
 use super::*;
 
 const FRESH: Context = Context { accepted: 0, resent: false, reused: false };
