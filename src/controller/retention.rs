@@ -24,7 +24,7 @@ pub async fn expire_dead_letters(store: Store, world: watch::Receiver<Arc<World>
             match discard_expired(&store, relay, UnixMillis::now()).await {
                 Ok(0) => {}
                 Ok(discarded) => {
-                    tracing::info!(relay = %key, mails.discarded = discarded, "dead letters were kept long enough")
+                    tracing::info!(relay = %key, mails.discarded = discarded, "dead letters were kept long enough");
                 }
                 Err(error) => tracing::debug!(relay = %key, %error, "cannot look at the dead letters"),
             }
