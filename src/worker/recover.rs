@@ -1,6 +1,6 @@
 //! Resolves what an older process of this pod left behind.
 //!
-//! The pod's abstract socket is ours (lease rule R5a), so every other process that a ledger names under this pod's UID is
+//! The pod's abstract socket is ours (lease R5a), so every other process that a ledger names under this pod's UID is
 //! dead. Claims of other pods, and of processes that no ledger knows any more, are the controller's business.
 
 use std::{

@@ -192,7 +192,7 @@ async fn work(context: Arc<Context>, requests: Requests) {
     }
 }
 
-/// Waits until no other process of this pod is a worker (lease rule R5a).
+/// Waits until no other process of this pod is a worker (leases.md R5a).
 async fn only_worker(pod_uid: &str) -> PodGuard {
     let mut backoff = Backoff::new();
     let mut complained = false;
