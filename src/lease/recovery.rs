@@ -26,7 +26,7 @@ pub struct Evidence {
     pub dead: BTreeSet<String>,
 }
 
-/// How long slots are withheld, by the server (api.md).
+/// How long slots are withheld, by the server, as its spec says.
 #[derive(Clone, Copy, Debug)]
 pub struct Holds {
     /// `closeGrace`.

@@ -44,7 +44,7 @@ pub struct Endpoint {
     pub limits: StepLimits,
 }
 
-/// The time limit of every step (smtp.md).
+/// The time limit of every step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepLimits {
     /// Name lookup and TCP, over all addresses.

@@ -9,12 +9,13 @@ use crate::api::{Auth, Tls};
 
 use super::{
     connect::{ConnectFailure, Credentials, Endpoint, StepLimits, connect, server_name},
-    reply::{Context, Event, Reply, Ruling, Stage, judge},
+    reply::{Context, Event, Reply, Ruling, Stage},
+    table::judge,
     wire::{Fault, Wire},
 };
 
 /// What is known about the server's side of a connection that we have ended. A slot may be used again only after
-/// [`Closed::NeverOpen`] or [`Closed::Eof`] (leases.md R4).
+/// [`Closed::NeverOpen`] or [`Closed::Eof`] ([`crate::lease`], R4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
     /// There never was a connection.

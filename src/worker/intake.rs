@@ -20,7 +20,7 @@ use crate::{
     telemetry::metrics::ByKind,
 };
 
-/// How long one blocking wait lasts (queue.md, Stages).
+/// How long one blocking wait lasts.
 const WAIT: Duration = Duration::from_secs(5);
 /// How many mails one claim asks for.
 const BATCH: usize = 64;

@@ -87,7 +87,7 @@ async fn open(context: &Context, server: &Arc<Server>, slot: Slot) -> Option<(Se
         auth: settings.auth,
         roots: access.roots,
         helo: context.helo.clone(),
-        limits: StepLimits { close: close_grace + Duration::from_secs(1), ..StepLimits::default() },
+        limits: StepLimits::with_close_grace(close_grace),
     };
     // A server that is slow to greet holds up neither the end of the process nor those whom the slot is taken for.
     let unwanted = async {

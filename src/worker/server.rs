@@ -22,7 +22,7 @@ use crate::{
     telemetry::log::mask,
 };
 
-/// How long a slot is withheld after the server said "too many connections"; doubles while it goes on (leases.md R10).
+/// How long a slot is withheld after the server said "too many connections"; doubles while it goes on (lease R10).
 const WITHHOLD: Duration = Duration::from_secs(30);
 /// The longest a slot is withheld for that.
 const WITHHOLD_LONGEST: Duration = Duration::from_secs(600);

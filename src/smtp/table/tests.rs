@@ -1,4 +1,6 @@
-//! One row of smtp.md's table, one row here.
+//! The reply table, row by row.
+
+use std::time::Duration;
 
 use super::*;
 

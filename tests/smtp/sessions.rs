@@ -1,7 +1,5 @@
 //! How sessions begin and end, against the counting sink.
 
-mod smtp_support;
-
 use std::time::Duration;
 
 use mailrelay::{
@@ -9,21 +7,8 @@ use mailrelay::{
     smtp::{Closed, Credentials, Endpoint, PauseReason, Session, Sign, Stage, Why},
 };
 use mailsink::{Behaviour, Failure, FailureStage, Login, Sink, SinkConfig};
-use smtp_support::{SOON, endpoint, send};
 
-async fn sink() -> Sink {
-    Sink::start(SinkConfig::default()).await.expect("the sink starts")
-}
-
-async fn sink_with(behaviour: Behaviour) -> Sink {
-    let sink = sink().await;
-    sink.set_behaviour(behaviour);
-    sink
-}
-
-async fn open(sink: &Sink) -> Session {
-    Session::open(&endpoint(sink.smtp(), Tls::None, None), None).await.expect("a session")
-}
+use crate::support::{SOON, endpoint, open, send, sink, sink_with};
 
 /// A sink that offers STARTTLS, implicit TLS and a login.
 async fn secure_sink() -> Sink {
