@@ -40,8 +40,8 @@ async fn sigterm_finishes_the_mails_being_sent_and_leaves_no_claim() {
     scene.send(60).await;
     scene.sink_until("mails being sent", |stats| stats.open == 8 && stats.accepted >= 8).await;
     scene.workers[0].signal(Signal::SIGTERM);
-    let status = scene.workers[0].ended().await;
-    assert_eq!(status.code(), Some(0), "{}", scene.workers[0].log());
+    let exit = scene.workers[0].ended().await;
+    assert_eq!(exit.code(), Some(0), "{}", scene.workers[0].log());
     let audit = scene.queue.audit().await.expect("audit");
     assert_eq!((audit.in_flight, audit.held, audit.difference), (0, 0, 0), "{audit:?}");
     let stats = scene.sink.stats();
@@ -148,13 +148,7 @@ async fn a_server_that_is_down_costs_no_mail_its_retries() {
     let scene = Scene::sixteen(1, json!({ "breaker": breaker, "retry": retry })).await;
     scene.sink.set_behaviour(Behaviour::failing([Failure::closing(FailureStage::Greeting)]));
     scene.send(20).await;
-    let reason = eventually("the worker says so", async || {
-        let report = scene.report(0).await.ok_or("no report")?;
-        report.servers[0].unavailable.clone().ok_or("available")
-    })
-    .await
-    .reason;
-    assert_eq!(reason, "ConnectFailed");
+    unavailable_for(&scene, "ConnectFailed").await;
     scene.sink.set_behaviour(Behaviour::default());
     scene.all_delivered(20).await;
     eventually("the worker says that it is over", async || {
@@ -326,9 +320,75 @@ async fn work_is_spread_over_two_servers_with_a_budget_each() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_over_its_quota_is_left_alone_and_the_queue_stays_where_it_is() {
+    let scene = Scene::sixteen(1, json!({})).await;
+    let quota = Failure::reply(FailureStage::Mail, "454 4.7.0 Daily sending quota exceeded, try again tomorrow");
+    scene.sink.set_behaviour(Behaviour::failing([quota]));
+    scene.send(300).await;
+    unavailable_for(&scene, "QuotaExceeded").await;
+    scene.sink_until("no session is left", |stats| stats.open == 0).await;
+    let audit = scene.audit_until("nothing in flight", |audit| audit.in_flight == 0).await;
+    assert!(audit.queued >= 250 && audit.dead == 0, "one mail a session at most was tried: {audit:?}");
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_moves_is_followed_live() {
+    let other = mailsink::Sink::start(SinkConfig::default()).await.expect("another sink");
+    let mut scene = Scene::sixteen(2, json!({})).await;
+    scene.sink.set_behaviour(slow(50));
+    scene.send(200).await;
+    scene.sink_until("mail flows", |stats| stats.accepted >= 20).await;
+    let port = other.smtp().port();
+    scene.change(|record| record.spec.servers[0].port = port).await;
+    scene.all_delivered(200).await;
+    let (old, new) = (scene.sink.stats(), other.stats());
+    assert_eq!((old.accepted + new.accepted, old.open), (200, 0), "{old:?} {new:?}");
+    assert!(new.accepted > 50 && new.peak <= 16, "{old:?} {new:?}");
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_password_stops_the_server_until_the_files_change_and_costs_no_mail() {
+    let login = mailsink::Login { username: "app".into(), password: "right".into() };
+    let config = SinkConfig { tls: true, login: Some(login), ..SinkConfig::default() };
+    let spec = json!({ "server": { "tls": "StartTLS", "auth": "Plain" }, "retry": { "maxRetries": 0 } });
+    let mut scene = Scene::open(4, config, spec).await;
+    let credentials = tempfile::tempdir().expect("a folder");
+    let files = credentials.path().join("primary");
+    std::fs::create_dir(&files).expect("a folder");
+    std::fs::write(files.join("ca.crt"), scene.sink.certificate().expect("TLS")).expect("written");
+    std::fs::write(files.join("username"), "app").expect("written");
+    scene.add_worker_with(&["--credentials-dir", credentials.path().to_str().expect("UTF-8")]);
+    scene.share(4, &[4]).await;
+    scene.send(5).await;
+    unavailable_for(&scene, "SecretMissing").await;
+    std::fs::write(files.join("password"), "wrong").expect("written");
+    unavailable_for(&scene, "AuthenticationFailed").await;
+    assert_eq!(scene.sink.stats().accepted, 0);
+    std::fs::write(files.join("password"), "right\n").expect("written");
+    let audit = scene.all_delivered(5).await;
+    assert_eq!((audit.dead, audit.held), (0, 0), "{audit:?}");
+    assert!(!scene.workers[0].log().contains("wrong") && !scene.workers[0].log().contains("right"));
+    scene.logs_are_clean();
+}
+
+/// Waits until the worker reports its server as unavailable for this reason.
+async fn unavailable_for(scene: &Scene, reason: &str) {
+    eventually(reason, async || {
+        let report = scene.report(0).await.ok_or("no report")?;
+        match &report.servers[0].unavailable {
+            Some(unavailable) if unavailable.reason == reason => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_supervisor_starts_a_dead_worker_again_and_ends_cleanly() {
     let mut scene = Scene::open(4, SinkConfig::default(), json!({})).await;
-    scene.add_supervised_worker();
+    scene.add_worker_with(&["--supervise"]);
     scene.share(4, &[4]).await;
     scene.send(10).await;
     scene.all_delivered(10).await;
@@ -358,5 +418,10 @@ async fn figure_mails_a_second_through_16_sessions() {
     scene.all_delivered(5_000).await;
     let cpu: Vec<_> = scene.workers.iter().map(scene::Worker::cpu).collect();
     println!("workers' processor time: {cpu:?} in {taken:?}");
+    scene.sink_until("at rest", |stats| stats.open == 0).await;
+    let before: Duration = scene.workers.iter().map(scene::Worker::cpu).sum();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let idle = scene.workers.iter().map(scene::Worker::cpu).sum::<Duration>().saturating_sub(before);
+    println!("idle: {:.2} % of a core for each worker", idle.as_secs_f64() / 20.0 / 2.0 * 100.0);
     println!("enqueued {:.0}/s, delivered {:.0}/s", 5_000.0 / sent.as_secs_f64(), 5_000.0 / taken.as_secs_f64());
 }

@@ -52,6 +52,9 @@ pub fn run(arguments: Arguments, store: StoreOptions) -> Result<ExitCode, CliErr
     if supervisor::is_wanted(arguments.supervise) && !arguments.unsupervised {
         return supervise();
     }
+    if arguments.unsupervised {
+        supervisor::end_with_parent();
+    }
     let runtime = runtime(tokio::runtime::Builder::new_multi_thread())?;
     let outcome = runtime.block_on(worker::run(arguments.options(store)));
     // Tasks that wait for nobody must not hold up the end.

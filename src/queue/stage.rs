@@ -33,12 +33,11 @@ impl Stage {
     }
 
     /// Whether the process that holds the claim may go from this stage to `next`. The same stage again is a
-    /// repetition. From `committing` it may go back to `sending` only after a definite refusal, to use another session.
+    /// repetition. Nothing leads back from `committing`: what was ambiguous once is settled, not begun again.
     pub fn may_become(self, next: Self) -> bool {
         match self {
             Self::Taken => next == Self::Claimed,
-            Self::Claimed => next >= Self::Claimed,
-            Self::Sending | Self::Committing => matches!(next, Self::Sending | Self::Committing),
+            Self::Claimed | Self::Sending | Self::Committing => next >= self,
         }
     }
 }

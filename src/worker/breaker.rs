@@ -83,6 +83,11 @@ impl Breaker {
         }
     }
 
+    /// Whether the server is left alone at `now`: sessions that are open end then, too.
+    pub fn is_paused(&self, now: Instant) -> bool {
+        matches!(self.state, State::Paused { until } if until > now)
+    }
+
     /// A session is about to be opened, which [`Breaker::permit`] allowed.
     pub fn opening(&mut self) {
         if matches!(self.state, State::Paused { .. }) {
@@ -204,6 +209,14 @@ mod tests {
         breaker.opening();
         breaker.ended(later);
         assert_eq!(breaker.permit(later), Permit::Granted);
+    }
+
+    #[test]
+    fn open_sessions_end_with_the_pause_and_only_slow_down_before_it() {
+        let now = Instant::now();
+        assert!(!after(4, now).is_paused(now));
+        assert!(after(5, now).is_paused(now));
+        assert!(!after(5, now).is_paused(now + LIMITS.pause));
     }
 
     #[test]

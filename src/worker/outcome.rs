@@ -196,3 +196,129 @@ fn progress(recipients: &[String], outcome: &MailOutcome) -> Progress {
     }
     progress
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::smtp::{Reply, Ruling, Sign, Stage};
+
+    const CHANCE: Chance = Chance { now: UnixMillis(1_000_000), random: 0.0 };
+
+    fn header() -> Header {
+        Header {
+            id: "m-1".into(),
+            serial: "0".repeat(32),
+            message_id: "<m-1@mailrelay>".into(),
+            attempts: 0,
+            deferrals: 0,
+            crashes: 0,
+            first_seen: UnixMillis(0),
+            since: UnixMillis(0),
+            key: None,
+            remaining: None,
+            refused: Vec::new(),
+            tries: Vec::new(),
+        }
+    }
+
+    fn policy(unknown: UnknownOutcome) -> Policy {
+        Policy { retry: Retry::default(), unknown }
+    }
+
+    fn outcome(rulings: &[(Verdict, Why)]) -> MailOutcome {
+        let recipient = |(verdict, why): &(Verdict, Why)| RecipientOutcome {
+            ruling: Ruling { verdict: *verdict, why: *why, sign: Sign::None },
+            reply: Some(Reply { code: 250, enhanced: None, text: why.as_str().into() }),
+        };
+        MailOutcome {
+            started: true,
+            recipients: rulings.iter().map(recipient).collect(),
+            stage: Stage::AfterDot,
+            committed: true,
+            last_reply: None,
+            detail: None,
+            signs: Vec::new(),
+        }
+    }
+
+    /// What becomes of a mail to a, b, ... whose recipients got these rulings.
+    fn concluded(rulings: &[(Verdict, Why)], unknown: UnknownOutcome) -> Conclusion {
+        let recipients: Vec<String> = ["a", "b", "c"].iter().take(rulings.len()).map(ToString::to_string).collect();
+        conclude(&header(), &recipients, &outcome(rulings), &policy(unknown), CHANCE)
+    }
+
+    const DELIVERED: (Verdict, Why) = (Verdict::Delivered, Why::Accepted);
+    const REFUSED: (Verdict, Why) = (Verdict::Dead, Why::RecipientRefused);
+    const GREYLISTED: (Verdict, Why) = (Verdict::Retry { delay: Some(Duration::from_secs(300)) }, Why::Greylisted);
+    const FULL: (Verdict, Why) =
+        (Verdict::Defer { resend: Resend::NewTransaction, delay: None }, Why::TooManyRecipients);
+    const DOWN: (Verdict, Why) = (Verdict::Defer { resend: Resend::Later, delay: None }, Why::ServiceUnavailable);
+    const UNKNOWN: (Verdict, Why) = (Verdict::Unknown, Why::OutcomeUnknown);
+
+    #[test]
+    fn accepted_by_all_is_delivered_and_needs_no_names() {
+        let conclusion = concluded(&[DELIVERED, DELIVERED], UnknownOutcome::Hold);
+        assert!(matches!(conclusion.settlement, Settlement::Delivered { .. }), "{conclusion:?}");
+        assert_eq!(conclusion.progress, Progress::default());
+    }
+
+    #[test]
+    fn a_refused_recipient_beside_an_accepted_one_is_named() {
+        let conclusion = concluded(&[DELIVERED, REFUSED], UnknownOutcome::Hold);
+        assert!(matches!(conclusion.settlement, Settlement::Delivered { .. }), "{conclusion:?}");
+        assert_eq!(conclusion.progress.accepted, ["a"]);
+        assert_eq!(conclusion.progress.refused[0].recipient, "b");
+    }
+
+    #[test]
+    fn refused_by_all_is_dead_for_the_reason_given() {
+        let conclusion = concluded(&[REFUSED], UnknownOutcome::Hold);
+        assert!(matches!(&conclusion.settlement, Settlement::Dead { reason, .. } if reason == "RecipientRefused"));
+    }
+
+    #[test]
+    fn a_recipient_to_be_tried_again_keeps_the_mail_going_for_it_alone() {
+        let conclusion = concluded(&[DELIVERED, GREYLISTED, REFUSED], UnknownOutcome::Hold);
+        let Settlement::Delayed { due, counted, .. } = conclusion.settlement else { panic!("{conclusion:?}") };
+        assert_eq!((due, counted), (CHANCE.now.after(Duration::from_secs(300)), Counted::Attempt));
+        assert_eq!((conclusion.progress.accepted.len(), conclusion.progress.refused.len()), (1, 1));
+    }
+
+    #[test]
+    fn recipients_beyond_the_servers_number_go_on_at_once_and_free() {
+        let conclusion = concluded(&[DELIVERED, FULL], UnknownOutcome::Hold);
+        assert!(
+            matches!(conclusion.settlement, Settlement::Delayed { due, counted: Counted::Deferral, .. } if due == CHANCE.now),
+            "{conclusion:?}"
+        );
+    }
+
+    #[test]
+    fn a_server_that_is_down_costs_no_attempt_but_a_wait() {
+        let conclusion = concluded(&[DOWN], UnknownOutcome::Hold);
+        assert!(
+            matches!(conclusion.settlement, Settlement::Delayed { due, counted: Counted::Deferral, .. } if due > CHANCE.now),
+            "{conclusion:?}"
+        );
+    }
+
+    #[test]
+    fn a_lost_answer_is_held_or_resent_as_the_policy_says() {
+        let held = concluded(&[UNKNOWN, REFUSED], UnknownOutcome::Hold);
+        assert!(matches!(held.settlement, Settlement::Held { .. }), "{held:?}");
+        let resent = concluded(&[UNKNOWN], UnknownOutcome::Resend);
+        assert!(matches!(resent.settlement, Settlement::Delayed { counted: Counted::Attempt, .. }), "{resent:?}");
+        let cut_off = cut_off(&header(), "the lease ended", &policy(UnknownOutcome::Hold), CHANCE);
+        assert!(matches!(cut_off.settlement, Settlement::Held { .. }), "{cut_off:?}");
+    }
+
+    #[test]
+    fn what_we_stopped_ourselves_goes_on_at_once_and_free() {
+        let conclusion = stopped("the lease was about to end", CHANCE.now);
+        assert!(
+            matches!(conclusion.settlement, Settlement::Delayed { due, counted: Counted::Deferral, .. } if due == CHANCE.now)
+        );
+    }
+}

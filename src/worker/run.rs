@@ -24,7 +24,7 @@ use super::{
     intake::{self, Intake, Requests},
     recover::recover_predecessors,
     settle::Settler,
-    supervisor, upkeep,
+    upkeep,
 };
 use crate::{
     lease::{Identity, PodGuard, ProcessId, SwitchError, bind_pod, boot_id, self_check},
@@ -93,7 +93,6 @@ pub enum WorkerError {
 
 /// Runs a worker until SIGTERM or SIGINT, then drains it. A second signal ends it at once.
 pub async fn run(options: WorkerOptions) -> Result<(), WorkerError> {
-    supervisor::end_with_parent();
     let system = |what| move |source| WorkerError::System { what, source };
     let mut terminate = signal(SignalKind::terminate()).map_err(system("listen for SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("listen for SIGINT"))?;

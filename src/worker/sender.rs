@@ -143,7 +143,7 @@ impl Sender {
     /// Waits for a mail that may be sent in this session.
     async fn next(&mut self) -> Result<Work, End> {
         loop {
-            let rest = self.server.rest(Instant::now());
+            let Some(rest) = self.server.rest(Instant::now()) else { return Err(End::Orderly) };
             let wait = if self.slot.may_start() { rest } else { rest.max(LEASE_LOOK) };
             if self.slot.is_revoked() {
                 return Err(End::Orderly);

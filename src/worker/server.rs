@@ -134,9 +134,16 @@ impl Server {
         Some((slot, Opening { server: Arc::clone(self), is_open: false }))
     }
 
-    /// How long the server should be left in peace before it gets the next mail.
-    pub fn rest(&self, now: Instant) -> Duration {
-        self.state().rests_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+    /// How long an open session should wait before the next mail, so that a server in trouble does not see mail after
+    /// mail; `None` when it should end.
+    pub fn rest(&self, now: Instant) -> Option<Duration> {
+        if self.state().breaker.is_paused(now) {
+            return None;
+        }
+        Some(match self.permit(now) {
+            Permit::At(at) => at.saturating_duration_since(now),
+            Permit::Granted | Permit::Probing => Duration::ZERO,
+        })
     }
 
     /// Remembers why a session could not be opened.

@@ -40,6 +40,19 @@ async fn before_committing_mail_goes_back_and_committing_is_held() {
 }
 
 #[tokio::test]
+async fn a_sending_that_arrives_late_does_not_take_committing_back() {
+    // The worker writes `sending` beside the transaction: a stopped Redis may read it, on an older connection, after the
+    // `committing` that followed on a newer one.
+    let fixture = fixture();
+    fixture.push("mail_queue", mail("late")).await;
+    let claims = fixture.claim(ONE, 1).await;
+    fixture.advance(ONE, &claims[0], Stage::Committing).await;
+    assert_eq!(fixture.advance(ONE, &claims[0], Stage::Sending).await, Advance::Lost);
+    let recovery = fixture.queue.recover(ONE, &HOLD, NOW).await.expect("recovered");
+    assert_eq!(recovery, Recovery { held: 1, ..Recovery::default() });
+}
+
+#[tokio::test]
 async fn a_process_that_died_between_taking_and_looking_loses_nothing() {
     let fixture = fixture();
     fixture.push("{mail_queue}:high", mail("raw")).await;

@@ -5,7 +5,6 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    future::Future,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
@@ -102,19 +101,15 @@ impl Scene {
 
     /// Starts one more worker, in a pod of its own, without a share yet.
     pub fn add_worker(&mut self) {
-        let number = self.workers.len();
-        let pod = Pod { uid: ProcessId::random().to_string(), name: format!("pod-{number}") };
-        let worker =
-            Worker::start(&self.redis.url(), pod, self.folder.path().join(format!("worker-{number}.log")), &[]);
-        self.workers.push(worker);
+        self.add_worker_with(&[]);
     }
 
-    /// The same, under a supervisor of its own.
-    pub fn add_supervised_worker(&mut self) {
+    /// The same with more arguments.
+    pub fn add_worker_with(&mut self, extra: &[&str]) {
         let number = self.workers.len();
         let pod = Pod { uid: ProcessId::random().to_string(), name: format!("pod-{number}") };
         let log = self.folder.path().join(format!("worker-{number}.log"));
-        self.workers.push(Worker::start(&self.redis.url(), pod, log, &["--supervise"]));
+        self.workers.push(Worker::start(&self.redis.url(), pod, log, extra));
     }
 
     /// One more worker behind a command that starts it in surroundings of its own; `extra` are arguments of the worker.
@@ -428,13 +423,5 @@ async fn lead(ledger: LedgerStore, policy: Arc<Mutex<Policy>>) {
             }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// Waits for a future that must not take longer than this.
-pub async fn within<T>(limit: Duration, what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(limit, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("{what}: not within {limit:?}"),
     }
 }

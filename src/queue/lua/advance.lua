@@ -1,6 +1,7 @@
 -- KEYS: 12 claims, 13 stages. ARGV: claim, stage, now. Compares the claim: one taken over meanwhile is lost.
+-- Never back from committing: a 'sending' that comes late would make an ambiguous mail look safe to send again.
 local FROM = {
-  sending = {claimed = true, sending = true, committing = true},
+  sending = {claimed = true, sending = true},
   committing = {claimed = true, sending = true, committing = true},
 }
 local stage = word(redis.call('HGET', KEYS[13], ARGV[1]))
