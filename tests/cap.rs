@@ -16,8 +16,8 @@ use serde_json::json;
 async fn sixteen_busy(mails: usize) -> (Scene, i32) {
     let spec = json!({ "server": { "closeGrace": "2s" } });
     let mut scene = Scene::open(16, SinkConfig::default(), spec).await;
-    scene.add_supervised_worker();
-    scene.add_supervised_worker();
+    scene.add_worker_with(&["--supervise"]);
+    scene.add_worker_with(&["--supervise"]);
     scene.share(16, &[8, 8]).await;
     scene.sink.set_behaviour(Behaviour { mail_delay_ms: 250, ..Behaviour::default() });
     scene.send(mails).await;
