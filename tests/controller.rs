@@ -6,9 +6,10 @@ use mailrelay::{
     api::{DurationText, RelayRecord, record_key},
     controller::{
         ApplyError, Candidate, Driven, Happening, Incident, Plan, Pool, PoolPlan, Records, RelayKey, Safety, Turn, ask,
-        judge, plan,
+        discard_expired, judge, plan,
     },
     lease::{BootTime, Evidence, LedgerState, LedgerStore, LedgerView, ProcessId, SyncReply, SyncRequest, Timing},
+    queue::{Queue, QueueNames, UnixMillis},
     store::{Store, StoreOptions},
 };
 use serde_json::json;
@@ -109,6 +110,7 @@ async fn register(store: &Store, pod_uid: &str) -> String {
         open: 0,
         busy: 0,
         close_grace: Duration::from_secs(1),
+        session_timeout: Duration::from_secs(300),
         quarantine: Vec::new(),
     };
     let SyncReply::Register { last } = ledger.sync(&request, LIMIT).await.expect("an answer") else {
@@ -285,6 +287,23 @@ async fn an_older_leader_neither_replaces_nor_removes_a_record() {
     assert_eq!(published(&bench.store).await.map(|record| record.epoch), Some(5));
     Records::default().withdraw(&bench.store, &key, &turn(6)).await.expect("withdrawn");
     assert_eq!(published(&bench.store).await, None);
+}
+
+#[tokio::test]
+async fn dead_letters_go_when_their_retention_is_over_and_not_before() {
+    let bench = bench();
+    let (key, plan) = relay_plan(1);
+    let relay = &plan.relays[&key];
+    let queue = Queue::new(bench.store.clone(), QueueNames::from_spec(&relay.relay.spec.queue));
+    let _: i64 = bench.store.query(redis::cmd("LPUSH").arg("mail_queue").arg("{"), LIMIT).await.expect("pushed");
+    let parked = UnixMillis::now();
+    assert_eq!(queue.claim("0123456789abcdef0123456789abcdef", "web-0", 1, parked).await.expect("claimed").len(), 0);
+    let retention = Duration::from_millis(relay.relay.spec.queue.dead_letter_retention.as_millis());
+    assert_eq!(discard_expired(&bench.store, relay, parked.after(retention)).await.expect("looked"), 0);
+    let over = parked.after(retention + Duration::from_millis(1));
+    assert_eq!(discard_expired(&bench.store, relay, over).await.expect("looked"), 1);
+    let audit = queue.audit().await.expect("an audit");
+    assert_eq!((audit.dead, audit.discarded, audit.difference), (0, 1, 0));
 }
 
 #[tokio::test]

@@ -101,6 +101,7 @@ pub struct MailRelaySpec {
 #[serde(rename_all = "camelCase")]
 #[x_kube(cel)]
 #[x_kube(validation = Rule::new("!has(self.auth) || self.tls != 'None'").message("auth needs tls: credentials never travel in clear text"))]
+#[x_kube(validation = Rule::new("!has(self.rateLimit)").message("rateLimit is not enforced by this version; leave it out"))]
 pub struct Server {
     /// A name for this server, unique in the relay.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]

@@ -8,7 +8,7 @@
 //! | `shares` | pure: the policy each ledger should have; who was heard of when |
 //! | `apply` | I/O: one pool's ledger, the relays' records |
 //! | `pools` | the loop of the steps so far: the only writer of ledgers and records |
-//! | `nodes`, `claims`, `safety` | I/O beside it: signs of life of nodes, mail of dead workers, how Redis keeps its data |
+//! | `nodes`, `claims`, `retention`, `safety` | I/O beside it: signs of life of nodes, mail of dead workers, old dead letters, how Redis keeps its data |
 //! | `status`, `conditions` | pure: what a relay's status says |
 //! | `events` | pure: what is worth an Event; and publishing it |
 //! | `relays` | I/O: the only writer of `MailRelay` objects |
@@ -28,6 +28,7 @@ mod observe;
 mod plan;
 mod pools;
 mod relays;
+mod retention;
 mod run;
 mod safety;
 mod shares;
@@ -35,5 +36,6 @@ mod status;
 
 pub use apply::{ApplyError, Deposed, Driven, Happening, Incident, Pool, Records, Turn};
 pub use plan::{Candidate, Plan, PoolPlan, RelayKey, RelayPlan, Stall, plan};
+pub use retention::discard_expired;
 pub use run::{ControllerError, ControllerOptions, run};
 pub use safety::{Safety, StoreFacts, ask, judge};

@@ -18,6 +18,7 @@ use super::{
     observe::Observed,
     pools::{Pools, PoolsError, World},
     relays::Relays,
+    retention::expire_dead_letters,
     safety::{Safety, watch_safety},
 };
 use crate::{
@@ -187,6 +188,7 @@ async fn lead(
         teller: Teller::new(client.clone(), options.identity.clone()),
         metrics: metrics.clone(),
     };
+    let retention = expire_dead_letters(store.clone(), world.clone());
     let claims = recover_claims(store.clone(), timing, world, safety, report_mail, metrics.clone());
     let (nodes_client, safety_store) = (client.clone(), store.clone());
     // One task each: a slow API server must not hold up the ledgers. They end with this future.
@@ -198,6 +200,10 @@ async fn lead(
     });
     tasks.spawn(async move {
         claims.await;
+        None
+    });
+    tasks.spawn(async move {
+        retention.await;
         None
     });
     tasks.spawn(async move {
