@@ -75,6 +75,13 @@ pub enum Happening {
     RecoveryStarted,
     /// Slots are granted (again).
     Opened,
+    /// Who held slots before did not come back: they stay withheld.
+    Withheld {
+        /// How many slots.
+        slots: u32,
+        /// For how long, the longest.
+        hold: Duration,
+    },
 }
 
 /// What is known beside the ledger in one turn.
@@ -268,6 +275,7 @@ impl Pool {
             }
             Action::Open { token, missing } => {
                 let withheld: u32 = missing.iter().map(|missing| missing.quarantine.slots).sum();
+                let longest = missing.iter().map(|missing| missing.quarantine.seconds).max().unwrap_or(0);
                 self.watch.opening(BootTime::now());
                 let reply = self.ledger.open(&OpenRequest { epoch: turn.epoch, token, missing }).await?;
                 self.watch.answered();
@@ -275,6 +283,10 @@ impl Pool {
                     OpenReply::Ok => {
                         tracing::info!(pool = self.ledger.pool(), pool.withheld = withheld, "the ledger is open");
                         incidents.push(happened(Happening::Opened));
+                        if withheld > 0 {
+                            let hold = Duration::from_secs(longest);
+                            incidents.push(happened(Happening::Withheld { slots: withheld, hold }));
+                        }
                     }
                     OpenReply::Old { epoch } => self.check(epoch, turn)?,
                     OpenReply::Already | OpenReply::Wait(_) | OpenReply::Token { .. } => {}

@@ -292,7 +292,7 @@ fn a_pod_that_does_not_answer_makes_the_roll_call_wait_unless_its_end_is_proven(
     assert_eq!(answers(&|_| ()), []);
     let listed = |scene: &mut Scene| scene.watch.list(&["b".to_owned()].into());
     assert_eq!(answers(&listed), [], "a pod that vanished proves nothing");
-    let dead = answers(&|scene| drop(scene.evidence.dead.insert("a".into())));
+    let dead = answers(&|scene| assert!(scene.evidence.dead.insert("a".into())));
     let [Action::Open { missing, .. }] = dead.as_slice() else { panic!("{dead:?}") };
     assert_eq!((missing[0].quarantine.slots, missing[0].quarantine.seconds), (8, 3), "{missing:?}");
     let replaced = answers(&|scene| scene.sync("a", 2, 1, 0));
