@@ -29,25 +29,31 @@ fn silence(stage: Stage, event: Event<'_>, context: &Context) -> Ruling {
         Event::Garbled | Event::Reply(_) => Why::ProtocolError,
     };
     match stage {
-        Stage::Connect | Stage::Greeting | Stage::Ehlo | Stage::Auth => Ruling::free(Why::ConnectFailed, Sign::Failing),
-        Stage::Tls => Ruling::free(Why::TlsFailed, Sign::Pause(PauseReason::TlsFailed)),
+        // A connection that breaks in the handshake says as little about TLS as one that breaks before it.
+        Stage::Tls if why == Why::ProtocolError => Ruling::free(Why::TlsFailed, Sign::Pause(PauseReason::TlsFailed)),
+        Stage::Connect | Stage::Greeting | Stage::Ehlo | Stage::Tls | Stage::Auth => {
+            Ruling::free(Why::ConnectFailed, Sign::Failing)
+        }
         Stage::Idle => Ruling::resend(Resend::NewSession, Why::SessionGone, Sign::None),
         // The server's end of an idle session and our MAIL crossed each other.
         Stage::Mail if why == Why::ConnectionLost && context.reused && !context.resent => {
             Ruling::resend(Resend::NewSession, Why::SessionGone, Sign::None)
         }
         Stage::Mail | Stage::Rcpt | Stage::Data if why == Why::ProtocolError => protocol_error(context),
-        // An unterminated body is not delivered.
-        Stage::Mail | Stage::Rcpt | Stage::Data | Stage::Body => Ruling::retry(why),
-        Stage::AfterDot => Ruling::new(Verdict::Unknown, Why::OutcomeUnknown, Sign::None),
+        // An unterminated body is not delivered. It may be this mail that the server stumbles over, so it costs an
+        // attempt; but a server that stumbles over every mail is left alone before it has used up the whole queue.
+        Stage::Mail | Stage::Rcpt | Stage::Data | Stage::Body => {
+            Ruling::new(Verdict::Retry { delay: None }, why, Sign::Failing)
+        }
+        Stage::AfterDot => Ruling::new(Verdict::Unknown, Why::OutcomeUnknown, Sign::Failing),
     }
 }
 
 fn protocol_error(context: &Context) -> Ruling {
     if context.resent {
-        Ruling::retry(Why::ProtocolError)
+        Ruling::new(Verdict::Retry { delay: None }, Why::ProtocolError, Sign::Failing)
     } else {
-        Ruling::resend(Resend::NewSession, Why::ProtocolError, Sign::None)
+        Ruling::resend(Resend::NewSession, Why::ProtocolError, Sign::Failing)
     }
 }
 
@@ -61,6 +67,7 @@ fn refusal(stage: Stage, reply: &Reply, words: &Words, context: &Context) -> Rul
         return Ruling::free(Why::TooManyConnections, Sign::TooManyConnections);
     }
     match stage {
+        Stage::Tls if transient => return Ruling::free(Why::TlsFailed, Sign::Failing),
         Stage::Tls => return Ruling::free(Why::TlsFailed, Sign::Pause(PauseReason::TlsFailed)),
         Stage::Greeting | Stage::Ehlo | Stage::Connect => {
             let why = if reply.code == 421 { Why::ServiceUnavailable } else { Why::GreetingRefused };
@@ -74,7 +81,8 @@ fn refusal(stage: Stage, reply: &Reply, words: &Words, context: &Context) -> Rul
     if matches!(reply.code, 530 | 534 | 535 | 538) || (stage == Stage::Auth && reply.is_permanent()) {
         return Ruling::free(Why::AuthenticationFailed, Sign::Pause(PauseReason::AuthenticationFailed));
     }
-    if transient && stage != Stage::AfterDot && words.too_many_messages() {
+    // In a session without a mail before, it is no reason to open the next one at once.
+    if transient && stage != Stage::AfterDot && context.reused && words.too_many_messages() {
         return Ruling::resend(Resend::NewSession, Why::SessionFull, Sign::SessionFull);
     }
     if reply.code == 421 {

@@ -104,19 +104,20 @@ impl Fleet {
         self.members().servers.iter().map(|server| server.opening()).sum()
     }
 
-    /// Opens up to `wanted` sessions, each on the server whose share is used least.
-    pub fn open(&self, wanted: usize, context: &Arc<Context>) {
+    /// Opens up to `wanted` sessions, each on the server whose share is used least; how many.
+    pub fn open(&self, wanted: usize, context: &Arc<Context>) -> usize {
         let mut servers = self.servers();
-        for _ in 0..wanted {
+        for opened in 0..wanted {
             servers.sort_by_cached_key(|server| match server.pool.status().limit {
                 0 => usize::MAX,
                 limit => server.sessions().saturating_mul(1_000_000) / limit as usize,
             });
             let now = Instant::now();
-            let opened = servers.iter().find_map(|server| server.try_open(now).map(|opened| (server, opened)));
-            let Some((server, (slot, opening))) = opened else { return };
+            let found = servers.iter().find_map(|server| server.try_open(now).map(|found| (server, found)));
+            let Some((server, (slot, opening))) = found else { return opened };
             self.sessions.spawn(sender::run(Arc::clone(context), Arc::clone(server), slot, opening));
         }
+        wanted
     }
 
     /// Resolves when every session has ended and no more will come.

@@ -270,7 +270,7 @@ async fn only_a_2yz_after_the_dot_is_a_delivery_and_everything_odd_is_unknown() 
             verdict: Verdict::Unknown,
             why: Why::OutcomeUnknown,
             stage: Stage::AfterDot,
-            signs: vec![],
+            signs: vec![Sign::Failing],
             usable: false,
         })
         .await;

@@ -76,7 +76,7 @@ async fn there_is_no_way_back_to_clear_text() {
     );
     // Not offered; refused; clear text behind the reply.
     let hidden = Behaviour { hide: vec!["STARTTLS".into()], ..Behaviour::default() };
-    let refused = Behaviour::failing([Failure::reply(FailureStage::Starttls, "454 4.7.0 not now")]);
+    let refused = Behaviour::failing([Failure::reply(FailureStage::Starttls, "554 5.7.3 not for you")]);
     let injected = Behaviour::failing([Failure::raw(FailureStage::Starttls, "220 go\r\n250 injected\r\n")]);
     for behaviour in [hidden, refused, injected] {
         secure.set_behaviour(behaviour.clone());
