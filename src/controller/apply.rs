@@ -11,8 +11,8 @@ use super::{
 use crate::{
     api::{RelayRecord, record_key, reports_key},
     lease::{
-        Action, BootTime, CALL_LIMIT, Evidence, Holds, InitReply, InitRequest, LedgerState, LedgerStore, LedgerView,
-        OpenReply, OpenRequest, PolicyReply, ProcessId, ReapReply, Snapshot, Timing, Watch,
+        Action, BootTime, CALL_LIMIT, Evidence, HolderView, Holds, InitReply, InitRequest, LedgerState, LedgerStore,
+        LedgerView, OpenReply, OpenRequest, PolicyReply, ProcessId, ReapReply, Snapshot, Timing, Watch,
     },
     store::{Store, StoreError},
 };
@@ -75,6 +75,13 @@ pub enum Happening {
     RecoveryStarted,
     /// Slots are granted (again).
     Opened,
+    /// Who held slots before did not come back: they stay withheld.
+    Withheld {
+        /// How many slots.
+        slots: u32,
+        /// For how long, the longest.
+        hold: Duration,
+    },
 }
 
 /// What is known beside the ledger in one turn.
@@ -127,6 +134,23 @@ impl Pool {
         turn: &Turn<'_>,
         incidents: &mut Vec<Incident>,
     ) -> Result<Driven, ApplyError> {
+        if let Some(plan) = plan {
+            self.watch.list(&plan.members);
+        }
+        let driven = self.drive_on(plan, marked, turn, incidents).await;
+        if driven.is_err() {
+            self.watch.unanswered(BootTime::now());
+        }
+        driven
+    }
+
+    async fn drive_on(
+        &mut self,
+        plan: Option<&PoolPlan>,
+        marked: bool,
+        turn: &Turn<'_>,
+        incidents: &mut Vec<Incident>,
+    ) -> Result<Driven, ApplyError> {
         let mut driven = self.look(turn).await?;
         for _ in 1..LOOKS {
             if !self.step(plan, marked, turn, &mut driven, incidents).await? || driven.removed {
@@ -137,9 +161,15 @@ impl Pool {
         Ok(driven)
     }
 
+    /// The holders that this leader knows of, whether or not their ledger is in force.
+    pub fn known(&self) -> impl Iterator<Item = &HolderView> {
+        self.watch.known()
+    }
+
     async fn look(&mut self, turn: &Turn<'_>) -> Result<Driven, ApplyError> {
+        let asked = BootTime::now();
         let snapshot = self.ledger.snapshot().await?;
-        self.watch.observe(&snapshot, BootTime::now());
+        self.watch.observe_asked(&snapshot, asked, BootTime::now());
         if let Some(ledger) = &snapshot.ledger {
             self.budget = ledger.budget;
             self.shares.clone_from(&ledger.entitlements);
@@ -184,7 +214,10 @@ impl Pool {
                 return Ok(true);
             }
             if let Some(policy) = shares::correction(ledger, target.clone()) {
-                match self.ledger.policy(&policy).await? {
+                self.watch.sent(policy.epoch, &policy.entitlements, BootTime::now());
+                let reply = self.ledger.policy(&policy).await?;
+                self.watch.answered();
+                match reply {
                     PolicyReply::Ok => {
                         let (pool, shares) = (self.ledger.pool(), policy.entitlements.values().collect::<Vec<_>>());
                         tracing::info!(pool, policy.budget, policy.revision, ?shares, "wrote the shares");
@@ -212,19 +245,23 @@ impl Pool {
     }
 
     async fn act(
-        &self,
+        &mut self,
         action: Action,
         target: &crate::lease::Policy,
         turn: &Turn<'_>,
         driven: &Driven,
         incidents: &mut Vec<Incident>,
     ) -> Result<bool, ApplyError> {
-        let happened = |what| Incident { pool: self.ledger.pool().to_owned(), what };
+        let pool = self.ledger.pool().to_owned();
+        let happened = |what| Incident { pool: pool.clone(), what };
         match action {
             Action::Init { fence, quarantine } => {
                 let token = ProcessId::random().to_string();
                 let request = InitRequest { fence, token, policy: target.clone(), quarantine };
-                match self.ledger.init(&request).await? {
+                self.watch.sent(target.epoch, &target.entitlements, BootTime::now());
+                let reply = self.ledger.init(&request).await?;
+                self.watch.answered();
+                match reply {
                     InitReply::Ok if self.fresh == Some(true) => {
                         tracing::info!(pool = self.ledger.pool(), "made the ledger of a new pool");
                     }
@@ -238,10 +275,18 @@ impl Pool {
             }
             Action::Open { token, missing } => {
                 let withheld: u32 = missing.iter().map(|missing| missing.quarantine.slots).sum();
-                match self.ledger.open(&OpenRequest { epoch: turn.epoch, token, missing }).await? {
+                let longest = missing.iter().map(|missing| missing.quarantine.seconds).max().unwrap_or(0);
+                self.watch.opening(BootTime::now());
+                let reply = self.ledger.open(&OpenRequest { epoch: turn.epoch, token, missing }).await?;
+                self.watch.answered();
+                match reply {
                     OpenReply::Ok => {
                         tracing::info!(pool = self.ledger.pool(), pool.withheld = withheld, "the ledger is open");
                         incidents.push(happened(Happening::Opened));
+                        if withheld > 0 {
+                            let hold = Duration::from_secs(longest);
+                            incidents.push(happened(Happening::Withheld { slots: withheld, hold }));
+                        }
                     }
                     OpenReply::Old { epoch } => self.check(epoch, turn)?,
                     OpenReply::Already | OpenReply::Wait(_) | OpenReply::Token { .. } => {}

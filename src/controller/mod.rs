@@ -21,6 +21,7 @@ mod apply;
 mod claims;
 mod conditions;
 mod events;
+mod evidence;
 mod leader;
 mod metrics;
 mod nodes;

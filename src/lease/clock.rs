@@ -22,6 +22,11 @@ impl BootTime {
         Self(since)
     }
 
+    /// How long after boot this is.
+    pub const fn since_boot(self) -> Duration {
+        self.0
+    }
+
     /// How long after `earlier` this is; zero when it is not after it.
     pub fn saturating_since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)

@@ -27,7 +27,7 @@ use super::{
     upkeep,
 };
 use crate::{
-    lease::{Identity, PodGuard, ProcessId, bind_pod, boot_id},
+    lease::{Identity, PodGuard, ProcessId, SwitchError, bind_pod, boot_id, self_check},
     store::{Store, StoreError, StoreOptions},
     telemetry::{
         http::{self, Routes},
@@ -37,6 +37,10 @@ use crate::{
 
 /// How long giving the slots back may take at the end.
 const LEAVE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How often the dead-man switch is tried out when that fails for reasons of its own.
+const TRIALS: u32 = 5;
+const TRIAL_PAUSE: Duration = Duration::from_secs(1);
 
 /// How a worker is set up; everything else comes from the relay's record.
 #[derive(Clone)]
@@ -171,8 +175,13 @@ fn context(
 /// Works until dropped: proof of being the pod's only worker, what older ones left, then mail. Ends only when a task that
 /// all depends on has failed.
 async fn work(context: Arc<Context>, requests: Requests) {
+    let (only, protected) = tokio::join!(only_worker(&context.identity.pod_uid), protected());
     // Kept until the process ends, also while it drains.
-    let _ = context.only_worker.set(only_worker(&context.identity.pod_uid).await);
+    let _ = context.only_worker.set(only);
+    if let Err(error) = protected {
+        tracing::error!(%error, "this worker opens no session");
+        context.fleet.refuse(error);
+    }
     let mut relay = context.relay.clone();
     let first = loop {
         let record = relay.borrow_and_update().clone();
@@ -199,6 +208,21 @@ async fn work(context: Arc<Context>, requests: Requests) {
         let record = relay.borrow_and_update().clone();
         if let Some(record) = record {
             context.fleet.follow(&record, &context);
+        }
+    }
+}
+
+/// Whether the dead-man switch works here (leases.md R6). A trial that could not be made is made again.
+async fn protected() -> Result<(), SwitchError> {
+    let mut left = TRIALS;
+    loop {
+        left -= 1;
+        match self_check().await {
+            Err(SwitchError::NotTried(error)) if left > 0 => {
+                tracing::warn!(error, "the dead-man switch is tried out again");
+                tokio::time::sleep(TRIAL_PAUSE).await;
+            }
+            checked => return checked,
         }
     }
 }

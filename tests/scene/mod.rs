@@ -111,6 +111,14 @@ impl Scene {
         self.workers.push(Worker::start(&self.redis.url(), pod, log, extra));
     }
 
+    /// One more worker behind a command that starts it in surroundings of its own; `extra` are arguments of the worker.
+    pub fn add_worker_behind(&mut self, command: &[&str], extra: &[&str]) {
+        let number = self.workers.len();
+        let pod = Pod { uid: ProcessId::random().to_string(), name: format!("pod-{number}") };
+        let log = self.folder.path().join(format!("worker-{number}.log"));
+        self.workers.push(Worker::start_behind(command, &self.redis.url(), pod, log, extra));
+    }
+
     /// Writes the shares of the workers, in their order.
     pub async fn share(&mut self, budget: u32, shares: &[u32]) {
         let shares = self.workers.iter().zip(shares).map(|(worker, share)| (worker.pod.uid.clone(), *share)).collect();
@@ -231,6 +239,7 @@ pub struct Worker {
     pub http: u16,
     redis: String,
     log: PathBuf,
+    behind: Vec<String>,
     extra: Vec<String>,
     child: Child,
 }
@@ -238,15 +247,21 @@ pub struct Worker {
 impl Worker {
     /// Starts the real binary; its log is appended to a file.
     pub fn start(redis: &str, pod: Pod, log: PathBuf, extra: &[&str]) -> Self {
+        Self::start_behind(&[], redis, pod, log, extra)
+    }
+
+    /// The same, started by another command.
+    pub fn start_behind(behind: &[&str], redis: &str, pod: Pod, log: PathBuf, extra: &[&str]) -> Self {
         let extra: Vec<String> = extra.iter().map(ToString::to_string).collect();
+        let behind: Vec<String> = behind.iter().map(ToString::to_string).collect();
         let http = free_port();
-        let child = spawn(redis, &pod, &log, &extra, http);
-        Self { pod, http, redis: redis.to_owned(), log, extra, child }
+        let child = spawn(&behind, redis, &pod, &log, &extra, http);
+        Self { pod, http, redis: redis.to_owned(), log, behind, extra, child }
     }
 
     /// Starts it again in the same pod.
     pub fn restart(&mut self) {
-        self.child = spawn(&self.redis, &self.pod, &self.log, &self.extra, self.http);
+        self.child = spawn(&self.behind, &self.redis, &self.pod, &self.log, &self.extra, self.http);
     }
 
     pub fn pid(&self) -> i32 {
@@ -311,9 +326,12 @@ impl Drop for Worker {
     }
 }
 
-fn spawn(redis: &str, pod: &Pod, log: &PathBuf, extra: &[String], http: u16) -> Child {
+fn spawn(behind: &[String], redis: &str, pod: &Pod, log: &PathBuf, extra: &[String], http: u16) -> Child {
     let log = File::options().create(true).append(true).open(log).expect("a log file");
-    Command::new(env!("CARGO_BIN_EXE_mailrelay"))
+    let binary = env!("CARGO_BIN_EXE_mailrelay").to_owned();
+    let mut words = behind.iter().chain([&binary]);
+    Command::new(words.next().expect("the binary at least"))
+        .args(words)
         .args(["worker", "--relay", "relay", "--namespace", "mail"])
         .args(["--pod-name", &pod.name, "--pod-uid", &pod.uid, "--redis-url", redis])
         .args(["--http", &format!("127.0.0.1:{http}")])
