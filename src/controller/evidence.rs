@@ -1,4 +1,4 @@
-//! What proves that a worker is dead, pure (leases.md R5b, R5c, R8): from pods, nodes and what the ledgers name.
+//! What proves that a worker is dead, pure (lease R5b, R5c, R8): from pods, nodes and what the ledgers name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -106,6 +106,9 @@ mod tests {
         [("n1".to_owned(), NodeSign { boot_id: boot.into(), asked: at(asked), renewed: renewed.map(at) })].into()
     }
 
+    /// What it is about, whether pod `a` is proven dead, and by what: pods, holders, nodes.
+    type Row<'a> = (&'a str, bool, &'a [PodFacts], &'a [HolderView], Signs);
+
     /// Whether pod `a`, noted at 10 s, is proven dead.
     fn is_dead(pods: &[PodFacts], holders: &[HolderView], signs: &Signs) -> bool {
         let mut known = Pods::default();
@@ -117,7 +120,7 @@ mod tests {
     #[test]
     fn a_pod_that_is_over_is_dead_in_the_same_boot_of_its_node_and_not_otherwise() {
         let here = [holder("a", "b1")];
-        let rows: [(&str, bool, &[PodFacts], &[HolderView], Signs); 9] = [
+        let rows: [Row<'_>; 9] = [
             ("over, and the node was asked after that", true, &[pod(true)], &here, sign("b1", 11, None)),
             ("the same moment", true, &[pod(true)], &here, sign("b1", 10, None)),
             ("the node was asked before it was over", false, &[pod(true)], &here, sign("b1", 9, None)),

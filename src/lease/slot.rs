@@ -122,17 +122,14 @@ impl Core {
         if wanted == self.armed {
             return;
         }
-        match wanted {
-            // When it fails the earlier deadline holds, and the next change tries again.
-            Some(deadline) => {
-                if self.switch.arm(deadline) {
-                    self.armed = wanted;
-                }
-            }
-            None => {
-                self.switch.disarm();
-                self.armed = None;
-            }
+        let Some(deadline) = wanted else {
+            self.switch.disarm();
+            self.armed = None;
+            return;
+        };
+        // When it fails the earlier deadline holds, and the next change tries again.
+        if self.switch.arm(deadline) {
+            self.armed = wanted;
         }
     }
 }

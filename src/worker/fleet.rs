@@ -77,7 +77,7 @@ impl Fleet {
         }
     }
 
-    /// Says that the dead-man switch does not work here: no session is ever opened (leases.md R6). To be told before the
+    /// Says that the dead-man switch does not work here: no session is ever opened (lease R6). To be told before the
     /// pools are joined.
     pub fn refuse(&self, why: SwitchError) {
         let _ = self.unprotected.set(why);

@@ -212,7 +212,7 @@ async fn work(context: Arc<Context>, requests: Requests) {
     }
 }
 
-/// Whether the dead-man switch works here (leases.md R6). A trial that could not be made is made again.
+/// Whether the dead-man switch works here (lease R6). A trial that could not be made is made again.
 async fn protected() -> Result<(), SwitchError> {
     let mut left = TRIALS;
     loop {
@@ -227,7 +227,7 @@ async fn protected() -> Result<(), SwitchError> {
     }
 }
 
-/// Waits until no other process of this pod is a worker (leases.md R5a).
+/// Waits until no other process of this pod is a worker (lease R5a).
 async fn only_worker(pod_uid: &str) -> PodGuard {
     let mut backoff = Backoff::new();
     let mut complained = false;

@@ -62,7 +62,7 @@ async fn live(context: Arc<Context>, server: Arc<Server>, slot: Slot, mut openin
     let open = context.metrics.sessions_open.get_or_create_owned(&label);
     open.inc();
     opening.done();
-    let mut task = Sender { context, server, slot, session, label };
+    let mut task = Sender { context, server, session, slot, label };
     let end = task.send_all().await;
     task.close(end).await;
     open.dec();
@@ -120,7 +120,7 @@ async fn open(context: &Context, server: &Arc<Server>, slot: Slot) -> Option<(Se
 struct Sender {
     context: Arc<Context>,
     server: Arc<Server>,
-    // Before the slot, so that a panic closes the socket before the slot stops being guarded (leases.md R6).
+    // Before the slot, so that a panic closes the socket before the slot stops being guarded (lease R6).
     session: Session,
     slot: Slot,
     label: ByServer,
