@@ -99,7 +99,7 @@ impl Fleet {
         room
     }
 
-    /// Sessions that are being opened and have not asked for mail yet.
+    /// Sessions that are being opened and will soon ask for mail.
     pub fn opening(&self) -> usize {
         self.members().servers.iter().map(|server| server.opening()).sum()
     }
@@ -146,7 +146,7 @@ impl Fleet {
         let servers = self.servers();
         servers
             .iter()
-            .map(|server| ServerReport { name: server.name.clone(), unavailable: server.unavailable() })
+            .map(|server| ServerReport { name: server.name.clone(), unavailable: server.trouble_to_tell() })
             .collect()
     }
 
