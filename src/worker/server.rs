@@ -55,6 +55,8 @@ struct State {
     blamed: Option<u64>,
     senders_refused: u32,
     rests_until: Option<Instant>,
+    /// When the server last found a session to be one too many, and in what words.
+    saturated: Option<(Instant, Unavailable)>,
 }
 
 /// Why no session could be opened.
@@ -78,6 +80,7 @@ impl Server {
                 blamed: None,
                 senders_refused: 0,
                 rests_until: None,
+                saturated: None,
             }),
             opening: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
@@ -109,7 +112,7 @@ impl Server {
         self.sessions.load(Ordering::Relaxed)
     }
 
-    /// Sessions that have not asked for their first mail yet.
+    /// Sessions that will soon ask for their first mail.
     pub fn opening(&self) -> usize {
         self.opening.load(Ordering::Relaxed)
     }
@@ -153,6 +156,9 @@ impl Server {
             Unopened::Files(error) => {
                 Some(Trouble::Lasting(unavailable(error.reason(), &error.to_string()), LONG_PAUSE))
             }
+            Unopened::Server(error) if error.ruling.sign == Sign::TooManyConnections => {
+                self.trouble(error.ruling.sign, &error.to_string())
+            }
             Unopened::Server(error) => {
                 self.trouble(error.ruling.sign, &error.to_string()).or_else(|| {
                     // Nothing that the table counts, but never a hot loop.
@@ -193,7 +199,12 @@ impl Server {
     fn trouble(&self, sign: Sign, words: &str) -> Option<Trouble> {
         match sign {
             Sign::Failing => Some(Trouble::Failure(unavailable("ConnectFailed", words))),
-            Sign::TooManyConnections => Some(Trouble::Failure(unavailable("TooManyConnections", words))),
+            // The sessions that it took go on, and each that it refused withholds a slot: nothing to pause for.
+            Sign::TooManyConnections => {
+                let saturated = unavailable(Why::TooManyConnections.as_str(), words);
+                self.state().saturated = Some((Instant::now(), saturated));
+                None
+            }
             Sign::Pause(reason) => {
                 let (reason, pause) = match reason {
                     PauseReason::TlsFailed => ("TlsFailed", LONG_PAUSE),
@@ -250,6 +261,13 @@ impl Server {
         self.state().breaker.unavailable().cloned()
     }
 
+    /// What the controller should hear: why the server can't be used, or not as far as the budget goes.
+    pub fn trouble_to_tell(&self) -> Option<Unavailable> {
+        let state = self.state();
+        let saturated = state.saturated.as_ref().filter(|(at, _)| at.elapsed() < WITHHOLD).map(|(_, why)| why);
+        state.breaker.unavailable().or(saturated).cloned()
+    }
+
     /// Remembers a session that the server ended before it could carry a mail.
     pub fn ended_early(&self, files: &CredentialsFolder) {
         let why = "the server ended a session before its first mail";
@@ -291,6 +309,12 @@ pub struct Opening {
 }
 
 impl Opening {
+    /// Mail that waits should not wait for this session.
+    pub fn takes_long(&mut self) {
+        self.done();
+        self.server.changed.notify_one();
+    }
+
     /// The session is open and asks for mail from now on.
     pub fn done(&mut self) {
         if !std::mem::replace(&mut self.is_open, true) {
