@@ -19,7 +19,7 @@ use super::{
     settle::Work,
 };
 use crate::{
-    lease::Slot,
+    lease::{Slot, TOO_MANY},
     queue::{Advance, Claimed, Settlement, Stage, UnixMillis, compose},
     smtp::{Closed, Commit, Endpoint, MailOutcome, Session, Sign, StepLimits, Transaction},
     telemetry::metrics::{ByServer, ByVerdict},
@@ -102,7 +102,7 @@ async fn open(context: &Context, server: &Arc<Server>, slot: Slot) -> Option<(Se
         Err(error) => {
             server.not_opened(&Unopened::Server(&error), &context.files);
             if error.ruling.sign == Sign::TooManyConnections {
-                slot.quarantine("too many connections", server.withhold());
+                slot.quarantine(TOO_MANY, server.withhold());
             } else if error.closed == Closed::NoEof {
                 slot.quarantine("no end of session seen", settings.session_timeout.get());
             } else {
@@ -358,7 +358,7 @@ impl Sender {
             },
         };
         match (end, closed) {
-            (End::TooMany, _) => slot.quarantine("too many connections", server.withhold()),
+            (End::TooMany, _) => slot.quarantine(TOO_MANY, server.withhold()),
             (_, Closed::NoEof) => slot.quarantine("no end of session seen", settings.session_timeout.get()),
             (_, Closed::Eof | Closed::NeverOpen) => slot.release(),
         }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     breaker::{Breaker, LONG_PAUSE, Limits, Permit, Trouble},
     credentials::{CredentialsError, CredentialsFolder},
+    withhold::Withholding,
 };
 use crate::{
     api::{self, Unavailable},
@@ -21,10 +22,6 @@ use crate::{
     smtp::{OpenError, PauseReason, Sign},
 };
 
-/// How long a slot is withheld after the server said "too many connections"; doubles while it goes on (leases.md R10).
-const WITHHOLD: Duration = Duration::from_secs(30);
-/// The longest a slot is withheld for that.
-const WITHHOLD_LONGEST: Duration = Duration::from_secs(600);
 /// How long a server rests after it said that we are too fast.
 const SLOW_DOWN: Duration = Duration::from_secs(2);
 /// How long to wait before a server that has no more to give today is asked again.
@@ -44,7 +41,7 @@ pub struct Server {
     state: Mutex<State>,
     opening: AtomicUsize,
     sessions: AtomicUsize,
-    withheld: AtomicU32,
+    good: AtomicU64,
     changed: Arc<Notify>,
 }
 
@@ -54,6 +51,7 @@ struct State {
     blamed: Option<u64>,
     senders_refused: u32,
     rests_until: Option<Instant>,
+    withholding: Withholding,
 }
 
 /// Why no session could be opened.
@@ -77,10 +75,11 @@ impl Server {
                 blamed: None,
                 senders_refused: 0,
                 rests_until: None,
+                withholding: Withholding::new(),
             }),
             opening: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
-            withheld: AtomicU32::new(0),
+            good: AtomicU64::new(0),
             changed,
         }
     }
@@ -170,7 +169,7 @@ impl Server {
         for sign in signs {
             match sign {
                 Sign::Good => {
-                    self.withheld.store(0, Ordering::Relaxed);
+                    self.good.fetch_add(1, Ordering::Relaxed);
                     let mut state = self.state();
                     state.senders_refused = 0;
                     state.blamed = None;
@@ -251,8 +250,17 @@ impl Server {
 
     /// How long to withhold the slot of a session that the server found to be one too many.
     pub fn withhold(&self) -> Duration {
-        let times = self.withheld.fetch_add(1, Ordering::Relaxed).min(8);
-        (WITHHOLD * 2_u32.pow(times)).min(WITHHOLD_LONGEST)
+        self.state().withholding.refused(Instant::now())
+    }
+
+    /// How many mails the server took since this was last asked.
+    pub fn take_good(&self) -> u64 {
+        self.good.swap(0, Ordering::Relaxed)
+    }
+
+    /// Counts mails again that could not be told of.
+    pub fn put_back_good(&self, mails: u64) {
+        self.good.fetch_add(mails, Ordering::Relaxed);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
