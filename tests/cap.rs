@@ -4,13 +4,19 @@ mod scene;
 
 use std::time::{Duration, Instant};
 
-use mailsink::{Behaviour, SinkConfig};
+use mailrelay::{
+    api::DurationText,
+    controller::{Driven, Pool, PoolPlan, Turn},
+    lease::{BootTime, Evidence, LedgerState, LedgerView, Timing},
+};
+use mailsink::{Behaviour, SinkConfig, Stats};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use scene::{PATIENCE, Scene, eventually};
 use serde_json::json;
+use tokio::sync::watch;
 
 /// Two supervised workers with 8 busy sessions each; the second one's worker process.
 async fn sixteen_busy(mails: usize) -> (Scene, i32) {
@@ -126,4 +132,172 @@ async fn a_trial_of_the_switch_ends_by_it() {
     let trial = tokio::process::Command::new(env!("CARGO_BIN_EXE_mailrelay")).arg("try-switch").status();
     let status = tokio::time::timeout(PATIENCE, trial).await.expect("it ends").expect("it starts");
     assert_eq!(status.signal(), Some(Signal::SIGKILL as i32), "{status}");
+}
+
+/// The controller's own loop over the pool, without an API server: all workers of the scene share the budget.
+struct Lead {
+    driven: watch::Receiver<Option<Driven>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Lead {
+    async fn start(scene: &Scene, budget: u32) -> Self {
+        scene.stop_leading();
+        let plan = PoolPlan {
+            budget,
+            members: scene.workers.iter().map(|worker| worker.pod.uid.clone()).collect(),
+            session_timeout: DurationText::from_secs(10),
+            close_grace: DurationText::from_secs(2),
+        };
+        let mut pool = Pool::new(scene.store.clone(), scene.ledger().pool());
+        let (tell, driven) = watch::channel(None);
+        let task = tokio::spawn(async move {
+            let (timing, evidence) = (Timing::default(), Evidence::default());
+            let turn = Turn { epoch: 2, timing: &timing, evidence: &evidence };
+            loop {
+                if let Ok(driven) = pool.drive(Some(&plan), true, &turn, &mut Vec::new()).await {
+                    tell.send_replace(Some(driven));
+                }
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+        });
+        let mut lead = Self { driven, task };
+        lead.until("its policy is in force", |driven| ledger(driven).is_some_and(|view| view.epoch == 2)).await;
+        lead
+    }
+
+    async fn until(&mut self, what: &str, fits: impl Fn(&Driven) -> bool) -> Driven {
+        let waiting = self.driven.wait_for(|driven| driven.as_ref().is_some_and(&fits));
+        if let Ok(driven) = tokio::time::timeout(PATIENCE, waiting).await {
+            return driven.expect("it leads").clone().expect("a turn");
+        }
+        panic!("{what}: not within {PATIENCE:?}; last {:?}", self.driven.borrow())
+    }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn ledger(driven: &Driven) -> Option<&LedgerView> {
+    driven.snapshot.in_force()
+}
+
+async fn command(scene: &Scene, words: &[&str]) {
+    let mut command = redis::cmd(words[0]);
+    for word in &words[1..] {
+        command.arg(*word);
+    }
+    let _: redis::Value = scene.store.query(&command, Duration::from_secs(5)).await.expect("Redis does it");
+}
+
+/// Loses the ledger under load; the sink's figures before and after, and how long it took to grant again.
+async fn recovery(scene: &Scene, lead: &mut Lead, loss: &[&str]) -> (Stats, Stats, Duration) {
+    let token = lead.until("open", |driven| ledger(driven).is_some_and(|view| view.state == LedgerState::Open)).await;
+    let token = ledger(&token).expect("in force").token.clone();
+    let before = scene.sink.stats();
+    command(scene, loss).await;
+    let lost = BootTime::now();
+    let opened = lead
+        .until("open again", |driven| {
+            ledger(driven).is_some_and(|view| view.state == LedgerState::Open && view.token != token)
+        })
+        .await;
+    let took = BootTime::now().saturating_since(lost);
+    let view = ledger(&opened).expect("in force");
+    assert_eq!((view.holders.len(), view.quarantined()), (2, 0), "{view:?}");
+    (before, scene.sink.stats(), took)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_ledger_is_open_again_at_once_when_all_pods_live_and_no_session_is_closed() {
+    let (scene, _) = sixteen_busy(500).await;
+    let mut lead = Lead::start(&scene, 16).await;
+    for _ in 0..3 {
+        let (before, after, took) = recovery(&scene, &mut lead, &["DEL", scene.ledger().key()]).await;
+        println!("DEL of the ledger: open again after {took:?}");
+        assert!(took <= Duration::from_secs(3), "{took:?}");
+        assert_eq!((after.sessions, after.open), (before.sessions, 16), "{before:?} {after:?}");
+    }
+    all_accounted_for(&scene, 500).await;
+    drop(scene);
+    // FLUSHALL takes the mail with it, so only the sessions can be judged.
+    let (scene, _) = sixteen_busy(500).await;
+    let mut lead = Lead::start(&scene, 16).await;
+    let (before, after, took) = recovery(&scene, &mut lead, &["FLUSHALL"]).await;
+    println!("FLUSHALL: open again after {took:?}");
+    assert!(took <= Duration::from_secs(3), "{took:?}");
+    assert_eq!((after.sessions, after.open), (before.sessions, 16), "{before:?} {after:?}");
+    assert_eq!((after.peak, after.rejected), (16, 0), "{after:?}");
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_does_not_answer_holds_up_the_roll_call_and_its_slots_stay_withheld() {
+    let (scene, process) = sixteen_busy(1_500).await;
+    let mut lead = Lead::start(&scene, 16).await;
+    // Nothing may come back in its place: the supervisor is stopped, and then the worker.
+    signal(scene.workers[1].pid(), Signal::SIGSTOP);
+    signal(process, Signal::SIGSTOP);
+    command(&scene, &["DEL", scene.ledger().key()]).await;
+    let lost = BootTime::now();
+    let recovering = |driven: &Driven| ledger(driven).is_some_and(|view| view.state == LedgerState::Rec);
+    lead.until("in recovery", recovering).await;
+    let opened = lead.until("open again", |driven| !recovering(driven)).await;
+    let took = BootTime::now().saturating_since(lost);
+    assert!(took >= Timing::default().reclaim, "it opened early: {took:?}");
+    let view = ledger(&opened).expect("in force");
+    assert_eq!((view.quarantined(), view.quarantine[0].seconds), (8, 10), "{view:?}");
+    assert!(scene.sink.stats().open <= 8);
+    signal(scene.workers[1].pid(), Signal::SIGCONT);
+    another_process(&scene, process).await;
+    scene.sink.set_behaviour(Behaviour::default());
+    // The mails in the stopped process's hands are the business of a controller that looks after claims.
+    let audit = scene.audit_until("all others delivered", |audit| audit.queued == 0 && audit.in_flight <= 8).await;
+    assert_eq!((audit.delivered + audit.in_flight + audit.held, audit.dead), (1_500, 0), "{audit:?}");
+    let stats = scene.sink.stats();
+    assert_eq!((stats.peak, stats.rejected, stats.duplicates), (16, 0, 0), "{stats:?}");
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_takes_ten_gets_fewer_sessions_and_all_of_them_back_when_it_takes_more() {
+    let config = SinkConfig { limit: 10, ..SinkConfig::default() };
+    let mut scene = Scene::open(16, config, json!({})).await;
+    scene.add_worker();
+    scene.add_worker();
+    scene.share(16, &[8, 8]).await;
+    let mut lead = Lead::start(&scene, 16).await;
+    let slow = |limit| Behaviour { mail_delay_ms: 100, limit: Some(limit), ..Behaviour::default() };
+    scene.sink.set_behaviour(slow(10));
+    scene.send(400).await;
+    let lowered = lead.until("lowered", |driven| driven.effective.is_some()).await;
+    let effective = lowered.effective.expect("just seen");
+    assert!((5..=9).contains(&effective), "{lowered:?}");
+    let fewer = lead.until("shared out", |driven| {
+        let shares = ledger(driven).map(|view| view.entitlements.values().sum::<u32>());
+        driven.effective.is_some() && shares == driven.effective
+    });
+    let fewer = fewer.await;
+    let view = ledger(&fewer).expect("in force");
+    assert!(view.budget >= fewer.effective.expect("lowered") && view.budget <= 16, "{view:?}");
+    let refused = scene.sink.stats().rejected;
+    assert!((1..=16).contains(&refused), "one burst and no more: {:?}", scene.sink.stats());
+    scene.sink.set_behaviour(slow(16));
+    let grown = Instant::now();
+    lead.until("no slot is withheld", |driven| ledger(driven).is_some_and(|view| view.quarantine.is_empty())).await;
+    scene.send(200).await;
+    lead.until("the whole budget is back", |driven| {
+        driven.effective.is_none() && ledger(driven).is_some_and(|view| view.budget == 16)
+    })
+    .await;
+    println!("lowered to {effective}, {refused} refused, all back {:?} after the server took more", grown.elapsed());
+    let audit = scene.all_delivered(600).await;
+    assert_eq!((audit.dead, audit.held), (0, 0), "{audit:?}");
+    let stats = scene.sink.stats();
+    assert!(stats.peak <= 16 && stats.rejected < refused + 8 && stats.duplicates == 0, "{stats:?}");
+    assert!(scene.ledger().saturation().await.expect("Redis").is_none());
+    scene.logs_are_clean();
 }

@@ -6,13 +6,14 @@ use redis::Script;
 
 use super::{
     plan::{PoolPlan, RelayKey, RelayPlan},
+    saturation::Saturation,
     shares,
 };
 use crate::{
     api::{RelayRecord, record_key, reports_key},
     lease::{
         Action, BootTime, CALL_LIMIT, Evidence, HolderView, Holds, InitReply, InitRequest, LedgerState, LedgerStore,
-        LedgerView, OpenReply, OpenRequest, PolicyReply, ProcessId, ReapReply, Snapshot, Timing, Watch,
+        LedgerView, OpenReply, OpenRequest, Policy, PolicyReply, ProcessId, ReapReply, Snapshot, Timing, Watch,
     },
     store::{Store, StoreError},
 };
@@ -103,6 +104,8 @@ pub struct Driven {
     pub wants_mark: bool,
     /// The ledger was removed: nobody names the pool and nothing was left on it.
     pub removed: bool,
+    /// The slots that are shared out while the server takes fewer sessions than the budget (R10).
+    pub effective: Option<u32>,
 }
 
 /// One pool: its ledger and what the leader remembers of it.
@@ -114,13 +117,15 @@ pub struct Pool {
     budget: u32,
     /// Whether this leader found neither ledger nor mark: nobody can hold a slot of a pool that never was open.
     fresh: Option<bool>,
+    /// What the server takes; `None` until the record of the leader before was read.
+    saturation: Option<Saturation>,
 }
 
 impl Pool {
     /// A pool of which nothing is known yet.
     pub fn new(store: Store, name: &str) -> Self {
         let ledger = LedgerStore::new(store, name);
-        Self { ledger, watch: Watch::default(), shares: BTreeMap::new(), budget: 0, fresh: None }
+        Self { ledger, watch: Watch::default(), shares: BTreeMap::new(), budget: 0, fresh: None, saturation: None }
     }
 
     /// Looks at the ledger and does what it needs, until nothing is left to do now.
@@ -153,12 +158,51 @@ impl Pool {
     ) -> Result<Driven, ApplyError> {
         let mut driven = self.look(turn).await?;
         for _ in 1..LOOKS {
+            if let Some(plan) = plan {
+                self.weigh(plan, &driven.snapshot).await?;
+            }
             if !self.step(plan, marked, turn, &mut driven, incidents).await? || driven.removed {
                 break;
             }
             driven = self.look(turn).await?;
         }
+        driven.effective = self.saturation.as_ref().and_then(Saturation::record).map(|record| record.effective);
         Ok(driven)
+    }
+
+    /// Looks how many sessions the server takes (R10). Redis is asked only while that is fewer than the budget.
+    async fn weigh(&mut self, plan: &PoolPlan, snapshot: &Snapshot) -> Result<(), StoreError> {
+        let view = snapshot.in_force();
+        if self.saturation.is_none() {
+            let record = self.ledger.saturation().await?.map(|(record, _)| record);
+            self.saturation = Some(Saturation::restored(record, view));
+        }
+        let (Some(saturation), Some(view)) = (&mut self.saturation, view) else { return Ok(()) };
+        let mut good = 0;
+        if saturation.is_lowered() {
+            match self.ledger.saturation().await? {
+                Some((_, count)) => good = count,
+                // Lost with the store: workers count only what is on record.
+                None => self.ledger.record_saturation(saturation.record()).await?,
+            }
+        }
+        let before = saturation.record().map(|record| record.effective);
+        if saturation.observe(view, plan.budget, good, BootTime::now()) {
+            let record = saturation.record();
+            self.ledger.record_saturation(record).await?;
+            let (pool, effective) = (self.ledger.pool(), saturation.effective(plan.budget));
+            match (before, record) {
+                (None, Some(_)) => tracing::warn!(
+                    pool,
+                    pool.effective = effective,
+                    plan.budget,
+                    "the server says that there are too many connections; fewer are shared out"
+                ),
+                (Some(_), None) => tracing::info!(pool, plan.budget, "the server takes the whole budget again"),
+                _ => tracing::info!(pool, pool.effective = effective, plan.budget, "the effective budget changed"),
+            }
+        }
+        Ok(())
     }
 
     /// The holders that this leader knows of, whether or not their ledger is in force.
@@ -177,7 +221,19 @@ impl Pool {
         if let Some(ledger) = snapshot.in_force() {
             self.check(ledger.epoch, turn)?;
         }
-        Ok(Driven { snapshot, wants_mark: false, removed: false })
+        Ok(Driven { snapshot, wants_mark: false, removed: false, effective: None })
+    }
+
+    /// The policy that should be in force: the shares of what the server takes.
+    fn target(&self, plan: Option<&PoolPlan>, view: Option<&LedgerView>, turn: &Turn<'_>) -> Policy {
+        let target = |plan| shares::target(plan, &self.shares, self.budget, turn.epoch, turn.timing.lease);
+        match (plan, self.saturation.as_ref().filter(|saturation| saturation.is_lowered())) {
+            (Some(plan), Some(saturation)) => {
+                let reduced = PoolPlan { budget: saturation.effective(plan.budget), ..plan.clone() };
+                Policy { budget: saturation.ceiling(plan.budget, view), ..target(Some(&reduced)) }
+            }
+            _ => target(plan),
+        }
     }
 
     fn check(&self, theirs: u64, turn: &Turn<'_>) -> Result<(), Deposed> {
@@ -202,7 +258,7 @@ impl Pool {
         }
         let fresh = *self.fresh.get_or_insert(!marked && driven.snapshot.ledger.is_none());
         let mut changed = false;
-        let target = shares::target(plan, &self.shares, self.budget, turn.epoch, turn.timing.lease);
+        let target = self.target(plan, driven.snapshot.in_force(), turn);
         if let Some(ledger) = driven.snapshot.in_force() {
             // A pool may be open without our mark when the ConfigMap was deleted or restored.
             driven.wants_mark = !marked;
@@ -210,6 +266,7 @@ impl Pool {
                 self.fresh = Some(false);
             }
             if plan.is_none() && shares::is_unused(ledger) && self.ledger.remove_unused(ledger).await? {
+                self.ledger.record_saturation(None).await?;
                 driven.removed = true;
                 return Ok(true);
             }
@@ -247,7 +304,7 @@ impl Pool {
     async fn act(
         &mut self,
         action: Action,
-        target: &crate::lease::Policy,
+        target: &Policy,
         turn: &Turn<'_>,
         driven: &Driven,
         incidents: &mut Vec<Incident>,

@@ -130,7 +130,8 @@ fn reconciling(facts: &Facts<'_>) -> Verdict {
 
 fn is_in_force(pool: &PoolFigures<'_>) -> bool {
     let (Some(plan), Some(ledger)) = (pool.plan, pool.ledger) else { return false };
-    !pool.is_recovering() && ledger.budget == plan.budget && ledger.entitlements.keys().eq(plan.members.iter())
+    let written = ledger.budget == plan.budget || pool.effective.is_some();
+    !pool.is_recovering() && written && ledger.entitlements.keys().eq(plan.members.iter())
 }
 
 fn stalled(facts: &Facts<'_>) -> Verdict {
@@ -204,6 +205,14 @@ fn server_unavailable(facts: &Facts<'_>) -> Verdict {
 }
 
 fn server_saturated(facts: &Facts<'_>) -> Verdict {
+    let lowered = facts.pools.iter().find_map(|(name, pool)| Some((name, pool.effective?, pool.plan?.budget)));
+    if let Some((pool, effective, budget)) = lowered {
+        let message = format!(
+            "the server says that there are too many connections: {effective} of the {budget} of {pool} are in use; \
+             lower maxConnections or raise the server's limit"
+        );
+        return say(true, "ServerLimitBelowBudget", message);
+    }
     let (name, trouble) = troubles(facts).find(|(_, trouble)| trouble.reason == "TooManyConnections")?;
     say(true, "ServerLimitBelowBudget", format!("server {name}: {}", trouble.message))
 }

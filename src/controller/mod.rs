@@ -32,6 +32,7 @@ mod relays;
 mod retention;
 mod run;
 mod safety;
+mod saturation;
 mod shares;
 mod status;
 

@@ -45,6 +45,8 @@ const AT_ONCE: usize = 16;
 pub struct PoolView {
     /// Its ledger, if Redis answered, there is one and it is in force.
     pub ledger: Option<LedgerView>,
+    /// The slots that are shared out while the server takes fewer sessions than the budget.
+    pub effective: Option<u32>,
 }
 
 /// What the leader knows: for those who show it.
@@ -244,7 +246,7 @@ impl Pools {
                         }
                         continue;
                     }
-                    memory.world.pools.insert(name, PoolView { ledger });
+                    memory.world.pools.insert(name, PoolView { ledger, effective: driven.effective });
                 }
                 Err(ApplyError::Deposed(deposed)) => return Err(deposed.into()),
                 Err(ApplyError::Store(error)) => {

@@ -40,6 +40,8 @@ pub struct PoolFigures<'a> {
     pub plan: Option<&'a PoolPlan>,
     /// Its ledger, when it is in force and was seen.
     pub ledger: Option<&'a LedgerView>,
+    /// What the server takes, when that is less than the budget.
+    pub effective: Option<u32>,
 }
 
 impl PoolFigures<'_> {
@@ -81,8 +83,10 @@ impl<'a> Facts<'a> {
         let pools = pools_of(&relay.relay)
             .into_iter()
             .map(|name| {
-                let ledger = world.pools.get(&name).and_then(|pool| pool.ledger.as_ref());
-                let figures = PoolFigures { plan: world.plan.pools.get(&name), ledger };
+                let pool = world.pools.get(&name);
+                let ledger = pool.and_then(|pool| pool.ledger.as_ref());
+                let effective = pool.and_then(|pool| pool.effective);
+                let figures = PoolFigures { plan: world.plan.pools.get(&name), ledger, effective };
                 (name, figures)
             })
             .collect();
@@ -164,7 +168,7 @@ fn budget(facts: &Facts<'_>, old: &MailRelayStatus) -> BudgetStatus {
     let last = old.budget.clone().filter(|_| facts.store_problem.is_some()).unwrap_or_default();
     BudgetStatus {
         total: total.values().sum(),
-        effective: sum(&|pool| pool.budget()),
+        effective: sum(&|pool| pool.effective.unwrap_or(u32::MAX).min(pool.budget())),
         leased: sum(&|pool| pool.leased()).max(last.leased),
         open: sum(&|pool| pool.open()).max(last.open),
     }

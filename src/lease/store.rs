@@ -29,8 +29,21 @@ static REAP: LazyLock<Script> = script!("allow-oom", "scripts/reap.lua");
 static INIT: LazyLock<Script> = script!("allow-oom", "scripts/init.lua");
 static OPEN: LazyLock<Script> = script!("allow-oom", "scripts/open.lua");
 static CLEAR: LazyLock<Script> = script!("allow-oom", "scripts/clear.lua");
+static GOOD: LazyLock<Script> = script!("allow-oom", "scripts/good.lua");
 static DISCARD: LazyLock<Script> = script!("allow-oom", "scripts/discard.lua");
 static SNAPSHOT: LazyLock<Script> = script!("no-writes", "scripts/snapshot.lua");
+
+/// Why a slot is withheld whose session the server refused as one too many (leases.md R10).
+pub const TOO_MANY: &str = "too_many_connections";
+
+/// What is remembered of a server that takes fewer sessions than its budget, beside the ledger: losing it costs no safety.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SaturationRecord {
+    /// Slots in use.
+    pub effective: u32,
+    /// How many mails the server had taken when that changed last.
+    pub good: u64,
+}
 
 /// One pool's ledger. Nothing is sent twice; a call whose answer was lost may or may not have taken effect, and so may
 /// one that was cancelled.
@@ -55,6 +68,7 @@ pub struct LedgerStore {
     ledger: String,
     log: String,
     channel: String,
+    saturation: String,
 }
 
 impl LedgerStore {
@@ -66,6 +80,7 @@ impl LedgerStore {
             ledger: format!("mailrelay:{{{pool}}}:ledger"),
             log: format!("mailrelay:{{{pool}}}:log"),
             channel: format!("mailrelay:{{{pool}}}:events"),
+            saturation: format!("mailrelay:{{{pool}}}:saturation"),
         }
     }
 
@@ -191,6 +206,41 @@ impl LedgerStore {
     pub async fn clear(&self, token: &str, id: &str) -> Result<ClearReply, StoreError> {
         let answer = self.call(&CLEAR, vec![wire::word(token), wire::word(id)], CALL_LIMIT).await?;
         wire::clear_reply(&answer).ok_or_else(|| self.garbled(&answer))
+    }
+
+    /// Counts mails that the server took, if its saturation is on record.
+    pub async fn count_good(&self, mails: u64) -> Result<(), StoreError> {
+        let mails = mails.to_string();
+        let keys = [&*self.ledger, &self.log, &self.saturation];
+        let arguments = [self.channel.as_bytes(), mails.as_bytes()];
+        let _: Vec<String> = self.store.invoke(&GOOD, &keys, &arguments, CALL_LIMIT).await?;
+        Ok(())
+    }
+
+    /// What is on record of the server's saturation, and how many mails it took since that began.
+    pub async fn saturation(&self) -> Result<Option<(SaturationRecord, u64)>, StoreError> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(&self.saturation).arg("effective").arg("since").arg("good");
+        let (effective, since, good): (Option<u32>, Option<u64>, Option<u64>) =
+            self.store.query(&command, CALL_LIMIT).await?;
+        Ok(effective.map(|effective| (SaturationRecord { effective, good: since.unwrap_or(0) }, good.unwrap_or(0))))
+    }
+
+    /// Puts the server's saturation on record, or takes it off.
+    pub async fn record_saturation(&self, record: Option<SaturationRecord>) -> Result<(), StoreError> {
+        let mut command = Cmd::new();
+        match record {
+            Some(record) => command
+                .arg("HSET")
+                .arg(&self.saturation)
+                .arg("effective")
+                .arg(record.effective)
+                .arg("since")
+                .arg(record.good),
+            None => command.arg("DEL").arg(&self.saturation),
+        };
+        let _: i64 = self.store.query(&command, CALL_LIMIT).await?;
+        Ok(())
     }
 
     /// One atomic look: the node's fence and the whole ledger. Changes nothing.

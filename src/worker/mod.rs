@@ -21,5 +21,6 @@ mod server;
 mod settle;
 pub mod supervisor;
 mod upkeep;
+mod withhold;
 
 pub use run::{WorkerError, WorkerOptions, run};

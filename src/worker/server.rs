@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -14,18 +14,17 @@ use tokio_util::sync::CancellationToken;
 use super::{
     breaker::{Breaker, LONG_PAUSE, Limits, Permit, Trouble},
     credentials::{CredentialsError, CredentialsFolder},
+    withhold::Withholding,
 };
 use crate::{
     api::{self, Unavailable},
-    lease::{Slot, SlotPool},
+    lease::{Slot, SlotPool, TOO_MANY},
     smtp::{Closed, OpenError, PauseReason, Sign, Why},
     telemetry::log::mask,
 };
 
-/// How long a slot is withheld after the server said "too many connections"; doubles while it goes on (lease R10).
-const WITHHOLD: Duration = Duration::from_secs(30);
-/// The longest a slot is withheld for that.
-const WITHHOLD_LONGEST: Duration = Duration::from_secs(600);
+/// How long a server that found a session to be one too many is said to be saturated.
+const SATURATED: Duration = Duration::from_secs(30);
 /// How long a server rests after it said that we are too fast.
 const SLOW_DOWN: Duration = Duration::from_secs(2);
 /// How long to wait before a server that has no more to give today is asked again.
@@ -45,7 +44,7 @@ pub struct Server {
     state: Mutex<State>,
     opening: AtomicUsize,
     sessions: AtomicUsize,
-    withheld: AtomicU32,
+    good: AtomicU64,
     changed: Arc<Notify>,
 }
 
@@ -57,6 +56,7 @@ struct State {
     rests_until: Option<Instant>,
     /// When the server last found a session to be one too many, and in what words.
     saturated: Option<(Instant, Unavailable)>,
+    withholding: Withholding,
 }
 
 /// Why no session could be opened.
@@ -81,10 +81,11 @@ impl Server {
                 senders_refused: 0,
                 rests_until: None,
                 saturated: None,
+                withholding: Withholding::new(),
             }),
             opening: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
-            withheld: AtomicU32::new(0),
+            good: AtomicU64::new(0),
             changed,
         }
     }
@@ -177,7 +178,7 @@ impl Server {
         for sign in signs {
             match sign {
                 Sign::Good => {
-                    self.withheld.store(0, Ordering::Relaxed);
+                    self.good.fetch_add(1, Ordering::Relaxed);
                     let mut state = self.state();
                     state.senders_refused = 0;
                     state.blamed = None;
@@ -264,7 +265,7 @@ impl Server {
     /// What the controller should hear: why the server can't be used, or not as far as the budget goes.
     pub fn trouble_to_tell(&self) -> Option<Unavailable> {
         let state = self.state();
-        let saturated = state.saturated.as_ref().filter(|(at, _)| at.elapsed() < WITHHOLD).map(|(_, why)| why);
+        let saturated = state.saturated.as_ref().filter(|(at, _)| at.elapsed() < SATURATED).map(|(_, why)| why);
         state.breaker.unavailable().or(saturated).cloned()
     }
 
@@ -282,14 +283,23 @@ impl Server {
             Closed::NoEof => self.settings().session_timeout.get(),
         };
         if too_many {
-            let times = self.withheld.fetch_add(1, Ordering::Relaxed).min(8);
-            let withhold = (WITHHOLD * 2_u32.pow(times)).min(WITHHOLD_LONGEST);
-            slot.quarantine("too many connections", withhold.max(forgotten));
+            let withhold = self.state().withholding.refused(Instant::now());
+            slot.quarantine(TOO_MANY, withhold.max(forgotten));
         } else if forgotten.is_zero() {
             slot.release();
         } else {
             slot.quarantine("no end of session seen", forgotten);
         }
+    }
+
+    /// How many mails the server took since this was last asked.
+    pub fn take_good(&self) -> u64 {
+        self.good.swap(0, Ordering::Relaxed)
+    }
+
+    /// Counts mails again that could not be told of.
+    pub fn put_back_good(&self, mails: u64) {
+        self.good.fetch_add(mails, Ordering::Relaxed);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::context::Context;
 use crate::{
     api::{WorkerReport, reports_key},
+    lease::LedgerStore,
     queue::{Queue, UnixMillis},
     store::StoreError,
     telemetry::metrics::ByKind,
@@ -57,6 +58,7 @@ impl Upkeep {
                 self.promote(&queue).await?;
             }
             self.report().await?;
+            self.tell_good().await?;
             // Sessions that claim find these by themselves; a worker without a share has none.
             let returned = queue.return_lost_claims(self.context.process.as_str(), UnixMillis::now()).await?;
             if returned > 0 {
@@ -80,6 +82,22 @@ impl Upkeep {
                 return Ok(());
             }
         }
+    }
+
+    /// Counts good mails where a saturated server's budget grows by them (leases.md R10).
+    async fn tell_good(&self) -> Result<(), StoreError> {
+        for server in self.context.fleet.servers() {
+            let mails = server.take_good();
+            if mails == 0 {
+                continue;
+            }
+            let ledger = LedgerStore::new(self.context.store.clone(), &server.settings().pool());
+            if let Err(error) = ledger.count_good(mails).await {
+                server.put_back_good(mails);
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     async fn report(&mut self) -> Result<(), StoreError> {

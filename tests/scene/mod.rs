@@ -169,6 +169,11 @@ impl Scene {
         .await
     }
 
+    /// Ends the stand-in for the controller: somebody else leads from now on.
+    pub fn stop_leading(&self) {
+        self.leader.task.abort();
+    }
+
     /// What a worker last said of itself.
     pub async fn report(&self, worker: usize) -> Option<WorkerReport> {
         let mut command = redis::cmd("HGET");
@@ -199,8 +204,9 @@ impl Scene {
 impl Drop for Scene {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for worker in &self.workers {
-                eprintln!("---- log of {} ----\n{}", worker.pod.name, worker.log());
+            for worker in &mut self.workers {
+                let end = worker.child.try_wait();
+                eprintln!("---- log of {}, {end:?} ----\n{}", worker.pod.name, worker.log());
             }
         }
     }

@@ -79,7 +79,7 @@ impl Scene {
             generations: BTreeMap::new(),
             quarantine: Vec::new(),
         };
-        self.world.pools.insert("mx".into(), PoolView { ledger: Some(ledger) });
+        self.world.pools.insert("mx".into(), PoolView { ledger: Some(ledger), effective: None });
         self
     }
 
