@@ -21,7 +21,9 @@ pub struct Faults {
     pub slow: u8,
     /// A slow call of Redis comes twice.
     pub repeat: u8,
-    /// Redis comes back with the copy that was made at a moment of choice.
+    /// A copy of the ledger is made: a dump, or the last that a replica heard.
+    pub copy: u8,
+    /// Redis comes back with the copy.
     pub rollback: u8,
     /// The ledger is deleted.
     pub wipe: u8,
@@ -77,6 +79,8 @@ pub struct Scenario {
     pub ticks: u64,
     /// How many ticks the old primary goes on after a promotion (R8's wait).
     pub old_primary: u64,
+    /// The server's session timeout, in ticks.
+    pub session_timeout: u32,
     /// How often a process may SYNC in one tick.
     pub syncs: u8,
     /// Whether the leader's decisions are carried out one by one, later than they were taken.
@@ -97,6 +101,7 @@ impl Scenario {
         plans: &[&[1, 1]],
         ticks: 4,
         old_primary: 0,
+        session_timeout: 6,
         syncs: 2,
         slow_leader: false,
         unseen: false,
@@ -108,6 +113,7 @@ impl Scenario {
             end: 0,
             slow: 0,
             repeat: 0,
+            copy: 0,
             rollback: 0,
             wipe: 0,
             failover: 0,
@@ -121,6 +127,11 @@ impl Scenario {
     /// How many pods there are.
     pub fn pods(&self) -> usize {
         self.plans[0].len()
+    }
+
+    /// The server's times.
+    pub fn holds(&self) -> Holds {
+        Holds { close_grace: TICK, session_timeout: TICK * self.session_timeout }
     }
 
     /// The same, broken.
@@ -147,10 +158,6 @@ pub fn timing() -> Timing {
     }
 }
 
-/// The server's times.
-pub fn holds() -> Holds {
-    Holds { close_grace: TICK, session_timeout: 6 * TICK }
-}
 
 /// How many ticks a server may go on counting a session that it is to forget within `hold`: the most that a quarantine
 /// of `hold` must outlast.

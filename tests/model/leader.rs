@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 use mailrelay::lease::{Action, InitRequest, OpenRequest, Policy, Watch};
 
 use crate::{
-    config::{Scenario, TICK, Variant, holds, timing},
+    config::{Scenario, TICK, Variant, timing},
     start::uid,
-    state::{Leader, Shared, State},
+    state::{Leader, Recovery, Shared, State},
 };
 
 impl Leader {
@@ -54,7 +54,7 @@ impl State {
         let wait = TICK * u32::try_from(wait).expect("few ticks");
         self.leaders[leader].edit(|leader| {
             leader.watch.observe(&snapshot, clock);
-            leader.watch.actions(clock, &timing(), holds(), true, wait, &evidence)
+            leader.watch.actions(clock, &timing(), scenario.holds(), true, wait, &evidence)
         })
     }
 
@@ -70,7 +70,7 @@ impl State {
                 let token = format!("token-{}", self.redis.tokens);
                 let request = InitRequest { fence, token, policy, quarantine };
                 self.on_ledger(scenario, primary, |ledger, _| ledger.init(&request));
-                self.recovered = true;
+                self.recovery = Recovery::Begun;
             }
             Action::Open { token, mut missing } => {
                 if scenario.variant == Variant::NoQuarantineAtOpen {

@@ -42,10 +42,10 @@ impl State {
             if scenario.variant == Variant::RaisedBeforeReply {
                 raise(process, clock);
             }
-            Some((request, process.run, process.node))
+            Some((request, process.node))
         });
-        if let Some((request, run, node)) = sent {
-            self.net.push(Shared::new(Envelope { pod, run, node, request, reply: None, late: false }));
+        if let Some((request, node)) = sent {
+            self.net.push(Shared::new(Envelope { pod, node, request, reply: None, late: false }));
         }
     }
 
@@ -163,7 +163,10 @@ impl State {
         let now = self.now;
         let left = &mut self.left;
         self.redis.edit(|redis| match step {
-            Step::Copy => redis.copy = redis.ledger().and_then(|ledger| ledger.view.clone()),
+            Step::Copy => {
+                left.copy -= 1;
+                redis.copy = redis.ledger().and_then(|ledger| ledger.view.clone());
+            }
             Step::Rollback => {
                 left.rollback -= 1;
                 let copy = redis.copy.take();

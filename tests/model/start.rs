@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use mailrelay::lease::{Holder, Identity, InitRequest, Ledger, OpenRequest, ProcessId};
 
 use crate::{
-    config::{Scenario, Variant, holds, timing},
-    state::{Leader, Pod, Process, Redis, Shared, State},
+    config::{Scenario, Variant, timing},
+    state::{Leader, Pod, Process, Recovery, Redis, Shared, State},
 };
 
 /// The UID of a pod.
@@ -19,7 +19,7 @@ pub fn boot_id(pod: usize, boot: u8) -> String {
     format!("node-{pod}.{boot}")
 }
 
-fn process(pod: usize, run: u8, boot: u8, node: usize, now: u64) -> Process {
+fn process(scenario: &Scenario, pod: usize, run: u8, boot: u8, node: usize, now: u64) -> Process {
     let identity = Identity {
         pod_uid: uid(pod),
         pod: uid(pod),
@@ -27,18 +27,18 @@ fn process(pod: usize, run: u8, boot: u8, node: usize, now: u64) -> Process {
         process: ProcessId::parse(&format!("{pod:016x}{run:016x}")).expect("32 digits"),
         boot_id: boot_id(pod, boot),
     };
-    let holder = Holder::new(identity, timing(), holds().close_grace, holds().session_timeout);
+    let holder = Holder::new(identity, timing(), scenario.holds().close_grace, scenario.holds().session_timeout);
     Process { run, holder, paused: false, node, flight: None, sent: (now, 0), sockets: BTreeMap::new() }
 }
 
 /// The supervisor starts the worker again; it looks for sockets that its predecessor left in the kernel (R5a).
 pub fn restart(state: &mut State, scenario: &Scenario, pod: usize) {
     let (boot, run) = (state.pods[pod].boot, state.pods[pod].runs);
-    let mut process = process(pod, run, boot, state.redis.nodes.len() - 1, state.now);
+    let mut process = process(scenario, pod, run, boot, state.redis.nodes.len() - 1, state.now);
     let left_over = |s: &&crate::state::Session| usize::from(s.pod) == pod && s.lost.is_some_and(|(_, b)| b == boot);
     let inherited = u32::try_from(state.server.iter().filter(left_over).count()).expect("few sessions");
     if inherited > 0 && scenario.variant != Variant::FreedAtOnce {
-        process.holder.inherit(inherited, "inherited", holds().session_timeout, state.clock());
+        process.holder.inherit(inherited, "inherited", scenario.holds().session_timeout, state.clock());
     }
     state.pods[pod].edit(|pod| {
         pod.runs += 1;
@@ -55,7 +55,7 @@ pub fn first(scenario: &Scenario) -> State {
     ledger.open(&OpenRequest { epoch: 1, token, missing: Vec::new() });
     ledger.told.clear();
     let pods = (0..scenario.pods()).map(|pod| Pod {
-        process: Some(process(pod, 0, 0, 0, 0)),
+        process: Some(process(scenario, pod, 0, 0, 0, 0)),
         runs: 1,
         boot: 0,
         cut: None,
@@ -72,7 +72,7 @@ pub fn first(scenario: &Scenario) -> State {
         leaders: vec![Shared::new(leader)],
         server: Vec::new(),
         left: scenario.faults,
-        recovered: false,
+        recovery: Recovery::Never,
     };
     if scenario.unseen {
         state.lead(scenario);

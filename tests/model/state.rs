@@ -5,7 +5,7 @@ use std::{
     fmt::{self, Debug, Write},
     hash::{Hash, Hasher},
     ops::Deref,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use mailrelay::lease::{BootTime, Holder, Ledger, LedgerView, SyncReply, SyncRequest, Watch};
@@ -18,7 +18,7 @@ use crate::config::{Faults, TICK};
 #[derive(Clone)]
 pub struct Shared<T> {
     value: Arc<T>,
-    print: u64,
+    print: OnceLock<u64>,
 }
 
 struct Print(DefaultHasher);
@@ -32,22 +32,23 @@ impl Write for Print {
 
 impl<T: Clone + Debug> Shared<T> {
     pub fn new(value: T) -> Self {
-        let print = Self::print(&value);
-        Self { value: Arc::new(value), print }
-    }
-
-    fn print(value: &T) -> u64 {
-        let mut print = Print(DefaultHasher::new());
-        write!(print, "{value:?}").expect("hashing does not fail");
-        print.0.finish()
+        Self { value: Arc::new(value), print: OnceLock::new() }
     }
 
     /// Changes it, for this state alone.
     pub fn edit<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
-        let value = Arc::make_mut(&mut self.value);
-        let result = change(value);
-        self.print = Self::print(value);
-        result
+        self.print = OnceLock::new();
+        change(Arc::make_mut(&mut self.value))
+    }
+}
+
+impl<T: Debug> Shared<T> {
+    fn print(&self) -> u64 {
+        *self.print.get_or_init(|| {
+            let mut print = Print(DefaultHasher::new());
+            write!(print, "{:?}", self.value).expect("hashing does not fail");
+            print.0.finish()
+        })
     }
 }
 
@@ -59,15 +60,15 @@ impl<T> Deref for Shared<T> {
     }
 }
 
-impl<T> Hash for Shared<T> {
+impl<T: Debug> Hash for Shared<T> {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        self.print.hash(hasher);
+        self.print().hash(hasher);
     }
 }
 
-impl<T> PartialEq for Shared<T> {
+impl<T: Debug> PartialEq for Shared<T> {
     fn eq(&self, other: &Self) -> bool {
-        self.print == other.print
+        Arc::ptr_eq(&self.value, &other.value) || self.print() == other.print()
     }
 }
 
@@ -142,7 +143,6 @@ pub struct Session {
 #[derive(Clone, Debug)]
 pub struct Envelope {
     pub pod: usize,
-    pub run: u8,
     pub node: usize,
     pub request: SyncRequest,
     pub reply: Option<SyncReply>,
@@ -178,6 +178,17 @@ pub struct Leader {
     pub muted: bool,
 }
 
+/// How far recovery came in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Recovery {
+    /// None was needed.
+    Never,
+    /// The ledger was initialised again.
+    Begun,
+    /// A session was opened after it opened.
+    Grown,
+}
+
 /// Everything.
 #[derive(Clone, Debug, PartialEq, Hash)]
 pub struct State {
@@ -188,8 +199,8 @@ pub struct State {
     pub leaders: Vec<Shared<Leader>>,
     pub server: Vec<Session>,
     pub left: Faults,
-    /// Whether the ledger was ever initialised again.
-    pub recovered: bool,
+    /// How far recovery came.
+    pub recovery: Recovery,
 }
 
 impl State {
@@ -201,7 +212,7 @@ impl State {
     /// Sorts what has no order of its own, so that equal states are equal.
     pub fn settle(&mut self) {
         self.server.sort_unstable();
-        self.net.sort_by_key(|envelope| envelope.print);
+        self.net.sort_by_key(Shared::print);
     }
 }
 

@@ -3,7 +3,7 @@
 use mailrelay::lease::Holder;
 
 use crate::{
-    config::{Scenario, Variant, ghost, holds},
+    config::{Scenario, Variant, ghost},
     state::{Pod, Process, Socket, State},
 };
 
@@ -176,7 +176,7 @@ fn on_process(
                 if pod.cut.is_none() && state.server.iter().any(|s| is(s, index, process.run, *slot)) {
                     steps.push(Step::ServerEnds(index, *slot));
                 }
-                if state.now >= since + ghost(holds().close_grace) && scenario.variant != Variant::FreeAtAck {
+                if state.now >= since + ghost(scenario.holds().close_grace) && scenario.variant != Variant::FreeAtAck {
                     steps.push(Step::GiveUp(index, *slot));
                 }
             }
@@ -205,8 +205,7 @@ fn may_send(scenario: &Scenario, now: u64, process: &Process) -> bool {
 
 fn on_redis(state: &State, steps: &mut Vec<Step>) {
     let (left, redis) = (&state.left, &state.redis);
-    let restorable = left.rollback > 0 || left.failover > 0;
-    if restorable && redis.copy.is_none() && redis.ledger().is_some_and(|ledger| ledger.view.is_some()) {
+    if left.copy > 0 && redis.copy.is_none() && redis.ledger().is_some_and(|ledger| ledger.view.is_some()) {
         steps.push(Step::Copy);
     }
     if left.rollback > 0 && redis.copy.is_some() {

@@ -1,11 +1,11 @@
 //! The model itself: the first state, and what each step does to a state.
 
-use mailrelay::lease::{Evidence, SyncRequest};
+use mailrelay::lease::{Evidence, Ledger, LedgerState, SyncRequest};
 use stateright::{Model, Property};
 
 use crate::{
-    config::{Scenario, Variant, ghost, holds},
-    state::{Process, Session, Socket, State},
+    config::{Scenario, Variant, ghost},
+    state::{Process, Recovery, Session, Socket, State},
     step::{Step, is, possible},
 };
 
@@ -36,6 +36,7 @@ impl Model for Scenario {
             Property::sometimes(ALL_USED, |scenario: &Self, state: &State| {
                 state.server.iter().filter(|session| session.until.is_none()).count() == scenario.budget as usize
             }),
+            Property::sometimes(GROWTH, |_: &Self, state: &State| state.recovery == Recovery::Grown),
         ]
     }
 }
@@ -44,6 +45,8 @@ impl Model for Scenario {
 pub const INVARIANT: &str = "sessions within the budget";
 /// The budget can be used up.
 pub const ALL_USED: &str = "all slots used";
+/// Recovery ends.
+pub const GROWTH: &str = "growth after recovery";
 
 impl State {
     fn take(&mut self, scenario: &Scenario, step: Step) {
@@ -61,7 +64,7 @@ impl State {
             Step::Connect(pod, slot) => self.connect(pod, slot),
             Step::Close(pod, slot) => self.close(scenario, pod, slot),
             Step::ServerEnds(pod, slot) => self.server_ends(pod, slot),
-            Step::GiveUp(pod, slot) => self.give_up(pod, slot),
+            Step::GiveUp(pod, slot) => self.give_up(scenario, pod, slot),
             Step::Clear(pod) => self.clear(scenario, pod),
             Step::Switch(pod) => {
                 let primary = self.redis.nodes.len() - 1;
@@ -74,20 +77,20 @@ impl State {
             Step::Resume(pod) => self.resume(pod),
             Step::Kill(pod) => {
                 self.left.kill -= 1;
-                self.kill(pod);
+                self.kill(scenario, pod);
             }
             Step::Restart(pod) => crate::start::restart(self, scenario, pod),
             Step::End(pod) => {
                 self.left.end -= 1;
                 self.pods[pod].edit(|pod| pod.over = true);
             }
-            Step::Reboot(pod) => self.reboot(pod),
+            Step::Reboot(pod) => self.reboot(scenario, pod),
             Step::Cut(pod) => {
                 self.left.cut -= 1;
                 let now = self.now;
                 self.pods[pod].edit(|pod| pod.cut = Some(now));
             }
-            Step::Heal(pod) => self.heal(pod),
+            Step::Heal(pod) => self.heal(scenario, pod),
             Step::Copy | Step::Rollback | Step::Wipe | Step::FailOver | Step::OldEnds => self.redis_fault(scenario, step),
             Step::Plan => self.plan(scenario),
             Step::NewLeader => self.new_leader(scenario),
@@ -108,7 +111,7 @@ impl State {
         for pod in 0..self.pods.len() {
             // R6: the kernel kills the process, stopped or not.
             if self.pods[pod].process.as_ref().is_some_and(|process| is_due(scenario, process, clock)) {
-                self.kill(pod);
+                self.kill(scenario, pod);
             }
             if self.pods[pod].process.as_ref().is_some_and(|process| !process.paused) {
                 self.process(pod, |process| process.holder.tick(clock));
@@ -141,11 +144,15 @@ impl State {
 
     fn count(&mut self, pod: usize) {
         let clock = self.clock();
-        self.process(pod, |process| {
-            if let Some(slot) = process.holder.count(clock) {
-                process.sockets.insert(slot, Socket::Checked);
-            }
+        let slot = self.process(pod, |process| {
+            let slot = process.holder.count(clock)?;
+            process.sockets.insert(slot, Socket::Checked);
+            Some(slot)
         });
+        // Without a pause to come, nothing can get between check and connect that a connection would not outlast.
+        if let Some(slot) = slot.filter(|_| self.left.pause == 0 && self.pods[pod].cut.is_none()) {
+            self.connect(pod, slot);
+        }
     }
 
     fn connect(&mut self, pod: usize, slot: u64) {
@@ -154,6 +161,10 @@ impl State {
             process.holder.set_connected(slot);
             process.run
         });
+        let open = |ledger: &Ledger| ledger.view.as_ref().is_some_and(|view| view.state == LedgerState::Open);
+        if self.recovery == Recovery::Begun && self.redis.ledger().is_some_and(open) {
+            self.recovery = Recovery::Grown;
+        }
         self.server.push(Session { pod: u8::try_from(pod).expect("few pods"), run, slot, until: None, lost: None });
     }
 
@@ -174,7 +185,7 @@ impl State {
             self.left.close -= 1;
         }
         for session in self.server.iter_mut().filter(|session| is(session, pod, run, slot)) {
-            end_by(session, now, cut, boot);
+            end_by(scenario, session, now, cut, boot);
         }
     }
 
@@ -202,11 +213,11 @@ impl State {
         });
     }
 
-    fn give_up(&mut self, pod: usize, slot: u64) {
+    fn give_up(&mut self, scenario: &Scenario, pod: usize, slot: u64) {
         let clock = self.clock();
         self.process(pod, |process| {
             process.sockets.remove(&slot);
-            process.holder.quarantine(slot, "no-eof", holds().session_timeout, clock);
+            process.holder.quarantine(slot, "no-eof", scenario.holds().session_timeout, clock);
         });
     }
 
@@ -220,7 +231,7 @@ impl State {
     }
 
     /// The process ends; its kernel closes its sockets.
-    pub fn kill(&mut self, pod: usize) {
+    pub fn kill(&mut self, scenario: &Scenario, pod: usize) {
         let (now, cut, boot) = (self.now, self.pods[pod].cut.is_some(), self.pods[pod].boot);
         let run = self.process(pod, |process| process.run);
         self.pods[pod].edit(|pod| pod.process = None);
@@ -231,21 +242,21 @@ impl State {
         }
         for session in self.server.iter_mut().filter(|s| usize::from(s.pod) == pod && s.run == run) {
             if session.until.is_none() {
-                end_by(session, now, cut, boot);
+                end_by(scenario, session, now, cut, boot);
             }
         }
     }
 
-    fn reboot(&mut self, pod: usize) {
+    fn reboot(&mut self, scenario: &Scenario, pod: usize) {
         self.left.reboot -= 1;
         let boot = self.pods[pod].boot;
         let open: Vec<Session> = self.server.iter().filter(|s| usize::from(s.pod) == pod).copied().collect();
-        self.kill(pod);
+        self.kill(scenario, pod);
         self.pods[pod].edit(|pod| {
             pod.boot += 1;
             pod.cut = None;
         });
-        let until = self.now + ghost(holds().session_timeout);
+        let until = self.now + ghost(scenario.holds().session_timeout);
         for session in self.server.iter_mut().filter(|s| usize::from(s.pod) == pod) {
             let was_open = open.iter().any(|o| o.slot == session.slot && o.run == session.run && o.until.is_none());
             let was_lost = session.lost.is_some_and(|(_, lost)| lost == boot);
@@ -257,7 +268,7 @@ impl State {
         }
     }
 
-    fn heal(&mut self, pod: usize) {
+    fn heal(&mut self, scenario: &Scenario, pod: usize) {
         let now = self.now;
         self.pods[pod].edit(|pod| {
             pod.cut = None;
@@ -269,7 +280,7 @@ impl State {
             if let (Some((since, lost)), Some(until)) = (session.lost, session.until)
                 && lost == boot
             {
-                session.until = Some(until.min(now + (now - since) + ghost(holds().close_grace)));
+                session.until = Some(until.min(now + (now - since) + ghost(scenario.holds().close_grace)));
             }
         }
     }
@@ -290,8 +301,8 @@ impl State {
 }
 
 /// When the server forgets a session whose client end closed now.
-fn end_by(session: &mut Session, now: u64, cut: bool, boot: u8) {
-    let hold = if cut { holds().session_timeout } else { holds().close_grace };
+fn end_by(scenario: &Scenario, session: &mut Session, now: u64, cut: bool, boot: u8) {
+    let hold = if cut { scenario.holds().session_timeout } else { scenario.holds().close_grace };
     session.until = Some(now + ghost(hold));
     session.lost = cut.then_some((now, boot));
 }
