@@ -11,6 +11,8 @@ pub struct Faults {
     pub pause: u8,
     /// SIGKILL of a worker.
     pub kill: u8,
+    /// A dead worker is started again by its supervisor or the kubelet.
+    pub restart: u8,
     /// The kernel of a node crashes: no FIN, and another boot.
     pub reboot: u8,
     /// A node's network is cut: its FINs, its calls of Redis and the renewals of its Lease are lost.
@@ -30,9 +32,9 @@ pub struct Faults {
     /// The replica (with the copy, if one was made) is promoted while the old primary goes on for a while.
     pub failover: u8,
     /// A second leader comes, with another epoch, an empty memory, and the first one still at work.
-    pub leader: u8,
-    /// A leader stops for good.
-    pub mute: u8,
+    pub second_leader: u8,
+    /// The leader dies and another one begins, with another epoch and an empty memory.
+    pub new_leader: u8,
     /// A session that nobody revoked is closed.
     pub close: u8,
 }
@@ -75,6 +77,8 @@ pub struct Scenario {
     pub budget: u32,
     /// The shares of the pods, one list for each policy that the leader writes in turn.
     pub plans: &'static [&'static [u32]],
+    /// How many pods, from the first, faults of processes and nodes may strike.
+    pub victims: usize,
     /// How many ticks of a second are looked at.
     pub ticks: u64,
     /// How many ticks the old primary goes on after a promotion (R8's wait).
@@ -85,7 +89,7 @@ pub struct Scenario {
     pub syncs: u8,
     /// Whether the leader's decisions are carried out one by one, later than they were taken.
     pub slow_leader: bool,
-    /// Whether the pods begin unregistered, unseen by the leader.
+    /// Whether the leader's last look was before the pods registered.
     pub unseen: bool,
     /// What may happen, and how often.
     pub faults: Faults,
@@ -99,6 +103,7 @@ impl Scenario {
         name: "plain",
         budget: 2,
         plans: &[&[1, 1]],
+        victims: 1,
         ticks: 4,
         old_primary: 0,
         session_timeout: 6,
@@ -108,6 +113,7 @@ impl Scenario {
         faults: Faults {
             pause: 0,
             kill: 0,
+            restart: 0,
             reboot: 0,
             cut: 0,
             end: 0,
@@ -117,8 +123,8 @@ impl Scenario {
             rollback: 0,
             wipe: 0,
             failover: 0,
-            leader: 0,
-            mute: 0,
+            second_leader: 0,
+            new_leader: 0,
             close: 0,
         },
         variant: Variant::Correct,

@@ -12,7 +12,7 @@ use crate::{
 
 impl Leader {
     pub fn new(epoch: u64, plan: usize) -> Self {
-        Self { epoch, revision: 1, plan, watch: Watch::default(), pending: Vec::new(), muted: false }
+        Self { epoch, revision: 1, plan, watch: Watch::default(), pending: Vec::new() }
     }
 
     pub fn policy(&self, scenario: &Scenario) -> Policy {
@@ -32,9 +32,6 @@ impl State {
     /// Every leader looks, and acts at once, or plans to when leaders are slow.
     pub fn lead(&mut self, scenario: &Scenario) {
         for leader in 0..self.leaders.len() {
-            if self.leaders[leader].muted {
-                continue;
-            }
             let actions = self.look(scenario, leader);
             if scenario.slow_leader {
                 self.leaders[leader].edit(|leader| leader.pending = actions);
@@ -99,18 +96,24 @@ impl State {
         let policy = self.leaders[newest].edit(|leader| {
             leader.plan += 1;
             leader.revision += 1;
-            leader.policy(scenario)
+            let policy = leader.policy(scenario);
+            leader.watch.sent(&policy.entitlements);
+            policy
         });
         let primary = self.redis.nodes.len() - 1;
         self.on_ledger(scenario, primary, |ledger, _| ledger.policy(&policy));
     }
 
-    /// Another one leads from now on; the one before does not know.
-    pub fn new_leader(&mut self, scenario: &Scenario) {
-        self.left.leader -= 1;
+    /// Another one leads from now on; the one before is dead, or goes `beside` it and does not know.
+    pub fn new_leader(&mut self, scenario: &Scenario, beside: bool) {
+        let left = if beside { &mut self.left.second_leader } else { &mut self.left.new_leader };
+        *left -= 1;
         let before = self.leaders.last().expect("one leads always");
         let leader = Leader::new(before.epoch + 1, before.plan);
         let policy = leader.policy(scenario);
+        if !beside {
+            self.leaders.clear();
+        }
         self.leaders.push(Shared::new(leader));
         let primary = self.redis.nodes.len() - 1;
         self.on_ledger(scenario, primary, |ledger, _| ledger.policy(&policy));

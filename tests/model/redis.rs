@@ -38,6 +38,7 @@ impl State {
             let request = process.holder.request(clock)?;
             let count = if process.sent.0 == now { process.sent.1 + 1 } else { 1 };
             process.sent = (now, count);
+            process.failed = false;
             process.flight = Some(request.clone());
             if scenario.variant == Variant::RaisedBeforeReply {
                 raise(process, clock);
@@ -137,6 +138,7 @@ impl State {
         self.process(pod, |process| {
             let request = process.flight.take().expect("a call that is awaited");
             process.holder.answer(&request, None, clock);
+            process.failed = true;
         });
         if late {
             for envelope in self.net.iter_mut().filter(|e| e.pod == pod && e.reply.is_none()) {
@@ -187,7 +189,6 @@ impl State {
                 redis.nodes.push(Some(node));
                 redis.old_ends = Some(now + scenario.old_primary);
             }
-            Step::OldEnds => redis.end_old(),
             _ => unreachable!("a fault of Redis"),
         });
     }

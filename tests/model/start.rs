@@ -28,7 +28,7 @@ fn process(scenario: &Scenario, pod: usize, run: u8, boot: u8, node: usize, now:
         boot_id: boot_id(pod, boot),
     };
     let holder = Holder::new(identity, timing(), scenario.holds().close_grace, scenario.holds().session_timeout);
-    Process { run, holder, paused: false, node, flight: None, sent: (now, 0), sockets: BTreeMap::new() }
+    Process { run, holder, paused: false, node, flight: None, sent: (now, 0), failed: false, sockets: BTreeMap::new() }
 }
 
 /// The supervisor starts the worker again; it looks for sockets that its predecessor left in the kernel (R5a).

@@ -106,6 +106,8 @@ pub struct Process {
     pub flight: Option<SyncRequest>,
     /// Tick of its last SYNC, and how many it sent in that tick.
     pub sent: (u64, u8),
+    /// It had no answer to the last one.
+    pub failed: bool,
     /// Its sockets by slot.
     pub sockets: BTreeMap<u64, Socket>,
 }
@@ -175,7 +177,6 @@ pub struct Leader {
     pub watch: Watch,
     /// What it decided and did not do yet.
     pub pending: Vec<mailrelay::lease::Action>,
-    pub muted: bool,
 }
 
 /// How far recovery came in a run.

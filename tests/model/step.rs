@@ -1,7 +1,5 @@
 //! What may happen next in a state.
 
-use mailrelay::lease::Holder;
-
 use crate::{
     config::{Scenario, Variant, ghost},
     state::{Pod, Process, Socket, State},
@@ -60,14 +58,10 @@ pub enum Step {
     Wipe,
     /// The replica becomes primary.
     FailOver,
-    /// The old primary stops.
-    OldEnds,
     /// The leader writes the next policy.
     Plan,
-    /// Another leader begins.
-    NewLeader,
-    /// A leader stops.
-    Mute(usize),
+    /// Another leader begins; whether the one before goes on.
+    NewLeader { beside: bool },
     /// A leader carries out one of its decisions.
     Act { leader: usize, decision: usize },
 }
@@ -100,10 +94,13 @@ pub fn possible(scenario: &Scenario, state: &State, steps: &mut Vec<Step>) {
 
 fn on_pod(scenario: &Scenario, state: &State, index: usize, pod: &Pod, steps: &mut Vec<Step>) {
     let left = &state.left;
+    let victim = index < scenario.victims;
     match &pod.process {
         None if pod.over => {}
         None => {
-            steps.push(Step::Restart(index));
+            if left.restart > 0 {
+                steps.push(Step::Restart(index));
+            }
             if left.end > 0 && pod.cut.is_none() {
                 steps.push(Step::End(index));
             }
@@ -111,7 +108,7 @@ fn on_pod(scenario: &Scenario, state: &State, index: usize, pod: &Pod, steps: &m
         Some(process) if process.paused => steps.push(Step::Resume(index)),
         Some(process) => on_process(scenario, state, index, pod, process, steps),
     }
-    if pod.process.is_some() {
+    if pod.process.is_some() && victim {
         if left.kill > 0 {
             steps.push(Step::Kill(index));
         }
@@ -119,7 +116,7 @@ fn on_pod(scenario: &Scenario, state: &State, index: usize, pod: &Pod, steps: &m
             steps.push(Step::Reboot(index));
         }
     }
-    if left.cut > 0 && pod.cut.is_none() {
+    if left.cut > 0 && pod.cut.is_none() && victim {
         steps.push(Step::Cut(index));
     }
     if pod.cut.is_some() {
@@ -136,7 +133,7 @@ fn on_process(
     steps: &mut Vec<Step>,
 ) {
     let left = &state.left;
-    if left.pause > 0 {
+    if left.pause > 0 && index < scenario.victims {
         steps.push(Step::Pause(index));
     }
     let node = state.redis.nodes[process.node].as_ref();
@@ -200,7 +197,7 @@ fn has_synced(state: &State, pod: &Pod) -> bool {
 /// A heartbeat for each tick, and at once when the holder says so, up to the scenario's bound.
 fn may_send(scenario: &Scenario, now: u64, process: &Process) -> bool {
     let (tick, count) = process.sent;
-    tick < now || count == 0 || (Holder::is_due(&process.holder) && count < scenario.syncs)
+    tick < now || count == 0 || ((process.holder.is_due() || process.failed) && count < scenario.syncs)
 }
 
 fn on_redis(state: &State, steps: &mut Vec<Step>) {
@@ -217,9 +214,6 @@ fn on_redis(state: &State, steps: &mut Vec<Step>) {
     if left.failover > 0 {
         steps.push(Step::FailOver);
     }
-    if redis.old_ends.is_some() {
-        steps.push(Step::OldEnds);
-    }
 }
 
 fn on_leaders(scenario: &Scenario, state: &State, steps: &mut Vec<Step>) {
@@ -227,13 +221,13 @@ fn on_leaders(scenario: &Scenario, state: &State, steps: &mut Vec<Step>) {
     if state.leaders[newest].plan + 1 < scenario.plans.len() {
         steps.push(Step::Plan);
     }
-    if state.left.leader > 0 {
-        steps.push(Step::NewLeader);
+    if state.left.second_leader > 0 {
+        steps.push(Step::NewLeader { beside: true });
+    }
+    if state.left.new_leader > 0 {
+        steps.push(Step::NewLeader { beside: false });
     }
     for (leader, it) in state.leaders.iter().enumerate() {
-        if state.left.mute > 0 && !it.muted {
-            steps.push(Step::Mute(leader));
-        }
         for decision in 0..it.pending.len() {
             steps.push(Step::Act { leader, decision });
         }

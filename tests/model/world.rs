@@ -79,7 +79,10 @@ impl State {
                 self.left.kill -= 1;
                 self.kill(scenario, pod);
             }
-            Step::Restart(pod) => crate::start::restart(self, scenario, pod),
+            Step::Restart(pod) => {
+                self.left.restart -= 1;
+                crate::start::restart(self, scenario, pod);
+            }
             Step::End(pod) => {
                 self.left.end -= 1;
                 self.pods[pod].edit(|pod| pod.over = true);
@@ -91,13 +94,9 @@ impl State {
                 self.pods[pod].edit(|pod| pod.cut = Some(now));
             }
             Step::Heal(pod) => self.heal(scenario, pod),
-            Step::Copy | Step::Rollback | Step::Wipe | Step::FailOver | Step::OldEnds => self.redis_fault(scenario, step),
+            Step::Copy | Step::Rollback | Step::Wipe | Step::FailOver => self.redis_fault(scenario, step),
             Step::Plan => self.plan(scenario),
-            Step::NewLeader => self.new_leader(scenario),
-            Step::Mute(leader) => {
-                self.left.mute -= 1;
-                self.leaders[leader].edit(|leader| leader.muted = true);
-            }
+            Step::NewLeader { beside } => self.new_leader(scenario, beside),
             Step::Act { leader, decision } => {
                 let action = self.leaders[leader].edit(|leader| leader.pending.remove(decision));
                 self.act(scenario, leader, action);
