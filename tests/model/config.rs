@@ -23,7 +23,7 @@ pub struct Faults {
     pub slow: u8,
     /// A slow call of Redis comes twice.
     pub repeat: u8,
-    /// A copy of the ledger is made: a dump, or the last that a replica heard.
+    /// A copy of the ledger is made: a dump, or the last that a replica heard. The first state is one already.
     pub copy: u8,
     /// Redis comes back with the copy.
     pub rollback: u8,
@@ -37,6 +37,10 @@ pub struct Faults {
     pub new_leader: u8,
     /// A session that nobody revoked is closed.
     pub close: u8,
+    /// The FIN of a session that is closed is lost for good, so that no EOF comes.
+    pub lost_fin: u8,
+    /// A worker is told to end, as by SIGTERM.
+    pub leave: u8,
 }
 
 /// What is broken on purpose. Each is made outside the production functions, by what surrounds them.
@@ -126,6 +130,8 @@ impl Scenario {
             second_leader: 0,
             new_leader: 0,
             close: 0,
+            lost_fin: 0,
+            leave: 0,
         },
         variant: Variant::Correct,
     };
@@ -163,7 +169,6 @@ pub fn timing() -> Timing {
         node_renewal: TICK,
     }
 }
-
 
 /// How many ticks a server may go on counting a session that it is to forget within `hold`: the most that a quarantine
 /// of `hold` must outlast.

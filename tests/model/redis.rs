@@ -1,6 +1,6 @@
 //! Redis and the way to it: SYNCs with late, lost and repeated messages, and the ways in which a store forgets.
 
-use mailrelay::lease::{Ledger, LedgerView, SyncReply};
+use mailrelay::lease::{BootTime, Granted, LeaveReply, Leaving, Ledger, LedgerState, LedgerView, SyncReply};
 
 use crate::{
     config::{Scenario, Variant, timing},
@@ -32,7 +32,7 @@ impl Redis {
 }
 
 impl State {
-    pub fn send(&mut self, scenario: &Scenario, pod: usize) {
+    pub fn send(&mut self, pod: usize) {
         let (now, clock) = (self.now, self.clock());
         let sent = self.process(pod, |process| {
             let request = process.holder.request(clock)?;
@@ -40,9 +40,6 @@ impl State {
             process.sent = (now, count);
             process.failed = false;
             process.flight = Some(request.clone());
-            if scenario.variant == Variant::RaisedBeforeReply {
-                raise(process, clock);
-            }
             Some((request, process.node))
         });
         if let Some((request, node)) = sent {
@@ -53,7 +50,7 @@ impl State {
     /// A SYNC in no time, or its failure when there is no way to Redis.
     pub fn sync(&mut self, scenario: &Scenario, pod: usize) {
         let before = self.net.len();
-        self.send(scenario, pod);
+        self.send(pod);
         if self.net.len() == before {
             return;
         }
@@ -78,7 +75,8 @@ impl State {
         let request = distort(scenario, &envelope.request);
         let reply = self.on_ledger(scenario, envelope.node, |ledger, touched| {
             if scenario.variant == Variant::NoSequence
-                && let Some(holder) = ledger.view.as_mut().and_then(|v| v.holders.iter_mut().find(|h| h.inc == request.inc))
+                && let Some(holder) =
+                    ledger.view.as_mut().and_then(|v| v.holders.iter_mut().find(|h| h.inc == request.inc))
             {
                 holder.seq = request.seq - 1;
             }
@@ -150,11 +148,25 @@ impl State {
         }
     }
 
+    /// A worker that was told to end and has no slot any more leaves the ledger, and ends when that is done.
+    pub fn leave(&mut self, scenario: &Scenario, pod: usize) {
+        let clock = self.clock();
+        let (leaving, node) = self.process(pod, |process| (process.holder.leaving(clock), process.node));
+        if let Some(Leaving { token, inc, seq }) = leaving
+            && let Some(LeaveReply::Ok | LeaveReply::Gone) =
+                self.on_ledger(scenario, node, |ledger, _| ledger.leave(&token, &inc, seq))
+        {
+            self.process(pod, |process| process.holder.left());
+        }
+        if self.process(pod, |process| process.holder.is_done()) {
+            self.kill(scenario, pod);
+        }
+    }
+
     /// The worker clears what is over on its clock.
     pub fn clear(&mut self, scenario: &Scenario, pod: usize) {
         let clock = self.clock();
-        let (ids, token, node) =
-            self.process(pod, |p| (p.holder.over(clock), p.holder.token().to_owned(), p.node));
+        let (ids, token, node) = self.process(pod, |p| (p.holder.over(clock), p.holder.token().to_owned(), p.node));
         for id in ids {
             self.on_ledger(scenario, node, |ledger, _| ledger.clear(&token, &id));
             self.process(pod, |process| process.holder.cleared(&id));
@@ -209,18 +221,18 @@ impl State {
 }
 
 /// The broken worker: what it asked for counts as granted before the answer is there.
-fn raise(process: &mut Process, clock: mailrelay::lease::BootTime) {
+pub fn raise(process: &mut Process, clock: BootTime) {
     let Some(request) = process.flight.clone() else { return };
     let status = process.holder.status(clock);
     if !status.registered {
         return;
     }
     let hoped = request.want.min(status.entitlement);
-    let granted = mailrelay::lease::Granted {
+    let granted = Granted {
         claim: hoped,
         limit: hoped,
         entitlement: status.entitlement,
-        state: mailrelay::lease::LedgerState::Open,
+        state: LedgerState::Open,
         lease: timing().lease,
         quarantine: Vec::new(),
     };

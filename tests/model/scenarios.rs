@@ -23,15 +23,15 @@ pub const REBOOT: Scenario =
 /// A SYNC takes long, gets lost, or comes late, while a slot moves.
 pub const LATE: Scenario = Scenario { name: "late", ticks: 2, faults: Faults { slow: 1, ..NONE }, ..MOVED };
 /// Two of them.
-pub const LATE_TWICE: Scenario = Scenario { name: "late twice", ticks: 1, faults: Faults { slow: 2, close: 1, ..NONE }, ..MOVED };
+pub const LATE_TWICE: Scenario =
+    Scenario { name: "late twice", ticks: 1, faults: Faults { slow: 2, close: 1, ..NONE }, ..MOVED };
 /// A SYNC comes twice.
 pub const REPEAT: Scenario =
     Scenario { name: "repeat", ticks: 2, faults: Faults { slow: 1, repeat: 1, ..NONE }, ..MOVED };
 /// Sessions are closed while a slot moves.
 pub const CLOSE: Scenario = Scenario { name: "close", ticks: 3, faults: Faults { close: 1, ..NONE }, ..MOVED };
 /// Redis restarts from an older copy.
-pub const ROLLBACK: Scenario =
-    Scenario { name: "rollback", ticks: 4, faults: Faults { copy: 1, rollback: 1, ..NONE }, ..MOVED };
+pub const ROLLBACK: Scenario = Scenario { name: "rollback", ticks: 5, faults: Faults { rollback: 1, ..NONE }, ..MOVED };
 /// The ledger is deleted, and a worker dies about the same time.
 pub const WIPE: Scenario =
     Scenario { name: "wipe", ticks: 6, faults: Faults { wipe: 1, kill: 1, cut: 1, ..NONE }, ..CONTENDED };
@@ -44,9 +44,15 @@ pub const PROMOTION: Scenario = Scenario {
     faults: Faults { failover: 1, ..NONE },
     ..CONTENDED
 };
-/// A replica is promoted while the old primary goes on for a tick, while a slot moves.
-pub const SWITCH: Scenario =
-    Scenario { name: "switch", ticks: 5, old_primary: 1, faults: Faults { failover: 1, ..NONE }, ..MOVED };
+/// A replica that missed the last writes is promoted while the old primary goes on for a tick.
+pub const SWITCH: Scenario = Scenario {
+    name: "switch",
+    ticks: 6,
+    old_primary: 1,
+    session_timeout: 2,
+    faults: Faults { copy: 1, failover: 1, ..NONE },
+    ..CONTENDED
+};
 /// Two leaders at work, whose decisions are carried out late.
 pub const TWO_LEADERS: Scenario = Scenario {
     name: "two leaders",
@@ -63,8 +69,13 @@ pub const NEW_LEADER: Scenario = Scenario {
     ..CONTENDED
 };
 /// The leader has not seen the pods register when the ledger is deleted.
-pub const UNSEEN: Scenario =
-    Scenario { name: "unseen", ticks: 5, unseen: true, faults: Faults { wipe: 1, kill: 1, cut: 1, ..NONE }, ..CONTENDED };
+pub const UNSEEN: Scenario = Scenario {
+    name: "unseen",
+    ticks: 5,
+    unseen: true,
+    faults: Faults { wipe: 1, kill: 1, cut: 1, ..NONE },
+    ..CONTENDED
+};
 /// Three pods for two slots; one dies and comes back.
 pub const THREE: Scenario = Scenario {
     name: "three pods",
@@ -73,3 +84,14 @@ pub const THREE: Scenario = Scenario {
     faults: Faults { kill: 1, restart: 1, ..NONE },
     ..Scenario::PLAIN
 };
+/// A session's FIN is lost: its worker waits for EOF in vain, or dies while it waits.
+pub const NO_EOF: Scenario = Scenario {
+    name: "no eof",
+    ticks: 6,
+    session_timeout: 2,
+    faults: Faults { close: 1, lost_fin: 1, kill: 1, restart: 1, ..NONE },
+    ..CONTENDED
+};
+/// A worker ends as told and comes back, while one of its SYNCs is late.
+pub const LEAVE: Scenario =
+    Scenario { name: "leave", ticks: 2, faults: Faults { leave: 1, slow: 1, restart: 1, ..NONE }, ..CONTENDED };

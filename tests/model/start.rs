@@ -28,7 +28,17 @@ fn process(scenario: &Scenario, pod: usize, run: u8, boot: u8, node: usize, now:
         boot_id: boot_id(pod, boot),
     };
     let holder = Holder::new(identity, timing(), scenario.holds().close_grace, scenario.holds().session_timeout);
-    Process { run, holder, paused: false, node, flight: None, sent: (now, 0), failed: false, sockets: BTreeMap::new() }
+    Process {
+        run,
+        holder,
+        paused: false,
+        node,
+        flight: None,
+        sent: (now, 0),
+        closing: false,
+        failed: false,
+        sockets: BTreeMap::new(),
+    }
 }
 
 /// The supervisor starts the worker again; it looks for sockets that its predecessor left in the kernel (R5a).
@@ -62,8 +72,7 @@ pub fn first(scenario: &Scenario) -> State {
         renewed: BTreeMap::from([(0, 0)]),
         over: false,
     });
-    let redis =
-        Redis { nodes: vec![Some(ledger)], old_ends: None, copy: None, touched: BTreeMap::new(), tokens: 0 };
+    let redis = Redis { nodes: vec![Some(ledger)], old_ends: None, copy: None, touched: BTreeMap::new(), tokens: 0 };
     let mut state = State {
         now: 0,
         pods: pods.map(Shared::new).collect(),
@@ -85,6 +94,9 @@ pub fn first(scenario: &Scenario) -> State {
     }
     if !scenario.unseen {
         state.lead(scenario);
+    }
+    if scenario.faults.rollback > 0 {
+        state.redis.edit(|redis| redis.copy = redis.ledger().and_then(|ledger| ledger.view.clone()));
     }
     state
 }

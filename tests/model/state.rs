@@ -106,6 +106,8 @@ pub struct Process {
     pub flight: Option<SyncRequest>,
     /// Tick of its last SYNC, and how many it sent in that tick.
     pub sent: (u64, u8),
+    /// It was told to end.
+    pub closing: bool,
     /// It had no answer to the last one.
     pub failed: bool,
     /// Its sockets by slot.

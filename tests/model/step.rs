@@ -2,7 +2,7 @@
 
 use crate::{
     config::{Scenario, Variant, ghost},
-    state::{Pod, Process, Socket, State},
+    state::{Pod, Process, Session, Socket, State},
 };
 
 /// One thing that happens.
@@ -24,12 +24,16 @@ pub enum Step {
     Count(usize),
     /// It connects.
     Connect(usize, u64),
-    /// It closes.
-    Close(usize, u64),
+    /// It closes; `lost`: and its FIN is lost.
+    Close { pod: usize, slot: u64, lost: bool },
     /// The server ends the session: EOF.
     ServerEnds(usize, u64),
     /// The worker waits for EOF no longer: quarantine.
     GiveUp(usize, u64),
+    /// The worker is told to end.
+    Leave(usize),
+    /// Nothing is counted any more: it leaves the ledger and ends.
+    Left(usize),
     /// The worker clears quarantine that is over.
     Clear(usize),
     /// The worker turns to the new primary.
@@ -124,14 +128,7 @@ fn on_pod(scenario: &Scenario, state: &State, index: usize, pod: &Pod, steps: &m
     }
 }
 
-fn on_process(
-    scenario: &Scenario,
-    state: &State,
-    index: usize,
-    pod: &Pod,
-    process: &Process,
-    steps: &mut Vec<Step>,
-) {
+fn on_process(scenario: &Scenario, state: &State, index: usize, pod: &Pod, process: &Process, steps: &mut Vec<Step>) {
     let left = &state.left;
     if left.pause > 0 && index < scenario.victims {
         steps.push(Step::Pause(index));
@@ -143,6 +140,12 @@ fn on_process(
             if left.slow > 0 && node.is_some() {
                 steps.push(Step::Send(index));
             }
+        }
+        if left.leave > 0 && !process.closing && index < scenario.victims {
+            steps.push(Step::Leave(index));
+        }
+        if process.closing && process.sockets.is_empty() && node.is_some() && pod.cut.is_none() {
+            steps.push(Step::Left(index));
         }
         if !process.holder.over(state.clock()).is_empty() && node.is_some() && pod.cut.is_none() {
             steps.push(Step::Clear(index));
@@ -167,10 +170,14 @@ fn on_process(
             Socket::Checked if pod.cut.is_none() => steps.push(Step::Connect(index, *slot)),
             Socket::Open if !closed && (left.close > 0 || process.holder.is_revoked(*slot)) => {
                 closed = true;
-                steps.push(Step::Close(index, *slot));
+                steps.push(Step::Close { pod: index, slot: *slot, lost: false });
+                if left.lost_fin > 0 {
+                    steps.push(Step::Close { pod: index, slot: *slot, lost: true });
+                }
             }
             Socket::Closing(since) => {
-                if pod.cut.is_none() && state.server.iter().any(|s| is(s, index, process.run, *slot)) {
+                let heard = |s: &Session| is(s, index, process.run, *slot) && s.lost.is_none();
+                if state.server.iter().any(heard) {
                     steps.push(Step::ServerEnds(index, *slot));
                 }
                 if state.now >= since + ghost(scenario.holds().close_grace) && scenario.variant != Variant::FreeAtAck {
@@ -183,7 +190,7 @@ fn on_process(
 }
 
 /// Whether this is the session of that slot.
-pub fn is(session: &crate::state::Session, pod: usize, run: u8, slot: u64) -> bool {
+pub fn is(session: &Session, pod: usize, run: u8, slot: u64) -> bool {
     usize::from(session.pod) == pod && session.run == run && session.slot == slot
 }
 
@@ -202,7 +209,7 @@ fn may_send(scenario: &Scenario, now: u64, process: &Process) -> bool {
 
 fn on_redis(state: &State, steps: &mut Vec<Step>) {
     let (left, redis) = (&state.left, &state.redis);
-    if left.copy > 0 && redis.copy.is_none() && redis.ledger().is_some_and(|ledger| ledger.view.is_some()) {
+    if left.copy > 0 && redis.ledger().is_some_and(|ledger| ledger.view.is_some()) {
         steps.push(Step::Copy);
     }
     if left.rollback > 0 && redis.copy.is_some() {

@@ -55,16 +55,28 @@ impl State {
             Step::Sync(pod) => self.sync(scenario, pod),
             Step::Send(pod) => {
                 self.left.slow -= 1;
-                self.send(scenario, pod);
+                self.send(pod);
+                if scenario.variant == Variant::RaisedBeforeReply {
+                    let clock = self.clock();
+                    self.process(pod, |process| crate::redis::raise(process, clock));
+                }
             }
             Step::Deliver { message, again } => self.deliver(scenario, message, again),
             Step::Reply { message } => self.reply(message),
             Step::TimeOut { pod, late } => self.time_out(pod, late),
             Step::Count(pod) => self.count(pod),
             Step::Connect(pod, slot) => self.connect(pod, slot),
-            Step::Close(pod, slot) => self.close(scenario, pod, slot),
+            Step::Close { pod, slot, lost } => self.close(scenario, pod, slot, lost),
             Step::ServerEnds(pod, slot) => self.server_ends(pod, slot),
             Step::GiveUp(pod, slot) => self.give_up(scenario, pod, slot),
+            Step::Leave(pod) => {
+                self.left.leave -= 1;
+                self.process(pod, |process| {
+                    process.closing = true;
+                    process.holder.close();
+                });
+            }
+            Step::Left(pod) => self.leave(scenario, pod),
             Step::Clear(pod) => self.clear(scenario, pod),
             Step::Switch(pod) => {
                 let primary = self.redis.nodes.len() - 1;
@@ -167,9 +179,10 @@ impl State {
         self.server.push(Session { pod: u8::try_from(pod).expect("few pods"), run, slot, until: None, lost: None });
     }
 
-    fn close(&mut self, scenario: &Scenario, pod: usize, slot: u64) {
+    fn close(&mut self, scenario: &Scenario, pod: usize, slot: u64, lost: bool) {
+        self.left.lost_fin -= u8::from(lost);
         let now = self.now;
-        let (cut, boot) = (self.pods[pod].cut.is_some(), self.pods[pod].boot);
+        let (cut, boot) = (lost || self.pods[pod].cut.is_some(), self.pods[pod].boot);
         let at_ack = scenario.variant == Variant::FreeAtAck && !cut;
         let (run, revoked) = self.process(pod, |process| {
             let revoked = process.holder.is_revoked(slot);
