@@ -2,11 +2,13 @@
 //!
 //! Everything here is data: serde types, their schema and the rules that the API server enforces.
 
+mod crd;
 mod duration;
 mod record;
 mod spec;
 mod status;
 
+pub use crd::crd_yaml;
 pub use duration::{DurationText, ParseDurationError};
 pub use record::{RelayRecord, ServerReport, Unavailable, WorkerReport, record_key, reports_key};
 pub use spec::{

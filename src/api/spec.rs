@@ -20,6 +20,7 @@ use super::{DurationText, MailRelayStatus};
     status = "MailRelayStatus",
     derive = "PartialEq",
     cel,
+    validation = Rule::new("size(self.metadata.name) <= 63").message("metadata.name must be at most 63 characters: pods name their relay in a label"),
     doc = "A mail relay: mail servers with a connection budget each, the worker pods that share it, and the queue they drain.",
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(
@@ -100,6 +101,7 @@ pub struct MailRelaySpec {
 #[serde(rename_all = "camelCase")]
 #[x_kube(cel)]
 #[x_kube(validation = Rule::new("!has(self.auth) || self.tls != 'None'").message("auth needs tls: credentials never travel in clear text"))]
+#[x_kube(validation = Rule::new("!has(self.rateLimit)").message("rateLimit is not enforced by this version; leave it out"))]
 pub struct Server {
     /// A name for this server, unique in the relay.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
@@ -175,6 +177,7 @@ pub struct RateLimit {
 pub enum Tls {
     /// STARTTLS before anything else; the session ends if the server does not offer it.
     #[default]
+    #[serde(rename = "StartTLS")]
     StartTls,
     /// TLS from the first byte, as on port 465.
     Implicit,
@@ -190,7 +193,6 @@ pub enum Auth {
     /// The older two-step LOGIN.
     Login,
     /// OAuth 2.0 bearer token.
-    #[serde(rename = "XOAUTH2")]
     XOAuth2,
 }
 
@@ -233,15 +235,17 @@ pub struct Queue {
     #[serde(default = "default_max_length")]
     #[schemars(range(min = 1, max = 100_000_000))]
     pub max_length: i64,
-    /// QueueDepthHigh becomes True when more mails wait.
+    /// `QueueDepthHigh` becomes True when more mails wait.
     #[serde(default = "default_depth_threshold")]
     #[schemars(range(min = 0, max = 100_000_000))]
     pub depth_threshold: i64,
-    /// MailDelayed becomes True when the oldest mail has waited longer.
+    /// `MailDelayed` becomes True when the oldest mail has waited longer.
     #[serde(default = "default_oldest_threshold")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('8760h')").message("oldestThreshold must be from 1s to 8760h"))]
     pub oldest_threshold: DurationText,
     /// How long dead letters are kept.
     #[serde(default = "default_dead_letter_retention")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('87600h')").message("deadLetterRetention must be from 1m to 87600h"))]
     pub dead_letter_retention: DurationText,
 }
 
@@ -258,9 +262,11 @@ pub struct Retry {
     pub max_retries: i32,
     /// The wait before the first retry.
     #[serde(default = "default_initial_backoff")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('10ms') && duration(self) <= duration('24h')").message("initialBackoff must be from 10ms to 24h"))]
     pub initial_backoff: DurationText,
     /// The longest wait.
     #[serde(default = "default_max_backoff")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('10ms') && duration(self) <= duration('168h')").message("maxBackoff must be from 10ms to 168h"))]
     pub max_backoff: DurationText,
     /// How much longer, at random, a wait may be, in percent.
     #[serde(default = "default_jitter_percent")]
@@ -280,6 +286,7 @@ pub struct Breaker {
     pub consecutive_failures: i32,
     /// For how long, before one probe.
     #[serde(default = "default_pause")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('100ms') && duration(self) <= duration('24h')").message("pause must be from 100ms to 24h"))]
     pub pause: DurationText,
 }
 

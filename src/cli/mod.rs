@@ -1,1 +1,164 @@
 //! The command line: one file for each command.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage. Results go to standard output, everything else to standard error.
+//! Linked as `kubectl-mailrelay` the binary is a kubectl plugin.
+
+mod audit;
+mod bulk;
+mod controller;
+mod crd;
+mod dead;
+mod held;
+mod leases;
+mod output;
+mod queue;
+mod relay;
+mod send;
+mod status;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    controller::ControllerOptions,
+    queue::EnqueueError,
+    store::{StoreError, StoreOptions},
+    telemetry::log,
+};
+use output::Output;
+
+/// Shares a mail server's connection budget among the pods of a Kubernetes cluster.
+#[derive(Parser)]
+#[command(name = "mailrelay", version, about, propagate_version = true)]
+pub struct Cli {
+    /// How results are printed
+    #[arg(short = 'o', long, global = true, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// How log lines are written to standard error; the variable `MAILRELAY_LOG` selects which
+    #[arg(long, global = true, env = "MAILRELAY_LOG_FORMAT", value_enum, default_value_t = log::Format::Text)]
+    log_format: log::Format,
+    #[command(flatten)]
+    store: StoreOptions,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the controller: watch relays and pods, divide the budgets
+    Controller(Box<ControllerOptions>),
+    /// Run a worker: send mail through this pod's share of the budget
+    Worker(worker::Arguments),
+    /// Print the custom resource definition as YAML
+    Crd,
+    /// Put mail into the queue, from flags, a file or standard input; prints the ids
+    Send(Box<send::Arguments>),
+    /// Show the state of one mail, or of the whole relay
+    Status(status::Arguments),
+    /// Show how much mail waits, and what is in flight where
+    Queue(relay::RelayArguments),
+    /// Show who holds which share of a server's budget
+    Leases(leases::Arguments),
+    /// Look after the dead letters: mail that needs a person
+    Dead(dead::Arguments),
+    /// Look after held mail: mail whose final answer was lost
+    Held(held::Arguments),
+    /// Check that every accepted mail is accounted for
+    Audit(relay::RelayArguments),
+}
+
+/// Why a command failed. The message says what to do next.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// Redis did not do what was asked.
+    #[error("{source}\n{}", hint(source))]
+    Store {
+        /// What went wrong.
+        #[from]
+        source: StoreError,
+    },
+    /// A mail was not accepted.
+    #[error("{0}")]
+    Enqueue(EnqueueError),
+    /// The arguments fit together in no way; exit code 2.
+    #[error("{0}")]
+    Usage(String),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<EnqueueError> for CliError {
+    fn from(error: EnqueueError) -> Self {
+        match error {
+            EnqueueError::Store(source) => Self::Store { source },
+            refused => Self::Enqueue(refused),
+        }
+    }
+}
+
+fn hint(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Unreachable { .. } | StoreError::TimedOut { .. } => {
+            "nothing was reported as done; check that Redis runs, and name it with --redis-url or MAILRELAY_REDIS_URL"
+        }
+        StoreError::Refused { .. } => "check the Redis user's password and rights, and how much memory Redis may use",
+        StoreError::Options { .. } | StoreError::Garbled { .. } => {
+            "check --redis-url, --redis-dir and the files they name"
+        }
+    }
+}
+
+/// Parses the command line, runs the command, reports a failure.
+pub fn main() -> ExitCode {
+    // A signal mask or an exit code of clap's own: 2 for wrong usage, 0 for help.
+    let cli = Cli::parse();
+    log::init(cli.log_format);
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            // Standard error may be gone; there is nobody left to tell.
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("error: {error}\n").as_bytes());
+            ExitCode::from(if matches!(error, CliError::Usage(_)) { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, CliError> {
+    let Cli { output, store, command, .. } = cli;
+    match command {
+        Command::Controller(options) => controller::run(*options),
+        Command::Worker(arguments) => worker::run(arguments, store),
+        Command::Crd => crd::run(),
+        Command::Send(arguments) => short(send::run(*arguments, &store, output)),
+        Command::Status(arguments) => short(status::run(arguments, &store, output)),
+        Command::Queue(arguments) => short(queue::run(arguments, &store, output)),
+        Command::Leases(arguments) => short(leases::run(arguments, &store, output)),
+        Command::Dead(arguments) => short(dead::run(arguments, &store, output)),
+        Command::Held(arguments) => short(held::run(arguments, &store, output)),
+        Command::Audit(arguments) => short(audit::run(arguments, &store, output)),
+    }
+}
+
+/// Runs a command that ends by itself.
+fn short(command: impl Future<Output = Result<ExitCode, CliError>>) -> Result<ExitCode, CliError> {
+    runtime(tokio::runtime::Builder::new_current_thread())?.block_on(command)
+}
+
+fn runtime(mut builder: tokio::runtime::Builder) -> Result<tokio::runtime::Runtime, CliError> {
+    builder.enable_all().build().map_err(|error| CliError::Failed(format!("cannot start the runtime: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,1 +1,41 @@
-//! The controller: observe, plan, apply, status.
+//! The controller: watches relays and worker pods, divides each mail server's budget among them, and shows how things
+//! stand. Reading order is execution order.
+//!
+//! | file | step |
+//! |---|---|
+//! | `observe` | I/O: relays and pods, by two watches |
+//! | `plan` | pure: which relay may work, which pods share which budget |
+//! | `shares` | pure: the policy each ledger should have; who was heard of when |
+//! | `apply` | I/O: one pool's ledger, the relays' records |
+//! | `pools` | the loop of the steps so far: the only writer of ledgers and records |
+//! | `nodes`, `claims`, `retention`, `safety` | I/O beside it: signs of life of nodes, mail of dead workers, old dead letters, how Redis keeps its data |
+//! | `status`, `conditions` | pure: what a relay's status says |
+//! | `events` | pure: what is worth an Event; and publishing it |
+//! | `relays` | I/O: the only writer of `MailRelay` objects |
+//! | `leader`, `run` | who leads, under which epoch; the process |
+//!
+//! A controller that is dead, doubled or stale makes shares unfair, never too many: every write to a ledger carries the
+//! epoch of its leadership, and the ledger refuses older ones (leases.md).
+
+mod apply;
+mod claims;
+mod conditions;
+mod events;
+mod leader;
+mod metrics;
+mod nodes;
+mod observe;
+mod plan;
+mod pools;
+mod relays;
+mod retention;
+mod run;
+mod safety;
+mod shares;
+mod status;
+
+pub use apply::{ApplyError, Deposed, Driven, Happening, Incident, Pool, Records, Turn};
+pub use plan::{Candidate, Plan, PoolPlan, RelayKey, RelayPlan, Stall, plan};
+pub use retention::discard_expired;
+pub use run::{ControllerError, ControllerOptions, run};
+pub use safety::{Safety, StoreFacts, ask, judge};

@@ -1,1 +1,106 @@
 //! The queue: how a mail travels through Redis without being lost or sent twice.
+//!
+//! # The life of a mail
+//!
+//! ```text
+//!  LPUSH / enqueue          claim                advance             advance              settle
+//!  ─────────────▶ queued ─────────▶ claimed ─────────▶ sending ─────────▶ committing ─────────▶ delivered
+//!                   ▲  ▲             │    │                │                   │      ├────────▶ delayed ──▶ queued
+//!    promote_due ───┘  └─ recover ◀──┘    └─▶ duplicate    └─▶ recover: queued │      ├────────▶ dead ──▶ queued
+//!                                             expired                          │      └────────▶ held ──▶ queued
+//!                                             delayed, dead                    └─▶ recover: held or resend
+//! ```
+//!
+//! 1. A producer pushes JSON (see [`parse`]) or a bare id onto a list, or hands it to [`Queue::enqueue`], which also
+//!    refuses what does not fit and recognises duplicates at the door.
+//! 2. An idle worker waits ([`Arrivals`]): BLMOVE takes a mail from the tail of a list into the shared list `arrived`,
+//!    where the next claim of anyone finds it, should the waiter be gone by then.
+//! 3. [`Queue::claim`] runs two scripts. The first moves entries into the claims of the process (`taken`). Then each is
+//!    looked at in Rust, since no script may decode a payload. The second fixes the header of those that can be sent
+//!    (`claimed`) and writes their records, or drops duplicates and expired mail, delays early mail and puts what can't
+//!    be parsed to the dead letters. A process that dies between the two leaves entries exactly as they were.
+//! 4. [`Queue::advance`] notes `sending`, and `committing` before the bytes that complete the mail are handed to the
+//!    socket. It compares the claim: a worker whose claim was taken over aborts.
+//! 5. [`Queue::settle`] ends the claim with its outcome, counters, state record and event in one script. A repetition
+//!    with the same [`OperationId`] changes nothing.
+//! 6. [`Queue::recover`] resolves the claims of a dead process by stage ([`resolve`]): before `committing` they go back
+//!    to the end that is taken next, `committing` is held for a person or resent with the same Message-ID, as the
+//!    relay's policy says. A definite reply that comes after all still moves a held mail to its true outcome.
+//!
+//! Payloads are bytes: no script decodes or re-encodes them. An entry that mailrelay has counted carries an envelope
+//! ([`Header`]) in front of them; an entry without one was pushed by a producer and never looked at.
+//!
+//! # Keys
+//!
+//! `Q` is the queue's name; `{Q}` hashes like `Q`, so all but the dead-letter list lie in one Redis Cluster slot. Every
+//! script names that list too: in Cluster mode its name must carry the tag ([`QueueNames::fits_cluster`]), while a single
+//! node does not care.
+//!
+//! | key | type | what | written by |
+//! |---|---|---|---|
+//! | `Q`, `{Q}:high`, `{Q}:low` | LIST | what waits; pushed at the head, taken from the tail | producers, enqueue, promote, recover, re-drive |
+//! | `{Q}:arrived` | LIST | what blocked workers moved; taken first | BLMOVE |
+//! | `{Q}:claims:<process>` | HASH | claim -> entry | take, admit |
+//! | `{Q}:stages:<process>` | HASH | claim -> `stage since`, with the list's letter while `taken` | take, admit, advance |
+//! | `{Q}:processes` | HASH | process -> pod, of all with claims | take; removed with the last claim recovered |
+//! | `{Q}:delayed` | ZSET | token by due time (ms) | admit, settle, enqueue, recover (resend) |
+//! | `{Q}:delayed:mails` | HASH | token -> entry | the same |
+//! | `{Q}:held` | HASH | claim -> a line of JSON, newline, entry ([`HeldMail`]) | settle, recover |
+//! | the dead-letter list | LIST | JSON objects ([`DeadLetter`]), newest first | admit, settle, recover |
+//! | `{Q}:mail:<id>` | HASH | a mail's state ([`MailStatus`]) and serial; kept 24 h once final | all |
+//! | `{Q}:key:<digest>` | HASH | the same for its idempotency key | all |
+//! | `{Q}:counters` | HASH | the audit's counters ([`Audit`]), recoveries, tries | all |
+//! | `{Q}:events` | STREAM | outcomes: id, outcome, at, reason, reply; about the last 10,000 | all |
+//! | `{Q}:samples` | LIST | how many had arrived when, for the age of raw mail | depths |
+//! | `<payloadPrefix><id>` | STRING | the JSON of a mail that waits as a bare id | producers |
+//!
+//! # Never twice
+//!
+//! A record says which mail (by its `serial`) holds an id or key. A second mail with either is dropped and counted while
+//! the first waits, flies, is held, or was delivered in the last 24 h; after dead letter, discard or expiry it is
+//! allowed. A mail that comes back by retry or recovery carries its serial and so meets its own record.
+//!
+//! # At maxmemory
+//!
+//! All scripts but enqueue carry `allow-oom`: they drain. BLMOVE fails then, so [`Arrivals::wait`] says [`Wake::Failed`]
+//! once a second, and the claim that follows works.
+
+mod arrivals;
+mod audit;
+mod claim;
+mod compose;
+mod dead;
+mod envelope;
+mod held;
+mod inspect;
+mod mail;
+mod names;
+mod raw;
+mod recover;
+mod retry;
+mod scripts;
+mod settle;
+mod stage;
+mod store;
+mod time;
+mod wire;
+
+pub use arrivals::{Arrivals, Wake};
+pub use audit::Audit;
+pub use compose::compose;
+pub use dead::{Bulk, DeadLetter, Filter};
+pub use envelope::{Entry, Header, MAX_REPLY, MAX_TRIES, Refusal, Try};
+pub use held::HeldMail;
+pub use inspect::{Depths, InFlight, MailStatus, ProcessClaims};
+pub use mail::{
+    Attachment, Content, MAX_MESSAGE, MAX_PAYLOAD, MAX_RECIPIENTS, Mail, MailError, Parts, Priority, parse,
+};
+pub use names::QueueNames;
+pub use recover::Recovery;
+pub use retry::{Failure, backoff, next_step};
+pub use stage::{ALONE_FROM, POISON_FROM, RecoverOptions, Resolution, Stage, StageMark, resolve};
+pub use store::{
+    Advance, ClaimId, Claimed, Counted, EnqueueError, EnqueueLimits, Enqueued, OperationId, Progress, Queue, RETENTION,
+    SCRIPT_LIMIT, Settled, Settlement,
+};
+pub use time::UnixMillis;

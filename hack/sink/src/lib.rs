@@ -1,1 +1,213 @@
-//! A counting SMTP server.
+//! A counting SMTP server: the oracle of mailrelay's promise in tests and in the demo.
+//!
+//! It counts sessions when `accept` returns and until it has closed its side, refuses the one beyond its limit with
+//! `421 4.7.0`, keeps a journal of what it took, and fails on demand.
+
+mod behaviour;
+mod control;
+mod session;
+mod state;
+mod tls;
+
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    task::{JoinHandle, JoinSet},
+    time::timeout,
+};
+
+pub use behaviour::{Behaviour, Failure, FailureStage};
+pub use state::{JournalEntry, Stats};
+
+use session::Shared;
+use state::State;
+use tls::Tls;
+
+/// User and password that clients must give.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// The user.
+    pub username: String,
+    /// The password; the token for XOAUTH2.
+    pub password: String,
+}
+
+/// How a sink is started.
+#[derive(Clone, Debug)]
+pub struct SinkConfig {
+    /// Where SMTP listens; port 0 for a free one.
+    pub smtp: SocketAddr,
+    /// Where SMTP over TLS listens; needs `tls`.
+    pub smtps: Option<SocketAddr>,
+    /// Where figures and behaviour are served by HTTP.
+    pub control: Option<SocketAddr>,
+    /// Sessions allowed at once.
+    pub limit: usize,
+    /// Whether STARTTLS is offered.
+    pub tls: bool,
+    /// Names and addresses in the certificate.
+    pub names: Vec<String>,
+    /// Where `ca.crt` is written.
+    pub tls_dir: Option<PathBuf>,
+    /// Without it nobody need log in.
+    pub login: Option<Login>,
+    /// Entries are appended, one JSON a line; those that are there already count.
+    pub journal: Option<PathBuf>,
+    /// Whether [`Sink::messages`] has the messages themselves.
+    pub keep_messages: bool,
+    /// From the start.
+    pub behaviour: Behaviour,
+}
+
+impl Default for SinkConfig {
+    fn default() -> Self {
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            smtp: anywhere,
+            smtps: None,
+            control: None,
+            limit: 16,
+            tls: false,
+            names: vec!["localhost".into(), "127.0.0.1".into()],
+            tls_dir: None,
+            login: None,
+            journal: None,
+            keep_messages: false,
+            behaviour: Behaviour::default(),
+        }
+    }
+}
+
+/// A sink at work; dropping it closes everything.
+pub struct Sink {
+    state: State,
+    smtp: SocketAddr,
+    smtps: Option<SocketAddr>,
+    control: Option<SocketAddr>,
+    certificate: Option<String>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Sink {
+    /// Starts a sink; it listens when this returns. Fails when a port is taken or a file can't be written.
+    pub async fn start(config: SinkConfig) -> io::Result<Self> {
+        let state = State::new(config.limit, config.behaviour, config.keep_messages, config.journal.as_deref())?;
+        let tls = if config.tls || config.smtps.is_some() {
+            Some(Tls::new(&config.names, config.tls_dir.as_deref())?)
+        } else {
+            None
+        };
+        let certificate = tls.as_ref().map(|tls| tls.certificate.clone());
+        let offered = tls.clone().filter(|_| config.tls);
+        let shared = Shared { state: state.clone(), tls: offered, login: config.login.clone() };
+        let listener = TcpListener::bind(config.smtp).await?;
+        let smtp = listener.local_addr()?;
+        let mut tasks = vec![tokio::spawn(accept(listener, shared, false))];
+        let mut smtps = None;
+        if let Some(address) = config.smtps {
+            let listener = TcpListener::bind(address).await?;
+            smtps = Some(listener.local_addr()?);
+            let shared = Shared { state: state.clone(), tls, login: config.login };
+            tasks.push(tokio::spawn(accept(listener, shared, true)));
+        }
+        let mut control = None;
+        if let Some(address) = config.control {
+            let listener = TcpListener::bind(address).await?;
+            control = Some(listener.local_addr()?);
+            tasks.push(tokio::spawn(accept_control(listener, state.clone())));
+        }
+        Ok(Self { state, smtp, smtps, control, certificate, tasks })
+    }
+
+    /// Where SMTP listens.
+    pub fn smtp(&self) -> SocketAddr {
+        self.smtp
+    }
+
+    /// Where SMTP over TLS listens.
+    pub fn smtps(&self) -> Option<SocketAddr> {
+        self.smtps
+    }
+
+    /// Where HTTP listens.
+    pub fn control(&self) -> Option<SocketAddr> {
+        self.control
+    }
+
+    /// The certificate that clients must trust, in PEM.
+    pub fn certificate(&self) -> Option<&str> {
+        self.certificate.as_deref()
+    }
+
+    /// The figures now.
+    pub fn stats(&self) -> Stats {
+        self.state.stats()
+    }
+
+    /// What was taken, in order.
+    pub fn journal(&self) -> Vec<JournalEntry> {
+        self.state.journal()
+    }
+
+    /// The messages themselves, as they came (dots unstuffed), when `keep_messages` is set.
+    pub fn messages(&self) -> Vec<Vec<u8>> {
+        self.state.messages()
+    }
+
+    /// From now on, in open sessions too.
+    pub fn set_behaviour(&self, behaviour: Behaviour) {
+        self.state.set_behaviour(behaviour);
+    }
+
+    /// Waits until the figures fit; the last ones seen are the error when they don't within `limit`.
+    pub async fn wait_for(&self, limit: Duration, fits: impl Fn(&Stats) -> bool) -> Result<Stats, Stats> {
+        let mut changes = self.state.changes();
+        let waiting = async {
+            loop {
+                changes.mark_unchanged();
+                let stats = self.stats();
+                if fits(&stats) || changes.changed().await.is_err() {
+                    return stats;
+                }
+            }
+        };
+        timeout(limit, waiting).await.map_err(|_| self.stats())
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// Sessions end with the task that accepts them.
+async fn accept(listener: TcpListener, shared: Shared, implicit: bool) {
+    let mut sessions = JoinSet::new();
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let number = shared.state.enter();
+                sessions.spawn(session::serve(shared.clone(), stream, peer, implicit, number));
+            }
+            Err(error) => {
+                eprintln!("mailsink: cannot accept: {error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        while sessions.try_join_next().is_some() {}
+    }
+}
+
+async fn accept_control(listener: TcpListener, state: State) {
+    let mut requests = JoinSet::new();
+    loop {
+        if let Ok((stream, _)) = listener.accept().await {
+            requests.spawn(control::serve(state.clone(), stream));
+        }
+        while requests.try_join_next().is_some() {}
+    }
+}

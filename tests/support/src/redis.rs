@@ -30,34 +30,59 @@ pub enum Persistence {
 #[derive(Debug)]
 pub struct RedisServer {
     folder: TempDir,
+    host: String,
     port: u16,
+    password: Option<String>,
     arguments: Vec<String>,
     child: Option<Child>,
 }
 
 impl RedisServer {
-    /// Starts a Redis and waits until it answers.
+    /// Starts a Redis on loopback, without a password, and waits until it answers.
     ///
     /// # Panics
     /// When `redis-server` is not installed or does not start; the message says what to install.
     pub fn start(persistence: Persistence) -> Self {
+        Self::start_on("127.0.0.1", None, persistence)
+    }
+
+    /// Starts a Redis on the address given and waits until it answers.
+    ///
+    /// # Panics
+    /// When `redis-server` is not installed or does not start; the message says what to install.
+    pub fn start_on(host: &str, password: Option<&str>, persistence: Persistence) -> Self {
         let folder = tempfile::Builder::new().prefix("mailrelay-redis-").tempdir().expect("a temporary folder");
         let mut arguments: Vec<String> =
-            ["--bind", "127.0.0.1", "--maxmemory-policy", "noeviction", "--daemonize", "no"].map(Into::into).into();
+            ["--bind", host, "--maxmemory-policy", "noeviction", "--daemonize", "no"].map(Into::into).into();
         arguments.extend(match persistence {
             Persistence::Always => {
                 ["--appendonly", "yes", "--appendfsync", "always", "--save", "60 1000"].map(Into::into)
             }
             Persistence::Off => ["--appendonly", "no", "--appendfsync", "no", "--save", ""].map(Into::into),
         });
-        let mut server = Self { folder, port: free_port(), arguments, child: None };
+        if let Some(password) = password {
+            arguments.extend(["--requirepass".into(), password.into()]);
+        }
+        let mut server = Self {
+            folder,
+            host: host.into(),
+            port: free_port(),
+            password: password.map(Into::into),
+            arguments,
+            child: None,
+        };
         server.resume();
         server
     }
 
-    /// `redis://127.0.0.1:port`.
+    /// `redis://host:port`, without the password.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://{}:{}", self.host, self.port)
+    }
+
+    /// The password, when there is one.
+    pub fn password(&self) -> Option<&str> {
+        self.password.as_deref()
     }
 
     /// The port it listens on.
@@ -123,10 +148,12 @@ impl RedisServer {
     }
 
     fn answers(&self) -> bool {
-        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) else { return false };
+        let Ok(mut stream) = TcpStream::connect((self.host.as_str(), self.port)) else { return false };
         let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
         let mut answer = [0; 5];
-        stream.write_all(b"PING\r\n").is_ok() && stream.read_exact(&mut answer).is_ok() && &answer == b"+PONG"
+        stream.write_all(b"PING\r\n").is_ok()
+            && stream.read_exact(&mut answer).is_ok()
+            && (&answer == b"+PONG" || &answer == b"-NOAU")
     }
 }
 

@@ -1,0 +1,389 @@
+//! Step 4, I/O: brings one pool's ledger to what the plan says, and publishes the relays' records.
+
+use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
+
+use redis::Script;
+
+use super::{
+    plan::{PoolPlan, RelayKey, RelayPlan},
+    shares,
+};
+use crate::{
+    api::{RelayRecord, record_key, reports_key},
+    lease::{
+        Action, BootTime, CALL_LIMIT, Evidence, Holds, InitReply, InitRequest, LedgerState, LedgerStore, LedgerView,
+        OpenReply, OpenRequest, PolicyReply, ProcessId, ReapReply, Snapshot, Timing, Watch,
+    },
+    store::{Store, StoreError},
+};
+
+/// How often a ledger is looked at again within one turn, since one step makes the next one possible.
+const LOOKS: usize = 4;
+
+/// How long an old primary may still write after another node answers (leases.md R8): a single node has none.
+const OLD_PRIMARY: Duration = Duration::ZERO;
+
+/// How long slots stay withheld on a pool that no relay names any more: as long as the API allows at most.
+const NAMELESS: Holds =
+    Holds { close_grace: Duration::from_secs(300), session_timeout: Duration::from_secs(24 * 3_600) };
+
+/// Why this process must not go on writing.
+#[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
+#[error("the ledger of {pool} was written by epoch {theirs}, ours is {ours}: another controller leads")]
+pub struct Deposed {
+    /// The pool.
+    pub pool: String,
+    /// The other leader's epoch.
+    pub theirs: u64,
+    /// Our epoch.
+    pub ours: u64,
+}
+
+/// Why a turn did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Another controller leads.
+    #[error(transparent)]
+    Deposed(#[from] Deposed),
+    /// Redis did not do it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Something that people should hear of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incident {
+    /// The pool it happened to.
+    pub pool: String,
+    /// What happened.
+    pub what: Happening,
+}
+
+/// What may happen to a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Happening {
+    /// A worker fell silent or died without a word, and its slots were taken back.
+    WorkerLost {
+        /// `namespace/name` of its pod.
+        pod: String,
+        /// How many slots.
+        slots: u32,
+        /// How long they stay withheld.
+        hold: Duration,
+    },
+    /// The ledger was lost, or belongs to another Redis: workers say again what they hold.
+    RecoveryStarted,
+    /// Slots are granted (again).
+    Opened,
+}
+
+/// What is known beside the ledger in one turn.
+pub struct Turn<'a> {
+    /// Our epoch.
+    pub epoch: u64,
+    /// The protocol's times.
+    pub timing: &'a Timing,
+    /// Proofs of life and death.
+    pub evidence: &'a Evidence,
+}
+
+/// How a turn ended.
+#[derive(Clone, Debug)]
+pub struct Driven {
+    /// The last look.
+    pub snapshot: Snapshot,
+    /// The pool must be marked as opened before it can be.
+    pub wants_mark: bool,
+    /// The ledger was removed: nobody names the pool and nothing was left on it.
+    pub removed: bool,
+}
+
+/// One pool: its ledger and what the leader remembers of it.
+pub struct Pool {
+    ledger: LedgerStore,
+    watch: Watch,
+    /// The last shares seen in force: they outlive the ledger.
+    shares: BTreeMap<String, u32>,
+    budget: u32,
+    /// Whether this leader found neither ledger nor mark: nobody can hold a slot of a pool that never was open.
+    fresh: Option<bool>,
+}
+
+impl Pool {
+    /// A pool of which nothing is known yet.
+    pub fn new(store: Store, name: &str) -> Self {
+        let ledger = LedgerStore::new(store, name);
+        Self { ledger, watch: Watch::default(), shares: BTreeMap::new(), budget: 0, fresh: None }
+    }
+
+    /// Looks at the ledger and does what it needs, until nothing is left to do now.
+    ///
+    /// `marked` says whether the pool is known to have been opened (leases.md R9). What happened is added to `incidents`.
+    /// Cancelling leaves open whether the last step took effect; the next turn looks again.
+    pub async fn drive(
+        &mut self,
+        plan: Option<&PoolPlan>,
+        marked: bool,
+        turn: &Turn<'_>,
+        incidents: &mut Vec<Incident>,
+    ) -> Result<Driven, ApplyError> {
+        let mut driven = self.look(turn).await?;
+        for _ in 1..LOOKS {
+            if !self.step(plan, marked, turn, &mut driven, incidents).await? || driven.removed {
+                break;
+            }
+            driven = self.look(turn).await?;
+        }
+        Ok(driven)
+    }
+
+    async fn look(&mut self, turn: &Turn<'_>) -> Result<Driven, ApplyError> {
+        let snapshot = self.ledger.snapshot().await?;
+        self.watch.observe(&snapshot, BootTime::now());
+        if let Some(ledger) = &snapshot.ledger {
+            self.budget = ledger.budget;
+            self.shares.clone_from(&ledger.entitlements);
+        }
+        if let Some(ledger) = snapshot.in_force() {
+            self.check(ledger.epoch, turn)?;
+        }
+        Ok(Driven { snapshot, wants_mark: false, removed: false })
+    }
+
+    fn check(&self, theirs: u64, turn: &Turn<'_>) -> Result<(), Deposed> {
+        if theirs > turn.epoch {
+            return Err(Deposed { pool: self.ledger.pool().to_owned(), theirs, ours: turn.epoch });
+        }
+        Ok(())
+    }
+
+    /// Does what the last look calls for. Returns whether another look is worth while.
+    async fn step(
+        &mut self,
+        plan: Option<&PoolPlan>,
+        marked: bool,
+        turn: &Turn<'_>,
+        driven: &mut Driven,
+        incidents: &mut Vec<Incident>,
+    ) -> Result<bool, ApplyError> {
+        if plan.is_none() && driven.snapshot.ledger.is_none() {
+            driven.removed = true;
+            return Ok(false);
+        }
+        let fresh = *self.fresh.get_or_insert(!marked && driven.snapshot.ledger.is_none());
+        let mut changed = false;
+        let target = shares::target(plan, &self.shares, self.budget, turn.epoch, turn.timing.lease);
+        if let Some(ledger) = driven.snapshot.in_force() {
+            // A pool may be open without our mark when the ConfigMap was deleted or restored.
+            driven.wants_mark = !marked;
+            if ledger.state == LedgerState::Open {
+                self.fresh = Some(false);
+            }
+            if plan.is_none() && shares::is_unused(ledger) && self.ledger.remove_unused(ledger).await? {
+                driven.removed = true;
+                return Ok(true);
+            }
+            if let Some(policy) = shares::correction(ledger, target.clone()) {
+                match self.ledger.policy(&policy).await? {
+                    PolicyReply::Ok => {
+                        let (pool, shares) = (self.ledger.pool(), policy.entitlements.values().collect::<Vec<_>>());
+                        tracing::info!(pool, policy.budget, policy.revision, ?shares, "wrote the shares");
+                        changed = true;
+                    }
+                    PolicyReply::Old { epoch, .. } => self.check(epoch, turn)?,
+                    PolicyReply::Wait(_) => return Ok(true),
+                }
+            }
+        }
+        let holds = plan.map_or(NAMELESS, |plan| Holds {
+            close_grace: plan.close_grace.get(),
+            session_timeout: plan.session_timeout.get(),
+        });
+        let actions = self.watch.actions(BootTime::now(), turn.timing, holds, !fresh, OLD_PRIMARY, turn.evidence);
+        for action in actions {
+            // The mark comes first, or a crash in between would open a pool twice without the reclaim time.
+            if matches!(action, Action::Open { .. }) && !marked {
+                driven.wants_mark = true;
+                continue;
+            }
+            changed |= self.act(action, &target, turn, driven, incidents).await?;
+        }
+        Ok(changed)
+    }
+
+    async fn act(
+        &self,
+        action: Action,
+        target: &crate::lease::Policy,
+        turn: &Turn<'_>,
+        driven: &Driven,
+        incidents: &mut Vec<Incident>,
+    ) -> Result<bool, ApplyError> {
+        let happened = |what| Incident { pool: self.ledger.pool().to_owned(), what };
+        match action {
+            Action::Init { fence, quarantine } => {
+                let token = ProcessId::random().to_string();
+                let request = InitRequest { fence, token, policy: target.clone(), quarantine };
+                match self.ledger.init(&request).await? {
+                    InitReply::Ok if self.fresh == Some(true) => {
+                        tracing::info!(pool = self.ledger.pool(), "made the ledger of a new pool");
+                    }
+                    InitReply::Ok => {
+                        tracing::warn!(pool = self.ledger.pool(), "the ledger is new: recovery starts");
+                        incidents.push(happened(Happening::RecoveryStarted));
+                    }
+                    InitReply::Exists { epoch, .. } | InitReply::Old { epoch } => self.check(epoch, turn)?,
+                    InitReply::Wait(_) => {}
+                }
+            }
+            Action::Open { token, missing } => {
+                let withheld: u32 = missing.iter().map(|missing| missing.quarantine.slots).sum();
+                match self.ledger.open(&OpenRequest { epoch: turn.epoch, token, missing }).await? {
+                    OpenReply::Ok => {
+                        tracing::info!(pool = self.ledger.pool(), pool.withheld = withheld, "the ledger is open");
+                        incidents.push(happened(Happening::Opened));
+                    }
+                    OpenReply::Old { epoch } => self.check(epoch, turn)?,
+                    OpenReply::Already | OpenReply::Wait(_) | OpenReply::Token { .. } => {}
+                }
+            }
+            Action::Reap { token, inc, seq, quarantine } => {
+                let pod = pod_of(driven.snapshot.in_force(), &inc);
+                let reply = self.ledger.reap(&token, &inc, seq, quarantine, "silent").await?;
+                self.reaped(&reply, pod, quarantine, incidents);
+            }
+            Action::ReapDead { token, inc, quarantine } => {
+                let pod = pod_of(driven.snapshot.in_force(), &inc);
+                let reply = self.ledger.reap_dead(&token, &inc, quarantine, "dead").await?;
+                self.reaped(&reply, pod, quarantine, incidents);
+            }
+            Action::Clear { token, id } => {
+                self.ledger.clear(&token, &id).await?;
+                tracing::info!(pool = self.ledger.pool(), quarantine.id = id, "a quarantine is over");
+            }
+        }
+        Ok(true)
+    }
+
+    fn reaped(&self, reply: &ReapReply, pod: String, hold: Duration, incidents: &mut Vec<Incident>) {
+        let ReapReply::Ok { slots } = *reply else { return };
+        let pool = self.ledger.pool();
+        tracing::warn!(pool, pod, slots, quarantine_seconds = hold.as_secs(), "took back the slots of a lost worker");
+        incidents.push(Incident { pool: pool.to_owned(), what: Happening::WorkerLost { pod, slots, hold } });
+    }
+}
+
+fn pod_of(ledger: Option<&LedgerView>, inc: &str) -> String {
+    ledger.and_then(|ledger| ledger.holder(inc)).map_or_else(String::new, |holder| holder.pod.clone())
+}
+
+/// Writes a record unless a later one, or the same one, is there. Answers 1 written, 0 the same, or minus the later epoch.
+static PUBLISH: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"#!lua flags=allow-oom
+local stored = redis.call('GET', KEYS[1])
+if stored == ARGV[1] then return 0 end
+local read, old = pcall(cjson.decode, stored or '')
+if read and type(old) == 'table' then
+  local epoch, revision = tonumber(old.epoch) or 0, tonumber(old.revision) or 0
+  if epoch > tonumber(ARGV[2]) then return -epoch end
+  if epoch == tonumber(ARGV[2]) and revision > tonumber(ARGV[3]) then return 0 end
+end
+redis.call('SET', KEYS[1], ARGV[1])
+redis.call('PUBLISH', KEYS[1], ARGV[2] .. ':' .. ARGV[3])
+return 1
+",
+    )
+});
+
+/// Removes a record unless a later leader wrote it. Answers 1, or minus the later epoch.
+static WITHDRAW: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"#!lua flags=allow-oom
+local read, old = pcall(cjson.decode, redis.call('GET', KEYS[1]) or '')
+if read and type(old) == 'table' and (tonumber(old.epoch) or 0) > tonumber(ARGV[1]) then return -old.epoch end
+if redis.call('DEL', KEYS[1]) == 1 then redis.call('PUBLISH', KEYS[1], ARGV[1] .. ':gone') end
+return 1
+",
+    )
+});
+
+/// The relays' records as this leader published them.
+#[derive(Default)]
+pub struct Records {
+    published: BTreeMap<RelayKey, RelayRecord>,
+}
+
+impl Records {
+    /// Publishes the record of a relay. What is there already is not written again, and Redis is asked each time: it may
+    /// have lost it.
+    pub async fn publish(
+        &mut self,
+        store: &Store,
+        key: &RelayKey,
+        plan: &RelayPlan,
+        turn: &Turn<'_>,
+    ) -> Result<(), ApplyError> {
+        let mut record = RelayRecord {
+            epoch: turn.epoch,
+            revision: 1,
+            uid: plan.uid.clone(),
+            generation: plan.generation,
+            stalled: stalled(plan),
+            lease_ms: u64::try_from(turn.timing.lease.as_millis()).unwrap_or(u64::MAX),
+            spec: plan.relay.spec.clone(),
+        };
+        if let Some(last) = self.published.get(key) {
+            record.revision = last.revision;
+            if record != *last {
+                record.revision += 1;
+            }
+        }
+        let json = serde_json::to_vec(&record).map_err(|error| StoreError::Garbled {
+            address: store.address().to_owned(),
+            detail: format!("the record of {key} is not JSON: {error}"),
+        })?;
+        let (epoch, revision) = (record.epoch.to_string(), record.revision.to_string());
+        let redis_key = record_key(&key.namespace, &key.name);
+        let arguments = [&json[..], epoch.as_bytes(), revision.as_bytes()];
+        let answer: i64 = store.invoke(&PUBLISH, &[&redis_key], &arguments, CALL_LIMIT).await?;
+        refused(answer, &redis_key, turn)?;
+        self.published.insert(key.clone(), record);
+        Ok(())
+    }
+
+    /// Removes the record and the reports of a relay that is gone. Mail is never touched.
+    pub async fn withdraw(&mut self, store: &Store, key: &RelayKey, turn: &Turn<'_>) -> Result<(), ApplyError> {
+        let redis_key = record_key(&key.namespace, &key.name);
+        let epoch = turn.epoch.to_string();
+        let answer: i64 = store.invoke(&WITHDRAW, &[&redis_key], &[epoch.as_bytes()], CALL_LIMIT).await?;
+        refused(answer, &redis_key, turn)?;
+        let reports = reports_key(&key.namespace, &key.name);
+        store.query::<i64>(redis::cmd("DEL").arg(reports), CALL_LIMIT).await?;
+        self.published.remove(key);
+        Ok(())
+    }
+
+    /// Whether the record that was published last still says what the plan says.
+    pub fn is_current(&self, key: &RelayKey, plan: &RelayPlan) -> bool {
+        self.published.get(key).is_some_and(|last| {
+            last.uid == plan.uid && last.generation == plan.generation && last.stalled == stalled(plan)
+        })
+    }
+
+    /// The relays whose records this leader published.
+    pub fn keys(&self) -> impl Iterator<Item = &RelayKey> {
+        self.published.keys()
+    }
+}
+
+fn stalled(plan: &RelayPlan) -> Option<String> {
+    plan.stalled.as_ref().map(|stall| format!("{}: {}", stall.reason, stall.message))
+}
+
+fn refused(answer: i64, key: &str, turn: &Turn<'_>) -> Result<(), Deposed> {
+    if answer < 0 {
+        return Err(Deposed { pool: key.to_owned(), theirs: answer.unsigned_abs(), ours: turn.epoch });
+    }
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! Mail in the hands of dead processes: found, resolved by stage, told of (queue.md, Recovery of a dead process's claims).
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    metrics::ControllerMetrics,
+    plan::{RelayKey, RelayPlan},
+    pools::World,
+    safety::Safety,
+};
+use crate::{
+    lease::{BootTime, Timing},
+    queue::{ProcessClaims, Queue, QueueNames, RecoverOptions, Recovery, UnixMillis},
+    store::{Store, StoreError},
+};
+
+/// How often claims are looked at.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// What became of a dead process's mail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// Whose queue.
+    pub relay: RelayKey,
+    /// The pod it ran in.
+    pub pod: String,
+    /// What was done.
+    pub recovery: Recovery,
+}
+
+/// The queue of a relay.
+pub fn queue_of(store: &Store, relay: &RelayPlan) -> Queue {
+    Queue::new(store.clone(), QueueNames::from_spec(&relay.relay.spec.queue))
+}
+
+/// Looks each second at all claims of all working relays. Never returns; cancelling leaves open whether the last
+/// recovery took effect, and the next look repeats it.
+pub async fn recover_claims(
+    store: Store,
+    timing: Timing,
+    world: watch::Receiver<Arc<World>>,
+    safety: watch::Receiver<Safety>,
+    recovered: mpsc::UnboundedSender<Recovered>,
+    metrics: ControllerMetrics,
+) {
+    let mut first_seen: BTreeMap<(RelayKey, String), BootTime> = BTreeMap::new();
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let now_world = Arc::clone(&world.borrow());
+        first_seen.retain(|(key, _), _| now_world.plan.relays.contains_key(key));
+        for (key, relay) in now_world.plan.relays.iter().filter(|(_, relay)| relay.stalled.is_none()) {
+            let pass = Pass { store: &store, timing: &timing, world: &now_world, safety: &safety, key, relay };
+            match pass.run(&mut first_seen).await {
+                Ok(done) => {
+                    for done in done {
+                        metrics.recovered(&done.recovery);
+                        let _ = recovered.send(done);
+                    }
+                }
+                Err(error) => tracing::debug!(relay = %key, %error, "cannot look at the claims"),
+            }
+        }
+    }
+}
+
+struct Pass<'a> {
+    store: &'a Store,
+    timing: &'a Timing,
+    world: &'a World,
+    safety: &'a watch::Receiver<Safety>,
+    key: &'a RelayKey,
+    relay: &'a RelayPlan,
+}
+
+impl Pass<'_> {
+    async fn run(&self, first_seen: &mut BTreeMap<(RelayKey, String), BootTime>) -> Result<Vec<Recovered>, StoreError> {
+        let queue = queue_of(self.store, self.relay);
+        let processes = queue.processes().await?;
+        let now = BootTime::now();
+        first_seen.retain(|(key, process), _| key != self.key || processes.iter().any(|p| p.process == *process));
+        let mut done = Vec::new();
+        for found in processes {
+            let seen = *first_seen.entry((self.key.clone(), found.process.clone())).or_insert(now);
+            let silence = self.world.liveness.silence(&found.process, seen, now);
+            if silence < self.timing.reclaim {
+                continue;
+            }
+            let options = self.options(&found, seen);
+            let recovery = queue.recover(&found.process, &options, UnixMillis::now()).await?;
+            tracing::warn!(
+                relay = %self.key,
+                pod = found.pod,
+                process = found.process,
+                silence_ms = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX),
+                mails.requeued = recovery.requeued,
+                mails.held = recovery.held,
+                mails.resent = recovery.resent,
+                mails.poison = recovery.poison,
+                "resolved the mail of a dead worker"
+            );
+            done.push(Recovered { relay: self.key.clone(), pod: found.pod, recovery });
+        }
+        Ok(done)
+    }
+
+    fn options(&self, found: &ProcessClaims, seen: BootTime) -> RecoverOptions {
+        let fence_changed = self.world.fence_changed.is_some_and(|changed| changed >= seen);
+        // A worker that ended although its pod goes on was ended by something; a pod on its way out is a scale-down.
+        let pod = self.relay.workers.iter().find(|(_, name)| **name == found.pod).map(|(uid, _)| uid);
+        let crashed = pod.is_some_and(|uid| self.world.pods.get(uid) == Some(&false));
+        RecoverOptions {
+            unknown: self.relay.relay.spec.unknown_outcome,
+            fence_changed: fence_changed && !self.safety.borrow().keeps_every_write(),
+            crashed,
+        }
+    }
+}

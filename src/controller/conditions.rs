@@ -1,0 +1,231 @@
+//! Conditions: a list of small pure functions, each from the facts to one condition.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::{
+    safety::Safety,
+    status::{Facts, PoolFigures, unavailable, waiting},
+};
+use crate::api::{Condition, Unavailable};
+
+/// What one function says: `None` leaves the condition away.
+type Verdict = Option<Saying>;
+
+struct Saying {
+    status: &'static str,
+    reason: String,
+    message: String,
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "every judge ends with it")]
+fn say(status: bool, reason: impl Into<String>, message: impl Into<String>) -> Verdict {
+    Some(Saying { status: if status { "True" } else { "False" }, reason: reason.into(), message: message.into() })
+}
+
+type Judge = fn(&Facts<'_>) -> Verdict;
+
+/// All conditions in the order in which they are shown, each with the function that judges it.
+const JUDGES: [(&str, Judge); 13] = [
+    ("Ready", ready),
+    ("Reconciling", reconciling),
+    ("Stalled", stalled),
+    ("QueueDepthHigh", queue_depth_high),
+    ("QueueFull", queue_full),
+    ("MailDelayed", mail_delayed),
+    ("DeadLettersPresent", dead_letters_present),
+    ("OutcomeUnknown", outcome_unknown),
+    ("ServerUnavailable", server_unavailable),
+    ("ServerSaturated", server_saturated),
+    ("StoreUnsafe", store_unsafe),
+    ("SlotsQuarantined", slots_quarantined),
+    ("SharedBudget", shared_budget),
+];
+
+/// The conditions that hold; transition times are kept from `old` where the status is the same.
+pub fn conditions(facts: &Facts<'_>, old: &[Condition]) -> Vec<Condition> {
+    let mut all = Vec::new();
+    for (kind, judge) in JUDGES {
+        let before = old.iter().find(|condition| condition.type_ == kind);
+        let Some(saying) = judge(facts) else {
+            // What cannot be measured now stays as it was.
+            if facts.measured.depths.is_none() && is_measured(kind) {
+                all.extend(before.cloned());
+            }
+            continue;
+        };
+        let unchanged = before.filter(|before| before.status == saying.status);
+        all.push(Condition {
+            type_: kind.to_owned(),
+            status: saying.status.to_owned(),
+            reason: saying.reason,
+            message: saying.message,
+            observed_generation: Some(facts.relay.generation),
+            last_transition_time: unchanged
+                .map_or_else(|| Time(whole_seconds(facts)), |b| b.last_transition_time.clone()),
+        });
+    }
+    all
+}
+
+fn whole_seconds(facts: &Facts<'_>) -> jiff::Timestamp {
+    jiff::Timestamp::from_second(facts.now.as_second()).unwrap_or(facts.now)
+}
+
+fn is_measured(kind: &str) -> bool {
+    matches!(kind, "QueueDepthHigh" | "QueueFull" | "MailDelayed" | "DeadLettersPresent" | "OutcomeUnknown")
+}
+
+fn ready(facts: &Facts<'_>) -> Verdict {
+    if let Some(stall) = &facts.relay.stalled {
+        return say(false, stall.reason, &stall.message);
+    }
+    if let Some(problem) = facts.store_problem {
+        return say(false, "StoreUnreachable", problem);
+    }
+    if facts.relay.relay.spec.suspend {
+        return say(false, "Suspended", "spec.suspend is true: mail is accepted and not sent");
+    }
+    let recovering: Vec<&str> =
+        facts.pools.iter().filter(|(_, pool)| pool.is_recovering()).map(|(name, _)| &**name).collect();
+    if !recovering.is_empty() {
+        let message = format!("workers say again what they hold of {}", recovering.join(", "));
+        return say(false, "LedgerRecovering", message);
+    }
+    if facts.relay.workers.is_empty() {
+        let message = format!("no running pod matches {}", facts.relay.selector);
+        return say(false, "WaitingForWorkers", message);
+    }
+    let registered = facts.registered();
+    if registered.is_empty() {
+        let message = format!("{} pods run, none has asked for its share yet", facts.relay.workers.len());
+        return say(false, "WaitingForWorkers", message);
+    }
+    let unavailable = unavailable(facts);
+    if facts.relay.relay.spec.servers.iter().all(|server| unavailable.contains_key(&*server.name))
+        && let Some((_, (reason, message))) = unavailable.first_key_value()
+    {
+        return say(false, *reason, *message);
+    }
+    let workers = registered.len();
+    if facts.all_granted() {
+        return say(true, "AllSharesGranted", format!("{workers} workers have their share"));
+    }
+    say(true, "SharesMoving", format!("{workers} workers; shares are on their way from one to another"))
+}
+
+/// kstatus: there while the controller is behind.
+fn reconciling(facts: &Facts<'_>) -> Verdict {
+    if facts.relay.stalled.is_some() {
+        return None;
+    }
+    if facts.store_problem.is_some() {
+        return say(true, "StoreUnreachable", "Redis cannot be reached; what is leased stays leased");
+    }
+    let behind = facts.pools.iter().find(|(_, pool)| !is_in_force(pool));
+    let (name, _) = behind?;
+    say(true, "Progressing", format!("the shares of {name} are being written"))
+}
+
+fn is_in_force(pool: &PoolFigures<'_>) -> bool {
+    let (Some(plan), Some(ledger)) = (pool.plan, pool.ledger) else { return false };
+    !pool.is_recovering() && ledger.budget == plan.budget && ledger.entitlements.keys().eq(plan.members.iter())
+}
+
+fn stalled(facts: &Facts<'_>) -> Verdict {
+    if let Some(stall) = &facts.relay.stalled {
+        return say(true, stall.reason, &stall.message);
+    }
+    let missing = troubles(facts).find(|(_, trouble)| trouble.reason == "SecretMissing")?;
+    say(true, "SecretMissing", format!("server {}: {}", missing.0, missing.1.message))
+}
+
+fn troubles<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = (&'a str, &'a Unavailable)> {
+    let mine = facts.measured.reports.iter().filter(|(uid, _)| facts.relay.workers.contains_key(*uid));
+    mine.flat_map(|(_, report)| &report.servers)
+        .filter_map(|server| Some((&*server.name, server.unavailable.as_ref()?)))
+}
+
+fn queue_depth_high(facts: &Facts<'_>) -> Verdict {
+    let pending = facts.measured.depths.as_ref()?.pending;
+    let threshold = facts.relay.relay.spec.queue.depth_threshold;
+    if i64::try_from(pending).unwrap_or(i64::MAX) > threshold {
+        return say(true, "AboveThreshold", format!("{pending} mails wait, more than {threshold}"));
+    }
+    say(false, "BelowThreshold", format!("at most {threshold} mails wait"))
+}
+
+fn queue_full(facts: &Facts<'_>) -> Verdict {
+    let depths = facts.measured.depths.as_ref()?;
+    let limit = facts.relay.relay.spec.queue.max_length;
+    let stored = depths.pending.saturating_add(depths.delayed);
+    if i64::try_from(stored).unwrap_or(i64::MAX) >= limit {
+        return say(true, "AtCapacity", format!("the queue is at its limit of {limit} mails; new mail is refused"));
+    }
+    say(false, "BelowCapacity", format!("fewer than {limit} mails are stored"))
+}
+
+fn mail_delayed(facts: &Facts<'_>) -> Verdict {
+    facts.measured.depths.as_ref()?;
+    let threshold = facts.relay.relay.spec.queue.oldest_threshold;
+    if waiting(facts).unwrap_or(Duration::ZERO) > threshold.get() {
+        return say(true, "OldestTooOld", format!("the oldest mail has waited longer than {threshold}"));
+    }
+    say(false, "InTime", format!("no mail has waited longer than {threshold}"))
+}
+
+fn dead_letters_present(facts: &Facts<'_>) -> Verdict {
+    match facts.measured.depths.as_ref()?.dead {
+        0 => say(false, "NoDeadLetters", "the dead-letter queue is empty"),
+        dead => say(true, "DeadLetters", format!("{dead} mails wait for a person; see `mailrelay dead list`")),
+    }
+}
+
+fn outcome_unknown(facts: &Facts<'_>) -> Verdict {
+    match facts.measured.depths.as_ref()?.held {
+        0 => say(false, "NothingHeld", "no mail is held"),
+        held => say(
+            true,
+            "AnswerLost",
+            format!("{held} mails are held since the server's final answer was lost; see `mailrelay held list`"),
+        ),
+    }
+}
+
+fn server_unavailable(facts: &Facts<'_>) -> Verdict {
+    let unavailable = unavailable(facts);
+    let Some((_, (reason, _))) = unavailable.first_key_value() else {
+        return say(false, "ServersAvailable", "no server is reported to be unavailable");
+    };
+    let sentences: Vec<String> =
+        unavailable.iter().map(|(name, (reason, message))| format!("{name}: {reason}: {message}")).collect();
+    say(true, *reason, sentences.join("; "))
+}
+
+fn server_saturated(facts: &Facts<'_>) -> Verdict {
+    let (name, trouble) = troubles(facts).find(|(_, trouble)| trouble.reason == "TooManyConnections")?;
+    say(true, "ServerLimitBelowBudget", format!("server {name}: {}", trouble.message))
+}
+
+fn store_unsafe(facts: &Facts<'_>) -> Verdict {
+    match &facts.measured.safety {
+        Safety::Unknown => None,
+        Safety::Safe => say(false, "Durable", "Redis keeps every write that it acknowledged"),
+        Safety::Unsafe { reason, message } => say(true, *reason, message),
+        Safety::Hidden { message } => {
+            Some(Saying { status: "Unknown", reason: "SettingsHidden".into(), message: message.clone() })
+        }
+    }
+}
+
+fn slots_quarantined(facts: &Facts<'_>) -> Verdict {
+    let slots: u32 =
+        facts.pools.values().filter_map(|pool| pool.ledger).map(crate::lease::LedgerView::quarantined).sum();
+    (slots > 0).then_some(())?;
+    say(true, "SessionsMayLinger", format!("{slots} slots are withheld: the server may still count their sessions"))
+}
+
+fn shared_budget(facts: &Facts<'_>) -> Verdict {
+    say(true, "NamedByOthers", facts.relay.shared.as_ref()?)
+}

@@ -1,0 +1,244 @@
+//! Step 6: Events, on transitions only; which ones is a pure function of the status before and after.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{
+    Client,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use tokio::time::timeout;
+
+use super::{
+    apply::{Happening, Incident},
+    claims::Recovered,
+    leader::API_LIMIT,
+};
+use crate::api::MailRelayStatus;
+
+/// The API's limits for the texts of an Event.
+const NOTE_BYTES: usize = 1_000;
+const ACTION_BYTES: usize = 120;
+
+/// Something to tell people about a relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Whether someone should look.
+    pub warning: bool,
+    /// One word.
+    pub reason: String,
+    /// A sentence.
+    pub text: String,
+}
+
+impl Note {
+    fn normal(reason: &str, text: impl Into<String>) -> Self {
+        Self { warning: false, reason: reason.to_owned(), text: text.into() }
+    }
+    fn warning(reason: &str, text: impl Into<String>) -> Self {
+        Self { warning: true, reason: reason.to_owned(), text: text.into() }
+    }
+}
+
+/// What a change of the status is worth telling.
+pub fn transitions(old: &MailRelayStatus, new: &MailRelayStatus) -> Vec<Note> {
+    let mut notes = Vec::new();
+    let shares = |status: &MailRelayStatus| -> BTreeMap<String, i32> {
+        status.workers.iter().map(|worker| (worker.pod.clone(), worker.share)).collect()
+    };
+    let (before, after) = (shares(old), shares(new));
+    if before != after {
+        notes.push(Note::normal("SharesRebalanced", describe(&after, new.workers_omitted)));
+    }
+    for condition in &new.conditions {
+        let before = old.conditions.iter().find(|old| old.type_ == condition.type_).map_or("", |old| &*old.status);
+        if before == condition.status {
+            continue;
+        }
+        let ready = condition.type_ == "Ready";
+        match (&*condition.status, ready) {
+            ("True", true) => notes.push(Note::normal("Ready", &condition.message)),
+            ("False", true) if before == "True" => notes.push(Note::warning(&condition.reason, &condition.message)),
+            // Being behind ends by itself, and withheld slots are told of with the worker that held them.
+            ("True", false) if !matches!(&*condition.type_, "Reconciling" | "SlotsQuarantined") => {
+                notes.push(Note::warning(&condition.type_, format!("{}: {}", condition.reason, condition.message)));
+            }
+            ("False", false) if before == "True" => {
+                notes.push(Note::normal(&condition.type_, format!("over: {}", condition.message)));
+            }
+            _ => {}
+        }
+    }
+    notes
+}
+
+fn describe(shares: &BTreeMap<String, i32>, omitted: Option<i32>) -> String {
+    if shares.is_empty() {
+        return "no worker is left".into();
+    }
+    let each: Vec<String> = shares.iter().map(|(pod, share)| format!("{pod} {share}")).collect();
+    let rest = omitted.map_or_else(String::new, |omitted| format!(" and {omitted} more"));
+    format!("{} workers share the budget: {}{rest}", shares.len(), each.join(", "))
+}
+
+/// What happened to a pool, for the relays that name it.
+pub fn of_incident(incident: &Incident) -> Vec<Note> {
+    let pool = &incident.pool;
+    match &incident.what {
+        Happening::WorkerLost { pod, slots, hold } => {
+            let mut notes = vec![Note::warning(
+                "WorkerLost",
+                format!("{pod} was lost without a word; its {slots} slots of {pool} were taken back"),
+            )];
+            if *slots > 0 && !hold.is_zero() {
+                let text = format!(
+                    "{slots} slots of {pool} stay withheld for {} s: the server may still count them",
+                    hold.as_secs()
+                );
+                notes.push(Note::warning("SlotQuarantined", text));
+            }
+            notes
+        }
+        Happening::RecoveryStarted => {
+            vec![Note::normal(
+                "LedgerRecovering",
+                format!("the ledger of {pool} is new; workers say again what they hold"),
+            )]
+        }
+        Happening::Opened => vec![Note::normal("LedgerOpened", format!("slots of {pool} are granted"))],
+    }
+}
+
+/// What became of a dead worker's mail.
+pub fn of_recovery(recovered: &Recovered) -> Option<Note> {
+    let r = &recovered.recovery;
+    if r.requeued + r.held + r.resent + r.poison == 0 {
+        return None;
+    }
+    let text = format!(
+        "mail in the hands of {}: {} back in the queue, {} held, {} sent again, {} dead-lettered as poison",
+        recovered.pod, r.requeued, r.held, r.resent, r.poison
+    );
+    Some(if r.held + r.poison > 0 { Note::warning("MailRecovered", text) } else { Note::normal("MailRecovered", text) })
+}
+
+/// Publishes Events; clones share the cache that folds repetitions.
+#[derive(Clone)]
+pub struct Teller {
+    recorder: Recorder,
+}
+
+impl Teller {
+    /// Tells as this controller's pod.
+    pub fn new(client: Client, instance: String) -> Self {
+        let reporter = Reporter { controller: "mailrelay.dev/controller".into(), instance: Some(instance) };
+        Self { recorder: Recorder::new(client, reporter) }
+    }
+
+    /// Publishes without keeping the caller waiting. An Event that cannot be written is logged and lost.
+    pub fn tell(&self, about: ObjectReference, notes: Vec<Note>) {
+        if notes.is_empty() {
+            return;
+        }
+        let recorder = self.recorder.clone();
+        tokio::spawn(async move {
+            for note in notes {
+                let event = Event {
+                    type_: if note.warning { EventType::Warning } else { EventType::Normal },
+                    reason: note.reason,
+                    note: Some(cut(&note.text, NOTE_BYTES).to_owned()),
+                    // The recorder takes events of one reason and action for repetitions and keeps the first text.
+                    action: cut(&note.text, ACTION_BYTES).to_owned(),
+                    secondary: None,
+                };
+                match timeout(API_LIMIT, recorder.publish(&event, &about)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::warn!(event.reason, %error, "cannot write an Event"),
+                    Err(_) => tracing::warn!(event.reason, "cannot write an Event: no answer in time"),
+                }
+            }
+        });
+    }
+}
+
+/// At most so many bytes, at a character's boundary.
+fn cut(text: &str, bytes: usize) -> &str {
+    let end = (0..=bytes.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+    use crate::api::{Condition, WorkerStatus};
+
+    fn status(workers: &[(&str, i32)], conditions: &[(&str, &str)]) -> MailRelayStatus {
+        MailRelayStatus {
+            workers: workers
+                .iter()
+                .map(|(pod, share)| WorkerStatus { pod: (*pod).into(), share: *share, open: 0 })
+                .collect(),
+            conditions: conditions
+                .iter()
+                .map(|(kind, status)| Condition {
+                    type_: (*kind).into(),
+                    status: (*status).into(),
+                    reason: "Because".into(),
+                    message: "of this".into(),
+                    observed_generation: None,
+                    last_transition_time: Time(jiff::Timestamp::UNIX_EPOCH),
+                })
+                .collect(),
+            ..MailRelayStatus::default()
+        }
+    }
+
+    fn reasons(old: &MailRelayStatus, new: &MailRelayStatus) -> Vec<(bool, String)> {
+        transitions(old, new).into_iter().map(|note| (note.warning, note.reason)).collect()
+    }
+
+    #[test]
+    fn nothing_new_is_no_news() {
+        let same = status(&[("a", 8)], &[("Ready", "True"), ("QueueDepthHigh", "True")]);
+        assert_eq!(transitions(&same, &same), []);
+        let first = status(&[], &[("Ready", "False"), ("QueueDepthHigh", "False"), ("Reconciling", "True")]);
+        assert_eq!(transitions(&MailRelayStatus::default(), &first), []);
+    }
+
+    #[test]
+    fn moved_shares_are_told_with_the_shares() {
+        let notes = transitions(&status(&[("a", 16)], &[]), &status(&[("a", 8), ("b", 8)], &[]));
+        assert_eq!(notes, [Note::normal("SharesRebalanced", "2 workers share the budget: a 8, b 8")]);
+    }
+
+    #[test]
+    fn an_alarm_is_told_when_it_comes_and_when_it_goes() {
+        let (calm, alarm) = (status(&[], &[("QueueDepthHigh", "False")]), status(&[], &[("QueueDepthHigh", "True")]));
+        assert_eq!(reasons(&calm, &alarm), [(true, "QueueDepthHigh".to_owned())]);
+        assert_eq!(reasons(&alarm, &calm), [(false, "QueueDepthHigh".to_owned())]);
+        let (up, down) = (status(&[], &[("Ready", "True")]), status(&[], &[("Ready", "False")]));
+        assert_eq!(reasons(&down, &up), [(false, "Ready".to_owned())]);
+        assert_eq!(reasons(&up, &down), [(true, "Because".to_owned())]);
+    }
+
+    #[test]
+    fn a_lost_worker_is_told_with_what_is_withheld() {
+        let lost = |slots, seconds| Incident {
+            pool: "mx".into(),
+            what: Happening::WorkerLost { pod: "mail/a".into(), slots, hold: Duration::from_secs(seconds) },
+        };
+        let reasons = |incident| of_incident(&incident).into_iter().map(|note| note.reason).collect::<Vec<_>>();
+        assert_eq!(reasons(lost(4, 9)), ["WorkerLost", "SlotQuarantined"]);
+        assert_eq!(reasons(lost(0, 9)), ["WorkerLost"]);
+    }
+
+    #[test]
+    fn texts_are_cut_at_a_characters_boundary() {
+        assert_eq!(cut("grüße", 3), "gr");
+        assert_eq!(cut("abc", 9), "abc");
+    }
+}

@@ -1,0 +1,252 @@
+//! Step 2, pure: which relay may work, which pods share which budget.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::{
+    ResourceExt,
+    core::{Selector, SelectorExt},
+};
+
+use super::observe::PodFacts;
+use crate::api::{DurationText, MailRelay, RELAY_LABEL};
+
+/// Namespace and name of a relay.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RelayKey {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+}
+
+impl RelayKey {
+    /// The key of an object.
+    pub fn of(relay: &MailRelay) -> Self {
+        Self { namespace: relay.namespace().unwrap_or_default(), name: relay.name_any() }
+    }
+}
+
+impl std::fmt::Display for RelayKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Why a relay must not work until a person changes something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stall {
+    /// A condition reason: `InvalidSpec`, `QueueConflict`, `BudgetConflict`.
+    pub reason: &'static str,
+    /// A sentence that says what to change.
+    pub message: String,
+}
+
+/// What is decided for one relay.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RelayPlan {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// The selector in use, as text.
+    pub selector: String,
+    /// Why it must not work.
+    pub stalled: Option<Stall>,
+    /// Its running worker pods: UID to name.
+    pub workers: BTreeMap<String, String>,
+    /// Who else draws on its budgets, as a sentence.
+    pub shared: Option<String>,
+    /// The object.
+    pub relay: Arc<MailRelay>,
+}
+
+/// One server's budget and who shares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolPlan {
+    /// Slots: the smallest `maxConnections` among those who name the pool.
+    pub budget: u32,
+    /// UIDs of the pods that share it.
+    pub members: BTreeSet<String>,
+    /// The longest `sessionTimeout`.
+    pub session_timeout: DurationText,
+    /// The longest `closeGrace`.
+    pub close_grace: DurationText,
+}
+
+/// Everything that is decided.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// All relays that are not being deleted.
+    pub relays: BTreeMap<RelayKey, RelayPlan>,
+    /// All pools that a working relay names.
+    pub pools: BTreeMap<String, PoolPlan>,
+}
+
+/// A relay, and what the rules of the API say against it (for objects that were stored before a rule existed).
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The object.
+    pub relay: Arc<MailRelay>,
+    /// The sentences of the rules it breaks.
+    pub objection: Option<String>,
+}
+
+/// Decides for all relays at once: budgets and queues are shared across them.
+///
+/// Older relays come first; what they own is refused to younger ones. Relays that are being deleted own nothing.
+pub fn plan(relays: &[Candidate], pods: &[PodFacts], shared_budgets: bool) -> Plan {
+    let mut relays: Vec<_> = relays.iter().filter(|c| c.relay.metadata.deletion_timestamp.is_none()).collect();
+    relays.sort_by_cached_key(|c| (c.relay.metadata.creation_timestamp.clone(), c.relay.uid(), RelayKey::of(&c.relay)));
+    let mut plan = Plan::default();
+    let mut owners = Owners::default();
+    for Candidate { relay, objection } in relays {
+        let key = RelayKey::of(relay);
+        let selector = selector(relay);
+        let stalled = match &selector {
+            Err(stall) => Some(stall.clone()),
+            Ok(_) => match objection {
+                Some(message) => Some(Stall { reason: "InvalidSpec", message: message.clone() }),
+                None => owners.conflict(&key, relay, shared_budgets),
+            },
+        };
+        let mut workers = BTreeMap::new();
+        if let Ok(selector) = &selector {
+            let container = &relay.spec.workers.container;
+            let mine = pods.iter().filter(|pod| {
+                pod.namespace == key.namespace
+                    && !pod.terminating
+                    && pod.running.contains(container)
+                    && selector.matches(&pod.labels)
+            });
+            workers.extend(mine.map(|pod| (pod.uid.clone(), pod.name.clone())));
+        }
+        if stalled.is_none() {
+            owners.add(&key, relay);
+            add_to_pools(&mut plan.pools, relay, &workers);
+        }
+        let entry = RelayPlan {
+            uid: relay.uid().unwrap_or_default(),
+            generation: relay.metadata.generation.unwrap_or_default(),
+            selector: selector.map(|s| s.to_string()).unwrap_or_default(),
+            stalled,
+            workers,
+            shared: None,
+            relay: Arc::clone(relay),
+        };
+        plan.relays.insert(key, entry);
+    }
+    for (key, relay) in &mut plan.relays {
+        relay.shared = owners.shared(key, relay, &plan.pools);
+    }
+    plan
+}
+
+/// Whose queues and budgets are whose.
+#[derive(Default)]
+struct Owners {
+    queues: BTreeMap<String, RelayKey>,
+    pools: BTreeMap<String, Vec<RelayKey>>,
+}
+
+impl Owners {
+    fn conflict(&self, key: &RelayKey, relay: &MailRelay, shared_budgets: bool) -> Option<Stall> {
+        let queue = &relay.spec.queue;
+        for (field, name) in [("name", &queue.name), ("deadLetterName", &queue.dead_letter_name)] {
+            if let Some(owner) = self.queues.get(name) {
+                return Some(Stall {
+                    reason: "QueueConflict",
+                    message: format!(
+                        "the Redis list {name} belongs to the older relay {owner}; choose another spec.queue.{field}"
+                    ),
+                });
+            }
+        }
+        if shared_budgets {
+            return None;
+        }
+        relay.spec.servers.iter().find_map(|server| {
+            let pool = server.pool();
+            let other = self.pools.get(&pool)?.iter().find(|owner| owner.namespace != key.namespace)?;
+            Some(Stall {
+                reason: "BudgetConflict",
+                message: format!(
+                    "the budget {pool} of server {} belongs to the relay {other} of another namespace; set another \
+                     spec.servers[].budgetName, or let the installation allow sharing (chart value sharedBudgets)",
+                    server.name
+                ),
+            })
+        })
+    }
+
+    fn add(&mut self, key: &RelayKey, relay: &MailRelay) {
+        let queue = &relay.spec.queue;
+        self.queues.insert(queue.name.clone(), key.clone());
+        self.queues.insert(queue.dead_letter_name.clone(), key.clone());
+        for pool in pools_of(relay) {
+            self.pools.entry(pool).or_default().push(key.clone());
+        }
+    }
+
+    fn shared(&self, key: &RelayKey, relay: &RelayPlan, pools: &BTreeMap<String, PoolPlan>) -> Option<String> {
+        if relay.stalled.is_some() {
+            return None;
+        }
+        let sentences: Vec<String> = pools_of(&relay.relay)
+            .into_iter()
+            .filter_map(|pool| {
+                let others: Vec<String> =
+                    self.pools.get(&pool)?.iter().filter(|other| *other != key).map(ToString::to_string).collect();
+                let budget = pools.get(&pool)?.budget;
+                (!others.is_empty()).then(|| format!("{pool}: {budget} connections shared with {}", others.join(", ")))
+            })
+            .collect();
+        (!sentences.is_empty()).then(|| sentences.join("; "))
+    }
+}
+
+fn add_to_pools(pools: &mut BTreeMap<String, PoolPlan>, relay: &MailRelay, workers: &BTreeMap<String, String>) {
+    for server in &relay.spec.servers {
+        let budget = u32::try_from(server.max_connections).unwrap_or(0);
+        let pool = pools.entry(server.pool()).or_insert_with(|| PoolPlan {
+            budget,
+            members: BTreeSet::new(),
+            session_timeout: server.session_timeout,
+            close_grace: server.close_grace,
+        });
+        pool.budget = pool.budget.min(budget);
+        pool.session_timeout = pool.session_timeout.max(server.session_timeout);
+        pool.close_grace = pool.close_grace.max(server.close_grace);
+        // A suspended relay sends nothing: its part serves those who share the budget.
+        if !relay.spec.suspend {
+            pool.members.extend(workers.keys().cloned());
+        }
+    }
+}
+
+/// The distinct pools that a relay's servers draw on.
+pub fn pools_of(relay: &MailRelay) -> BTreeSet<String> {
+    relay.spec.servers.iter().map(crate::api::Server::pool).collect()
+}
+
+fn selector(relay: &MailRelay) -> Result<Selector, Stall> {
+    let given = relay.spec.workers.selector.clone();
+    let wanted = given.unwrap_or_else(|| LabelSelector {
+        match_labels: Some(BTreeMap::from([(RELAY_LABEL.to_owned(), relay.name_any())])),
+        match_expressions: None,
+    });
+    let empty = wanted.match_labels.as_ref().is_none_or(BTreeMap::is_empty)
+        && wanted.match_expressions.as_ref().is_none_or(Vec::is_empty);
+    if empty {
+        let message = "spec.workers.selector is empty and would select every pod; leave it out or name a label";
+        return Err(Stall { reason: "InvalidSpec", message: message.into() });
+    }
+    Selector::try_from(wanted)
+        .map_err(|error| Stall { reason: "InvalidSpec", message: format!("spec.workers.selector: {error}") })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+/// A relay of namespace `mail`, created at the second `age`.
+fn relay(name: &str, age: u32, spec: &Value) -> Candidate {
+    relay_in("mail", name, age, spec)
+}
+
+fn relay_in(namespace: &str, name: &str, age: u32, spec: &Value) -> Candidate {
+    let relay = json!({
+        "apiVersion": "mailrelay.dev/v1alpha1",
+        "kind": "MailRelay",
+        "metadata": {
+            "name": name, "namespace": namespace, "uid": format!("uid-{name}"), "generation": 1,
+            "creationTimestamp": format!("2026-11-21T00:00:{age:02}Z"),
+        },
+        "spec": spec,
+    });
+    Candidate { relay: Arc::new(serde_json::from_value(relay).expect("a relay")), objection: None }
+}
+
+fn spec(host: &str, queue: &str, connections: i32) -> Value {
+    json!({
+        "servers": [{ "name": "primary", "host": host, "maxConnections": connections }],
+        "queue": { "name": queue, "deadLetterName": format!("{queue}_dead") },
+    })
+}
+
+fn pod(uid: &str, relay: &str) -> PodFacts {
+    PodFacts {
+        uid: uid.into(),
+        name: format!("pod-{uid}"),
+        namespace: "mail".into(),
+        labels: BTreeMap::from([(RELAY_LABEL.into(), relay.into())]),
+        running: BTreeSet::from(["mailrelay".into()]),
+        ..PodFacts::default()
+    }
+}
+
+fn members(plan: &Plan, pool: &str) -> Vec<String> {
+    plan.pools[pool].members.iter().cloned().collect()
+}
+
+fn stall<'a>(plan: &'a Plan, name: &str) -> Option<(&'static str, &'a str)> {
+    let (_, relay) = plan.relays.iter().find(|(key, _)| key.name == name).expect("the relay");
+    relay.stalled.as_ref().map(|stall| (stall.reason, &*stall.message))
+}
+
+#[test]
+fn running_pods_with_the_label_share_the_budget_and_others_do_not() {
+    let pods = [
+        pod("a", "corporate"),
+        pod("b", "corporate"),
+        pod("c", "another"),
+        PodFacts { terminating: true, ..pod("d", "corporate") },
+        PodFacts { running: BTreeSet::from(["app".into()]), ..pod("e", "corporate") },
+        PodFacts { namespace: "elsewhere".into(), ..pod("f", "corporate") },
+    ];
+    let plan = plan(&[relay("corporate", 1, &spec("mx", "q", 16))], &pods, false);
+    assert_eq!(members(&plan, "mx"), ["a", "b"]);
+    assert_eq!(plan.pools["mx"].budget, 16);
+    let (_, relay) = plan.relays.first_key_value().expect("the relay");
+    assert_eq!(relay.selector, "mailrelay.dev/relay=corporate");
+    assert_eq!(relay.stalled, None);
+}
+
+#[test]
+fn a_selector_and_a_container_of_ones_own_are_used() {
+    let mut wanted = spec("mx", "q", 16);
+    wanted["workers"] = json!({
+        "container": "relay",
+        "selector": { "matchExpressions": [{ "key": "app", "operator": "In", "values": ["web", "api"] }] },
+    });
+    let worker = |uid: &str, app: &str| PodFacts {
+        labels: BTreeMap::from([("app".into(), app.into())]),
+        running: BTreeSet::from(["relay".into()]),
+        ..pod(uid, "")
+    };
+    let plan = plan(&[relay("corporate", 1, &wanted)], &[worker("a", "web"), worker("b", "db")], false);
+    assert_eq!(members(&plan, "mx"), ["a"]);
+}
+
+#[test]
+fn a_selector_that_makes_no_sense_stalls_its_relay_and_no_other() {
+    let mut nonsense = spec("mx", "q1", 16);
+    nonsense["workers"] = json!({ "selector": { "matchExpressions": [{ "key": "app", "operator": "Like" }] } });
+    let mut empty = spec("mx", "q2", 16);
+    empty["workers"] = json!({ "selector": {} });
+    let relays = [relay("bad", 1, &nonsense), relay("empty", 2, &empty), relay("good", 3, &spec("mx", "q3", 16))];
+    let plan = plan(&relays, &[pod("a", "good")], false);
+    assert!(
+        stall(&plan, "bad").is_some_and(|(reason, message)| reason == "InvalidSpec" && message.contains("selector"))
+    );
+    assert!(
+        stall(&plan, "empty").is_some_and(|(reason, message)| reason == "InvalidSpec" && message.contains("empty"))
+    );
+    assert_eq!(stall(&plan, "good"), None);
+    assert_eq!(members(&plan, "mx"), ["a"]);
+}
+
+#[test]
+fn relays_of_one_namespace_share_a_budget_and_the_smallest_limit_holds() {
+    let relays = [relay("one", 1, &spec("MX", "q1", 16)), relay("two", 2, &spec("mx", "q2", 10))];
+    let plan = plan(&relays, &[pod("a", "one"), pod("b", "two")], false);
+    assert_eq!(plan.pools.len(), 1);
+    assert_eq!((plan.pools["mx"].budget, members(&plan, "mx")), (10, vec!["a".to_owned(), "b".to_owned()]));
+    let sentences: Vec<_> = plan.relays.values().filter_map(|relay| relay.shared.clone()).collect();
+    assert_eq!(sentences, ["mx: 10 connections shared with mail/two", "mx: 10 connections shared with mail/one"]);
+}
+
+#[test]
+fn across_namespaces_the_younger_relay_stalls_unless_sharing_is_allowed() {
+    let relays =
+        [relay_in("zeta", "old", 1, &spec("mx", "q1", 16)), relay_in("alpha", "young", 2, &spec("mx", "q2", 1))];
+    let alone = plan(&relays, &[], false);
+    assert_eq!(stall(&alone, "old"), None);
+    assert!(stall(&alone, "young").is_some_and(|(reason, message)| reason == "BudgetConflict"
+        && message.contains("zeta/old")
+        && message.contains("budgetName")));
+    assert_eq!(alone.pools["mx"].budget, 16, "a tenant cannot squeeze another");
+    let together = plan(&relays, &[], true);
+    assert_eq!((stall(&together, "young"), together.pools["mx"].budget), (None, 1));
+}
+
+#[test]
+fn the_younger_of_two_relays_that_name_one_queue_stalls_and_gets_no_share() {
+    let relays = [relay("young", 2, &spec("mx", "q", 16)), relay("old", 1, &spec("mx", "q", 16))];
+    let plan = plan(&relays, &[pod("a", "old"), pod("b", "young")], false);
+    assert_eq!(stall(&plan, "old"), None);
+    assert!(stall(&plan, "young").is_some_and(|(reason, message)| reason == "QueueConflict"
+        && message.contains("mail/old")
+        && message.contains("spec.queue.name")));
+    assert_eq!(members(&plan, "mx"), ["a"]);
+}
+
+#[test]
+fn a_dead_letter_list_is_a_queue_too() {
+    let mut second = spec("mx", "q2", 16);
+    second["queue"]["deadLetterName"] = json!("q1_dead");
+    let plan = plan(&[relay("one", 1, &spec("mx", "q1", 16)), relay("two", 2, &second)], &[], false);
+    assert!(stall(&plan, "two").is_some_and(|(_, message)| message.contains("spec.queue.deadLetterName")));
+}
+
+#[test]
+fn a_relay_that_stalls_or_goes_owns_nothing() {
+    let mut going = relay("going", 1, &spec("mx", "q", 4));
+    Arc::make_mut(&mut going.relay).metadata.deletion_timestamp = going.relay.metadata.creation_timestamp.clone();
+    let mut broken = relay("broken", 2, &spec("mx", "q", 5));
+    broken.objection = Some("host must be a host name".into());
+    let plan = plan(&[going, broken, relay("good", 3, &spec("mx", "q", 16))], &[pod("a", "good")], false);
+    assert_eq!(plan.relays.len(), 2);
+    assert_eq!(stall(&plan, "broken"), Some(("InvalidSpec", "host must be a host name")));
+    assert_eq!(stall(&plan, "good"), None);
+    assert_eq!(plan.pools["mx"].budget, 16);
+}
+
+#[test]
+fn a_suspended_relay_leaves_its_part_to_the_others() {
+    let mut suspended = spec("mx", "q1", 16);
+    suspended["suspend"] = json!(true);
+    let relays = [relay("one", 1, &suspended), relay("two", 2, &spec("mx", "q2", 16))];
+    let plan = plan(&relays, &[pod("a", "one"), pod("b", "two")], false);
+    assert_eq!(members(&plan, "mx"), ["b"]);
+}
+
+#[test]
+fn the_order_of_the_watch_changes_nothing() {
+    let mut relays = vec![
+        relay("one", 1, &spec("mx", "q", 16)),
+        relay("two", 2, &spec("mx", "q", 16)),
+        relay_in("other", "three", 3, &spec("mx", "q3", 2)),
+    ];
+    let forwards = plan(&relays, &[pod("a", "one")], false);
+    relays.reverse();
+    assert_eq!(plan(&relays, &[pod("a", "one")], false), forwards);
+}

@@ -1,0 +1,450 @@
+//! The leader's main loop: the only writer of ledgers and records.
+//!
+//! Each turn plans from what was observed, drives every pool's ledger to the plan, and publishes the relays' records.
+//! A turn comes at once when a relay or a pod changes, and every 250 ms for what only time brings: a lost ledger, a
+//! silent worker, a quarantine that is over.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{FutureExt, StreamExt, future::BoxFuture};
+use kube::{Resource, ResourceExt};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior},
+};
+
+use super::{
+    apply::{ApplyError, Deposed, Driven, Incident, Pool, Records, Turn},
+    leader::{LeaderError, Marks},
+    metrics::ControllerMetrics,
+    nodes::Signs,
+    observe::{Observed, PodFacts},
+    plan::{Candidate, Plan, PoolPlan, RelayKey, plan},
+    shares::Liveness,
+};
+use crate::{
+    lease::{BootTime, Evidence, LedgerView, Timing},
+    store::{Store, StoreError},
+};
+
+/// How often the ledgers are looked at when nothing changes (leases.md R8).
+const TICK: Duration = Duration::from_millis(250);
+/// How often Redis is asked whether it still has the relays' records.
+const RECORDS_EVERY: Duration = Duration::from_secs(2);
+/// How many pools are driven at once.
+const AT_ONCE: usize = 16;
+
+/// One pool as last seen.
+#[derive(Clone, Debug, Default)]
+pub struct PoolView {
+    /// Its ledger, if Redis answered, there is one and it is in force.
+    pub ledger: Option<LedgerView>,
+}
+
+/// What the leader knows: for those who show it.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// What was decided.
+    pub plan: Arc<Plan>,
+    /// The pools, by name.
+    pub pools: BTreeMap<String, PoolView>,
+    /// Why Redis cannot be used now.
+    pub store_problem: Option<String>,
+    /// Relays that are gone from the plan and hold no share any more: their finalizer may go.
+    pub released: BTreeSet<RelayKey>,
+    /// When processes were last heard of.
+    pub liveness: Liveness,
+    /// The last change of the ledgers' fence, if this leader saw one.
+    pub fence_changed: Option<BootTime>,
+    /// UIDs of the pods that exist, and whether they are being deleted.
+    pub pods: BTreeMap<String, bool>,
+}
+
+/// Why the loop ended.
+#[derive(Debug, thiserror::Error)]
+pub enum PoolsError {
+    /// A ledger knows a later epoch.
+    #[error(transparent)]
+    Deposed(#[from] Deposed),
+    /// The `ConfigMap` knows a later epoch.
+    #[error(transparent)]
+    Leader(#[from] LeaderError),
+}
+
+/// What the loop works with.
+pub struct Pools {
+    /// The store.
+    pub store: Store,
+    /// What the API server says.
+    pub observed: Observed,
+    /// The epoch of this leadership.
+    pub epoch: u64,
+    /// The protocol's times.
+    pub timing: Timing,
+    /// Whether relays of several namespaces may share a budget.
+    pub shared_budgets: bool,
+    /// The durable marks.
+    pub marks: Marks,
+    /// The pools that were ever opened.
+    pub opened: BTreeSet<String>,
+    /// The pools that have a ledger, whoever named them.
+    pub known: BTreeSet<String>,
+    /// Whose nodes are in question.
+    pub questions: watch::Sender<BTreeSet<String>>,
+    /// What was seen of them.
+    pub signs: watch::Receiver<Signs>,
+    /// Where the world is shown.
+    pub world: watch::Sender<Arc<World>>,
+    /// Where people hear of what happened.
+    pub incidents: mpsc::UnboundedSender<Incident>,
+    /// Figures.
+    pub metrics: ControllerMetrics,
+}
+
+/// What the loop remembers from turn to turn.
+#[derive(Default)]
+struct Memory {
+    pools: BTreeMap<String, Pool>,
+    records: Records,
+    records_checked: Option<Instant>,
+    objections: BTreeMap<(String, i64), Option<String>>,
+    /// The node that a pod was last seen on, and when it was first seen to be over, by UID.
+    nodes: BTreeMap<String, String>,
+    over_since: BTreeMap<String, BootTime>,
+    fence: Option<String>,
+    marking: Option<JoinHandle<Result<BTreeSet<String>, LeaderError>>>,
+    unmark: BTreeSet<String>,
+    world: World,
+}
+
+/// How one pool's turn ended.
+struct Outcome {
+    name: String,
+    driven: Result<Driven, ApplyError>,
+    incidents: Vec<Incident>,
+}
+
+async fn drive(name: &str, pool: &mut Pool, plan: Option<&PoolPlan>, marked: bool, turn: &Turn<'_>) -> Outcome {
+    let mut incidents = Vec::new();
+    let driven = pool.drive(plan, marked, turn, &mut incidents).await;
+    Outcome { name: name.to_owned(), driven, incidents }
+}
+
+impl Pools {
+    /// Runs until another controller leads. Cancelling is safe at any point.
+    pub async fn run(mut self) -> PoolsError {
+        let mut memory = Memory::default();
+        let mut changes = self.observed.changes();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.replan(&mut memory);
+        loop {
+            if let Err(error) = self.turn(&mut memory).await {
+                return error;
+            }
+            if memory.marking.is_some() {
+                // A new pool opens as soon as its mark is durable; the next turn waits for that, a tick at most.
+                continue;
+            }
+            tokio::select! {
+                _ = tick.tick() => {}
+                moved = changes.changed() => {
+                    if moved.is_ok() {
+                        self.replan(&mut memory);
+                    } else {
+                        // The watches are gone: so is this process, in a moment.
+                        tick.tick().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Pure but for its inputs: relays and pods as they are now.
+    fn replan(&self, memory: &mut Memory) {
+        let mut objections = std::mem::take(&mut memory.objections);
+        let candidates: Vec<Candidate> = self
+            .observed
+            .relays()
+            .iter()
+            .filter_map(|relay| relay.0.as_ref().ok())
+            .map(|relay| {
+                let key = (relay.metadata.uid.clone().unwrap_or_default(), relay.metadata.generation.unwrap_or(0));
+                // The rules are slow to evaluate, and a spec changes rarely.
+                let objection = objections
+                    .remove(&key)
+                    .unwrap_or_else(|| relay.validate_cel().err().map(|errors| errors.to_string()));
+                memory.objections.insert(key, objection.clone());
+                Candidate { relay: Arc::new(relay.clone()), objection }
+            })
+            .collect();
+        let pods = self.observed.pods();
+        memory.note_pods(&pods);
+        memory.world.plan = Arc::new(plan(&candidates, &pods, self.shared_budgets));
+    }
+
+    async fn turn(&mut self, memory: &mut Memory) -> Result<(), PoolsError> {
+        let started = Instant::now();
+        self.take_marks(memory).await?;
+        let plan = Arc::clone(&memory.world.plan);
+        for name in plan.pools.keys().chain(&self.opened).chain(&self.known) {
+            if !memory.pools.contains_key(name) {
+                memory.pools.insert(name.clone(), Pool::new(self.store.clone(), name));
+            }
+        }
+        let evidence = self.evidence(memory);
+        let timing = self.timing;
+        let turn = Turn { epoch: self.epoch, timing: &timing, evidence: &evidence };
+        let mut drives: Vec<BoxFuture<'_, Outcome>> = Vec::with_capacity(memory.pools.len());
+        for (name, pool) in &mut memory.pools {
+            drives.push(drive(name, pool, plan.pools.get(name), self.opened.contains(name), &turn).boxed());
+        }
+        let outcomes: Vec<Outcome> = futures::stream::iter(drives).buffer_unordered(AT_ONCE).collect().await;
+        let problem = self.note_outcomes(memory, outcomes)?;
+        let problem = match problem {
+            Some(problem) => Some(problem),
+            None => self.publish(memory, &plan, &turn).await?,
+        };
+        memory.note_problem(problem.map(|error| error.to_string()));
+        memory.note_released(&self.observed, &plan);
+        self.ask_about_nodes(memory);
+        self.world.send_replace(Arc::new(memory.world.clone()));
+        self.metrics.turn(started.elapsed(), &memory.world);
+        Ok(())
+    }
+
+    /// Takes in how each pool's turn ended. Returns the store's problem, if it had one.
+    fn note_outcomes(&mut self, memory: &mut Memory, outcomes: Vec<Outcome>) -> Result<Option<StoreError>, PoolsError> {
+        let now = BootTime::now();
+        let mut problem = None;
+        let mut wanted = BTreeSet::new();
+        for Outcome { name, driven, incidents } in outcomes {
+            for incident in incidents {
+                // Nobody listens only while the process ends.
+                let _ = self.incidents.send(incident);
+            }
+            match driven {
+                Ok(driven) => {
+                    let ledger = driven.snapshot.in_force().cloned();
+                    memory.world.liveness.learn(&name, ledger.as_ref(), true, now);
+                    memory.note_fence(driven.snapshot.node_fence, now);
+                    if driven.wants_mark {
+                        wanted.insert(name.clone());
+                    }
+                    if driven.removed {
+                        memory.pools.remove(&name);
+                        memory.world.pools.remove(&name);
+                        self.known.remove(&name);
+                        if self.opened.contains(&name) {
+                            memory.unmark.insert(name);
+                        }
+                        continue;
+                    }
+                    memory.world.pools.insert(name, PoolView { ledger });
+                }
+                Err(ApplyError::Deposed(deposed)) => return Err(deposed.into()),
+                Err(ApplyError::Store(error)) => {
+                    memory.world.liveness.learn(&name, None, false, now);
+                    memory.world.pools.insert(name, PoolView::default());
+                    problem = Some(error);
+                }
+            }
+        }
+        self.start_marking(memory, wanted);
+        Ok(problem)
+    }
+
+    /// Publishes what changed at once, and the rest every two seconds, in case Redis lost it.
+    async fn publish(
+        &self,
+        memory: &mut Memory,
+        plan: &Plan,
+        turn: &Turn<'_>,
+    ) -> Result<Option<StoreError>, PoolsError> {
+        let due = memory.records_checked.is_none_or(|checked| checked.elapsed() >= RECORDS_EVERY);
+        for (key, relay) in &plan.relays {
+            if !due && memory.records.is_current(key, relay) {
+                continue;
+            }
+            if let Err(error) = memory.records.publish(&self.store, key, relay, turn).await {
+                return store_problem(error);
+            }
+        }
+        if due {
+            memory.records_checked = Some(Instant::now());
+        }
+        let gone: Vec<RelayKey> =
+            memory.records.keys().filter(|key| !plan.relays.contains_key(*key)).cloned().collect();
+        // A relay on its way out may have been published by the leader before us.
+        let leaving = memory.leaving(&self.observed, plan);
+        for key in gone.into_iter().chain(leaving) {
+            if let Err(error) = memory.records.withdraw(&self.store, &key, turn).await {
+                return store_problem(error);
+            }
+            memory.world.released.insert(key);
+        }
+        Ok(None)
+    }
+
+    /// What proves life and death now.
+    fn evidence(&self, memory: &Memory) -> Evidence {
+        let mut evidence = Evidence::default();
+        let signs = self.signs.borrow();
+        for sign in signs.values() {
+            if let Some(renewed) = sign.renewed {
+                evidence.nodes.insert(sign.boot_id.clone(), renewed);
+            }
+        }
+        for holder in memory.world.pools.values().filter_map(|pool| pool.ledger.as_ref()).flat_map(|l| &l.holders) {
+            let over = memory.over_since.get(&holder.pod_uid);
+            let sign = memory.nodes.get(&holder.pod_uid).and_then(|node| signs.get(node));
+            // The node's status must have been asked for after the pod was over, or it may tell of the boot before.
+            if let (Some(over), Some(sign)) = (over, sign)
+                && sign.boot_id == holder.boot_id
+                && sign.asked >= *over
+            {
+                evidence.dead.insert(holder.pod_uid.clone());
+            }
+        }
+        evidence
+    }
+
+    /// Nodes whose workers are silent or over are looked at until that is settled.
+    fn ask_about_nodes(&self, memory: &Memory) {
+        let now = BootTime::now();
+        let mut asked = BTreeSet::new();
+        for (name, pool) in &memory.world.pools {
+            for holder in pool.ledger.iter().flat_map(|ledger| &ledger.holders) {
+                let since = memory.world.liveness.silent_since(name, &holder.inc);
+                let silent = since.map_or(Duration::ZERO, |since| now.saturating_since(since));
+                if silent >= self.timing.lease / 2 || memory.over_since.contains_key(&holder.pod_uid) {
+                    asked.extend(memory.nodes.get(&holder.pod_uid).cloned());
+                }
+            }
+        }
+        self.questions.send_if_modified(|questions| {
+            let changed = *questions != asked;
+            *questions = asked;
+            changed
+        });
+    }
+
+    /// Starts writing marks, one write at a time: the API server may be slow, and the ledgers must not wait for it.
+    fn start_marking(&self, memory: &mut Memory, wanted: BTreeSet<String>) {
+        let remove = std::mem::take(&mut memory.unmark);
+        if memory.marking.is_some() || (wanted.is_empty() && remove.is_empty()) {
+            memory.unmark = remove;
+            return;
+        }
+        let (marks, epoch) = (self.marks.clone(), self.epoch);
+        memory.marking = Some(tokio::spawn(async move { marks.change(epoch, &wanted, &remove).await }));
+    }
+
+    /// Takes in marks that are durable by now; waits for a write that has just begun, since a new pool opens after it.
+    async fn take_marks(&mut self, memory: &mut Memory) -> Result<(), PoolsError> {
+        let Some(marking) = &mut memory.marking else { return Ok(()) };
+        let Ok(written) = tokio::time::timeout(TICK, marking).await else { return Ok(()) };
+        memory.marking = None;
+        match written {
+            Ok(Ok(opened)) => self.opened = opened,
+            Ok(Err(error)) if error.is_lost() => return Err(error.into()),
+            Ok(Err(error)) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot record that a pool is opened");
+            }
+            Err(error) => tracing::error!(%error, "the task that records opened pools broke"),
+        }
+        Ok(())
+    }
+}
+
+impl Memory {
+    fn note_problem(&mut self, problem: Option<String>) {
+        match (&self.world.store_problem, &problem) {
+            (None, Some(problem)) => tracing::error!(store.problem = problem, "Redis cannot be used"),
+            (Some(_), None) => tracing::info!("Redis can be used again"),
+            _ => {}
+        }
+        self.world.store_problem = problem;
+    }
+
+    fn note_pods(&mut self, pods: &[PodFacts]) {
+        let now = BootTime::now();
+        self.world.pods = pods.iter().map(|pod| (pod.uid.clone(), pod.terminating)).collect();
+        let held: BTreeSet<&str> = self
+            .world
+            .pools
+            .values()
+            .filter_map(|pool| pool.ledger.as_ref())
+            .flat_map(|ledger| ledger.holders.iter().map(|holder| &*holder.pod_uid))
+            .collect();
+        // A pod that vanished keeps its node as long as it is in a ledger.
+        let existing = &self.world.pods;
+        self.nodes.retain(|uid, _| existing.contains_key(uid) || held.contains(uid.as_str()));
+        self.over_since.retain(|uid, _| existing.contains_key(uid) || held.contains(uid.as_str()));
+        for pod in pods {
+            if let Some(node) = &pod.node {
+                self.nodes.insert(pod.uid.clone(), node.clone());
+            }
+            if !pod.ended.is_empty() {
+                self.over_since.entry(pod.uid.clone()).or_insert(now);
+            }
+        }
+    }
+
+    fn note_fence(&mut self, fence: String, now: BootTime) {
+        match &self.fence {
+            Some(known) if *known != fence => {
+                tracing::warn!(store.fence = fence, "Redis is another one, or was started anew");
+                self.world.fence_changed = Some(now);
+                self.fence = Some(fence);
+            }
+            Some(_) => {}
+            None => self.fence = Some(fence),
+        }
+    }
+
+    /// Relays that are being deleted, still carry our finalizer and are not released yet.
+    fn leaving(&self, observed: &Observed, plan: &Plan) -> Vec<RelayKey> {
+        observed
+            .relays()
+            .iter()
+            .filter_map(|relay| {
+                relay.meta().deletion_timestamp.as_ref()?;
+                let ours = relay.finalizers().iter().any(|name| name == crate::api::FINALIZER);
+                let key = RelayKey { namespace: relay.namespace().unwrap_or_default(), name: relay.name_any() };
+                (ours && !plan.relays.contains_key(&key) && !self.world.released.contains(&key)).then_some(key)
+            })
+            .collect()
+    }
+
+    /// A relay is released once its record is withdrawn and no ledger carries a share that the plan does not know.
+    fn note_released(&mut self, observed: &Observed, plan: &Plan) {
+        let existing: BTreeSet<RelayKey> = observed
+            .relays()
+            .iter()
+            .map(|relay| RelayKey { namespace: relay.namespace().unwrap_or_default(), name: relay.name_any() })
+            .collect();
+        let behind = self.world.pools.iter().any(|(name, pool)| {
+            let members = plan.pools.get(name).map(|pool| &pool.members);
+            pool.ledger.as_ref().is_some_and(|ledger| {
+                ledger.entitlements.keys().any(|uid| members.is_none_or(|members| !members.contains(uid)))
+            })
+        });
+        if behind {
+            self.world.released.clear();
+        }
+        self.world.released.retain(|key| existing.contains(key) && !plan.relays.contains_key(key));
+    }
+}
+
+fn store_problem(error: ApplyError) -> Result<Option<StoreError>, PoolsError> {
+    match error {
+        ApplyError::Store(error) => Ok(Some(error)),
+        ApplyError::Deposed(deposed) => Err(deposed.into()),
+    }
+}

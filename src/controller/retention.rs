@@ -1,0 +1,40 @@
+//! Dead letters that were kept as long as the relay asks: discarded, counted, told of in the log.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use super::{claims::queue_of, plan::RelayPlan, pools::World};
+use crate::{
+    queue::{Filter, UnixMillis},
+    store::{Store, StoreError},
+};
+
+/// How often dead letters are looked at: retention is counted in hours.
+const EVERY: Duration = Duration::from_secs(60);
+/// How many are discarded at once, so that Redis is never held up for long.
+const BATCH: usize = 500;
+
+/// Discards each minute what is over. Never returns; cancelling leaves the rest for the next look.
+pub async fn expire_dead_letters(store: Store, world: watch::Receiver<Arc<World>>) {
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let plan = Arc::clone(&world.borrow().plan);
+        for (key, relay) in plan.relays.iter().filter(|(_, relay)| relay.stalled.is_none()) {
+            match discard_expired(&store, relay, UnixMillis::now()).await {
+                Ok(0) => {}
+                Ok(discarded) => {
+                    tracing::info!(relay = %key, mails.discarded = discarded, "dead letters were kept long enough")
+                }
+                Err(error) => tracing::debug!(relay = %key, %error, "cannot look at the dead letters"),
+            }
+        }
+    }
+}
+
+/// Discards up to [`BATCH`] dead letters of the relay that are older than its `deadLetterRetention`; returns how many.
+pub async fn discard_expired(store: &Store, relay: &RelayPlan, now: UnixMillis) -> Result<u64, StoreError> {
+    let retention = relay.relay.spec.queue.dead_letter_retention.as_millis();
+    let filter = Filter { before: Some(UnixMillis(now.0.saturating_sub(retention))), ..Filter::default() };
+    Ok(queue_of(store, relay).dead_discard(&filter, BATCH, now).await?.done)
+}

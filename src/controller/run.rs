@@ -1,0 +1,253 @@
+//! The controller process: waits to lead, leads, and ends when it leads no more.
+
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+
+use kube::{Client, Config};
+use prometheus_client::registry::Registry;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+
+use super::{
+    claims::recover_claims,
+    events::Teller,
+    leader::{Election, LeaderError, Marks},
+    metrics::ControllerMetrics,
+    nodes::{Signs, watch_nodes},
+    observe::Observed,
+    pools::{Pools, PoolsError, World},
+    relays::Relays,
+    retention::expire_dead_letters,
+    safety::{Safety, watch_safety},
+};
+use crate::{
+    lease::{LedgerStore, ProcessId, Timing, pools},
+    store::{Store, StoreError, StoreOptions},
+    telemetry::http::{Routes, serve},
+};
+
+/// Longer than any answer of the API server that is not a watch, shorter than a dead connection lives by itself.
+const READ_LIMIT: Duration = Duration::from_secs(30);
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long giving up the Lease may take at the end.
+const RESIGN_LIMIT: Duration = Duration::from_secs(3);
+
+/// How a controller is started.
+#[derive(Clone, clap::Args)]
+pub struct ControllerOptions {
+    /// Where Redis is
+    #[command(flatten)]
+    pub store: StoreOptions,
+    /// Namespace of the leader's Lease and of the `ConfigMap` with the epoch: the controller's own
+    #[arg(long, env = "POD_NAMESPACE", default_value = "mailrelay")]
+    pub namespace: String,
+    /// Name of this replica in the Lease and in Events
+    #[arg(long, env = "POD_NAME", default_value = "mailrelay-controller")]
+    pub identity: String,
+    /// Name of the leader's Lease; the `ConfigMap` is called the same with `-epoch`
+    #[arg(long, env = "MAILRELAY_LEASE_NAME", default_value = "mailrelay-controller")]
+    pub lease_name: String,
+    /// Let relays of several namespaces share a budget
+    #[arg(long, env = "MAILRELAY_SHARED_BUDGETS")]
+    pub shared_budgets: bool,
+    /// Where to serve /livez, /readyz and /metrics
+    #[arg(long = "http", env = "MAILRELAY_HTTP", default_value = "0.0.0.0:8080")]
+    pub http: SocketAddr,
+}
+
+/// Why the controller ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// The options for Redis make no sense.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No Kubernetes configuration was found.
+    #[error("cannot find out how to reach the API server; run in a pod or set KUBECONFIG")]
+    Config(#[source] kube::config::InferConfigError),
+    /// The configuration cannot be used.
+    #[error("cannot set up the client of the API server")]
+    Client(#[source] kube::Error),
+    /// Signals cannot be received.
+    #[error("cannot listen for signals")]
+    Signals(#[source] std::io::Error),
+    /// The epoch could not be begun.
+    #[error("cannot begin an epoch")]
+    Epoch(#[source] LeaderError),
+    /// Another replica leads; the process ends so that nothing of its leadership is left, and starts anew as a standby.
+    #[error("leadership is lost: {0}")]
+    Deposed(String),
+    /// A task that must live ended.
+    #[error("the task {0} ended unexpectedly")]
+    TaskEnded(&'static str),
+}
+
+/// Runs a controller until SIGTERM or SIGINT, or until leadership is lost.
+///
+/// Cancelling is safe at any point: shares stay as they are, and the Lease runs out.
+pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(ControllerError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ControllerError::Signals)?;
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    Box::pin(run_until(options, stop)).await
+}
+
+/// Runs a controller until `stop` resolves, or until leadership is lost.
+async fn run_until(options: ControllerOptions, stop: impl Future<Output = ()>) -> Result<(), ControllerError> {
+    let store = Store::new(&options.store)?;
+    let client = client().await?;
+    let mut registry = Registry::default();
+    let metrics = ControllerMetrics::register(&mut registry);
+    let (ready, readiness) = watch::channel(false);
+    let identity = format!("{}_{}", options.identity, ProcessId::random());
+    let election = Election::new(client.clone(), &options.namespace, &options.lease_name, identity);
+    let (observed, watches) = Observed::start(&client);
+    let work = async {
+        // A standby observes too, so that it can act at once.
+        observed.ready().await;
+        ready.send_replace(true);
+        tracing::info!("relays and pods are observed; waiting to lead");
+        election.win().await;
+        tokio::select! {
+            ended = lead(&options, &client, &store, &observed, &metrics) => ended,
+            lost = election.keep() => Err(ControllerError::Deposed(lost.to_string())),
+        }
+    };
+    let ended = tokio::select! {
+        ended = work => ended,
+        () = watches => Err(ControllerError::TaskEnded("watches")),
+        () = serve(options.http, Routes::new(readiness, Arc::new(registry))) => Err(ControllerError::TaskEnded("http")),
+        () = stop => {
+            tracing::info!("asked to stop");
+            Ok(())
+        }
+    };
+    // Everything that leads is dropped by now, so the next leader may start.
+    let _ = tokio::time::timeout(RESIGN_LIMIT, election.resign()).await;
+    ended
+}
+
+async fn client() -> Result<Client, ControllerError> {
+    let mut config = Config::infer().await.map_err(ControllerError::Config)?;
+    // The client has none by itself: a half-open connection would hang for ever.
+    config.read_timeout = Some(READ_LIMIT);
+    config.connect_timeout = Some(CONNECT_LIMIT);
+    // Every caller here looks again by itself; fifteen silent repetitions would only hide that.
+    config.default_retry = false;
+    Client::try_from(config).map_err(ControllerError::Client)
+}
+
+async fn lead(
+    options: &ControllerOptions,
+    client: &Client,
+    store: &Store,
+    observed: &Observed,
+    metrics: &ControllerMetrics,
+) -> Result<(), ControllerError> {
+    let timing = Timing::default();
+    let marks = Marks::new(client.clone(), &options.namespace, &format!("{}-epoch", options.lease_name));
+    let (known, highest) = highest_epoch(store).await;
+    let (epoch, opened) = begin(&marks, highest).await?;
+    metrics.lead(epoch);
+    tracing::info!(leader.epoch = epoch, pools.known = known.len(), "this replica leads");
+
+    let (questions, asked) = watch::channel(BTreeSet::new());
+    let (tell_signs, signs) = watch::channel(Signs::new());
+    let (show_world, world) = watch::channel(Arc::new(World::default()));
+    let (judge, safety) = watch::channel(Safety::Unknown);
+    let (report, incidents) = mpsc::unbounded_channel();
+    let (report_mail, recovered) = mpsc::unbounded_channel();
+    let ledgers = Pools {
+        store: store.clone(),
+        observed: observed.clone(),
+        epoch,
+        timing,
+        shared_budgets: options.shared_budgets,
+        marks,
+        opened,
+        known,
+        questions,
+        signs,
+        world: show_world,
+        incidents: report,
+        metrics: metrics.clone(),
+    };
+    let relays = Relays {
+        client: client.clone(),
+        store: store.clone(),
+        observed: observed.clone(),
+        world: world.clone(),
+        safety: safety.clone(),
+        incidents,
+        recovered,
+        teller: Teller::new(client.clone(), options.identity.clone()),
+        metrics: metrics.clone(),
+    };
+    let retention = expire_dead_letters(store.clone(), world.clone());
+    let claims = recover_claims(store.clone(), timing, world, safety, report_mail, metrics.clone());
+    let (nodes_client, safety_store) = (client.clone(), store.clone());
+    // One task each: a slow API server must not hold up the ledgers. They end with this future.
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move { Some(ledgers.run().await) });
+    tasks.spawn(async move {
+        relays.run().await;
+        None
+    });
+    tasks.spawn(async move {
+        claims.await;
+        None
+    });
+    tasks.spawn(async move {
+        retention.await;
+        None
+    });
+    tasks.spawn(async move {
+        watch_nodes(nodes_client, asked, tell_signs).await;
+        None
+    });
+    tasks.spawn(async move {
+        watch_safety(safety_store, judge).await;
+        None
+    });
+    match tasks.join_next().await {
+        Some(Ok(Some(PoolsError::Deposed(error)))) => Err(ControllerError::Deposed(error.to_string())),
+        Some(Ok(Some(PoolsError::Leader(error)))) => Err(ControllerError::Deposed(error.to_string())),
+        _ => Err(ControllerError::TaskEnded("leader")),
+    }
+}
+
+/// Begins an epoch, again while the API server cannot be reached: the election was won, so nobody else will.
+async fn begin(marks: &Marks, highest: u64) -> Result<(u64, BTreeSet<String>), ControllerError> {
+    loop {
+        match marks.begin(highest).await {
+            Ok(begun) => return Ok(begun),
+            Err(error) if error.is_lost() => return Err(ControllerError::Epoch(error)),
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot begin an epoch"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// The pools that have a ledger, and the highest epoch among them; nothing when Redis does not answer: a ledger that
+/// knows a later epoch says so when it is written to.
+async fn highest_epoch(store: &Store) -> (BTreeSet<String>, u64) {
+    let names = match pools(store).await {
+        Ok(names) => names,
+        Err(error) => {
+            tracing::warn!(%error, "cannot read the ledgers' epochs");
+            return (BTreeSet::new(), 0);
+        }
+    };
+    let mut highest = 0;
+    for name in &names {
+        if let Ok(snapshot) = LedgerStore::new(store.clone(), name).snapshot().await {
+            highest = highest.max(snapshot.ledger.map_or(0, |ledger| ledger.epoch));
+        }
+    }
+    (names.into_iter().collect(), highest)
+}

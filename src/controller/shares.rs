@@ -1,0 +1,222 @@
+//! Step 3, pure: the shares that a pool's ledger should have, and who was heard of when.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::plan::PoolPlan;
+use crate::{
+    budget::{Member, divide},
+    lease::{BootTime, LedgerState, LedgerView, Policy},
+};
+
+/// How long a process that is in no ledger is remembered.
+const FORGET: Duration = Duration::from_secs(3_600);
+
+/// The policy that should be in force; `current` are the shares that were last seen in force.
+///
+/// A pool that no relay names keeps its budget and grants nobody a share.
+pub fn target(
+    plan: Option<&PoolPlan>,
+    current: &BTreeMap<String, u32>,
+    old_budget: u32,
+    epoch: u64,
+    lease: Duration,
+) -> Policy {
+    let (budget, entitlements) = match plan {
+        None => (old_budget, BTreeMap::new()),
+        Some(plan) => {
+            let share = |uid: &String| current.get(uid).copied().unwrap_or(0);
+            let members: Vec<Member> =
+                plan.members.iter().map(|uid| Member { uid: uid.clone(), current: share(uid) }).collect();
+            (plan.budget, divide(plan.budget, &members))
+        }
+    };
+    Policy { epoch, revision: 1, budget, lease, entitlements }
+}
+
+/// The policy to write now, if the ledger's is another one: ordered after what the ledger has.
+pub fn correction(ledger: &LedgerView, mut target: Policy) -> Option<Policy> {
+    let same = ledger.epoch == target.epoch
+        && ledger.budget == target.budget
+        && ledger.lease == target.lease
+        && ledger.entitlements == target.entitlements;
+    if ledger.epoch == target.epoch {
+        target.revision = ledger.revision + 1;
+    }
+    (!same).then_some(target)
+}
+
+/// Whether nothing is left on a ledger, so that it may go once no relay names it.
+pub fn is_unused(ledger: &LedgerView) -> bool {
+    ledger.state == LedgerState::Open
+        && ledger.holders.is_empty()
+        && ledger.quarantine.is_empty()
+        && ledger.entitlements.is_empty()
+}
+
+/// When processes were last heard of, over all pools, on the leader's own clock.
+///
+/// A process is heard of when the seq of one of its incarnations changes. Time in which the store did not answer does
+/// not count as silence: nobody could have been heard.
+#[derive(Clone, Debug, Default)]
+pub struct Liveness {
+    /// Seq of each incarnation and since when it has been that: by pool and incarnation.
+    seqs: BTreeMap<(String, String), (u64, BootTime)>,
+    /// When each process was last heard of.
+    heard: BTreeMap<String, BootTime>,
+    /// Since when the store has answered without a break.
+    answering: Option<BootTime>,
+}
+
+impl Liveness {
+    /// Takes in one look at a pool's ledger; `None` when the store did not answer.
+    pub fn learn(&mut self, pool: &str, ledger: Option<&LedgerView>, answered: bool, now: BootTime) {
+        if !answered {
+            self.answering = None;
+            return;
+        }
+        self.answering.get_or_insert(now);
+        let holders = ledger.map_or(&[][..], |ledger| &ledger.holders);
+        for holder in holders {
+            let known = self.seqs.entry((pool.to_owned(), holder.inc.clone())).or_insert((holder.seq, now));
+            let advanced = known.0 != holder.seq;
+            if advanced {
+                *known = (holder.seq, now);
+            }
+            // One that is new to us may have been silent for long: its time starts now.
+            let heard = self.heard.entry(holder.process.clone()).or_insert(now);
+            if advanced {
+                *heard = now;
+            }
+        }
+        let here: BTreeSet<&str> = holders.iter().map(|holder| &*holder.inc).collect();
+        self.seqs.retain(|(of, inc), _| of != pool || here.contains(inc.as_str()));
+        self.heard.retain(|_, heard| now.saturating_since(*heard) < FORGET);
+    }
+
+    /// Since when an incarnation has been silent.
+    pub fn silent_since(&self, pool: &str, inc: &str) -> Option<BootTime> {
+        self.seqs.get(&(pool.to_owned(), inc.to_owned())).map(|(_, since)| *since)
+    }
+
+    /// How long nothing was heard of a process while the store answered; `first_seen` is when its claims were first seen.
+    pub fn silence(&self, process: &str, first_seen: BootTime, now: BootTime) -> Duration {
+        let Some(answering) = self.answering else { return Duration::ZERO };
+        let heard = self.heard.get(process).copied().unwrap_or(first_seen);
+        now.saturating_since(heard.max(first_seen).max(answering))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{api::DurationText, lease::HolderView};
+
+    const LEASE: Duration = Duration::from_secs(6);
+
+    fn at(seconds: u64) -> BootTime {
+        BootTime::after_boot(Duration::from_secs(1_000 + seconds))
+    }
+
+    fn pool(budget: u32, members: &[&str]) -> PoolPlan {
+        PoolPlan {
+            budget,
+            members: members.iter().map(ToString::to_string).collect(),
+            session_timeout: DurationText::from_secs(300),
+            close_grace: DurationText::from_secs(2),
+        }
+    }
+
+    fn shares(of: &[(&str, u32)]) -> BTreeMap<String, u32> {
+        of.iter().map(|(uid, share)| ((*uid).to_owned(), *share)).collect()
+    }
+
+    fn ledger(epoch: u64, revision: u64, budget: u32, entitlements: &[(&str, u32)]) -> LedgerView {
+        LedgerView {
+            fence: "f".into(),
+            token: "t".into(),
+            state: LedgerState::Open,
+            epoch,
+            revision,
+            budget,
+            lease: LEASE,
+            holders: Vec::new(),
+            entitlements: shares(entitlements),
+            generations: BTreeMap::new(),
+            quarantine: Vec::new(),
+        }
+    }
+
+    fn holder(inc: &str, process: &str, seq: u64) -> HolderView {
+        HolderView {
+            inc: inc.into(),
+            pod_uid: "u".into(),
+            pod: "mail/p".into(),
+            process: process.into(),
+            boot_id: "b".into(),
+            generation: 1,
+            seq,
+            claim: 1,
+            limit: 1,
+            want: 1,
+            open: 0,
+            busy: 0,
+        }
+    }
+
+    #[test]
+    fn what_is_in_force_already_is_not_written_again() {
+        let plan = pool(16, &["a", "b"]);
+        let ledger = ledger(3, 7, 16, &[("a", 8), ("b", 8)]);
+        let target = |epoch| target(Some(&plan), &ledger.entitlements, 16, epoch, LEASE);
+        assert_eq!(correction(&ledger, target(3)), None);
+        let of_a_new_leader = correction(&ledger, target(4)).expect("a new epoch is written once");
+        assert_eq!((of_a_new_leader.epoch, of_a_new_leader.revision), (4, 1));
+    }
+
+    #[test]
+    fn a_pod_that_comes_gets_its_part_and_the_revision_grows() {
+        let plan = pool(16, &["a", "b", "c"]);
+        let ledger = ledger(3, 7, 16, &[("a", 8), ("b", 8)]);
+        let policy = correction(&ledger, target(Some(&plan), &ledger.entitlements, 16, 3, LEASE)).expect("a change");
+        assert_eq!(policy.revision, 8);
+        assert_eq!(policy.entitlements, shares(&[("a", 6), ("b", 5), ("c", 5)]));
+    }
+
+    #[test]
+    fn a_pool_that_nobody_names_grants_nobody_a_share_and_is_unused_when_empty() {
+        let named = ledger(3, 7, 16, &[("a", 16)]);
+        let policy = correction(&named, target(None, &named.entitlements, named.budget, 3, LEASE)).expect("a change");
+        assert_eq!((policy.budget, policy.entitlements), (16, BTreeMap::new()));
+        assert!(!is_unused(&named));
+        let mut empty = ledger(3, 8, 16, &[]);
+        assert!(is_unused(&empty));
+        empty.holders.push(holder("i", "p", 1));
+        assert!(!is_unused(&empty));
+    }
+
+    #[test]
+    fn silence_is_counted_from_the_last_word_and_only_while_the_store_answers() {
+        let mut liveness = Liveness::default();
+        let mut ledger = ledger(1, 1, 16, &[]);
+        ledger.holders = vec![holder("i", "p", 1)];
+        liveness.learn("mx", Some(&ledger), true, at(0));
+        ledger.holders[0].seq = 2;
+        liveness.learn("mx", Some(&ledger), true, at(4));
+        assert_eq!(liveness.silence("p", at(0), at(10)), Duration::from_secs(6));
+        assert_eq!(liveness.silent_since("mx", "i"), Some(at(4)));
+        liveness.learn("mx", None, false, at(11));
+        assert_eq!(liveness.silence("p", at(0), at(30)), Duration::ZERO, "nobody can be heard now");
+        liveness.learn("mx", Some(&ledger), true, at(40));
+        assert_eq!(liveness.silence("p", at(0), at(45)), Duration::from_secs(5), "the outage does not count");
+    }
+
+    #[test]
+    fn a_process_in_no_ledger_is_silent_since_its_claims_were_seen() {
+        let mut liveness = Liveness::default();
+        liveness.learn("mx", None, true, at(0));
+        assert_eq!(liveness.silence("stranger", at(3), at(10)), Duration::from_secs(7));
+    }
+}

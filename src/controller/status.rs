@@ -1,0 +1,271 @@
+//! Step 5, pure: what a relay's status says, from what was applied and measured.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::{
+    conditions::conditions,
+    plan::{PoolPlan, RelayPlan, pools_of},
+    pools::World,
+    safety::Safety,
+};
+use crate::{
+    api::{BudgetStatus, MailRelayStatus, QueueStatus, ServerStatus, WorkerReport, WorkerStatus},
+    lease::{LedgerState, LedgerView},
+    queue::Depths,
+};
+
+/// How many workers the status lists.
+const LISTED: usize = 64;
+
+/// What was measured of one relay, beside the world.
+#[derive(Clone, Debug, Default)]
+pub struct Measured {
+    /// Mails by stage; `None` when Redis did not answer.
+    pub depths: Option<Depths>,
+    /// What its workers said of themselves, by pod UID.
+    pub reports: BTreeMap<String, WorkerReport>,
+    /// How Redis keeps its data.
+    pub safety: Safety,
+}
+
+/// One pool that a relay draws on.
+pub struct PoolFigures<'a> {
+    /// Its part in the plan.
+    pub plan: Option<&'a PoolPlan>,
+    /// Its ledger, when it is in force and was seen.
+    pub ledger: Option<&'a LedgerView>,
+}
+
+impl PoolFigures<'_> {
+    fn budget(&self) -> u32 {
+        self.plan.map_or(0, |plan| plan.budget)
+    }
+    fn leased(&self) -> u32 {
+        self.ledger.map_or(0, LedgerView::claimed)
+    }
+    fn open(&self) -> u32 {
+        self.ledger.map_or(0, |ledger| ledger.holders.iter().map(|holder| holder.open).sum())
+    }
+    fn quarantined(&self) -> u32 {
+        self.ledger.map_or(0, LedgerView::quarantined)
+    }
+    /// Whether workers say again what they hold.
+    pub fn is_recovering(&self) -> bool {
+        self.ledger.is_none_or(|ledger| ledger.state == LedgerState::Rec)
+    }
+}
+
+/// Everything that a status is made of.
+pub struct Facts<'a> {
+    /// The relay in the plan.
+    pub relay: &'a RelayPlan,
+    /// Its pools, by name.
+    pub pools: BTreeMap<String, PoolFigures<'a>>,
+    /// Why Redis cannot be used.
+    pub store_problem: Option<&'a str>,
+    /// What was measured.
+    pub measured: &'a Measured,
+    /// Now, on the wall clock.
+    pub now: Timestamp,
+}
+
+impl<'a> Facts<'a> {
+    /// Gathers them.
+    pub fn of(world: &'a World, relay: &'a RelayPlan, measured: &'a Measured, now: Timestamp) -> Self {
+        let pools = pools_of(&relay.relay)
+            .into_iter()
+            .map(|name| {
+                let ledger = world.pools.get(&name).and_then(|pool| pool.ledger.as_ref());
+                let figures = PoolFigures { plan: world.plan.pools.get(&name), ledger };
+                (name, figures)
+            })
+            .collect();
+        Self { relay, pools, store_problem: world.store_problem.as_deref(), measured, now }
+    }
+
+    /// Share and open connections of each of its workers, over all pools, by pod UID.
+    fn shares(&self) -> BTreeMap<&'a str, (u32, u32)> {
+        let mut shares: BTreeMap<&str, (u32, u32)> = self.relay.workers.keys().map(|uid| (&**uid, (0, 0))).collect();
+        for ledger in self.pools.values().filter_map(|pool| pool.ledger) {
+            for (uid, (share, open)) in &mut shares {
+                *share += ledger.entitlements.get(*uid).copied().unwrap_or(0);
+                *open += ledger.holders.iter().filter(|h| h.pod_uid == *uid).map(|h| h.open).sum::<u32>();
+            }
+        }
+        shares
+    }
+
+    /// Workers that are registered in a ledger.
+    pub fn registered(&self) -> BTreeSet<&'a str> {
+        let ledgers = self.pools.values().filter_map(|pool| pool.ledger);
+        let holders = ledgers.flat_map(|ledger| ledger.holders.iter().map(|holder| &*holder.pod_uid));
+        holders.filter(|uid| self.relay.workers.contains_key(*uid)).collect()
+    }
+
+    /// Whether every share of its workers is granted: no one waits for slots that another still has to give back.
+    pub fn all_granted(&self) -> bool {
+        self.pools.values().filter_map(|pool| pool.ledger).all(|ledger| {
+            ledger.entitlements.iter().filter(|(uid, _)| self.relay.workers.contains_key(*uid)).all(|(uid, share)| {
+                let mine = ledger.holders.iter().filter(|holder| holder.pod_uid == *uid);
+                let (claim, want) = mine.fold((0_u32, 0_u32), |sum, holder| {
+                    (sum.0.saturating_add(holder.claim), sum.1.saturating_add(holder.want))
+                });
+                claim >= want.min(*share) && (*share == 0 || ledger.holders.iter().any(|h| h.pod_uid == *uid))
+            })
+        })
+    }
+}
+
+/// The status to show; `old` is the one that is shown, whose transition times are kept.
+pub fn status(facts: &Facts<'_>, old: &MailRelayStatus) -> MailRelayStatus {
+    let shares = facts.shares();
+    let registered = facts.registered();
+    let ready = shares.iter().filter(|(uid, (share, _))| *share > 0 && registered.contains(*uid)).count();
+    let mut workers: Vec<WorkerStatus> = shares
+        .iter()
+        .map(|(uid, (share, open))| WorkerStatus {
+            pod: facts.relay.workers.get(*uid).cloned().unwrap_or_default(),
+            share: int(*share),
+            open: int(*open),
+        })
+        .collect();
+    workers.sort_by(|a, b| a.pod.cmp(&b.pod));
+    let omitted = workers.len().saturating_sub(LISTED);
+    workers.truncate(LISTED);
+    let servers = servers(facts, old);
+    MailRelayStatus {
+        observed_generation: Some(facts.relay.generation),
+        selector: Some(facts.relay.selector.clone()).filter(|text| !text.is_empty()),
+        conditions: conditions(facts, &old.conditions),
+        budget: Some(budget(facts, old)),
+        queue: queue(facts, old),
+        servers_summary: Some(summary(&servers)),
+        servers,
+        ready_workers: i32::try_from(ready).ok(),
+        workers,
+        workers_omitted: i32::try_from(omitted).ok().filter(|omitted| *omitted > 0),
+    }
+}
+
+fn budget(facts: &Facts<'_>, old: &MailRelayStatus) -> BudgetStatus {
+    let sum = |of: &dyn Fn(&PoolFigures<'_>) -> u32| int(facts.pools.values().map(of).sum());
+    let mut total: BTreeMap<String, i32> = BTreeMap::new();
+    for server in &facts.relay.relay.spec.servers {
+        let least = total.entry(server.pool()).or_insert(server.max_connections);
+        *least = server.max_connections.min(*least);
+    }
+    // What was true last is better than a zero that is not.
+    let last = old.budget.clone().filter(|_| facts.store_problem.is_some()).unwrap_or_default();
+    BudgetStatus {
+        total: total.values().sum(),
+        effective: sum(&|pool| pool.budget()),
+        leased: sum(&|pool| pool.leased()).max(last.leased),
+        open: sum(&|pool| pool.open()).max(last.open),
+    }
+}
+
+fn queue(facts: &Facts<'_>, old: &MailRelayStatus) -> Option<QueueStatus> {
+    let Some(depths) = &facts.measured.depths else { return old.queue.clone() };
+    let figure = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    Some(QueueStatus {
+        pending: figure(depths.pending),
+        delayed: figure(depths.delayed),
+        in_flight: figure(depths.in_flight),
+        held: figure(depths.held),
+        dead_letters: figure(depths.dead),
+        oldest_since: oldest(depths).map(Time),
+    })
+}
+
+/// Since when the oldest mail waits, in whole seconds as Kubernetes writes times.
+fn oldest(depths: &Depths) -> Option<Timestamp> {
+    let oldest = depths.oldest?;
+    Timestamp::from_second(i64::try_from(oldest.0 / 1_000).ok()?).ok()
+}
+
+/// How long the oldest mail has waited.
+pub fn waiting(facts: &Facts<'_>) -> Option<Duration> {
+    let oldest = oldest(facts.measured.depths.as_ref()?)?;
+    Some(Duration::try_from(facts.now.duration_since(oldest)).unwrap_or_default())
+}
+
+/// For each server that some workers cannot use: the reason, and what one of them says.
+pub fn unavailable<'a>(facts: &Facts<'a>) -> BTreeMap<&'a str, (&'a str, &'a str)> {
+    let mut found: BTreeMap<&str, Vec<Option<(&str, &str)>>> = BTreeMap::new();
+    for (_, report) in facts.measured.reports.iter().filter(|(uid, _)| facts.relay.workers.contains_key(*uid)) {
+        for server in &report.servers {
+            let trouble = server.unavailable.as_ref().map(|u| (&*u.reason, &*u.message));
+            found.entry(&server.name).or_default().push(trouble);
+        }
+    }
+    // One worker that can use a server shows that the server works.
+    found
+        .into_iter()
+        .filter(|(_, troubles)| troubles.iter().all(Option::is_some))
+        .filter_map(|(name, troubles)| Some((name, troubles.into_iter().flatten().next()?)))
+        .collect()
+}
+
+fn servers(facts: &Facts<'_>, old: &MailRelayStatus) -> Vec<ServerStatus> {
+    let unavailable = unavailable(facts);
+    let servers = &facts.relay.relay.spec.servers;
+    let describe = |server: &crate::api::Server| {
+        let figures = facts.pools.get(&server.pool());
+        let ledger = figures.and_then(|pool| pool.ledger);
+        let last = old.servers.iter().find(|last| last.name == server.name && ledger.is_none());
+        let state = match (ledger, &facts.store_problem) {
+            (_, Some(_)) | (None, None) => "Unknown",
+            (Some(ledger), None) if ledger.state == LedgerState::Rec => "Recovering",
+            _ if unavailable.contains_key(&*server.name) => "Unavailable",
+            _ => "Available",
+        };
+        ServerStatus {
+            name: server.name.clone(),
+            state: state.into(),
+            budget: int(figures.map_or(0, PoolFigures::budget)),
+            leased: figures.map_or(0, |f| int(f.leased())).max(last.map_or(0, |last| last.leased)),
+            open: figures.map_or(0, |f| int(f.open())).max(last.map_or(0, |last| last.open)),
+            quarantined: figures.map_or(0, |f| int(f.quarantined())).max(last.map_or(0, |last| last.quarantined)),
+        }
+    };
+    servers.iter().map(describe).collect()
+}
+
+fn summary(servers: &[ServerStatus]) -> String {
+    let parts: Vec<String> =
+        servers.iter().map(|s| format!("{} {}/{} {}", s.name, s.open, s.budget, s.state)).collect();
+    parts.join(", ")
+}
+
+/// The status without what moves all the time: a change of the rest is worth a write at once.
+pub fn steady(status: &MailRelayStatus) -> MailRelayStatus {
+    let mut steady = status.clone();
+    for condition in &mut steady.conditions {
+        condition.message.clear();
+    }
+    for worker in &mut steady.workers {
+        worker.open = 0;
+    }
+    for server in &mut steady.servers {
+        (server.leased, server.open) = (0, 0);
+    }
+    if let Some(budget) = &mut steady.budget {
+        (budget.leased, budget.open) = (0, 0);
+    }
+    steady.queue = None;
+    steady.servers_summary = None;
+    steady
+}
+
+fn int(slots: u32) -> i32 {
+    i32::try_from(slots).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,275 @@
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    api::Condition,
+    controller::{
+        observe::PodFacts,
+        plan::{Candidate, RelayKey, plan},
+        pools::PoolView,
+    },
+    lease::{HolderView, QuarantineView},
+    queue::UnixMillis,
+};
+
+/// One relay `corporate` with one server `mx`, its pods, and a world around it.
+struct Scene {
+    world: World,
+    measured: Measured,
+    now: i64,
+}
+
+fn scene(pods: &[&str]) -> Scene {
+    scene_of(&json!({ "servers": [{ "name": "primary", "host": "mx" }] }), pods)
+}
+
+fn scene_of(spec: &Value, pods: &[&str]) -> Scene {
+    let relay = json!({
+        "apiVersion": "mailrelay.dev/v1alpha1", "kind": "MailRelay", "spec": spec,
+        "metadata": { "name": "corporate", "namespace": "mail", "uid": "r", "generation": 3 },
+    });
+    let relay = Candidate { relay: Arc::new(serde_json::from_value(relay).expect("a relay")), objection: None };
+    let pods: Vec<PodFacts> = pods
+        .iter()
+        .map(|name| PodFacts {
+            uid: format!("uid-{name}"),
+            name: (*name).into(),
+            namespace: "mail".into(),
+            labels: BTreeMap::from([("mailrelay.dev/relay".into(), "corporate".into())]),
+            running: BTreeSet::from(["mailrelay".into()]),
+            ..PodFacts::default()
+        })
+        .collect();
+    let world = World { plan: Arc::new(plan(&[relay], &pods, false)), ..World::default() };
+    let measured = Measured { depths: Some(Depths::default()), ..Measured::default() };
+    Scene { world, measured, now: 1_000 }
+}
+
+impl Scene {
+    /// The ledger of `mx`: for each pod its share and its claim.
+    fn ledger(mut self, state: LedgerState, holders: &[(&str, u32, u32)]) -> Self {
+        let ledger = LedgerView {
+            fence: "f".into(),
+            token: "t".into(),
+            state,
+            epoch: 1,
+            revision: 1,
+            budget: 16,
+            lease: Duration::from_secs(6),
+            holders: holders
+                .iter()
+                .map(|(pod, _, claim)| HolderView {
+                    inc: format!("inc-{pod}"),
+                    pod_uid: format!("uid-{pod}"),
+                    pod: format!("mail/{pod}"),
+                    process: "p".into(),
+                    boot_id: "b".into(),
+                    generation: 1,
+                    seq: 1,
+                    claim: *claim,
+                    limit: *claim,
+                    want: 100,
+                    open: claim / 2,
+                    busy: 0,
+                })
+                .collect(),
+            entitlements: holders.iter().map(|(pod, share, _)| (format!("uid-{pod}"), *share)).collect(),
+            generations: BTreeMap::new(),
+            quarantine: Vec::new(),
+        };
+        self.world.pools.insert("mx".into(), PoolView { ledger: Some(ledger) });
+        self
+    }
+
+    fn depths(mut self, depths: Depths) -> Self {
+        self.measured.depths = Some(depths);
+        self
+    }
+
+    fn report(mut self, pod: &str, unavailable: Option<(&str, &str)>) -> Self {
+        let report = json!({
+            "pod": pod, "process": "p", "version": "1",
+            "servers": [{ "name": "primary", "unavailable": unavailable.map(|(reason, message)| json!({ "reason": reason, "message": message })) }],
+        });
+        self.measured.reports.insert(format!("uid-{pod}"), serde_json::from_value(report).expect("a report"));
+        self
+    }
+
+    fn after(&self, old: &MailRelayStatus) -> MailRelayStatus {
+        let key = RelayKey { namespace: "mail".into(), name: "corporate".into() };
+        let now = Timestamp::from_second(self.now).expect("a time");
+        status(&Facts::of(&self.world, &self.world.plan.relays[&key], &self.measured, now), old)
+    }
+
+    fn show(&self) -> MailRelayStatus {
+        self.after(&MailRelayStatus::default())
+    }
+}
+
+fn condition<'a>(status: &'a MailRelayStatus, kind: &str) -> Option<&'a Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+fn says(status: &MailRelayStatus, kind: &str) -> (String, String) {
+    condition(status, kind).map_or_else(Default::default, |c| (c.status.clone(), c.reason.clone()))
+}
+
+fn pair(status: &str, reason: &str) -> (String, String) {
+    (status.into(), reason.into())
+}
+
+#[test]
+fn two_workers_with_their_shares_are_ready_with_all_figures() {
+    let status = scene(&["a", "b"]).ledger(LedgerState::Open, &[("a", 8, 8), ("b", 8, 8)]).show();
+    assert_eq!(says(&status, "Ready"), pair("True", "AllSharesGranted"));
+    assert_eq!(status.budget, Some(BudgetStatus { total: 16, effective: 16, leased: 16, open: 8 }));
+    assert_eq!(status.ready_workers, Some(2));
+    assert_eq!(status.servers_summary.as_deref(), Some("primary 8/16 Available"));
+    let workers: Vec<_> = status.workers.iter().map(|w| (&*w.pod, w.share, w.open)).collect();
+    assert_eq!(workers, [("a", 8, 4), ("b", 8, 4)]);
+    assert_eq!((status.observed_generation, status.workers_omitted), (Some(3), None));
+    assert_eq!((condition(&status, "Stalled"), condition(&status, "Reconciling")), (None, None));
+}
+
+#[test]
+fn each_state_of_the_relay_has_its_reason() {
+    let open = |scene: Scene| scene.ledger(LedgerState::Open, &[("a", 16, 16)]);
+    let suspended = json!({ "servers": [{ "name": "primary", "host": "mx" }], "suspend": true });
+    let mut unreachable = open(scene(&["a"]));
+    unreachable.world.store_problem = Some("redis at r:1 is not reachable".into());
+    let cases = [
+        (scene(&[]).ledger(LedgerState::Open, &[]), "False", "WaitingForWorkers"),
+        (scene(&["a"]).ledger(LedgerState::Open, &[]), "False", "WaitingForWorkers"),
+        (scene(&["a"]).ledger(LedgerState::Rec, &[("a", 16, 16)]), "False", "LedgerRecovering"),
+        (scene(&["a"]), "False", "LedgerRecovering"),
+        (scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 8)]), "True", "SharesMoving"),
+        (open(scene_of(&suspended, &["a"])), "False", "Suspended"),
+        (unreachable, "False", "StoreUnreachable"),
+        (open(scene(&["a"])).report("a", Some(("AuthenticationFailed", "535"))), "False", "AuthenticationFailed"),
+        (open(scene(&["a"])).report("a", None), "True", "AllSharesGranted"),
+    ];
+    for (number, (scene, status, reason)) in cases.into_iter().enumerate() {
+        assert_eq!(says(&scene.show(), "Ready"), pair(status, reason), "case {number}");
+    }
+}
+
+#[test]
+fn a_stalled_relay_says_so_twice_and_names_what_to_change() {
+    let nonsense = json!({ "servers": [{ "name": "primary", "host": "mx" }], "workers": { "selector": {} } });
+    let status = scene_of(&nonsense, &[]).show();
+    assert_eq!(says(&status, "Ready"), pair("False", "InvalidSpec"));
+    assert_eq!(says(&status, "Stalled"), pair("True", "InvalidSpec"));
+    assert!(condition(&status, "Stalled").is_some_and(|c| c.message.contains("spec.workers.selector")));
+}
+
+#[test]
+fn the_queue_raises_alarms_above_its_thresholds_and_not_at_them() {
+    let with = |depths| scene(&[]).depths(depths).show();
+    let pending = |pending| Depths { pending, ..Depths::default() };
+    assert_eq!(says(&with(pending(1_000)), "QueueDepthHigh"), pair("False", "BelowThreshold"));
+    assert_eq!(says(&with(pending(1_001)), "QueueDepthHigh"), pair("True", "AboveThreshold"));
+    assert_eq!(says(&with(pending(99_999)), "QueueFull"), pair("False", "BelowCapacity"));
+    let full = Depths { pending: 60_000, delayed: 40_000, ..Depths::default() };
+    assert_eq!(says(&with(full), "QueueFull"), pair("True", "AtCapacity"));
+    let parked = with(Depths { dead: 1, held: 2, ..Depths::default() });
+    assert_eq!(says(&parked, "DeadLettersPresent").0, "True");
+    assert_eq!(says(&parked, "OutcomeUnknown").0, "True");
+    let waiting =
+        |since: u64| with(Depths { pending: 1, oldest: Some(UnixMillis(since * 1_000)), ..Depths::default() });
+    assert_eq!(says(&waiting(700), "MailDelayed"), pair("False", "InTime"));
+    assert_eq!(says(&waiting(699), "MailDelayed"), pair("True", "OldestTooOld"));
+}
+
+#[test]
+fn what_cannot_be_measured_stays_as_it_was() {
+    let mut scene = scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 16)]);
+    scene.measured.depths = Some(Depths { pending: 5_000, ..Depths::default() });
+    let before = scene.show();
+    scene.measured.depths = None;
+    scene.world.store_problem = Some("gone".into());
+    scene.world.pools.clear();
+    let after = scene.after(&before);
+    assert_eq!(after.queue, before.queue);
+    assert_eq!(condition(&after, "QueueDepthHigh"), condition(&before, "QueueDepthHigh"));
+    assert_eq!(after.budget, before.budget);
+    assert_eq!(after.servers[0].state, "Unknown");
+    assert_eq!(says(&after, "Reconciling"), pair("True", "StoreUnreachable"));
+}
+
+#[test]
+fn a_transition_time_moves_only_with_the_status() {
+    let mut scene = scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 8)]);
+    let before = scene.show();
+    scene.now = 2_000;
+    let same = scene.after(&before);
+    assert_eq!(same, before, "nothing changed, so nothing is written");
+    let scene = scene.ledger(LedgerState::Open, &[("a", 16, 16)]);
+    let granted = scene.after(&before);
+    let time = |status: &MailRelayStatus| condition(status, "Ready").map(|c| c.last_transition_time.0.as_second());
+    assert_eq!((time(&granted), says(&granted, "Ready").1), (Some(1_000), "AllSharesGranted".into()));
+    let lost = scene.ledger(LedgerState::Open, &[]).after(&granted);
+    assert_eq!(time(&lost), Some(2_000));
+}
+
+#[test]
+fn figures_alone_are_not_worth_a_write_at_once() {
+    let before = scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 16)]).show();
+    let busier = scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 16)]);
+    let busier = busier.depths(Depths { pending: 7, in_flight: 16, ..Depths::default() }).show();
+    assert_ne!(before, busier);
+    assert_eq!(steady(&before), steady(&busier));
+    let alarm = scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 16)]);
+    let alarm = alarm.depths(Depths { pending: 5_000, ..Depths::default() }).show();
+    assert_ne!(steady(&before), steady(&alarm));
+    let moved = scene(&["a", "b"]).ledger(LedgerState::Open, &[("a", 8, 8), ("b", 8, 8)]).show();
+    assert_ne!(steady(&before), steady(&moved));
+}
+
+#[test]
+fn a_server_is_unavailable_only_when_no_worker_can_use_it() {
+    let scene = scene(&["a", "b"]).ledger(LedgerState::Open, &[("a", 8, 8), ("b", 8, 8)]);
+    let scene = scene.report("a", Some(("ConnectFailed", "refused"))).report("b", None);
+    assert_eq!(says(&scene.show(), "ServerUnavailable"), pair("False", "ServersAvailable"));
+    let scene = scene.report("b", Some(("ConnectFailed", "refused")));
+    let status = scene.show();
+    assert_eq!(says(&status, "ServerUnavailable"), pair("True", "ConnectFailed"));
+    assert_eq!(status.servers[0].state, "Unavailable");
+}
+
+#[test]
+fn a_missing_secret_stalls_the_relay() {
+    let scene =
+        scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 16)]).report("a", Some(("SecretMissing", "no file")));
+    assert_eq!(says(&scene.show(), "Stalled"), pair("True", "SecretMissing"));
+}
+
+#[test]
+fn withheld_slots_are_shown() {
+    let mut scene = scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 12)]);
+    let pool = scene.world.pools.get_mut("mx").expect("the pool");
+    let entry = QuarantineView { id: "q".into(), slots: 4, seconds: 300, why: "silent".into() };
+    pool.ledger.as_mut().expect("the ledger").quarantine.push(entry);
+    let status = scene.show();
+    assert_eq!(status.servers[0].quarantined, 4);
+    assert_eq!(says(&status, "SlotsQuarantined"), pair("True", "SessionsMayLinger"));
+}
+
+#[test]
+fn the_list_of_workers_is_bounded_and_the_rest_counted() {
+    let names: Vec<String> = (0..70).map(|number| format!("web-{number:02}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let status = scene(&names).ledger(LedgerState::Open, &[]).show();
+    assert_eq!((status.workers.len(), status.workers_omitted), (64, Some(6)));
+}
+
+#[test]
+fn the_store_is_judged_on_every_relay() {
+    let mut scene = scene(&[]);
+    assert_eq!(condition(&scene.show(), "StoreUnsafe"), None);
+    scene.measured.safety = Safety::Unsafe { reason: "AofOff", message: "appendonly is off".into() };
+    assert_eq!(says(&scene.show(), "StoreUnsafe"), pair("True", "AofOff"));
+    scene.measured.safety = Safety::Hidden { message: "CONFIG GET".into() };
+    assert_eq!(says(&scene.show(), "StoreUnsafe"), pair("Unknown", "SettingsHidden"));
+}

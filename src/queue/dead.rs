@@ -1,0 +1,301 @@
+//! Dead letters: their form, looking at them, sending them again, discarding them.
+//!
+//! The dead-letter list holds one JSON object for each mail, so that people can read it with LRANGE. The producer's
+//! bytes lie in `payload` when they are text, exact to the byte, and in `payloadBase64` otherwise. The newest is first.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use redis::cmd;
+use serde::{Deserialize, Serialize};
+
+use super::{Entry, Header, Priority, Queue, Refusal, SCRIPT_LIMIT, Stage, Try, UnixMillis, envelope, scripts};
+use crate::store::StoreError;
+
+/// Which entries to act on; empty fits all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only this id, or for a held mail also its claim.
+    pub id: Option<String>,
+    /// Only this reason, in whatever case.
+    pub reason: Option<String>,
+    /// Only those parked before.
+    pub before: Option<UnixMillis>,
+}
+
+impl Filter {
+    /// One mail by its id.
+    pub fn id(id: impl Into<String>) -> Self {
+        Self { id: Some(id.into()), ..Self::default() }
+    }
+
+    pub(super) fn fits(&self, ids: &[&str], reason: &str, at: UnixMillis) -> bool {
+        self.id.as_deref().is_none_or(|id| ids.contains(&id))
+            && self.reason.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(reason))
+            && self.before.is_none_or(|before| at < before)
+    }
+}
+
+/// What a bulk operation did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Bulk {
+    /// Entries that fit and were acted on.
+    pub done: u64,
+    /// Entries that fit but were gone when it was their turn, or that can't be acted on.
+    pub skipped: u64,
+}
+
+/// A mail that a person must look at, as it lies in the list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DeadLetter {
+    /// Its id; empty when none was ever fixed.
+    pub id: String,
+    /// Why, in a word: `InvalidMail`, `PayloadMissing`, `MalformedEnvelope`, `RetriesExhausted`, `RecipientsRefused`,
+    /// `Poison`, or what the server's reply was read as. `Malformed` is an entry that is no dead letter of ours.
+    pub reason: String,
+    /// When.
+    pub at: UnixMillis,
+    /// At what stage.
+    pub stage: Option<Stage>,
+    /// The last reply of a server, or the error.
+    pub reply: String,
+    /// Its Message-ID, once fixed.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message_id: String,
+    /// How often a server judged it and said later.
+    pub attempts: u32,
+    /// How often the relay could not be used for it.
+    pub deferrals: u32,
+    /// How often a process crashed while it sent it.
+    pub crashes: u32,
+    /// When it was first seen.
+    pub first_seen: UnixMillis,
+    /// Its idempotency key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Names it among all of the same id.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub serial: String,
+    /// Where it goes when it is re-driven.
+    pub priority: Priority,
+    /// Tries, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tries: Vec<Try>,
+    /// The recipients it is dead for, when others have it: a re-drive sends to these alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remaining: Option<Vec<String>>,
+    /// What the server said of single recipients.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<Refusal>,
+    /// Where the JSON lay, when the list held only an id; the JSON itself is in `payload` if it was there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload_key: Option<String>,
+    /// The producer's bytes, when they are text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload: Option<String>,
+    /// The producer's bytes otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload_base64: Option<String>,
+}
+
+impl Default for DeadLetter {
+    fn default() -> Self {
+        Self::new(None, Priority::Normal, "Malformed", "", None, UnixMillis::default())
+    }
+}
+
+impl DeadLetter {
+    pub(super) fn new(
+        header: Option<&Header>,
+        priority: Priority,
+        reason: &str,
+        reply: &str,
+        stage: Option<Stage>,
+        now: UnixMillis,
+    ) -> Self {
+        let header = header.cloned();
+        let (id, message_id, serial) =
+            header.as_ref().map(|h| (h.id.clone(), h.message_id.clone(), h.serial.clone())).unwrap_or_default();
+        let (attempts, deferrals, crashes) =
+            header.as_ref().map(|h| (h.attempts, h.deferrals, h.crashes)).unwrap_or_default();
+        let first_seen = header.as_ref().map_or(now, |h| h.first_seen);
+        let (key, tries, remaining, refused) =
+            header.map(|h| (h.key, h.tries, h.remaining, h.refused)).unwrap_or_default();
+        Self {
+            id,
+            reason: reason.to_owned(),
+            at: now,
+            stage,
+            reply: envelope::cut(reply),
+            message_id,
+            attempts,
+            deferrals,
+            crashes,
+            first_seen,
+            key,
+            serial,
+            priority,
+            tries,
+            remaining,
+            refused,
+            payload_key: None,
+            payload: None,
+            payload_base64: None,
+        }
+    }
+
+    pub(super) fn with_payload(mut self, payload: &[u8], payload_key: Option<&str>) -> Self {
+        match std::str::from_utf8(payload) {
+            Ok(text) => self.payload = Some(text.to_owned()),
+            Err(_) => self.payload_base64 = Some(STANDARD.encode(payload)),
+        }
+        self.payload_key = payload_key.map(str::to_owned);
+        self
+    }
+
+    /// With an id from elsewhere, when the header gave none; a mail that never had a serial gets one for its record.
+    pub(super) fn named(mut self, id: Option<String>) -> Self {
+        if let Some(id) = id {
+            self.id = id;
+        }
+        if self.serial.is_empty() {
+            self.serial = uuid::Uuid::new_v4().simple().to_string();
+        }
+        self
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        // A plain struct always serialises.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Reads an entry of the list; one that is no dead letter of ours is shown as `Malformed`, with its bytes.
+    pub fn decode(entry: &[u8]) -> Self {
+        match serde_json::from_slice::<Self>(entry) {
+            Ok(letter) if letter.payload.is_some() || letter.payload_base64.is_some() => letter,
+            _ => Self::default().with_payload(entry, None),
+        }
+    }
+
+    /// The producer's bytes; none when the entry is no dead letter of ours.
+    pub fn payload_bytes(&self) -> Option<Vec<u8>> {
+        match (&self.payload, &self.payload_base64) {
+            (Some(text), _) => Some(text.clone().into_bytes()),
+            (None, Some(base64)) => STANDARD.decode(base64).ok(),
+            (None, None) => None,
+        }
+    }
+
+    /// The entry that goes back to the queue: same id, serial and Message-ID, counters at zero.
+    fn revived(&self, now: UnixMillis) -> Option<Vec<u8>> {
+        if self.reason == "Malformed" {
+            return None;
+        }
+        let payload = self.payload_bytes()?;
+        let header = Header {
+            id: self.id.clone(),
+            serial: self.serial.clone(),
+            message_id: self.message_id.clone(),
+            attempts: 0,
+            deferrals: 0,
+            crashes: 0,
+            first_seen: self.first_seen,
+            since: now,
+            key: self.key.clone(),
+            remaining: self.remaining.clone(),
+            refused: Vec::new(),
+            tries: Vec::new(),
+        };
+        let mut entry = header.encode(self.priority);
+        entry.extend_from_slice(&payload);
+        // One that never had a whole header gets it at its next claim.
+        Some(if matches!(Entry::decode(&entry), Entry::Sealed(..)) {
+            entry
+        } else {
+            envelope::bare(self.priority, &payload)
+        })
+    }
+}
+
+/// How many dead letters one command reads.
+const PAGE: isize = 100;
+
+impl Queue {
+    /// Dead letters that fit, oldest first, at most `limit`.
+    pub async fn dead_list(&self, filter: &Filter, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
+        Ok(self.dead_entries(filter, limit).await?.into_iter().map(|(_, letter)| letter).collect())
+    }
+
+    /// The oldest dead letter of this id.
+    pub async fn dead_show(&self, id: &str) -> Result<Option<DeadLetter>, StoreError> {
+        Ok(self.dead_list(&Filter::id(id), 1).await?.pop())
+    }
+
+    /// Re-drives dead letters that fit, oldest first, at most `limit`: to the end of their lists, counters at zero, same
+    /// id. Entries that are no dead letters of ours are skipped. Cancelling stops between two entries.
+    pub async fn dead_requeue(&self, filter: &Filter, limit: usize, now: UnixMillis) -> Result<Bulk, StoreError> {
+        self.dead_decide(filter, limit, "requeue", now).await
+    }
+
+    /// Discards dead letters that fit, oldest first, at most `limit`; they are counted as discarded.
+    pub async fn dead_discard(&self, filter: &Filter, limit: usize, now: UnixMillis) -> Result<Bulk, StoreError> {
+        self.dead_decide(filter, limit, "discard", now).await
+    }
+
+    async fn dead_decide(
+        &self,
+        filter: &Filter,
+        limit: usize,
+        action: &str,
+        now: UnixMillis,
+    ) -> Result<Bulk, StoreError> {
+        let mut bulk = Bulk::default();
+        let (at, ttl) = (now.0.to_string(), self.retention());
+        for (entry, letter) in self.dead_entries(filter, limit).await? {
+            let revived = if action == "requeue" { letter.revived(now) } else { Some(Vec::new()) };
+            let Some(revived) = revived else {
+                bulk.skipped += 1;
+                continue;
+            };
+            let keys = self.records(&letter.id, letter.key.as_deref());
+            let arguments: [&[u8]; 8] = [
+                &entry,
+                action.as_bytes(),
+                &revived,
+                at.as_bytes(),
+                ttl.as_bytes(),
+                letter.id.as_bytes(),
+                letter.serial.as_bytes(),
+                letter.message_id.as_bytes(),
+            ];
+            let answer: String = self.run(&scripts::DEAD, &keys, &arguments).await?;
+            match answer.as_str() {
+                "done" => bulk.done += 1,
+                _ => bulk.skipped += 1,
+            }
+            tracing::info!(mail.id = letter.id, action, answer, "a person decided on a dead letter");
+        }
+        Ok(bulk)
+    }
+
+    async fn dead_entries(&self, filter: &Filter, limit: usize) -> Result<Vec<(Vec<u8>, DeadLetter)>, StoreError> {
+        let mut fitting = Vec::new();
+        let mut last = -1;
+        while fitting.len() < limit {
+            let mut command = cmd("LRANGE");
+            command.arg(self.names.dead_letter()).arg(last - PAGE + 1).arg(last);
+            let page: Vec<Vec<u8>> = self.store.query(&command, SCRIPT_LIMIT).await?;
+            if page.is_empty() {
+                break;
+            }
+            last -= PAGE;
+            let letters = page.into_iter().rev().map(|entry| (DeadLetter::decode(&entry), entry));
+            fitting.extend(
+                letters
+                    .filter(|(letter, _)| filter.fits(&[&letter.id], &letter.reason, letter.at))
+                    .map(|(letter, entry)| (entry, letter)),
+            );
+        }
+        fitting.truncate(limit);
+        Ok(fitting)
+    }
+}

@@ -1,0 +1,267 @@
+//! The envelope: a small header in front of the producer's original bytes.
+//!
+//! `mailrelay/1 n {json}\n` and then the payload, untouched: one letter for the priority (`h`, `n`, `l`) at a fixed
+//! place for the scripts, one line of JSON written and read by Rust alone, and bytes that nobody ever re-encodes. The
+//! first claim (or the enqueue script) fixes the header; it travels with the payload on every move.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Mail, Priority, UnixMillis};
+
+/// How every envelope begins; the scripts know it too.
+pub const MAGIC: &[u8] = b"mailrelay/1 ";
+
+/// The header of an envelope whose mail was counted but never looked at: it went back to the queue before that.
+const BARE: &[u8] = b"{}\n";
+
+/// What mailrelay knows of a mail beside the producer's own bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Header {
+    /// The producer's id of the mail, or one that was made.
+    pub id: String,
+    /// Names this mail among all that may carry the same id or idempotency key: 32 hexadecimal digits.
+    pub serial: String,
+    /// With the angle brackets; derived from the id, so that even a resend can be recognised downstream.
+    pub message_id: String,
+    /// How often a server judged this mail and said later.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attempts: u32,
+    /// How often the relay could not be used for it; costs no attempt.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub deferrals: u32,
+    /// How often a process died of a crash while it sent this mail.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub crashes: u32,
+    /// When the enqueue script or the first claim saw it.
+    pub first_seen: UnixMillis,
+    /// Since when it waits: `first_seen`, or `notBefore` when that is later.
+    pub since: UnixMillis,
+    /// The idempotency key, when the producer gave one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Recipients (addresses) still to be sent to, once some had an outcome of their own; absent means all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining: Option<Vec<String>>,
+    /// Recipients that were refused for good while others went on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<Refusal>,
+    /// The last tries, oldest first; at most [`MAX_TRIES`] are kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tries: Vec<Try>,
+}
+
+/// How many tries an envelope remembers.
+pub const MAX_TRIES: usize = 8;
+
+/// A recipient that a server refused for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refusal {
+    /// The address.
+    pub recipient: String,
+    /// The server's reply.
+    pub reply: String,
+}
+
+/// One try that did not settle the mail for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Try {
+    /// When.
+    pub at: UnixMillis,
+    /// A word for the kind of failure, as the outcome events carry it.
+    pub reason: String,
+    /// The server's reply or the error, cut to [`MAX_REPLY`] bytes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reply: String,
+}
+
+/// How much of a reply is kept.
+pub const MAX_REPLY: usize = 512;
+
+/// An entry of a list or a claim, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry<'a> {
+    /// As a producer pushed it.
+    Raw(&'a [u8]),
+    /// Counted, but its header was never fixed.
+    Bare(&'a [u8]),
+    /// With a header.
+    Sealed(Box<Header>, &'a [u8]),
+    /// It begins as an envelope, but its header makes no sense.
+    Malformed(&'a [u8]),
+}
+
+impl<'a> Entry<'a> {
+    /// Takes an entry apart; never fails.
+    pub fn decode(bytes: &'a [u8]) -> Self {
+        let Some(rest) = bytes.strip_prefix(MAGIC) else { return Self::Raw(bytes) };
+        let Some(end) = rest.iter().position(|&byte| byte == b'\n') else { return Self::Malformed(bytes) };
+        let (line, payload) = (&rest[..=end], &rest[end + 1..]);
+        if line.get(2..) == Some(BARE) {
+            return Self::Bare(payload);
+        }
+        match line.get(2..).map(serde_json::from_slice::<Header>) {
+            Some(Ok(header)) if header.is_sound() => Self::Sealed(Box::new(header), payload),
+            _ => Self::Malformed(bytes),
+        }
+    }
+
+    /// The producer's bytes.
+    pub fn payload(&self) -> &'a [u8] {
+        match self {
+            Self::Raw(payload) | Self::Bare(payload) | Self::Sealed(_, payload) | Self::Malformed(payload) => payload,
+        }
+    }
+}
+
+impl Header {
+    /// Fixes the header of a mail that has none yet. `id` is the bare id that lay in the list, if that was all; else
+    /// the mail's own counts, or one is made.
+    pub fn fix(mail: &Mail, id: Option<&str>, now: UnixMillis) -> Self {
+        let serial = uuid::Uuid::new_v4().simple().to_string();
+        let id = id.map(str::to_owned).or_else(|| mail.id.clone()).unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+        Self {
+            message_id: mail.message_id(&id),
+            serial,
+            attempts: 0,
+            deferrals: 0,
+            crashes: 0,
+            first_seen: now,
+            since: mail.not_before.unwrap_or(now).max(now),
+            key: mail.idempotency_key.clone(),
+            remaining: None,
+            refused: Vec::new(),
+            tries: Vec::new(),
+            id,
+        }
+    }
+
+    /// The line that goes in front of the payload, its newline included.
+    pub fn encode(&self, priority: Priority) -> Vec<u8> {
+        let mut line = MAGIC.to_vec();
+        line.extend([priority.letter(), b' ']);
+        // JSON escapes every newline, so the line ends where it should; and a plain struct always serialises.
+        line.extend(serde_json::to_vec(self).unwrap_or_default());
+        line.push(b'\n');
+        line
+    }
+
+    /// Whether it can be trusted with what it is used for: key names and a header line of the message.
+    fn is_sound(&self) -> bool {
+        super::mail::is_id(&self.id)
+            && self.serial.len() == 32
+            && self.serial.bytes().all(|byte| byte.is_ascii_hexdigit())
+            && super::mail::is_message_id(&self.message_id)
+    }
+
+    /// The same header with one more try in its history.
+    pub fn with_try(mut self, tried: Try) -> Self {
+        if self.tries.len() >= MAX_TRIES {
+            self.tries.drain(..=self.tries.len() - MAX_TRIES);
+        }
+        self.tries.push(tried);
+        self
+    }
+}
+
+/// An entry that is counted, but whose header is fixed at its next claim.
+pub(super) fn bare(priority: Priority, payload: &[u8]) -> Vec<u8> {
+    let mut entry = MAGIC.to_vec();
+    entry.extend([priority.letter(), b' ']);
+    entry.extend_from_slice(BARE);
+    entry.extend_from_slice(payload);
+    entry
+}
+
+/// The priority that an envelope is marked with.
+pub(super) fn priority(entry: &[u8]) -> Priority {
+    match entry.strip_prefix(MAGIC).and_then(|rest| rest.first()) {
+        Some(b'h') => Priority::High,
+        Some(b'l') => Priority::Low,
+        _ => Priority::Normal,
+    }
+}
+
+/// At most [`MAX_REPLY`] bytes of a reply, cut at a character.
+pub(super) fn cut(reply: &str) -> String {
+    let mut end = reply.len().min(MAX_REPLY);
+    while !reply.is_char_boundary(end) {
+        end -= 1;
+    }
+    reply[..end].to_owned()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub fn header() -> Header {
+        Header {
+            id: "id".into(),
+            serial: "0123456789abcdef0123456789abcdef".into(),
+            message_id: "<id@example.com>".into(),
+            attempts: 0,
+            deferrals: 0,
+            crashes: 0,
+            first_seen: UnixMillis(1),
+            since: UnixMillis(2),
+            key: None,
+            remaining: None,
+            refused: Vec::new(),
+            tries: Vec::new(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sealed_is_read_again_byte_by_byte(payload in any::<Vec<u8>>(), key in any::<Option<String>>(), attempts: u32, high: bool) {
+            let header = Header { attempts, key, ..header() };
+            let wanted = if high { Priority::High } else { Priority::Low };
+            let mut entry = header.encode(wanted);
+            // The scripts cut at the first newline.
+            prop_assert_eq!(entry.iter().position(|byte| *byte == b'\n'), Some(entry.len() - 1));
+            entry.extend_from_slice(&payload);
+            prop_assert_eq!(priority(&entry), wanted);
+            prop_assert_eq!(Entry::decode(&entry), Entry::Sealed(Box::new(header), &payload));
+        }
+
+        #[test]
+        fn any_bytes_are_some_entry(bytes in any::<Vec<u8>>()) {
+            let mut entry = MAGIC.to_vec();
+            entry.extend_from_slice(&bytes);
+            let _ = Entry::decode(&entry);
+            prop_assert_eq!(Entry::decode(&bytes).payload().len(), bytes.len());
+        }
+
+        #[test]
+        fn a_reply_is_cut_at_a_character(reply in "\\PC{0,600}") {
+            let short = cut(&reply);
+            prop_assert!(short.len() <= MAX_REPLY && reply.starts_with(&short));
+        }
+    }
+
+    #[test]
+    fn a_header_that_would_inject_a_line_is_not_believed() {
+        let forged = Header { message_id: "<a@b>\r\nBcc: x@y".into(), ..header() };
+        assert!(matches!(Entry::decode(&forged.encode(Priority::Normal)), Entry::Malformed(_)));
+        let forged = Header { id: "a}b".into(), ..header() };
+        assert!(matches!(Entry::decode(&forged.encode(Priority::Normal)), Entry::Malformed(_)));
+    }
+
+    #[test]
+    fn the_history_keeps_the_last_tries() {
+        let tried = |n| Try { at: UnixMillis(n), reason: "x".into(), reply: String::new() };
+        let header = (0..20).fold(header(), |header, n| header.with_try(tried(n)));
+        assert_eq!(header.tries.len(), MAX_TRIES);
+        assert_eq!(header.tries.last(), Some(&tried(19)));
+    }
+}

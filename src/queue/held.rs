@@ -1,0 +1,120 @@
+//! Held mails: nobody knows whether the server has them, and a person or a rule decides.
+
+use redis::cmd;
+use serde::{Deserialize, Serialize};
+
+use super::{Bulk, Entry, Filter, Queue, SCRIPT_LIMIT, Stage, UnixMillis, scripts};
+use crate::store::StoreError;
+
+/// A mail whose outcome nobody knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HeldMail {
+    /// Names the entry.
+    pub claim_id: String,
+    /// Its id; empty when none was ever fixed.
+    pub id: String,
+    /// Its Message-ID, to look for at the server.
+    pub message_id: String,
+    /// Why, in a word.
+    pub reason: String,
+    /// When.
+    pub at: UnixMillis,
+    /// The process that had it.
+    pub process: String,
+    /// At what stage.
+    pub stage: Option<Stage>,
+    /// What was read last, or the error.
+    pub reply: String,
+    /// Tries and refusals of the envelope are not repeated here; the key is, for its record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) serial: String,
+}
+
+impl HeldMail {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        // A plain struct always serialises, and on one line.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Reads an entry: a line of JSON, then the envelope. One that makes no sense is shown with what its envelope tells.
+    fn decode(claim: &str, entry: &[u8]) -> Self {
+        let end = entry.iter().position(|&byte| byte == b'\n').unwrap_or(entry.len());
+        let mut held: Self = serde_json::from_slice(&entry[..end])
+            .unwrap_or_else(|_| Self { reason: "Malformed".into(), ..Self::default() });
+        claim.clone_into(&mut held.claim_id);
+        if held.id.is_empty()
+            && let Entry::Sealed(header, _) = Entry::decode(entry.get(end + 1..).unwrap_or_default())
+        {
+            (held.id, held.message_id, held.key, held.serial) =
+                (header.id, header.message_id, header.key, header.serial);
+        }
+        held
+    }
+}
+
+impl Queue {
+    /// Held mails that fit, oldest first, at most `limit`.
+    pub async fn held_list(&self, filter: &Filter, limit: usize) -> Result<Vec<HeldMail>, StoreError> {
+        let mut fitting = Vec::new();
+        let mut cursor = 0u64;
+        loop {
+            let mut command = cmd("HSCAN");
+            command.arg(&self.names.held).arg(cursor).arg("COUNT").arg(100);
+            let (next, page): (u64, Vec<(String, Vec<u8>)>) = self.store.query(&command, SCRIPT_LIMIT).await?;
+            let mails = page.iter().map(|(claim, entry)| HeldMail::decode(claim, entry));
+            fitting.extend(mails.filter(|held| filter.fits(&[&held.id, &held.claim_id], &held.reason, held.at)));
+            cursor = next;
+            if cursor == 0 {
+                break;
+            }
+        }
+        fitting.sort_by(|a, b| (a.at, &a.claim_id).cmp(&(b.at, &b.claim_id)));
+        fitting.dedup_by(|a, b| a.claim_id == b.claim_id);
+        fitting.truncate(limit);
+        Ok(fitting)
+    }
+
+    /// Sends held mails that fit again, at most `limit`, with the same Message-ID: whoever decides this has looked
+    /// whether the server has them, or takes the risk.
+    pub async fn held_release(&self, filter: &Filter, limit: usize, now: UnixMillis) -> Result<Bulk, StoreError> {
+        self.held_decide(filter, limit, "release", now).await
+    }
+
+    /// Discards held mails that fit, at most `limit`; they are counted as discarded.
+    pub async fn held_discard(&self, filter: &Filter, limit: usize, now: UnixMillis) -> Result<Bulk, StoreError> {
+        self.held_decide(filter, limit, "discard", now).await
+    }
+
+    async fn held_decide(
+        &self,
+        filter: &Filter,
+        limit: usize,
+        action: &str,
+        now: UnixMillis,
+    ) -> Result<Bulk, StoreError> {
+        let mut bulk = Bulk::default();
+        let (at, ttl) = (now.0.to_string(), self.retention());
+        for held in self.held_list(filter, limit).await? {
+            let keys = self.records(&held.id, held.key.as_deref());
+            let arguments: [&[u8]; 7] = [
+                held.claim_id.as_bytes(),
+                action.as_bytes(),
+                at.as_bytes(),
+                ttl.as_bytes(),
+                held.id.as_bytes(),
+                held.serial.as_bytes(),
+                held.message_id.as_bytes(),
+            ];
+            let answer: String = self.run(&scripts::RELEASE, &keys, &arguments).await?;
+            match answer.as_str() {
+                "done" => bulk.done += 1,
+                _ => bulk.skipped += 1,
+            }
+            tracing::info!(mail.id = held.id, action, answer, "a person decided on a held mail");
+        }
+        Ok(bulk)
+    }
+}

@@ -1,0 +1,211 @@
+//! Looking at a queue: depths, claims, the state of one mail.
+
+use std::collections::{BTreeMap, HashMap};
+
+use redis::cmd;
+use serde::Serialize;
+
+use super::{Audit, Queue, SCRIPT_LIMIT, Stage, StageMark, UnixMillis, mail::is_id, scripts};
+use crate::store::StoreError;
+
+/// How many mails are where.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Depths {
+    /// Waiting in any list.
+    pub pending: u64,
+    /// Waiting for their time.
+    pub delayed: u64,
+    /// In the hands of a process.
+    pub in_flight: u64,
+    /// Parked, outcome unknown.
+    pub held: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Since when the oldest waits; estimated for mails by plain LPUSH.
+    pub oldest: Option<UnixMillis>,
+}
+
+/// A process that claimed mail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProcessClaims {
+    /// Its id.
+    pub process: String,
+    /// Its pod's name, as it said at its last claim.
+    pub pod: String,
+    /// How many it has.
+    pub claims: u64,
+}
+
+/// The claims of one process by stage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InFlight {
+    /// Its id.
+    pub process: String,
+    /// Its pod's name.
+    pub pod: String,
+    /// How many at which stage.
+    pub stages: BTreeMap<Stage, u64>,
+    /// Since when the one that waits longest is at its stage.
+    pub oldest: Option<UnixMillis>,
+}
+
+/// What is known of one mail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MailStatus {
+    /// Its id.
+    pub id: String,
+    /// `queued`, `claimed`, `delayed`, `delivered`, `held`, `dead`, `expired`, `discarded`.
+    pub state: String,
+    /// Since when.
+    pub at: UnixMillis,
+    /// Its Message-ID, once fixed.
+    pub message_id: Option<String>,
+    /// When a delayed one is due.
+    pub due: Option<UnixMillis>,
+    /// Why, in a word.
+    pub reason: Option<String>,
+    /// The last reply of a server.
+    pub reply: Option<String>,
+}
+
+/// One atomic look at everything that is counted.
+struct Survey {
+    depths: Depths,
+    counters: HashMap<String, i64>,
+}
+
+impl Queue {
+    /// How many mails are where, at one instant. Also takes a sample of how many had arrived by `now`: who asks every
+    /// few seconds gets a good estimate of how long raw mail has waited.
+    pub async fn depths(&self, now: UnixMillis) -> Result<Depths, StoreError> {
+        Ok(self.survey(Some(now)).await?.depths)
+    }
+
+    /// The conservation sum, at one instant.
+    pub async fn audit(&self) -> Result<Audit, StoreError> {
+        let Survey { depths, counters } = self.survey(None).await?;
+        let counter = |name: &str| counters.get(name).copied().unwrap_or(0);
+        let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+        // Entries without a header were never counted. Fewer entries than were counted means that some were lost.
+        let raw_waiting = unsigned(i64::try_from(depths.pending).unwrap_or(i64::MAX) - counter("counted"));
+        Ok(Audit {
+            accepted: unsigned(counter("accepted")) + raw_waiting,
+            delivered: unsigned(counter("delivered")),
+            duplicates: unsigned(counter("duplicates")),
+            expired: unsigned(counter("expired")),
+            discarded: unsigned(counter("discarded")),
+            queued: depths.pending,
+            delayed: depths.delayed,
+            in_flight: depths.in_flight,
+            held: depths.held,
+            dead: depths.dead,
+            raw_waiting,
+            difference: 0,
+        }
+        .balanced())
+    }
+
+    /// Counters of the scripts beyond the audit's: `recovered.<stage>.<outcome>`, `tries.<reason>`, `taken`, `returned`.
+    pub async fn counters(&self) -> Result<BTreeMap<String, i64>, StoreError> {
+        let found: BTreeMap<String, i64> =
+            self.store.query(cmd("HGETALL").arg(&self.names.counters), SCRIPT_LIMIT).await?;
+        Ok(found.into_iter().filter(|(name, _)| !matches!(name.as_str(), "turn" | "counted" | "bytes")).collect())
+    }
+
+    /// Every process that has claims, or had until a moment ago.
+    pub async fn processes(&self) -> Result<Vec<ProcessClaims>, StoreError> {
+        let mut processes = Vec::new();
+        for (process, pod) in self.pods().await? {
+            let claims = self.store.query(cmd("HLEN").arg(self.names.claims(&process)), SCRIPT_LIMIT).await?;
+            processes.push(ProcessClaims { process, pod, claims });
+        }
+        Ok(processes)
+    }
+
+    /// The claims of every process by stage. Each process is looked at on its own: not one instant for all.
+    pub async fn in_flight(&self) -> Result<Vec<InFlight>, StoreError> {
+        let mut all = Vec::new();
+        for (process, pod) in self.pods().await? {
+            let marks: Vec<String> =
+                self.store.query(cmd("HVALS").arg(self.names.stages(&process)), SCRIPT_LIMIT).await?;
+            let mut flight = InFlight { process, pod, stages: BTreeMap::new(), oldest: None };
+            for mark in marks.iter().filter_map(|mark| mark.parse::<StageMark>().ok()) {
+                *flight.stages.entry(mark.stage).or_default() += 1;
+                flight.oldest = Some(flight.oldest.map_or(mark.since, |oldest| oldest.min(mark.since)));
+            }
+            all.push(flight);
+        }
+        Ok(all)
+    }
+
+    /// The state of one mail by its id, while its record is kept. A mail by plain LPUSH has none before its first claim.
+    pub async fn status(&self, id: &str) -> Result<Option<MailStatus>, StoreError> {
+        if !is_id(id) {
+            return Ok(None);
+        }
+        let mut found: HashMap<String, String> =
+            self.store.query(cmd("HGETALL").arg(self.names.mail(id)), SCRIPT_LIMIT).await?;
+        let Some(state) = found.remove("state") else { return Ok(None) };
+        let mut text = |name: &str| found.remove(name).filter(|text| !text.is_empty());
+        Ok(Some(MailStatus {
+            id: id.to_owned(),
+            state,
+            at: UnixMillis(text("at").and_then(|at| at.parse().ok()).unwrap_or(0)),
+            message_id: text("messageId"),
+            due: text("due").and_then(|due| due.parse().ok()).map(UnixMillis),
+            reason: text("reason"),
+            reply: text("reply"),
+        }))
+    }
+
+    async fn pods(&self) -> Result<BTreeMap<String, String>, StoreError> {
+        self.store.query(cmd("HGETALL").arg(&self.names.processes), SCRIPT_LIMIT).await
+    }
+
+    async fn survey(&self, now: Option<UnixMillis>) -> Result<Survey, StoreError> {
+        let at = now.map_or_else(String::new, |now| now.0.to_string());
+        // The keys of a script must be known beforehand; when a process came or went in between, look again.
+        for _ in 0..TRIES {
+            let processes: Vec<String> = self.pods().await?.into_keys().collect();
+            let mut keys = vec![self.names.samples.clone()];
+            keys.extend(processes.iter().map(|process| self.names.claims(process)));
+            let mut arguments = vec![at.as_bytes()];
+            arguments.extend(processes.iter().map(String::as_bytes));
+            let answer: Option<Answer> =
+                self.run(&scripts::DEPTHS, &keys, &arguments).await.map(Surveyed::into_inner)?;
+            if let Some((pending, delayed, in_flight, held, dead, oldest, estimate, counters)) = answer {
+                let oldest = oldest.parse().ok().into_iter().chain(estimate.parse().ok()).min().map(UnixMillis);
+                let depths = Depths { pending, delayed, in_flight, held, dead, oldest };
+                return Ok(Survey { depths, counters });
+            }
+        }
+        Err(self.garbled(format!("the set of worker processes changed {TRIES} times while it was read; try again")))
+    }
+}
+
+/// How often a survey is repeated when the set of processes changes under it.
+const TRIES: usize = 20;
+
+type Answer = (u64, u64, u64, u64, u64, String, String, HashMap<String, i64>);
+
+/// The answer of the script, which is empty when the set of processes had changed.
+struct Surveyed(Option<Answer>);
+
+impl Surveyed {
+    fn into_inner(self) -> Option<Answer> {
+        self.0
+    }
+}
+
+impl redis::FromRedisValue for Surveyed {
+    fn from_redis_value(value: redis::Value) -> Result<Self, redis::ParsingError> {
+        match value {
+            redis::Value::Array(items) if items.is_empty() => Ok(Self(None)),
+            other => redis::from_redis_value(other).map(|answer| Self(Some(answer))),
+        }
+    }
+}

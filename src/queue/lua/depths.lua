@@ -1,0 +1,50 @@
+-- KEYS: 12 samples, 13.. claims of every process. ARGV: now ('' takes no sample), then the processes.
+-- Answers: pending, delayed, in flight, held, dead, oldest known, estimate for raw arrivals, counters; or nothing when
+-- the set of processes changed meanwhile.
+local SAMPLES, now = KEYS[12], tonumber(ARGV[1])
+if redis.call('HLEN', PROCESSES) ~= #ARGV - 1 then return {} end
+for at = 2, #ARGV do
+  if redis.call('HEXISTS', PROCESSES, ARGV[at]) == 0 then return {} end
+end
+local flying = 0
+for at = 13, #KEYS do flying = flying + redis.call('HLEN', KEYS[at]) end
+
+local pending, oldest, raw = 0, nil, false
+for _, list in ipairs({ARRIVED, HIGH, NORMAL, LOW}) do
+  pending = pending + redis.call('LLEN', list)
+  local entry = redis.call('LINDEX', list, -1)
+  local line = entry and sealed(entry) and string.sub(entry, 1, (string.find(entry, '\n', 1, true) or 1) - 1)
+  local since = line and tonumber(string.match(line, '"since":(%d+)'))
+  if since then
+    oldest = math.min(oldest or since, since)
+  elseif entry then
+    raw = true
+  end
+end
+
+-- How many had ever arrived at which time: the oldest that waits came no later than the first sample that counts it.
+local estimate = ''
+if now then
+  local known = redis.call('HMGET', COUNTERS, 'taken', 'returned')
+  local gone = tonumber(known[1] or 0) - tonumber(known[2] or 0)
+  local function sample(at)
+    local text = redis.call('LINDEX', SAMPLES, at)
+    if text then
+      local arrived, time = string.match(text, '^(%-?%d+) (%d+)$')
+      return tonumber(arrived), tonumber(time)
+    end
+  end
+  local first, time = sample(-1)
+  while first and first <= gone do
+    redis.call('RPOP', SAMPLES)
+    first, time = sample(-1)
+  end
+  local last, last_time = sample(0)
+  -- Samples lie further apart the longer they reach back: a stuck queue needs no more than some hundreds.
+  if pending > 0 and (not last or (gone + pending > last and now - last_time >= math.max(1000, (last_time - time) / 256))) then
+    redis.call('LPUSH', SAMPLES, string.format('%.0f %.0f', gone + pending, now))
+  end
+  if raw then estimate = string.format('%.0f', time or now) end
+end
+return {pending, redis.call('ZCARD', DELAYED), flying, redis.call('HLEN', HELD), redis.call('LLEN', DEAD),
+  oldest and string.format('%.0f', oldest) or '', estimate, redis.call('HGETALL', COUNTERS)}

@@ -1,0 +1,411 @@
+//! The wire form: what producers push, and the mail it stands for.
+
+use lettre::message::Mailbox;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    UnixMillis,
+    wire::{Fields, check_folding, decode_base64, one_line},
+};
+
+/// How many recipients one mail may have: `to`, `cc` and `bcc` together. RFC 5321 section 4.5.3.1.8 lets every server
+/// take 100 in one transaction.
+pub const MAX_RECIPIENTS: usize = 100;
+/// How large a composed message may be, in bytes. Most servers take 25 to 35 MB.
+pub const MAX_MESSAGE: usize = 25 * 1024 * 1024;
+/// How large the JSON of a mail may be, in bytes: a message of the largest size in base64, and some room.
+pub const MAX_PAYLOAD: usize = 36 * 1024 * 1024;
+
+/// Urgent mail overtakes bulk; no priority starves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// Taken first.
+    High,
+    /// The plain list.
+    #[default]
+    Normal,
+    /// Bulk.
+    Low,
+}
+
+impl Priority {
+    /// As the scripts know it.
+    pub(super) fn letter(self) -> u8 {
+        match self {
+            Self::High => b'h',
+            Self::Normal => b'n',
+            Self::Low => b'l',
+        }
+    }
+}
+
+/// Why a payload is not a mail. The message names the field and says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct MailError {
+    /// The field, as `to[2]` or `headers.Subject`; `mail` for the whole.
+    pub field: String,
+    /// What is wrong with it and what to do.
+    pub problem: String,
+}
+
+/// A mail as its producer described it, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mail {
+    /// The producer's id, when it gave one.
+    pub id: Option<String>,
+    /// Where refusals go: the address in `from`.
+    pub reverse_path: String,
+    /// Envelope recipients from `to`, `cc` and `bcc`, each address once, in that order.
+    pub recipients: Vec<String>,
+    /// Which list it belongs to.
+    pub priority: Priority,
+    /// Not to be sent earlier.
+    pub not_before: Option<UnixMillis>,
+    /// Useless afterwards.
+    pub expires_at: Option<UnixMillis>,
+    /// A second mail with the same key is not sent.
+    pub idempotency_key: Option<String>,
+    /// W3C trace context of the producer.
+    pub traceparent: Option<String>,
+    /// What is sent.
+    pub content: Content,
+}
+
+/// What is sent.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// A complete RFC 5322 message, as the producer made it.
+    Raw(Vec<u8>),
+    /// Parts that [`super::compose`] makes a message of.
+    Parts(Box<Parts>),
+}
+
+/// The parts of a message.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parts {
+    /// `From`.
+    pub from: Mailbox,
+    /// `To`.
+    pub to: Vec<Mailbox>,
+    /// `Cc`.
+    pub cc: Vec<Mailbox>,
+    /// `Reply-To`.
+    pub reply_to: Vec<Mailbox>,
+    /// `Subject`.
+    pub subject: Option<String>,
+    /// The plain text.
+    pub text: Option<String>,
+    /// The HTML.
+    pub html: Option<String>,
+    /// Other headers, names checked, values free of line ends.
+    pub headers: Vec<(String, String)>,
+    /// Files.
+    pub attachments: Vec<Attachment>,
+}
+
+/// A file that goes with a mail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Its name.
+    pub filename: String,
+    /// Its media type.
+    pub content_type: String,
+    /// Its bytes.
+    pub content: Vec<u8>,
+}
+
+/// Reads a producer's JSON. Liberal: unknown fields are ignored, `to` may be one string or a list, addresses may carry
+/// display names, times may be RFC 3339 or numbers. What can't be sent as it is meant is refused, field by field.
+pub fn parse(payload: &[u8]) -> Result<Mail, MailError> {
+    if payload.len() > MAX_PAYLOAD {
+        return Err(MailError::new("mail", format!("{} bytes; at most {MAX_PAYLOAD} are taken", payload.len())));
+    }
+    let value: Value = serde_json::from_slice(payload)
+        .map_err(|error| MailError::new("mail", format!("not JSON: {error}; push an object with from, to and text")))?;
+    let Value::Object(object) = value else {
+        return Err(MailError::new("mail", "not a JSON object; push an object with from, to and text"));
+    };
+    let mut fields = Fields(object);
+    refuse_other_versions(&fields)?;
+    let from = fields
+        .mailboxes("from")?
+        .into_iter()
+        .next()
+        .ok_or_else(|| MailError::new("from", "missing; give the sender's address"))?;
+    let (to, cc, bcc) = (fields.mailboxes("to")?, fields.mailboxes("cc")?, fields.mailboxes("bcc")?);
+    let recipients = recipients(&[&to, &cc, &bcc])?;
+    let id = fields.id()?;
+    let mail = Mail {
+        id,
+        reverse_path: from.email.to_string(),
+        recipients,
+        priority: fields.priority()?,
+        not_before: fields.time("notBefore")?,
+        expires_at: fields.time("expiresAt")?,
+        idempotency_key: fields.text("idempotencyKey")?.filter(|key| !key.is_empty()),
+        traceparent: fields.text("traceparent").ok().flatten().filter(|text| is_traceparent(text)),
+        content: content(&mut fields, from, to, cc)?,
+    };
+    if mail.idempotency_key.as_ref().is_some_and(|key| key.len() > MAX_KEY) {
+        return Err(MailError::new("idempotencyKey", format!("longer than {MAX_KEY} bytes")));
+    }
+    Ok(mail)
+}
+
+impl MailError {
+    pub(super) fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { field: field.into(), problem: problem.into() }
+    }
+}
+
+impl Mail {
+    /// The Message-ID for a mail of this id: the raw message's own, or one derived from the id and the sender's domain.
+    pub fn message_id(&self, id: &str) -> String {
+        if let Content::Raw(message) = &self.content
+            && let Some(own) = super::raw::message_id(message)
+        {
+            return own;
+        }
+        let domain = self.reverse_path.rsplit_once('@').map_or("", |(_, domain)| domain);
+        let domain = if is_dot_atom(domain) { domain } else { "mailrelay.invalid" };
+        // An id with other characters gives a digest instead: still the same for the same id.
+        let left = if is_dot_atom(id) { id.to_owned() } else { super::names::digest(id) };
+        format!("<{left}@{domain}>")
+    }
+}
+
+/// How long an idempotency key may be.
+const MAX_KEY: usize = 1_024;
+
+fn refuse_other_versions(fields: &Fields) -> Result<(), MailError> {
+    let version = match fields.0.get("version") {
+        Some(Value::Number(number)) => number.as_f64(),
+        Some(Value::String(text)) => text.trim().trim_start_matches('v').parse().ok(),
+        _ => None,
+    };
+    match version {
+        Some(version) if version >= 2.0 => {
+            Err(MailError::new("version", format!("{version} is not known here; this release reads version 1")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn recipients(lists: &[&Vec<Mailbox>]) -> Result<Vec<String>, MailError> {
+    let mut recipients: Vec<String> = Vec::new();
+    for mailbox in lists.iter().copied().flatten() {
+        let address = mailbox.email.to_string();
+        if !recipients.contains(&address) {
+            recipients.push(address);
+        }
+    }
+    match recipients.len() {
+        0 => Err(MailError::new("to", "missing; give at least one recipient in to, cc or bcc")),
+        1..=MAX_RECIPIENTS => Ok(recipients),
+        count => {
+            Err(MailError::new("to", format!("{count} recipients; split it into mails of {MAX_RECIPIENTS} at most")))
+        }
+    }
+}
+
+fn content(fields: &mut Fields, from: Mailbox, to: Vec<Mailbox>, cc: Vec<Mailbox>) -> Result<Content, MailError> {
+    if let Some(raw) = fields.text("raw")? {
+        let message = decode_base64("raw", &raw)?;
+        super::raw::check(&message)?;
+        return Ok(Content::Raw(message));
+    }
+    let parts = Parts {
+        from,
+        to,
+        cc,
+        reply_to: fields.mailboxes("replyTo")?,
+        subject: fields.text("subject")?.map(|subject| one_line(&subject)),
+        text: fields.text("text")?,
+        html: fields.text("html")?,
+        headers: fields.headers()?,
+        attachments: fields.attachments()?,
+    };
+    if let Some(subject) = &parts.subject {
+        check_folding("subject", subject)?;
+    }
+    if parts.text.is_none() && parts.html.is_none() && parts.attachments.is_empty() {
+        return Err(MailError::new("text", "nothing to send; give text, html, attachments or raw"));
+    }
+    let size = parts.text.as_ref().map_or(0, String::len)
+        + parts.html.as_ref().map_or(0, String::len)
+        + parts.attachments.iter().map(|file| file.content.len() / 3 * 4).sum::<usize>();
+    if size > MAX_MESSAGE {
+        return Err(MailError::new("mail", format!("about {size} bytes composed; at most {MAX_MESSAGE} are sent")));
+    }
+    Ok(Content::Parts(Box::new(parts)))
+}
+
+/// Whether a text may name a mail: what is printable and needs no quoting in keys, logs or shells.
+pub(super) fn is_id(id: &str) -> bool {
+    (1..=MAX_ID).contains(&id.len())
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._:@+=/-".contains(&byte))
+}
+
+/// How long an id may be, in bytes.
+const MAX_ID: usize = 200;
+
+/// Whether a text may stand in a `Message-ID` header: printable, in angle brackets, one `@`, no folding needed.
+pub(super) fn is_message_id(id: &str) -> bool {
+    id.len() <= 500
+        && id.strip_prefix('<').and_then(|id| id.strip_suffix('>')).is_some_and(|inner| {
+            inner.contains('@') && inner.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>".contains(&byte))
+        })
+}
+
+fn is_dot_atom(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 250
+        && text.split('.').all(|atom| {
+            !atom.is_empty() && atom.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_+=".contains(&byte))
+        })
+}
+
+fn is_traceparent(text: &str) -> bool {
+    (55..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn parsed(value: &Value) -> Result<Mail, MailError> {
+        parse(value.to_string().as_bytes())
+    }
+
+    fn with(field: &str, value: Value) -> Value {
+        let mut mail = json!({"from": "a@example.com", "to": "b@example.org", "text": "x"});
+        mail[field] = value;
+        mail
+    }
+
+    #[test]
+    fn one_string_lists_names_and_objects_are_all_recipients() {
+        let mail = parsed(&json!({
+            "from": "Ann <a@example.com>",
+            "to": "b@x.org, \"Smith, C.\" <c@x.org>",
+            "cc": [{"name": "D", "address": "d@x.org"}, "b@x.org"],
+            "bcc": ["e@x.org"],
+            "text": "",
+            "unknown": {"ignored": true}
+        }))
+        .expect("a mail");
+        assert_eq!(mail.recipients, ["b@x.org", "c@x.org", "d@x.org", "e@x.org"]);
+        assert_eq!(mail.reverse_path, "a@example.com");
+        let Content::Parts(parts) = mail.content else { panic!("parts") };
+        assert_eq!(parts.to[1].name.as_deref(), Some("Smith, C."));
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        for (field, value, named) in [
+            ("to", json!([]), "to"),
+            ("to", json!(["b@x.org", "no address"]), "to[1]"),
+            ("to", json!("b@x.org>\r\nRCPT TO:<c@x.org"), "to"),
+            ("from", json!(null), "from"),
+            ("headers", json!({"Bcc": "x@y.z"}), "headers.Bcc"),
+            ("headers", json!({"X-A\r\nBcc": "x"}), "headers.X-A  Bcc"),
+            ("headers", json!({"Content-Type": "text/html"}), "headers.Content-Type"),
+            ("attachments", json!([{"filename": "a", "content": "!"}]), "attachments[0].content"),
+            ("attachments", json!([{"contentType": "multipart/mixed", "content": ""}]), "attachments[0].contentType"),
+            ("priority", json!("asap"), "priority"),
+            ("notBefore", json!("tomorrow"), "notBefore"),
+            ("id", json!("a b"), "id"),
+            ("raw", json!("%%"), "raw"),
+            ("version", json!(2), "version"),
+            ("subject", json!({}), "subject"),
+        ] {
+            let error = parsed(&with(field, value.clone())).expect_err(&value.to_string());
+            assert_eq!(error.field, named, "{error}");
+        }
+        assert_eq!(parsed(&json!({"from": "a@b.c", "to": "a@b.c"})).expect_err("empty").field, "text");
+        let many: Vec<String> = (0..101).map(|n| format!("u{n}@x.org")).collect();
+        assert_eq!(parsed(&with("to", json!(many))).expect_err("many").field, "to");
+    }
+
+    #[test]
+    fn addresses_that_could_break_out_are_refused() {
+        for address in [
+            "a b@x.org",
+            "a@x.org>",
+            "<a@x.org",
+            "\"a b\"@x.org",
+            "a@x.org\r\n",
+            "a@\u{0}x.org",
+            "a\u{a0}b@x.org",
+            "@x.org",
+            "a@",
+            "a@x.org b@y.org",
+            "a,b@x.org",
+            "",
+        ] {
+            let value = json!([{"address": address}]);
+            // Outer white space is no part of an address.
+            assert!(address.trim() == "a@x.org" || parsed(&with("to", value)).is_err(), "{address:?}");
+        }
+    }
+
+    #[test]
+    fn times_are_rfc_3339_or_numbers() {
+        for (value, wanted) in [
+            (json!("2026-11-21T08:30:00Z"), 1_795_249_800_000),
+            (json!("2026-11-21T09:30:00+01:00"), 1_795_249_800_000),
+            (json!(1_795_249_800), 1_795_249_800_000),
+            (json!(1_795_249_800_000_u64), 1_795_249_800_000),
+        ] {
+            let mail = parsed(&with("expiresAt", value.clone())).expect("a mail");
+            assert_eq!(mail.expires_at, Some(UnixMillis(wanted)), "{value}");
+        }
+    }
+
+    #[test]
+    fn the_message_id_comes_from_the_id() {
+        let mail = parsed(&with("id", json!("order-7"))).expect("a mail");
+        assert_eq!(mail.message_id("order-7"), "<order-7@example.com>");
+        let odd = mail.message_id("a:b");
+        assert!(is_message_id(&odd) && odd == mail.message_id("a:b") && odd != mail.message_id("a:c"), "{odd}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_mail_or_an_error(bytes in any::<Vec<u8>>()) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn any_texts_in_any_field_are_a_mail_that_composes_or_an_error(
+            from in ".{0,30}", to in ".{0,30}", name in "\\PC{0,20}", subject in ".{0,80}", text in ".{0,80}", header in "(?s).{0,40}", filename in ".{0,20}",
+        ) {
+            let values = [
+                json!({"from": from, "to": to, "text": text}),
+                json!({
+                    "from": {"name": name, "address": "a@example.com"}, "to": [{"name": header, "address": "b@example.org"}],
+                    "bcc": "hidden@example.net", "subject": subject, "text": text, "html": text, "headers": {"X-Any": header},
+                    "attachments": [{"filename": filename, "content": "aGVsbG8="}],
+                }),
+            ];
+            for value in values {
+                let Ok(mail) = parsed(&value) else { continue };
+                let message = super::super::compose(&mail, "<id@x>", UnixMillis(0)).expect("what is parsed composes");
+                let text = String::from_utf8(message).expect("ASCII headers, encoded bodies");
+                prop_assert!(!text.replace("\r\n", "").contains(['\r', '\n']), "{text:?}");
+                prop_assert!(!text.to_ascii_lowercase().contains("hidden@"));
+                let head = text.split("\r\n\r\n").next().unwrap_or_default();
+                let names: Vec<&str> = head.split("\r\n").filter(|line| !line.starts_with([' ', '\t'])).map(|line| line.split(':').next().unwrap_or_default()).collect();
+                let known = ["From", "To", "Subject", "Date", "Message-ID", "MIME-Version", "Content-Type", "Content-Transfer-Encoding", "X-Any"];
+                prop_assert!(names.iter().all(|name| known.contains(name)), "{names:?} in {head:?}");
+                prop_assert!(text.split("\r\n").all(|line| line.len() <= 998));
+            }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The names of a queue's keys. All but the dead-letter list lie in one Redis Cluster slot.
+
+use sha2::{Digest, Sha256};
+
+use super::Priority;
+
+/// The keys of one queue. See the table in [`crate::queue`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueNames {
+    queue: String,
+    dead_letter: String,
+    payload_prefix: String,
+    base: String,
+    pub(super) high: String,
+    pub(super) low: String,
+    pub(super) arrived: String,
+    pub(super) processes: String,
+    pub(super) delayed: String,
+    pub(super) delayed_mails: String,
+    pub(super) held: String,
+    pub(super) counters: String,
+    pub(super) events: String,
+    pub(super) samples: String,
+}
+
+impl QueueNames {
+    /// Names for a queue and its dead-letter list, with the default payload prefix `mail:`.
+    pub fn new(queue: &str, dead_letter: &str) -> Self {
+        // A name that carries a hash tag already keeps it; any other becomes the tag, which hashes like the plain name.
+        let base = if hash_tag(queue) == queue { format!("{{{queue}}}") } else { queue.to_owned() };
+        let key = |suffix: &str| format!("{base}:{suffix}");
+        Self {
+            high: key("high"),
+            low: key("low"),
+            arrived: key("arrived"),
+            processes: key("processes"),
+            delayed: key("delayed"),
+            delayed_mails: key("delayed:mails"),
+            held: key("held"),
+            counters: key("counters"),
+            events: key("events"),
+            samples: key("samples"),
+            queue: queue.to_owned(),
+            dead_letter: dead_letter.to_owned(),
+            payload_prefix: "mail:".to_owned(),
+            base,
+        }
+    }
+
+    /// The same names with another place for the payloads of mails that wait as a bare id.
+    pub fn with_payload_prefix(mut self, prefix: &str) -> Self {
+        prefix.clone_into(&mut self.payload_prefix);
+        self
+    }
+
+    /// The names that a relay's spec asks for.
+    pub fn from_spec(spec: &crate::api::Queue) -> Self {
+        Self::new(&spec.name, &spec.dead_letter_name).with_payload_prefix(&spec.payload_prefix)
+    }
+
+    /// The list that producers push to (normal priority).
+    pub fn queue(&self) -> &str {
+        &self.queue
+    }
+
+    /// The list of dead letters.
+    pub fn dead_letter(&self) -> &str {
+        &self.dead_letter
+    }
+
+    /// The capped stream of outcomes.
+    pub fn events(&self) -> &str {
+        &self.events
+    }
+
+    /// The list that blocked workers move mail into.
+    pub fn arrived(&self) -> &str {
+        &self.arrived
+    }
+
+    /// The list of one priority.
+    pub fn list(&self, priority: Priority) -> &str {
+        match priority {
+            Priority::High => &self.high,
+            Priority::Normal => &self.queue,
+            Priority::Low => &self.low,
+        }
+    }
+
+    /// Whether the dead-letter list lies in the queue's Cluster slot by its tag. In Cluster mode the queue can't be
+    /// drained otherwise: a mail could not move there in one script. A single node does not care.
+    pub fn fits_cluster(&self) -> bool {
+        hash_tag(&self.dead_letter) == hash_tag(&self.queue)
+    }
+
+    pub(super) fn payload(&self, id: &str) -> String {
+        format!("{}{id}", self.payload_prefix)
+    }
+
+    pub(super) fn claims(&self, process: &str) -> String {
+        format!("{}:claims:{process}", self.base)
+    }
+
+    pub(super) fn stages(&self, process: &str) -> String {
+        format!("{}:stages:{process}", self.base)
+    }
+
+    /// The record of one mail's state, by its id.
+    pub(super) fn mail(&self, id: &str) -> String {
+        format!("{}:mail:{id}", self.base)
+    }
+
+    /// The record of an idempotency key. Keys are any text of any length, so their digest names the record.
+    pub(super) fn key(&self, key: &str) -> String {
+        format!("{}:key:{}", self.base, digest(key))
+    }
+}
+
+/// 128 bits of SHA-256, in hexadecimal digits.
+pub(super) fn digest(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut digits = String::with_capacity(32);
+    for byte in &Sha256::digest(text.as_bytes())[..16] {
+        let _ = write!(digits, "{byte:02x}");
+    }
+    digits
+}
+
+/// What Redis Cluster hashes of a key: the text inside the first `{...}` that is not empty, or the whole key.
+fn hash_tag(key: &str) -> &str {
+    key.split_once('{')
+        .and_then(|(_, rest)| rest.split_once('}'))
+        .map_or(key, |(tag, _)| if tag.is_empty() { key } else { tag })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn internal_keys_hash_like_the_plain_list() {
+        let names = QueueNames::new("mail_queue", "mail_dead_letter_queue");
+        assert_eq!(names.list(Priority::High), "{mail_queue}:high");
+        assert_eq!(names.list(Priority::Normal), "mail_queue");
+        for key in [&names.arrived, &names.held, &names.claims("p"), &names.mail("x"), &names.key("k{y}")] {
+            assert_eq!(hash_tag(key), "mail_queue", "{key}");
+        }
+    }
+
+    #[test]
+    fn a_queue_named_with_a_tag_keeps_it() {
+        let names = QueueNames::new("{tenant}:mail", "{tenant}:dead");
+        assert_eq!(hash_tag(&names.arrived), "tenant");
+        assert_eq!(names.arrived, "{tenant}:mail:arrived");
+        assert!(names.fits_cluster());
+    }
+
+    #[test]
+    fn a_dead_letter_list_without_the_tag_does_not_fit_a_cluster() {
+        assert!(!QueueNames::new("mail_queue", "mail_dead_letter_queue").fits_cluster());
+        assert!(QueueNames::new("mail_queue", "{mail_queue}:dead").fits_cluster());
+    }
+}

@@ -1,0 +1,243 @@
+//! Resolving what a dead process left, in one pass by stage (queue.md, Recovery).
+
+use std::time::Duration;
+
+use redis::cmd;
+use serde::Serialize;
+
+use super::{
+    DeadLetter, Entry, HeldMail, Queue, RecoverOptions, Resolution, SCRIPT_LIMIT, Stage, StageMark, UnixMillis,
+    envelope, resolve, scripts,
+};
+use crate::store::StoreError;
+
+/// What became of a dead process's claims.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Recovery {
+    /// Back in their lists.
+    pub requeued: u64,
+    /// Parked.
+    pub held: u64,
+    /// To be sent again by policy.
+    pub resent: u64,
+    /// To the dead letters as poison.
+    pub poison: u64,
+    /// Left alone, since the claim changed under our hands: its process lives, or someone else recovers it too.
+    pub skipped: u64,
+}
+
+/// How many claims one script call resolves.
+const BATCH: usize = 32;
+
+/// How many passes one call makes: a process that goes on claiming is not dead, and must not keep us here.
+const PASSES: usize = 100;
+
+/// How long a resend waits, so that a settlement still on its way finds the mail before anyone sends it again.
+const RESEND_WAIT: Duration = Duration::from_secs(5);
+
+impl Queue {
+    /// Resolves every claim of a process that is proven dead, batch by batch; each decision is logged and counted.
+    ///
+    /// Safe to repeat and to run twice at once: a claim is moved only while it is at the stage that was judged.
+    /// Cancelling leaves the rest for the next call.
+    pub async fn recover(
+        &self,
+        process: &str,
+        options: &RecoverOptions,
+        now: UnixMillis,
+    ) -> Result<Recovery, StoreError> {
+        let mut recovery = Recovery::default();
+        for _ in 0..PASSES {
+            let (moved, skipped) = self.recover_pass(process, options, now, &mut recovery).await?;
+            recovery.skipped = skipped;
+            // What a scan missed, or what changed meanwhile, is there in the next pass; without progress it ends.
+            if moved == 0 {
+                break;
+            }
+        }
+        if recovery != Recovery::default() {
+            tracing::warn!(
+                process,
+                requeued = recovery.requeued,
+                held = recovery.held,
+                resent = recovery.resent,
+                poison = recovery.poison,
+                skipped = recovery.skipped,
+                "recovered the claims of a dead process"
+            );
+        }
+        Ok(recovery)
+    }
+
+    async fn recover_pass(
+        &self,
+        process: &str,
+        options: &RecoverOptions,
+        now: UnixMillis,
+        recovery: &mut Recovery,
+    ) -> Result<(u64, u64), StoreError> {
+        let (mut moved, mut skipped, mut cursor) = (0, 0, 0u64);
+        loop {
+            let mut command = cmd("HSCAN");
+            command.arg(self.names.claims(process)).arg(cursor).arg("COUNT").arg(BATCH);
+            let (next, page): (u64, Vec<(String, Vec<u8>)>) = self.store.query(&command, SCRIPT_LIMIT).await?;
+            for batch in page.chunks(BATCH) {
+                for answer in self.recover_batch(process, batch, options, now).await? {
+                    let counter = match answer.as_str() {
+                        "queue" => &mut recovery.requeued,
+                        "held" => &mut recovery.held,
+                        "resend" => &mut recovery.resent,
+                        "dead" => &mut recovery.poison,
+                        _ => {
+                            skipped += 1;
+                            continue;
+                        }
+                    };
+                    *counter += 1;
+                    moved += 1;
+                }
+            }
+            cursor = next;
+            if cursor == 0 {
+                break;
+            }
+        }
+        if moved == 0 && skipped == 0 {
+            // Nothing left: an empty batch still forgets the process.
+            self.recover_batch(process, &[], options, now).await?;
+        }
+        Ok((moved, skipped))
+    }
+
+    async fn recover_batch(
+        &self,
+        process: &str,
+        batch: &[(String, Vec<u8>)],
+        options: &RecoverOptions,
+        now: UnixMillis,
+    ) -> Result<Vec<String>, StoreError> {
+        let marks = self.marks(process, batch).await?;
+        let mut keys = vec![self.names.claims(process), self.names.stages(process)];
+        let mut arguments: Vec<Vec<u8>> = vec![process.into(), now.0.to_string().into(), self.retention().into()];
+        let mut judged = Vec::new();
+        for ((claim, entry), mark) in batch.iter().zip(marks) {
+            // Claim and stage are written together; a stage that is gone or unreadable tells nothing: the worst is assumed.
+            let word = mark.as_deref().unwrap_or_default().split(' ').next().unwrap_or_default().to_owned();
+            let stage =
+                mark.and_then(|mark| mark.parse::<StageMark>().ok()).map_or(Stage::Committing, |mark| mark.stage);
+            let header = match Entry::decode(entry) {
+                Entry::Sealed(header, _) => Some(*header),
+                _ => None,
+            };
+            let crashes = header.as_ref().map_or(0, |header| header.crashes);
+            let resolution = resolve(stage, crashes, options);
+            let case = Case { process, claim, entry, stage, header, now };
+            let (action, line, extra, due, reason) = case.moves(resolution);
+            let (id, key, serial, message_id) = case
+                .header
+                .as_ref()
+                .map_or(("", None, "", ""), |h| (&*h.id, h.key.as_deref(), &*h.serial, &*h.message_id));
+            let records = self.records(id, key);
+            arguments.extend([
+                claim.clone().into(),
+                word.into(),
+                action.into(),
+                line,
+                extra,
+                due.into(),
+                id.into(),
+                serial.into(),
+                message_id.into(),
+                reason.into(),
+                records.len().to_string().into(),
+            ]);
+            keys.extend(records);
+            judged.push((id.to_owned(), stage));
+        }
+        let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
+        let answers: Vec<String> = self.run(&scripts::RECOVER, &keys, &arguments).await?;
+        for ((id, stage), answer) in judged.iter().zip(&answers) {
+            tracing::info!(
+                mail.id = id,
+                stage = stage.as_str(),
+                decision = answer,
+                process,
+                "resolved a dead process's claim"
+            );
+        }
+        Ok(answers)
+    }
+
+    async fn marks(&self, process: &str, batch: &[(String, Vec<u8>)]) -> Result<Vec<Option<String>>, StoreError> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut command = cmd("HMGET");
+        command.arg(self.names.stages(process));
+        for (claim, _) in batch {
+            command.arg(claim);
+        }
+        self.store.query(&command, SCRIPT_LIMIT).await
+    }
+}
+
+/// One claim of a dead process.
+struct Case<'a> {
+    process: &'a str,
+    claim: &'a str,
+    entry: &'a [u8],
+    stage: Stage,
+    header: Option<super::Header>,
+    now: UnixMillis,
+}
+
+impl Case<'_> {
+    /// Action, header line (empty keeps the entry), what is parked beside it, when it is due, and why.
+    fn moves(&self, resolution: Resolution) -> (&'static str, Vec<u8>, Vec<u8>, String, &'static str) {
+        match resolution {
+            Resolution::Requeue { crashes } => {
+                ("queue", self.with_crashes(crashes), Vec::new(), String::new(), "ProcessEnded")
+            }
+            Resolution::Resend => {
+                ("resend", Vec::new(), Vec::new(), self.now.after(RESEND_WAIT).0.to_string(), "OutcomeUnknown")
+            }
+            Resolution::Hold => ("held", Vec::new(), self.held(), String::new(), "OutcomeUnknown"),
+            Resolution::Poison { crashes } => ("dead", Vec::new(), self.poison(crashes), String::new(), "Poison"),
+        }
+    }
+
+    fn with_crashes(&self, crashes: u32) -> Vec<u8> {
+        match &self.header {
+            Some(header) if header.crashes != crashes => {
+                super::Header { crashes, ..header.clone() }.encode(envelope::priority(self.entry))
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn held(&self) -> Vec<u8> {
+        let header = self.header.as_ref();
+        HeldMail {
+            claim_id: self.claim.to_owned(),
+            id: header.map(|h| h.id.clone()).unwrap_or_default(),
+            message_id: header.map(|h| h.message_id.clone()).unwrap_or_default(),
+            reason: "OutcomeUnknown".into(),
+            at: self.now,
+            process: self.process.to_owned(),
+            stage: Some(self.stage),
+            reply: String::new(),
+            key: header.and_then(|h| h.key.clone()),
+            serial: header.map(|h| h.serial.clone()).unwrap_or_default(),
+        }
+        .encode()
+    }
+
+    fn poison(&self, crashes: u32) -> Vec<u8> {
+        let header = self.header.clone().map(|header| super::Header { crashes, ..header });
+        let reply = format!("{crashes} processes crashed while they sent this mail");
+        DeadLetter::new(header.as_ref(), envelope::priority(self.entry), "Poison", &reply, Some(self.stage), self.now)
+            .with_payload(Entry::decode(self.entry).payload(), None)
+            .encode()
+    }
+}

@@ -1,0 +1,191 @@
+//! Going on with a claim and ending it.
+
+use super::{
+    Advance, ClaimId, Claimed, Counted, DeadLetter, Header, HeldMail, OperationId, Progress, Queue, Settled,
+    Settlement, Stage, Try, UnixMillis, envelope, scripts,
+};
+use crate::store::StoreError;
+
+impl Queue {
+    /// Notes that a claim is at a stage now. `Committing` must be `Done` before the bytes that complete the message are
+    /// handed to the socket; on `Lost` the claim was taken over: abort, settle nothing. Repeating is safe. After an
+    /// error the stage may have been written: repeat, or treat the mail as if it were at that stage.
+    pub async fn advance(
+        &self,
+        process: &str,
+        claim: &ClaimId,
+        stage: Stage,
+        now: UnixMillis,
+    ) -> Result<Advance, StoreError> {
+        let keys = [self.names.claims(process), self.names.stages(process)];
+        let at = now.0.to_string();
+        let arguments = [claim.as_str().as_bytes(), stage.as_str().as_bytes(), at.as_bytes()];
+        match self.run::<String>(&scripts::ADVANCE, &keys, &arguments).await?.as_str() {
+            "done" => Ok(Advance::Done),
+            "lost" => Ok(Advance::Lost),
+            other => Err(self.garbled(format!("advance answered {other:?}"))),
+        }
+    }
+
+    /// Ends a claim, with counters, state and event in the same script as the removal.
+    ///
+    /// After an error, or after cancelling, repeat it with the same operation id until it answers: it takes effect
+    /// once. A settlement that comes after the claim was recovered still counts while nobody else has the mail (`Late`).
+    pub async fn settle(
+        &self,
+        process: &str,
+        claim: &Claimed,
+        operation: &OperationId,
+        outcome: &Settlement,
+        progress: &Progress,
+        now: UnixMillis,
+    ) -> Result<Settled, StoreError> {
+        let Ending { action, header, due, reason, reply } = ending(claim, outcome, progress, now);
+        let extra = match action {
+            "dead" => {
+                let payload = claim.fetched.as_deref().unwrap_or(&claim.payload);
+                let payload_key = claim
+                    .fetched
+                    .is_some()
+                    .then(|| self.names.payload(super::claim::bare_id(&claim.payload).as_deref().unwrap_or_default()));
+                DeadLetter::new(Some(&header), claim.mail.priority, &reason, &reply, Some(Stage::Sending), now)
+                    .with_payload(payload, payload_key.as_deref())
+                    .encode()
+            }
+            "held" => HeldMail {
+                claim_id: claim.claim_id.0.clone(),
+                id: header.id.clone(),
+                message_id: header.message_id.clone(),
+                reason: reason.clone(),
+                at: now,
+                process: process.to_owned(),
+                stage: Some(Stage::Committing),
+                reply: reply.clone(),
+                key: header.key.clone(),
+                serial: header.serial.clone(),
+            }
+            .encode(),
+            _ => Vec::new(),
+        };
+        let mut keys = vec![self.names.claims(process), self.names.stages(process)];
+        keys.extend(self.records(&header.id, header.key.as_deref()));
+        let (at, ttl, line) = (now.0.to_string(), self.retention(), header.encode(claim.mail.priority));
+        let due = due.map_or_else(String::new, |due| due.0.to_string());
+        let arguments: [&[u8]; 13] = [
+            claim.claim_id.0.as_bytes(),
+            operation.0.as_bytes(),
+            action.as_bytes(),
+            at.as_bytes(),
+            &line,
+            due.as_bytes(),
+            &extra,
+            header.serial.as_bytes(),
+            header.id.as_bytes(),
+            header.message_id.as_bytes(),
+            reason.as_bytes(),
+            reply.as_bytes(),
+            ttl.as_bytes(),
+        ];
+        match self.run::<String>(&scripts::SETTLE, &keys, &arguments).await?.as_str() {
+            "done" => Ok(Settled::Done),
+            "repeated" => Ok(Settled::Repeated),
+            "late" => Ok(Settled::Late),
+            "lost" => Ok(Settled::Lost),
+            other => Err(self.garbled(format!("settle answered {other:?}"))),
+        }
+    }
+
+    /// Gives back a claim of which the server has nothing, to the end that is taken next; costs no attempt. `Lost` once
+    /// it is committing, settled or taken over: a worker that noted `committing` and then did not send settles with
+    /// [`Settlement::Delayed`] instead. Safe to repeat.
+    pub async fn requeue_claim(&self, process: &str, claim: &ClaimId, now: UnixMillis) -> Result<Advance, StoreError> {
+        let keys = [self.names.claims(process), self.names.stages(process)];
+        let at = now.0.to_string();
+        let mut arguments: Vec<&[u8]> = vec![process.as_bytes(), at.as_bytes(), b"0"];
+        let none: &[u8] = b"";
+        arguments.extend([claim.as_str().as_bytes(), b"early", b"queue"]);
+        arguments.extend([none; 7]);
+        arguments.push(b"0");
+        let answers: Vec<String> = self.run(&scripts::RECOVER, &keys, &arguments).await?;
+        Ok(if answers.first().is_some_and(|answer| answer == "queue") { Advance::Done } else { Advance::Lost })
+    }
+}
+
+/// What a settlement comes down to for the whole mail.
+#[derive(Debug, PartialEq, Eq)]
+struct Ending {
+    action: &'static str,
+    header: Header,
+    due: Option<UnixMillis>,
+    reason: String,
+    reply: String,
+}
+
+/// One mail ends in one place: while some recipients wait for a retry, those that were refused are remembered in the
+/// header; in the end the refused ones make it a dead letter for them alone.
+fn ending(claim: &Claimed, outcome: &Settlement, progress: &Progress, now: UnixMillis) -> Ending {
+    let mut header = claim.header.clone();
+    for refusal in &progress.refused {
+        let refusal = super::Refusal { reply: envelope::cut(&refusal.reply), recipient: refusal.recipient.clone() };
+        if !header.refused.contains(&refusal) {
+            header.refused.push(refusal);
+        }
+    }
+    let is_refused = |header: &Header, recipient: &String| header.refused.iter().any(|r| r.recipient == *recipient);
+    let open: Vec<String> = claim
+        .mail
+        .recipients
+        .iter()
+        .filter(|recipient| !progress.accepted.contains(recipient) && !is_refused(&header, recipient))
+        .cloned()
+        .collect();
+    let partial = !progress.accepted.is_empty() || !header.refused.is_empty() || header.remaining.is_some();
+    let refused_rest = |mut header: Header| {
+        header.remaining = Some(header.refused.iter().map(|refusal| refusal.recipient.clone()).collect());
+        let reply = header.refused.last().map(|refusal| refusal.reply.clone()).unwrap_or_default();
+        Ending { action: "dead", header, due: None, reason: "RecipientsRefused".into(), reply }
+    };
+    match outcome {
+        Settlement::Delivered { reply } => {
+            if header.refused.is_empty() {
+                return Ending {
+                    action: "delivered",
+                    header,
+                    due: None,
+                    reason: String::new(),
+                    reply: envelope::cut(reply),
+                };
+            }
+            refused_rest(header)
+        }
+        Settlement::Delayed { .. } if open.is_empty() && !header.refused.is_empty() => refused_rest(header),
+        Settlement::Delayed { due, counted, reason, reply } => {
+            match counted {
+                Counted::Attempt => header.attempts = header.attempts.saturating_add(1),
+                Counted::Deferral => header.deferrals = header.deferrals.saturating_add(1),
+            }
+            // Nothing open and nothing refused makes no sense; the recipients are then left as they were.
+            if partial && !open.is_empty() {
+                header.remaining = Some(open);
+            }
+            let reply = envelope::cut(reply);
+            let header = header.with_try(Try { at: now, reason: reason.clone(), reply: reply.clone() });
+            Ending { action: "delayed", header, due: Some(*due), reason: reason.clone(), reply }
+        }
+        Settlement::Dead { reason, reply } => {
+            let reply = envelope::cut(reply);
+            if partial {
+                let refused = header.refused.iter().map(|refusal| refusal.recipient.clone());
+                header.remaining = Some(open.into_iter().chain(refused).collect());
+            }
+            let header = header.with_try(Try { at: now, reason: reason.clone(), reply: reply.clone() });
+            Ending { action: "dead", header, due: None, reason: reason.clone(), reply }
+        }
+        Settlement::Held { reason, reply } => {
+            if partial && !open.is_empty() {
+                header.remaining = Some(open);
+            }
+            Ending { action: "held", header, due: None, reason: reason.clone(), reply: envelope::cut(reply) }
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Where a server is, how to prove who we are, and a socket to it.
+
+use std::{
+    fmt, io,
+    net::{SocketAddr, TcpStream as StdStream},
+    os::fd::AsFd,
+    sync::Arc,
+    time::Duration,
+};
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use tokio::{
+    net::{TcpSocket, lookup_host},
+    time::{Instant, timeout, timeout_at},
+};
+
+use crate::api;
+
+use super::{
+    session::Closed,
+    wire::{Wire, finish_socket},
+};
+
+/// A mail server and how to speak to it.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Name or address; the certificate is checked against it.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// There is never a way back to clear text.
+    pub tls: api::Tls,
+    /// Without TLS this is refused before anything is sent.
+    pub auth: Option<api::Auth>,
+    /// Whom to trust.
+    pub roots: TlsRoots,
+    /// Our name in EHLO: a host name, or an address in brackets.
+    pub helo: String,
+    /// How long each step may take.
+    pub limits: StepLimits,
+}
+
+/// The time limit of every step (smtp.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepLimits {
+    /// Name lookup and TCP, over all addresses.
+    pub connect: Duration,
+    /// The server's first line.
+    pub greeting: Duration,
+    /// The TLS handshake.
+    pub handshake: Duration,
+    /// The reply to a command.
+    pub command: Duration,
+    /// The 354 to DATA.
+    pub data: Duration,
+    /// One block of the message to be taken by the socket.
+    pub block: Duration,
+    /// The reply to the whole message.
+    pub dot: Duration,
+    /// QUIT, 221 and EOF together: `closeGrace` + 1 s.
+    pub close: Duration,
+}
+
+impl StepLimits {
+    /// The usual limits, for a server that may take so long to notice a closed connection.
+    pub fn with_close_grace(grace: Duration) -> Self {
+        Self { close: grace + Duration::from_secs(1), ..Self::default() }
+    }
+}
+
+impl Default for StepLimits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            greeting: Duration::from_secs(60),
+            handshake: Duration::from_secs(30),
+            command: Duration::from_secs(60),
+            data: Duration::from_secs(120),
+            block: Duration::from_secs(180),
+            dot: Duration::from_secs(600),
+            close: Duration::from_secs(3),
+        }
+    }
+}
+
+/// User and secret; never printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// The login.
+    pub username: String,
+    /// The password, or the bearer token for XOAUTH2.
+    pub secret: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(..)")
+    }
+}
+
+/// The certificate authorities that servers are checked against; clones are cheap.
+#[derive(Clone)]
+pub struct TlsRoots(Arc<ClientConfig>);
+
+impl fmt::Debug for TlsRoots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsRoots(..)")
+    }
+}
+
+impl TlsRoots {
+    /// The platform's authorities and those in `extra` (PEM). Reads files, so make it once and again when they change.
+    ///
+    /// Fails when `extra` holds no usable certificate. A platform without any is no error: then no handshake succeeds
+    /// but with `extra`.
+    pub fn platform(extra: Option<&[u8]>) -> Result<Self, io::Error> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if let Some(pem) = extra {
+            let invalid = |detail: String| io::Error::new(io::ErrorKind::InvalidData, detail);
+            let mut count = 0;
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                let certificate =
+                    certificate.map_err(|error| invalid(format!("cannot read the CA certificate: {error}")))?;
+                roots.add(certificate).map_err(|error| invalid(format!("cannot use the CA certificate: {error}")))?;
+                count += 1;
+            }
+            if count == 0 {
+                return Err(invalid("no CA certificate found: write it in PEM".into()));
+            }
+        }
+        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self(Arc::new(config)))
+    }
+
+    pub(super) fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.0)
+    }
+}
+
+/// The name that the certificate must carry.
+pub(super) fn server_name(host: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(host.trim_end_matches('.').to_owned()).map_err(|_| "this is no host name".to_owned())
+}
+
+/// No connection: why, and whether the server may have seen one all the same.
+pub(super) struct ConnectFault {
+    pub timed_out: bool,
+    pub detail: String,
+    pub closed: Closed,
+}
+
+/// Tries the addresses of a server one after the other. Cancelling closes the socket without proof of its end.
+pub(super) async fn connect(endpoint: &Endpoint) -> Result<Wire, ConnectFault> {
+    let limits = &endpoint.limits;
+    let deadline = Instant::now() + limits.connect;
+    let fault = |timed_out, detail| ConnectFault { timed_out, detail, closed: Closed::NeverOpen };
+    let addresses: Vec<SocketAddr> =
+        match timeout_at(deadline, lookup_host((endpoint.host.as_str(), endpoint.port))).await {
+            Ok(Ok(found)) => found.take(4).collect(),
+            Ok(Err(error)) => return Err(fault(false, format!("the name lookup failed: {error}"))),
+            Err(_) => return Err(fault(true, "the name lookup took too long".into())),
+        };
+    let mut last = fault(false, "the name has no address".into());
+    let mut left = u32::try_from(addresses.len()).unwrap_or(1);
+    for address in addresses {
+        let share = deadline.saturating_duration_since(Instant::now()) / left;
+        left = (left - 1).max(1);
+        match attempt(address, share, limits.close).await {
+            Ok(wire) => return Ok(wire),
+            // Only one socket may count: where the server may have seen this one, another is not tried.
+            Err(fault) if fault.closed == Closed::NoEof => return Err(fault),
+            Err(fault) => last = fault,
+        }
+    }
+    Err(last)
+}
+
+async fn attempt(address: SocketAddr, limit: Duration, close: Duration) -> Result<Wire, ConnectFault> {
+    let failed = |error: io::Error| ConnectFault {
+        timed_out: false,
+        detail: format!("cannot connect to {address}: {error}"),
+        closed: Closed::NeverOpen,
+    };
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
+    // A second handle on the same socket: to ask after a time-out whether it was connected after all, to look for the
+    // server's end without reading, and to end our side below TLS.
+    let handle = StdStream::from(socket.as_fd().try_clone_to_owned().map_err(failed)?);
+    match timeout(limit, socket.connect(address)).await {
+        Ok(Ok(stream)) => {
+            // Nagle's algorithm would hold the end of each message back until a delayed ACK, some 40 ms.
+            stream.set_nodelay(true).map_err(failed)?;
+            Ok(Wire::new(stream, handle))
+        }
+        Ok(Err(error)) => Err(failed(error)),
+        Err(_) => {
+            // While connecting, this takes the attempt back, and the socket has no peer; once connected, it sends FIN.
+            let _ = handle.shutdown(std::net::Shutdown::Write);
+            let connected = handle.peer_addr().is_ok();
+            let closed = if connected { finish_socket(handle, close).await } else { Closed::NeverOpen };
+            Err(ConnectFault { timed_out: true, detail: format!("no answer from {address} within {limit:?}"), closed })
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! What an answer of the server means for the mail and for the server: the reply table of smtp.md as one pure function.
+
+use std::{fmt, time::Duration};
+
+use super::words::Words;
+
+/// A reply of the server (RFC 5321 section 4.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// 200 to 599.
+    pub code: u16,
+    /// The enhanced status code at the start of the text (RFC 3463), if it has one.
+    pub enhanced: Option<EnhancedCode>,
+    /// The text of all lines, joined by spaces, without the reply code; control characters are gone.
+    pub text: String,
+}
+
+impl Reply {
+    /// A reply as read, with the enhanced status code found in the text.
+    pub fn new(code: u16, text: &str) -> Self {
+        Self { code, enhanced: EnhancedCode::parse(text), text: text.trim().to_owned() }
+    }
+
+    /// 2yz: done.
+    pub fn is_completion(&self) -> bool {
+        (200..300).contains(&self.code)
+    }
+
+    /// 4yz: not now.
+    pub fn is_transient(&self) -> bool {
+        (400..500).contains(&self.code)
+    }
+
+    /// 5yz: not ever.
+    pub fn is_permanent(&self) -> bool {
+        (500..600).contains(&self.code)
+    }
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.code, self.text)
+    }
+}
+
+/// class.subject.detail, as in 4.7.1 (RFC 3463).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EnhancedCode(pub u8, pub u16, pub u16);
+
+impl EnhancedCode {
+    /// Reads the code that starts a reply's text.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split_whitespace().next()?.splitn(3, '.');
+        let class = parts.next()?.parse().ok().filter(|class| matches!(class, 2 | 4 | 5))?;
+        Some(Self(class, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+    }
+}
+
+/// What was being done when something happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Name lookup and TCP.
+    Connect,
+    /// The server's first line.
+    Greeting,
+    /// EHLO.
+    Ehlo,
+    /// STARTTLS and the handshake.
+    Tls,
+    /// AUTH.
+    Auth,
+    /// A session at rest, before MAIL.
+    Idle,
+    /// MAIL.
+    Mail,
+    /// RCPT.
+    Rcpt,
+    /// DATA.
+    Data,
+    /// The message, before the bytes that complete it.
+    Body,
+    /// The bytes that complete the message were handed to the socket, by DATA or by BDAT.
+    AfterDot,
+}
+
+impl Stage {
+    /// For logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Greeting => "greeting",
+            Self::Ehlo => "ehlo",
+            Self::Tls => "tls",
+            Self::Auth => "auth",
+            Self::Idle => "idle",
+            Self::Mail => "mail",
+            Self::Rcpt => "rcpt",
+            Self::Data => "data",
+            Self::Body => "body",
+            Self::AfterDot => "after_dot",
+        }
+    }
+
+    /// Whether a mail is being offered.
+    fn is_transaction(self) -> bool {
+        matches!(self, Self::Mail | Self::Rcpt | Self::Data | Self::Body | Self::AfterDot)
+    }
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// A reply that parses.
+    Reply(&'a Reply),
+    /// Bytes that are no reply.
+    Garbled,
+    /// Nothing within the limit of the step.
+    TimedOut,
+    /// EOF, reset, refused, no route, no such host, or a failed handshake.
+    Broken,
+}
+
+/// What the table needs to know besides.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Context {
+    /// Recipients of this transaction accepted so far.
+    pub accepted: usize,
+    /// This mail was already sent again once at no charge, after a 503 or an answer that made no sense.
+    pub resent: bool,
+    /// This session has carried a mail before.
+    pub reused: bool,
+}
+
+/// What becomes of the mail, or of one recipient of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The server took responsibility.
+    Delivered,
+    /// Free of charge: the server did not judge this mail. Wait at least `delay` if given.
+    Defer {
+        /// How to go on.
+        resend: Resend,
+        /// What the server asked for.
+        delay: Option<Duration>,
+    },
+    /// The server judged this mail and said later: one attempt is used up. Wait at least `delay` if given.
+    Retry {
+        /// What the server asked for.
+        delay: Option<Duration>,
+    },
+    /// Never: to the dead letters.
+    Dead,
+    /// Whether the server took it is not known: the policy `unknownOutcome` decides.
+    Unknown,
+}
+
+/// How a deferred mail goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resend {
+    /// With a delay, as the server's state allows.
+    Later,
+    /// At once, on another session.
+    NewSession,
+    /// At once, in a transaction of its own; this session will do.
+    NewTransaction,
+}
+
+/// Why, in one word for dead letters, events and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Why {
+    /// 2yz at the end.
+    Accepted,
+    /// No connection, or none that gets as far as a greeting and an EHLO reply.
+    ConnectFailed,
+    /// The greeting or the EHLO reply was a refusal.
+    GreetingRefused,
+    /// More sessions than the server allows.
+    TooManyConnections,
+    /// No TLS, and no clear text instead.
+    TlsFailed,
+    /// The server does not take our login.
+    AuthenticationFailed,
+    /// The server ended a session at rest.
+    SessionGone,
+    /// The server takes no more mails in this session.
+    SessionFull,
+    /// 421.
+    ServiceUnavailable,
+    /// Too fast.
+    Throttled,
+    /// No more today.
+    QuotaExceeded,
+    /// The server's disk is full.
+    OutOfStorage,
+    /// More recipients than one transaction may have.
+    TooManyRecipients,
+    /// Come back later, on principle.
+    Greylisted,
+    /// This recipient can't be reached now.
+    RecipientDeferred,
+    /// This recipient is refused.
+    RecipientRefused,
+    /// The sender is refused.
+    SenderRefused,
+    /// The message is too large.
+    TooLarge,
+    /// The content or our standing is against the server's policy.
+    PolicyRefused,
+    /// The server has us on a block list.
+    Blocked,
+    /// A reply out of sequence, or none at all in SMTP's terms.
+    ProtocolError,
+    /// The connection broke.
+    ConnectionLost,
+    /// A step took too long.
+    TimedOut,
+    /// Another 4yz.
+    TemporaryFailure,
+    /// The final answer was lost.
+    OutcomeUnknown,
+    /// The mail needs an extension that the server does not have.
+    NotSupported,
+    /// We stopped before the message was complete.
+    Aborted,
+}
+
+impl Why {
+    /// `UpperCamelCase`, stable.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::ConnectFailed => "ConnectFailed",
+            Self::GreetingRefused => "GreetingRefused",
+            Self::TooManyConnections => "TooManyConnections",
+            Self::TlsFailed => "TlsFailed",
+            Self::AuthenticationFailed => "AuthenticationFailed",
+            Self::SessionGone => "SessionGone",
+            Self::SessionFull => "SessionFull",
+            Self::ServiceUnavailable => "ServiceUnavailable",
+            Self::Throttled => "Throttled",
+            Self::QuotaExceeded => "QuotaExceeded",
+            Self::OutOfStorage => "OutOfStorage",
+            Self::TooManyRecipients => "TooManyRecipients",
+            Self::Greylisted => "Greylisted",
+            Self::RecipientDeferred => "RecipientDeferred",
+            Self::RecipientRefused => "RecipientRefused",
+            Self::SenderRefused => "SenderRefused",
+            Self::TooLarge => "TooLarge",
+            Self::PolicyRefused => "PolicyRefused",
+            Self::Blocked => "Blocked",
+            Self::ProtocolError => "ProtocolError",
+            Self::ConnectionLost => "ConnectionLost",
+            Self::TimedOut => "TimedOut",
+            Self::TemporaryFailure => "TemporaryFailure",
+            Self::OutcomeUnknown => "OutcomeUnknown",
+            Self::NotSupported => "NotSupported",
+            Self::Aborted => "Aborted",
+        }
+    }
+}
+
+/// What an answer says about the server, for the state that all sessions to it share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sign {
+    /// Nothing.
+    None,
+    /// It works: breaker to 0, and one step towards growing a reduced budget again.
+    Good,
+    /// Breaker + 1.
+    Failing,
+    /// The effective budget is what is open, less one, once per burst; one slot goes into quarantine.
+    TooManyConnections,
+    /// Halve the rate for 60 s, then recover.
+    SlowDown,
+    /// It takes fewer mails in a session than we thought.
+    SessionFull,
+    /// It refused a sender: five different mails in a row mean PAUSE.
+    SenderRefused,
+    /// Breaker open for all pods, with a condition.
+    Pause(PauseReason),
+}
+
+/// Why a server is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PauseReason {
+    /// TLS does not work; there is no clear text instead.
+    TlsFailed,
+    /// Until the Secret changes, or a probe in 5 minutes.
+    AuthenticationFailed,
+    /// Until tomorrow, with a long probe.
+    QuotaExceeded,
+    /// The server has us on a block list.
+    Blocked,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ruling {
+    /// For the mail or the recipient.
+    pub verdict: Verdict,
+    /// In one word.
+    pub why: Why,
+    /// For the server.
+    pub sign: Sign,
+}
+
+impl Ruling {
+    const fn new(verdict: Verdict, why: Why, sign: Sign) -> Self {
+        Self { verdict, why, sign }
+    }
+
+    const fn free(why: Why, sign: Sign) -> Self {
+        Self::new(Verdict::Defer { resend: Resend::Later, delay: None }, why, sign)
+    }
+
+    const fn resend(resend: Resend, why: Why, sign: Sign) -> Self {
+        Self::new(Verdict::Defer { resend, delay: None }, why, sign)
+    }
+
+    const fn retry(why: Why) -> Self {
+        Self::new(Verdict::Retry { delay: None }, why, Sign::None)
+    }
+
+    pub(super) const fn dead(why: Why) -> Self {
+        Self::new(Verdict::Dead, why, Sign::None)
+    }
+
+    pub(super) const fn cannot_authenticate() -> Self {
+        Self::free(Why::AuthenticationFailed, Sign::Pause(PauseReason::AuthenticationFailed))
+    }
+
+    pub(super) const fn aborted() -> Self {
+        Self::free(Why::Aborted, Sign::None)
+    }
+
+    /// Puts in what the server asked for ("try again in 5 minutes").
+    fn after(mut self, wish: Option<Duration>) -> Self {
+        match &mut self.verdict {
+            Verdict::Defer { delay, .. } | Verdict::Retry { delay } => *delay = wish,
+            _ => {}
+        }
+        self
+    }
+}
+
+/// The reply table of smtp.md.
+pub fn judge(stage: Stage, event: Event<'_>, context: &Context) -> Ruling {
+    match event {
+        Event::Reply(reply) if stage == Stage::AfterDot && reply.is_completion() => {
+            Ruling::new(Verdict::Delivered, Why::Accepted, Sign::Good)
+        }
+        Event::Reply(reply) if reply.is_transient() || reply.is_permanent() => {
+            let words = Words::of(&reply.text);
+            refusal(stage, reply, &words, context).after(words.delay())
+        }
+        // A 2yz or 3yz at the wrong place is as good as a reply that does not parse.
+        Event::Reply(_) | Event::Garbled => silence(stage, Event::Garbled, context),
+        Event::TimedOut | Event::Broken => silence(stage, event, context),
+    }
+}
+
+/// No reply, or none that makes sense.
+fn silence(stage: Stage, event: Event<'_>, context: &Context) -> Ruling {
+    let why = match event {
+        Event::TimedOut => Why::TimedOut,
+        Event::Broken => Why::ConnectionLost,
+        Event::Garbled | Event::Reply(_) => Why::ProtocolError,
+    };
+    match stage {
+        Stage::Connect | Stage::Greeting | Stage::Ehlo | Stage::Auth => Ruling::free(Why::ConnectFailed, Sign::Failing),
+        Stage::Tls => Ruling::free(Why::TlsFailed, Sign::Pause(PauseReason::TlsFailed)),
+        Stage::Idle => Ruling::resend(Resend::NewSession, Why::SessionGone, Sign::None),
+        // The server's end of an idle session and our MAIL crossed each other.
+        Stage::Mail if why == Why::ConnectionLost && context.reused && !context.resent => {
+            Ruling::resend(Resend::NewSession, Why::SessionGone, Sign::None)
+        }
+        Stage::Mail | Stage::Rcpt | Stage::Data if why == Why::ProtocolError => protocol_error(context),
+        // An unterminated body is not delivered.
+        Stage::Mail | Stage::Rcpt | Stage::Data | Stage::Body => Ruling::retry(why),
+        Stage::AfterDot => Ruling::new(Verdict::Unknown, Why::OutcomeUnknown, Sign::None),
+    }
+}
+
+fn protocol_error(context: &Context) -> Ruling {
+    if context.resent {
+        Ruling::retry(Why::ProtocolError)
+    } else {
+        Ruling::resend(Resend::NewSession, Why::ProtocolError, Sign::None)
+    }
+}
+
+/// A 4yz or 5yz. First what judges the relay or its pace, whatever the stage, then what judges the mail.
+fn refusal(stage: Stage, reply: &Reply, words: &Words, context: &Context) -> Ruling {
+    let transient = reply.is_transient();
+    if stage == Stage::Idle {
+        return Ruling::resend(Resend::NewSession, Why::SessionGone, Sign::None);
+    }
+    if transient && (words.too_many_connections() || reply.code == 432) {
+        return Ruling::free(Why::TooManyConnections, Sign::TooManyConnections);
+    }
+    match stage {
+        Stage::Tls => return Ruling::free(Why::TlsFailed, Sign::Pause(PauseReason::TlsFailed)),
+        Stage::Greeting | Stage::Ehlo | Stage::Connect => {
+            let why = if reply.code == 421 { Why::ServiceUnavailable } else { Why::GreetingRefused };
+            return Ruling::free(why, Sign::Failing);
+        }
+        _ => {}
+    }
+    if words.daily_quota(reply) {
+        return Ruling::free(Why::QuotaExceeded, Sign::Pause(PauseReason::QuotaExceeded));
+    }
+    if matches!(reply.code, 530 | 534 | 535 | 538) || (stage == Stage::Auth && reply.is_permanent()) {
+        return Ruling::free(Why::AuthenticationFailed, Sign::Pause(PauseReason::AuthenticationFailed));
+    }
+    if transient && stage != Stage::AfterDot && words.too_many_messages() {
+        return Ruling::resend(Resend::NewSession, Why::SessionFull, Sign::SessionFull);
+    }
+    if reply.code == 421 {
+        if stage == Stage::Mail && context.reused && words.idle_timeout() {
+            return Ruling::resend(Resend::NewSession, Why::SessionGone, Sign::None);
+        }
+        return Ruling::free(Why::ServiceUnavailable, Sign::Failing);
+    }
+    if stage == Stage::Rcpt && transient && words.greylisted(reply) {
+        return Ruling::retry(Why::Greylisted);
+    }
+    if transient && words.throttled(reply) {
+        return Ruling::free(Why::Throttled, Sign::SlowDown);
+    }
+    if stage == Stage::Auth {
+        return Ruling::free(Why::AuthenticationFailed, Sign::Failing);
+    }
+    if reply.is_permanent() && words.blocked() {
+        return Ruling::free(Why::Blocked, Sign::Pause(PauseReason::Blocked));
+    }
+    if matches!(reply.code, 500 | 502 | 503) {
+        return if stage == Stage::AfterDot { Ruling::retry(Why::ProtocolError) } else { protocol_error(context) };
+    }
+    debug_assert!(stage.is_transaction(), "every other stage has returned");
+    if transient { later(stage, reply, words, context) } else { never(stage, reply, words, context) }
+}
+
+/// A 4yz that judges the mail.
+fn later(stage: Stage, reply: &Reply, words: &Words, context: &Context) -> Ruling {
+    if stage == Stage::Rcpt {
+        if words.too_many_recipients(reply) && context.accepted > 0 {
+            return Ruling::resend(Resend::NewTransaction, Why::TooManyRecipients, Sign::None);
+        }
+        return Ruling::retry(Why::RecipientDeferred);
+    }
+    let full = reply.enhanced.is_none_or(|code| matches!(code, EnhancedCode(4, 3, 1)));
+    if reply.code == 452 && full {
+        return Ruling::free(Why::OutOfStorage, Sign::Failing);
+    }
+    Ruling::retry(Why::TemporaryFailure)
+}
+
+/// A 5yz that judges the mail.
+fn never(stage: Stage, reply: &Reply, words: &Words, context: &Context) -> Ruling {
+    let large = reply.code == 552 && reply.enhanced.is_none_or(|code| matches!(code, EnhancedCode(5, 3, 4)))
+        || matches!(reply.enhanced, Some(EnhancedCode(5, 3, 4)));
+    match stage {
+        Stage::Rcpt if reply.code == 552 && words.too_many_recipients(reply) => {
+            if context.accepted > 0 {
+                Ruling::resend(Resend::NewTransaction, Why::TooManyRecipients, Sign::None)
+            } else {
+                Ruling::retry(Why::TooManyRecipients)
+            }
+        }
+        Stage::Rcpt => Ruling::dead(Why::RecipientRefused),
+        _ if large => Ruling::dead(Why::TooLarge),
+        Stage::Mail => Ruling::new(Verdict::Dead, Why::SenderRefused, Sign::SenderRefused),
+        _ => Ruling::dead(Why::PolicyRefused),
+    }
+}
+
+#[cfg(test)]
+#[path = "reply_tests.rs"]
+mod tests;

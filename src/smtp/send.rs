@@ -1,0 +1,386 @@
+//! How a mail goes over a session: in one round trip, in two, or step by step, as the server allows.
+
+use std::{fmt::Write, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    reply::{Event, Reply, Ruling, Sign, Stage, Why, judge},
+    session::{Session, State},
+    transaction::{Commit, MailOutcome, Over, Progress, Transaction},
+    wire::{Fault, WriteFault},
+};
+
+/// The last part of a message, which is held back until the caller says [`Commit::Go`].
+const TAIL: usize = 16 * 1024;
+/// The longest message that goes out together with its envelope: a longer one would be in doubt for as long as its
+/// bytes take.
+const SHORT: usize = 64 * 1024;
+/// A session that was used a moment ago is there still. Otherwise the server may just be closing it, and a whole mail
+/// written into that would have an unknown outcome.
+const FRESH: Duration = Duration::from_secs(2);
+
+impl Session {
+    /// Offers one mail. `before_commit` runs at most once, just before the bytes that complete the message are handed
+    /// to the socket; when everything goes in one write, that is before that write.
+    ///
+    /// Cancelling leaves the session unusable ([`Session::is_usable`]) and, after `before_commit`, the outcome unknown.
+    pub async fn transact(
+        &mut self,
+        transaction: &Transaction<'_>,
+        before_commit: impl AsyncFnOnce() -> Commit,
+    ) -> MailOutcome {
+        let mut progress = Progress::new(transaction, self.messages > 0);
+        if let Some(ruling) = self.cannot_take(transaction) {
+            progress.outcome.started = false;
+            progress.rule_rest(ruling, None);
+            return progress.end();
+        }
+        if !self.is_usable() || !self.wire.is_quiet().await {
+            self.refuse_to_start(&mut progress).await;
+            return progress.end();
+        }
+        let fresh = self.last_used.elapsed() < FRESH;
+        let in_one = fresh && self.chunking() && self.pipelining() && transaction.message.len() <= SHORT;
+        // Should this be cancelled half-way, both sides are out of step.
+        self.state = State::Broken;
+        self.messages += 1;
+        let sent = if in_one {
+            self.send_in_one(transaction, &mut progress, before_commit).await
+        } else {
+            match self.offer(transaction, &mut progress).await {
+                Ok(()) => self.complete(transaction, &mut progress, before_commit).await,
+                Err(over) => Err(over),
+            }
+        };
+        let outcome = progress.end();
+        if sent.is_ok() {
+            self.tidy(&outcome).await;
+        }
+        self.last_used = Instant::now();
+        outcome
+    }
+
+    fn pipelining(&self) -> bool {
+        self.offers.pipelining && self.features.pipelining
+    }
+
+    fn chunking(&self) -> bool {
+        self.offers.chunking && self.features.chunking
+    }
+
+    /// Known before a byte is sent.
+    fn cannot_take(&self, transaction: &Transaction<'_>) -> Option<Ruling> {
+        if self.offers.size.flatten().is_some_and(|limit| transaction.message.len() > limit) {
+            return Some(Ruling::dead(Why::TooLarge));
+        }
+        let utf8 = transaction.needs_utf8 && !self.offers.smtp_utf8;
+        let eight_bit = transaction.needs_eight_bit && !self.offers.eight_bit;
+        (utf8 || eight_bit).then(|| Ruling::dead(Why::NotSupported))
+    }
+
+    /// The server has ended the session while it was at rest: no failure of the mail.
+    async fn refuse_to_start(&mut self, progress: &mut Progress) {
+        let reply = if self.is_usable() { self.last_words().await } else { None };
+        self.state = State::Broken;
+        progress.outcome.started = false;
+        progress.outcome.last_reply.clone_from(&reply);
+        let ruling = judge(Stage::Idle, Event::Broken, &progress.context);
+        progress.rule_rest(ruling, reply.as_ref());
+    }
+
+    /// PIPELINING and CHUNKING: everything in one write, and then all replies.
+    async fn send_in_one(
+        &mut self,
+        transaction: &Transaction<'_>,
+        progress: &mut Progress,
+        before_commit: impl AsyncFnOnce() -> Commit,
+    ) -> Result<(), Over> {
+        if before_commit().await == Commit::Abort {
+            progress.outcome.started = false;
+            progress.rule_rest(Ruling::aborted(), None);
+            self.messages -= 1;
+            self.state = State::Ready;
+            return Err(Over);
+        }
+        progress.outcome.committed = true;
+        let mut bytes = self.envelope(transaction).into_bytes();
+        bytes.extend(format!("BDAT {} LAST\r\n", transaction.message.len()).bytes());
+        bytes.extend(transaction.message);
+        if let Err(written) = self.wire.write(&bytes, self.limits.block).await {
+            return self.not_written(progress, Stage::Mail, &written).await;
+        }
+        // From here on, only a reply makes anything definite.
+        self.read_envelope(transaction, progress, Stage::AfterDot, 1).await?;
+        if progress.is_open() { self.read_end(progress).await } else { Ok(()) }
+    }
+
+    /// MAIL, RCPT and, without CHUNKING, DATA; together, when PIPELINING is offered.
+    async fn offer(&mut self, transaction: &Transaction<'_>, progress: &mut Progress) -> Result<(), Over> {
+        let data = !self.chunking();
+        if self.pipelining() {
+            let mut text = self.envelope(transaction);
+            if data {
+                text.push_str("DATA\r\n");
+            }
+            if let Err(written) = self.wire.write(text.as_bytes(), self.limits.block).await {
+                return self.not_written(progress, Stage::Mail, &written).await;
+            }
+            self.read_envelope(transaction, progress, Stage::Mail, u8::from(data)).await?;
+            if data && progress.is_open() {
+                let reply = self.wire.reply(self.limits.data).await;
+                return self.data_replied(progress, reply);
+            }
+            return Ok(());
+        }
+        let reply = self.exchange(self.mail_command(transaction).trim_end(), self.limits.command).await;
+        let reply = self.take(progress, Stage::Mail, Stage::Mail, reply)?;
+        if !reply.is_completion() {
+            return self.refused(progress, Stage::Mail, &reply);
+        }
+        for (place, recipient) in transaction.recipients.iter().enumerate() {
+            let reply = self.exchange(&format!("RCPT TO:<{recipient}>"), self.limits.command).await;
+            let reply = self.take(progress, Stage::Rcpt, Stage::Rcpt, reply)?;
+            Self::recipient(progress, place, &reply)?;
+        }
+        if data && progress.is_open() {
+            let reply = self.exchange("DATA", self.limits.data).await;
+            return self.data_replied(progress, reply);
+        }
+        Ok(())
+    }
+
+    /// The replies to MAIL and RCPT that went out together with `more` other commands. A lost reply is judged as of
+    /// `lost`, or of its own stage before the commit.
+    async fn read_envelope(
+        &mut self,
+        transaction: &Transaction<'_>,
+        progress: &mut Progress,
+        lost: Stage,
+        more: u8,
+    ) -> Result<(), Over> {
+        let stage_if_lost = |own| if lost == Stage::AfterDot { lost } else { own };
+        let reply = self.wire.reply(self.limits.command).await;
+        let reply = self.take(progress, Stage::Mail, stage_if_lost(Stage::Mail), reply)?;
+        if !reply.is_completion() {
+            self.refused(progress, Stage::Mail, &reply)?;
+            return self.skip(transaction.recipients.len() + usize::from(more)).await;
+        }
+        for place in 0..transaction.recipients.len() {
+            let reply = self.wire.reply(self.limits.command).await;
+            let reply = self.take(progress, Stage::Rcpt, stage_if_lost(Stage::Rcpt), reply)?;
+            Self::recipient(progress, place, &reply)?;
+        }
+        if progress.is_open() { Ok(()) } else { self.skip(usize::from(more)).await }
+    }
+
+    /// The message: all but its tail, the caller's word, the tail, the reply.
+    async fn complete(
+        &mut self,
+        transaction: &Transaction<'_>,
+        progress: &mut Progress,
+        before_commit: impl AsyncFnOnce() -> Commit,
+    ) -> Result<(), Over> {
+        if progress.farewell.is_some() {
+            return self.gone(progress);
+        }
+        if !progress.is_open() {
+            return Ok(());
+        }
+        let chunking = self.chunking();
+        let bytes = if chunking {
+            let mut bytes = format!("BDAT {} LAST\r\n", transaction.message.len()).into_bytes();
+            bytes.extend(transaction.message);
+            bytes
+        } else {
+            stuffed(transaction.message)
+        };
+        let (head, tail) = bytes.split_at(bytes.len().saturating_sub(TAIL));
+        if !head.is_empty()
+            && let Err(written) = self.wire.write(head, self.limits.block).await
+        {
+            return self.not_written(progress, Stage::Body, &written).await;
+        }
+        if before_commit().await == Commit::Abort {
+            progress.outcome.stage = Stage::Body;
+            progress.rule_rest(Ruling::aborted(), None);
+            // Once the server waits for content, only the end of the connection leaves it incomplete.
+            return if chunking && head.is_empty() { Ok(()) } else { Err(Over) };
+        }
+        progress.outcome.committed = true;
+        if let Err(written) = self.wire.write(tail, self.limits.block).await {
+            return self.not_written(progress, Stage::Body, &written).await;
+        }
+        self.read_end(progress).await
+    }
+
+    /// The reply to the whole message.
+    async fn read_end(&mut self, progress: &mut Progress) -> Result<(), Over> {
+        let reply = self.wire.reply(self.limits.dot).await;
+        let reply = self.take(progress, Stage::AfterDot, Stage::AfterDot, reply)?;
+        let ruling = progress.judge(Stage::AfterDot, &reply);
+        progress.rule_rest(ruling, Some(&reply));
+        // 3yz: it waits for something that we do not know.
+        if (200..300).contains(&reply.code) || reply.code >= 400 { Ok(()) } else { Err(Over) }
+    }
+
+    /// Notes a reply, or what its absence means.
+    fn take(
+        &mut self,
+        progress: &mut Progress,
+        stage: Stage,
+        lost: Stage,
+        read: Result<Reply, Fault>,
+    ) -> Result<Reply, Over> {
+        match read {
+            Ok(reply) => {
+                progress.read(stage, &reply);
+                Ok(reply)
+            }
+            Err(_) if progress.farewell.is_some() => self.gone(progress),
+            Err(fault) => {
+                let ruling = progress.fault(lost, &fault);
+                progress.rule_rest(ruling, None);
+                Err(Over)
+            }
+        }
+    }
+
+    /// The server said 421 to a recipient and took nothing after that: so it is with all that have no ruling yet.
+    fn gone<T>(&mut self, progress: &mut Progress) -> Result<T, Over> {
+        if let Some(reply) = progress.farewell.take() {
+            let ruling = progress.judge(Stage::Rcpt, &reply);
+            progress.rule_rest(ruling, Some(&reply));
+            self.state = State::Finished;
+        }
+        Err(Over)
+    }
+
+    /// A refusal of the whole mail. After 421 the server goes, and nothing more can be read.
+    fn refused(&mut self, progress: &mut Progress, stage: Stage, reply: &Reply) -> Result<(), Over> {
+        if !(reply.is_transient() || reply.is_permanent()) {
+            return Self::out_of_step(progress, stage);
+        }
+        let ruling = progress.judge(stage, reply);
+        progress.rule_rest(ruling, Some(reply));
+        if reply.code == 421 {
+            self.state = State::Finished;
+            return Err(Over);
+        }
+        Ok(())
+    }
+
+    /// A 2yz or 3yz where none can be. When the whole message is with the server already, it may have it.
+    fn out_of_step(progress: &mut Progress, stage: Stage) -> Result<(), Over> {
+        let stage = if progress.outcome.committed { Stage::AfterDot } else { stage };
+        let ruling = progress.fault(stage, &Fault::Garbled("a reply that belongs elsewhere".into()));
+        progress.rule_rest(ruling, None);
+        Err(Over)
+    }
+
+    fn recipient(progress: &mut Progress, place: usize, reply: &Reply) -> Result<(), Over> {
+        if reply.is_completion() {
+            progress.context.accepted += 1;
+            return Ok(());
+        }
+        if !(reply.is_transient() || reply.is_permanent()) {
+            return Self::out_of_step(progress, Stage::Rcpt);
+        }
+        let ruling = progress.judge(Stage::Rcpt, reply);
+        progress.rule(place, ruling, Some(reply));
+        if reply.code == 421 {
+            // It should close now. Should it go on all the same, its later replies count.
+            progress.farewell = Some(reply.clone());
+        }
+        Ok(())
+    }
+
+    fn data_replied(&mut self, progress: &mut Progress, read: Result<Reply, Fault>) -> Result<(), Over> {
+        let reply = self.take(progress, Stage::Data, Stage::Data, read)?;
+        if reply.code == 354 { Ok(()) } else { self.refused(progress, Stage::Data, &reply) }
+    }
+
+    /// Replies to commands that went out behind one that was refused.
+    async fn skip(&mut self, count: usize) -> Result<(), Over> {
+        for _ in 0..count {
+            let reply = self.wire.reply(self.limits.command).await.map_err(|_| Over)?;
+            if reply.code == 354 {
+                // A server may take DATA without recipients; an empty message ends it (RFC 2920 section 3.1).
+                self.exchange(".", self.limits.command).await.map_err(|_| Over)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Not all could be written: the server may have said why. Without its last byte a message is not delivered.
+    async fn not_written(&mut self, progress: &mut Progress, stage: Stage, written: &WriteFault) -> Result<(), Over> {
+        if written.complete && progress.outcome.committed {
+            let ruling = progress.fault(Stage::AfterDot, &written.fault);
+            progress.rule_rest(ruling, None);
+        } else if let Some(reply) = self.last_words().await {
+            let stage = if stage == Stage::Body { Stage::Data } else { stage };
+            progress.read(stage, &reply);
+            let ruling = progress.judge(stage, &reply);
+            progress.rule_rest(ruling, Some(&reply));
+        } else {
+            let ruling = progress.fault(stage, &written.fault);
+            progress.rule_rest(ruling, None);
+        }
+        Err(Over)
+    }
+
+    /// After a transaction that left both sides in step: what may follow in this session.
+    async fn tidy(&mut self, outcome: &MailOutcome) {
+        let ends = |sign: &Sign| matches!(sign, Sign::TooManyConnections | Sign::SessionFull | Sign::Pause(_));
+        let last = outcome.last_reply.as_ref();
+        if last.is_some_and(|reply| reply.code == 421) || outcome.signs.iter().any(ends) {
+            self.state = State::Finished;
+            return;
+        }
+        let clean = outcome.stage == Stage::AfterDot && last.is_some_and(Reply::is_completion);
+        self.state =
+            if clean || self.exchange("RSET", self.limits.command).await.is_ok_and(|reply| reply.is_completion()) {
+                State::Ready
+            } else {
+                State::Broken
+            };
+    }
+
+    fn envelope(&self, transaction: &Transaction<'_>) -> String {
+        let mut text = self.mail_command(transaction);
+        for recipient in transaction.recipients {
+            let _ = write!(text, "RCPT TO:<{recipient}>\r\n");
+        }
+        text
+    }
+
+    fn mail_command(&self, transaction: &Transaction<'_>) -> String {
+        let mut line = format!("MAIL FROM:<{}>", transaction.reverse_path);
+        if self.offers.size.is_some() {
+            let _ = write!(line, " SIZE={}", transaction.message.len());
+        }
+        if transaction.needs_eight_bit {
+            line.push_str(" BODY=8BITMIME");
+        }
+        if transaction.needs_utf8 {
+            line.push_str(" SMTPUTF8");
+        }
+        line.push_str("\r\n");
+        line
+    }
+}
+
+/// The message as DATA wants it: a dot more before each leading dot, and the end (RFC 5321 section 4.5.2).
+fn stuffed(message: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(message.len() + message.len() / 64 + 3);
+    let mut line_start = true;
+    for byte in message {
+        if line_start && *byte == b'.' {
+            bytes.push(b'.');
+        }
+        bytes.push(*byte);
+        line_start = *byte == b'\n';
+    }
+    bytes.extend(b".\r\n");
+    bytes
+}

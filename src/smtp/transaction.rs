@@ -1,0 +1,240 @@
+//! One mail transaction: what is offered, what the server made of it.
+
+use super::{
+    reply::{Context, Event, Reply, Ruling, Sign, Stage, Verdict, Why, judge},
+    wire::Fault,
+};
+
+/// A mail that cannot be put into SMTP.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TransactionError {
+    /// There is nobody to send it to.
+    #[error("the mail has no recipient")]
+    NoRecipient,
+    /// Control bytes, spaces or angle brackets would end the command early.
+    #[error("the address of {which} has a byte that no address may have")]
+    Address {
+        /// `the sender` or `recipient N`.
+        which: String,
+    },
+    /// A server may take it for the end of a line where others do not (CVE-2023-51764 and its kin).
+    #[error("the message has a bare CR or LF at byte {at}")]
+    BareLineEnd {
+        /// From 0.
+        at: usize,
+    },
+    /// The last line has no end.
+    #[error("the message does not end with CRLF")]
+    Unterminated,
+}
+
+/// A mail as it goes over the wire; checked when made.
+#[derive(Clone, Debug)]
+pub struct Transaction<'a> {
+    pub(super) reverse_path: &'a str,
+    pub(super) recipients: &'a [String],
+    pub(super) message: &'a [u8],
+    pub(super) resent: bool,
+    pub(super) needs_utf8: bool,
+    pub(super) needs_eight_bit: bool,
+}
+
+impl<'a> Transaction<'a> {
+    /// `reverse_path` may be empty (a bounce); `message` has CRLF line ends, is not dot-stuffed, and ends with CRLF.
+    pub fn new(reverse_path: &'a str, recipients: &'a [String], message: &'a [u8]) -> Result<Self, TransactionError> {
+        let broken = |text: &str| text.chars().any(|c| c.is_control() || matches!(c, ' ' | '<' | '>'));
+        if recipients.is_empty() {
+            return Err(TransactionError::NoRecipient);
+        }
+        if broken(reverse_path) {
+            return Err(TransactionError::Address { which: "the sender".into() });
+        }
+        if let Some(at) = recipients.iter().position(|recipient| recipient.is_empty() || broken(recipient)) {
+            return Err(TransactionError::Address { which: format!("recipient {}", at + 1) });
+        }
+        let bare = message.iter().enumerate().find(|(at, byte)| match byte {
+            b'\r' => message.get(at + 1) != Some(&b'\n'),
+            b'\n' => *at == 0 || message[at - 1] != b'\r',
+            _ => false,
+        });
+        if let Some((at, _)) = bare {
+            return Err(TransactionError::BareLineEnd { at });
+        }
+        if !message.ends_with(b"\r\n") {
+            return Err(TransactionError::Unterminated);
+        }
+        let needs_utf8 = !reverse_path.is_ascii() || recipients.iter().any(|recipient| !recipient.is_ascii());
+        let needs_eight_bit = !message.is_ascii();
+        Ok(Self { reverse_path, recipients, message, resent: false, needs_utf8, needs_eight_bit })
+    }
+
+    /// Says that this mail was already sent again once at no charge ([`Why::ProtocolError`], [`Why::SessionGone`]).
+    pub fn resent(mut self, resent: bool) -> Self {
+        self.resent = resent;
+        self
+    }
+}
+
+/// The caller's word just before the bytes that complete the message are handed to the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Commit {
+    /// The stage `committing` is written: go on.
+    Go,
+    /// The claim is lost or the lease too short: the message must not be completed.
+    Abort,
+}
+
+/// What became of one recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecipientOutcome {
+    /// What it means.
+    pub ruling: Ruling,
+    /// The reply that decided, if there was one.
+    pub reply: Option<Reply>,
+}
+
+/// What became of a mail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MailOutcome {
+    /// False: nothing was sent. The server had ended the session ([`Why::SessionGone`]: send on another, free of
+    /// charge), or the mail can't go to this server at all (too large, or it needs an extension).
+    pub started: bool,
+    /// In the order of the transaction, never fewer.
+    pub recipients: Vec<RecipientOutcome>,
+    /// How far it got.
+    pub stage: Stage,
+    /// Whether the caller said [`Commit::Go`].
+    pub committed: bool,
+    /// The last reply that was read.
+    pub last_reply: Option<Reply>,
+    /// What went wrong below SMTP, for people.
+    pub detail: Option<String>,
+    /// What was learned about the server, without doubles and without [`Sign::None`].
+    pub signs: Vec<Sign>,
+}
+
+impl MailOutcome {
+    /// The recipients with this kind of verdict, by their place in the transaction.
+    pub fn places(&self, wanted: impl Fn(&Verdict) -> bool) -> Vec<usize> {
+        let places = self.recipients.iter().enumerate();
+        places.filter(|(_, recipient)| wanted(&recipient.ruling.verdict)).map(|(place, _)| place).collect()
+    }
+
+    /// Whether the server took the mail for everybody.
+    pub fn is_delivered(&self) -> bool {
+        self.recipients.iter().all(|recipient| recipient.ruling.verdict == Verdict::Delivered)
+    }
+
+    /// Whether the session was gone before anything was sent.
+    pub fn is_session_gone(&self) -> bool {
+        !self.started && self.recipients.iter().all(|recipient| recipient.ruling.why == Why::SessionGone)
+    }
+}
+
+/// A transaction as far as it got.
+pub(super) struct Progress {
+    pub outcome: MailOutcome,
+    pub rulings: Vec<Option<RecipientOutcome>>,
+    pub context: Context,
+    /// A 421 to a recipient.
+    pub farewell: Option<Reply>,
+}
+
+/// The transaction can't go on; all recipients have their ruling.
+pub(super) struct Over;
+
+impl Progress {
+    pub fn new(transaction: &Transaction<'_>, reused: bool) -> Self {
+        let outcome = MailOutcome {
+            started: true,
+            recipients: Vec::new(),
+            stage: Stage::Idle,
+            committed: false,
+            last_reply: None,
+            detail: None,
+            signs: Vec::new(),
+        };
+        let context = Context { accepted: 0, resent: transaction.resent, reused };
+        Self { outcome, rulings: vec![None; transaction.recipients.len()], context, farewell: None }
+    }
+
+    /// Gives one recipient its ruling.
+    pub fn rule(&mut self, place: usize, ruling: Ruling, reply: Option<&Reply>) {
+        self.rulings[place] = Some(RecipientOutcome { ruling, reply: reply.cloned() });
+        if ruling.sign != Sign::None && !self.outcome.signs.contains(&ruling.sign) {
+            self.outcome.signs.push(ruling.sign);
+        }
+    }
+
+    /// Gives all that have none yet the same ruling.
+    pub fn rule_rest(&mut self, ruling: Ruling, reply: Option<&Reply>) {
+        for place in 0..self.rulings.len() {
+            if self.rulings[place].is_none() {
+                self.rule(place, ruling, reply);
+            }
+        }
+    }
+
+    /// Whether somebody still waits for the end of the transaction.
+    pub fn is_open(&self) -> bool {
+        self.rulings.iter().any(Option::is_none)
+    }
+
+    pub fn read(&mut self, stage: Stage, reply: &Reply) {
+        self.outcome.stage = stage;
+        self.outcome.last_reply = Some(reply.clone());
+    }
+
+    /// Judges a reply.
+    pub fn judge(&self, stage: Stage, reply: &Reply) -> Ruling {
+        judge(stage, Event::Reply(reply), &self.context)
+    }
+
+    /// Judges what is no reply.
+    pub fn fault(&mut self, stage: Stage, fault: &Fault) -> Ruling {
+        self.outcome.stage = stage;
+        self.outcome.detail = Some(fault.detail());
+        judge(stage, fault.event(), &self.context)
+    }
+
+    pub fn end(mut self) -> MailOutcome {
+        // Every path gives a ruling; were one forgotten, "unknown" is the one that neither loses nor doubles.
+        let forgotten = judge(Stage::AfterDot, Event::Broken, &self.context);
+        self.rule_rest(forgotten, None);
+        self.outcome.recipients = self.rulings.into_iter().flatten().collect();
+        self.outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Transaction, TransactionError};
+
+    fn check(from: &str, to: &[&str], message: &[u8]) -> Result<(), TransactionError> {
+        let to: Vec<String> = to.iter().map(|address| (*address).to_owned()).collect();
+        Transaction::new(from, &to, message).map(|_| ())
+    }
+
+    #[test]
+    fn bare_line_ends_are_refused_wherever_they_are() {
+        let cases: [(&[u8], usize); 6] =
+            [(b"a\nb\r\n", 1), (b"a\rb\r\n", 1), (b"\nb\r\n", 0), (b"a\r\n.\n\r\n", 4), (b"a\r\r\n", 1), (b"a\r", 1)];
+        for (message, at) in cases {
+            assert_eq!(check("", &["a@b"], message), Err(TransactionError::BareLineEnd { at }), "{message:?}");
+        }
+        assert_eq!(check("", &["a@b"], b"a"), Err(TransactionError::Unterminated));
+        assert_eq!(check("", &["a@b"], b""), Err(TransactionError::Unterminated));
+        assert_eq!(check("", &["a@b"], b"a\r\n\r\n"), Ok(()));
+    }
+
+    #[test]
+    fn addresses_that_would_end_the_command_are_refused() {
+        for address in ["a@b>\r\nDATA", "a b@c", "<a@b>", "a@b\0", "a@b\u{85}"] {
+            assert!(check(address, &["a@b"], b"\r\n").is_err(), "{address}");
+            let second = check("", &["a@b", address], b"\r\n");
+            assert_eq!(second, Err(TransactionError::Address { which: "recipient 2".into() }), "{address}");
+        }
+        assert!(check("", &[""], b"\r\n").is_err());
+        assert_eq!(check("", &[], b"\r\n"), Err(TransactionError::NoRecipient));
+    }
+}

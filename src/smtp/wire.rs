@@ -1,0 +1,364 @@
+//! Bytes: replies read from a socket, commands and content written to it, in clear text or TLS.
+
+use std::{
+    io,
+    net::TcpStream as StdStream,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::TcpStream,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::{
+    connect::TlsRoots,
+    reply::{Event, Reply},
+    session::Closed,
+};
+
+/// RFC 5321 asks for 512; servers write more.
+const LONGEST_LINE: usize = 4096;
+/// All lines of one reply.
+const LONGEST_REPLY: usize = 64 * 1024;
+/// Bytes written under one time limit.
+const BLOCK: usize = 64 * 1024;
+
+/// Why no reply was read, or not all was written.
+#[derive(Debug)]
+pub(super) enum Fault {
+    Garbled(String),
+    TimedOut,
+    Broken(String),
+}
+
+impl Fault {
+    pub fn event(&self) -> Event<'static> {
+        match self {
+            Self::Garbled(_) => Event::Garbled,
+            Self::TimedOut => Event::TimedOut,
+            Self::Broken(_) => Event::Broken,
+        }
+    }
+
+    pub fn detail(&self) -> String {
+        match self {
+            Self::Garbled(detail) => format!("the answer is no SMTP reply: {detail}"),
+            Self::TimedOut => "no answer in time".into(),
+            Self::Broken(detail) => format!("the connection broke: {detail}"),
+        }
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
+/// A write that failed.
+pub(super) struct WriteFault {
+    pub fault: Fault,
+    /// Whether the last byte may have reached the server all the same.
+    pub complete: bool,
+}
+
+/// A connection to a server and what was read ahead.
+pub(super) struct Wire {
+    stream: Stream,
+    handle: StdStream,
+    ahead: Vec<u8>,
+    lines: Vec<String>,
+    farewell: bool,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    Gone,
+}
+
+impl Wire {
+    /// `handle` is a second handle on the socket of `stream`.
+    pub fn new(stream: TcpStream, handle: StdStream) -> Self {
+        Self { stream: Stream::Plain(stream), handle, ahead: Vec::new(), lines: Vec::new(), farewell: false }
+    }
+
+    /// The TLS handshake. What the server sent ahead in clear text makes it fail: it could be anybody's
+    /// (CVE-2011-0411 and its kin).
+    pub async fn encrypt(&mut self, roots: &TlsRoots, name: ServerName<'static>, limit: Duration) -> Result<(), Fault> {
+        if !self.ahead.is_empty() {
+            return Err(Fault::Garbled("clear text after the reply to STARTTLS".into()));
+        }
+        let Stream::Plain(stream) = std::mem::replace(&mut self.stream, Stream::Gone) else {
+            return Err(Fault::Broken("it is encrypted already".into()));
+        };
+        match timeout(limit, TlsConnector::from(roots.config()).connect(name, stream).into_fallible()).await {
+            Ok(Ok(stream)) => {
+                self.stream = Stream::Tls(Box::new(stream));
+                Ok(())
+            }
+            Ok(Err((error, stream))) => {
+                self.stream = Stream::Plain(stream);
+                Err(error.into())
+            }
+            Err(_) => Err(Fault::TimedOut),
+        }
+    }
+
+    /// Reads one reply; cancelling loses nothing.
+    pub async fn reply(&mut self, limit: Duration) -> Result<Reply, Fault> {
+        match timeout(limit, self.next_reply()).await {
+            Ok(read) => read,
+            Err(_) => Err(Fault::TimedOut),
+        }
+    }
+
+    async fn next_reply(&mut self) -> Result<Reply, Fault> {
+        loop {
+            if let Some((code, lines, used)) = parse(&self.ahead).map_err(Fault::Garbled)? {
+                self.ahead.drain(..used);
+                self.lines = lines;
+                self.farewell |= matches!(code, 221 | 421);
+                return Ok(Reply::new(code, &self.lines.join(" ")));
+            }
+            if self.stream.read_buf(&mut self.ahead).await? == 0 {
+                return Err(Fault::Broken("the server closed it".into()));
+            }
+        }
+    }
+
+    /// The lines of the last reply, without their codes.
+    pub fn lines(&self) -> &[String] {
+        &self.lines
+    }
+
+    /// Writes all, every block within `limit`. Cancelling may leave a part of it written.
+    pub async fn write(&mut self, bytes: &[u8], limit: Duration) -> Result<(), WriteFault> {
+        for block in bytes.chunks(BLOCK) {
+            let fault = match timeout(limit, self.stream.write_all(block)).await {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.into(),
+                Err(_) => Fault::TimedOut,
+            };
+            return Err(WriteFault { fault, complete: false });
+        }
+        let fault = match timeout(limit, self.stream.flush()).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.into(),
+            Err(_) => Fault::TimedOut,
+        };
+        Err(WriteFault { fault, complete: true })
+    }
+
+    /// Whether the server has neither said anything nor closed, as far as this host knows: no round trip.
+    pub async fn is_quiet(&mut self) -> bool {
+        if !self.ahead.is_empty() {
+            return false;
+        }
+        match self.handle.peek(&mut [0]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
+            Ok(1..) if matches!(self.stream, Stream::Tls(_)) => {
+                // It may be a session ticket, which is nobody's business but TLS's.
+                timeout(Duration::from_millis(5), self.stream.read_buf(&mut self.ahead)).await.is_err()
+            }
+            _ => false,
+        }
+    }
+
+    /// Waits until the server says something or closes. Cancelling loses nothing.
+    pub async fn stirred(&mut self) {
+        if self.ahead.is_empty() {
+            let _ = self.stream.read_buf(&mut self.ahead).await;
+        }
+    }
+
+    /// Whether the server has said that it closes.
+    pub fn said_farewell(&self) -> bool {
+        self.farewell
+    }
+
+    /// Ends our side and waits until the server has ended its own.
+    pub async fn finish(mut self, limit: Duration) -> Closed {
+        let deadline = Instant::now() + limit;
+        // After a farewell the server closes by itself. What we sent meanwhile, be it TLS's own farewell, would stay
+        // unread there, and its kernel would reset the connection instead of ending it.
+        let patience = if self.farewell { limit * 3 / 4 } else { Duration::ZERO };
+        if let Some(stream) = self.stream.socket()
+            && let Some(closed) = end_of(stream, patience, self.farewell).await
+        {
+            return closed;
+        }
+        if timeout_at(deadline, self.stream.shutdown()).await.is_err() {
+            let _ = self.handle.shutdown(std::net::Shutdown::Write);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Below TLS: the server's farewell is not yet its FIN.
+        match self.stream.socket() {
+            Some(stream) => end_of(stream, left, self.farewell).await.unwrap_or(Closed::NoEof),
+            // The stream went with a handshake that took too long; the second handle still holds the socket.
+            None => finish_socket(self.handle, left).await,
+        }
+    }
+}
+
+/// Ends our side of a socket and waits for the server's end.
+pub(super) async fn finish_socket(socket: StdStream, limit: Duration) -> Closed {
+    let _ = socket.shutdown(std::net::Shutdown::Write);
+    match TcpStream::from_std(socket) {
+        Ok(mut stream) => end_of(&mut stream, limit, false).await.unwrap_or(Closed::NoEof),
+        Err(_) => Closed::NoEof,
+    }
+}
+
+/// Reads and drops everything until the server's end; `None` when it does not come in time.
+async fn end_of(stream: &mut TcpStream, limit: Duration, farewell: bool) -> Option<Closed> {
+    let mut scratch = [0; 4096];
+    let reading = async {
+        loop {
+            match stream.read(&mut scratch).await {
+                Ok(0) => return Closed::Eof,
+                Ok(_) => {}
+                // Linux reports a reset as a broken pipe when the server's FIN had come before.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Closed::Eof,
+                // The server has said that it closes, and closed with something of ours unread.
+                Err(error) if farewell && error.kind() == io::ErrorKind::ConnectionReset => return Closed::Eof,
+                // Somebody between us and the server may reset a connection too: no proof.
+                Err(_) => return Closed::NoEof,
+            }
+        }
+    };
+    timeout(limit, reading).await.ok()
+}
+
+/// The first reply in `bytes` and its length; `None` when it is not all there.
+///
+/// Stricter than some (a line ends with CRLF), more liberal than others (no text, or text that is not UTF-8, is a reply
+/// all the same, as RFC 5321 section 4.2 wants).
+fn parse(bytes: &[u8]) -> Result<Option<(u16, Vec<String>, usize)>, String> {
+    let mut start = 0;
+    let mut code = None;
+    let mut texts: Vec<String> = Vec::new();
+    loop {
+        let rest = &bytes[start..];
+        let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
+            return if rest.len() > LONGEST_LINE { Err("an endless line".into()) } else { Ok(None) };
+        };
+        if start + end > LONGEST_REPLY {
+            return Err("an endless reply".into());
+        }
+        let Some(line) = rest[..end].strip_suffix(b"\r") else { return Err("a line ends without CR".into()) };
+        let (digits, text) = line.split_at(line.len().min(3));
+        let number = std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        let number: u16 = number.and_then(|digits| digits.parse().ok()).unwrap_or(0);
+        if !(200..600).contains(&number) || code.is_some_and(|code| code != number) {
+            return Err("a line without a reply code, or with another one".into());
+        }
+        code = Some(number);
+        let (last, text) = match text {
+            [] => (true, text),
+            [b' ', text @ ..] => (true, text),
+            [b'-', text @ ..] => (false, text),
+            _ => return Err("a reply code without a space after it".into()),
+        };
+        texts.push(String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).collect());
+        start += end + 1;
+        if last {
+            return Ok(Some((number, texts, start)));
+        }
+    }
+}
+
+impl Stream {
+    fn socket(&mut self) -> Option<&mut TcpStream> {
+        match self {
+            Self::Plain(stream) => Some(stream),
+            Self::Tls(stream) => Some(stream.get_mut().0),
+            Self::Gone => None,
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    #[test]
+    fn whole_replies_are_read_and_no_more() {
+        let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+        assert_eq!(parse(b"250 ok\r\n354 more"), Ok(Some((250, lines(&["ok"]), 8))));
+        assert_eq!(parse(b"250-one\r\n250 two\r\n"), Ok(Some((250, lines(&["one", "two"]), 18))));
+        assert_eq!(parse(b"250\r\n"), Ok(Some((250, lines(&[""]), 5))));
+        assert_eq!(parse(b"250-one\r\n250\r\n"), Ok(Some((250, lines(&["one", ""]), 14))));
+        assert_eq!(parse(b"250 \xfcber\x07\r\n"), Ok(Some((250, lines(&["\u{fffd}ber"]), 11))));
+    }
+
+    #[test]
+    fn half_a_reply_is_none_yet() {
+        for bytes in [&b""[..], b"250", b"250 ok", b"250 ok\r", b"250-one\r\n", b"250-one\r\n250 two"] {
+            assert_eq!(parse(bytes), Ok(None), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_reply_is_refused() {
+        let odd: [&[u8]; 9] = [
+            b"ok\r\n",
+            b"250 ok\n",
+            b"25\r\n",
+            b"2500 ok\r\n",
+            b"250-one\r\n251 two\r\n",
+            b"150 hm\r\n",
+            b"600 hm\r\n",
+            b"\r\n",
+            b"250\tok\r\n",
+        ];
+        for bytes in odd {
+            assert!(parse(bytes).is_err(), "{bytes:?}");
+        }
+        assert!(parse(&[b'2'; 5000]).is_err());
+        assert!(parse(&b"250-again and again\r\n".repeat(5000)).is_err());
+    }
+}

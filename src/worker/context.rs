@@ -1,0 +1,103 @@
+//! What all tasks of a worker share.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    credentials::CredentialsFolder, fleet::Fleet, follow::Followed, intake::Intake, outcome::Policy, settle::Settler,
+};
+use crate::{
+    lease::{Identity, PodGuard, ProcessId},
+    queue::Queue,
+    store::Store,
+    telemetry::metrics::WorkerMetrics,
+};
+
+/// More than sessions can ever be.
+const EVERYBODY: u32 = 1 << 20;
+
+/// What all tasks of a worker share.
+pub struct Context {
+    /// Redis.
+    pub store: Store,
+    /// The relay in force.
+    pub relay: Followed,
+    /// Name of the relay.
+    pub relay_name: String,
+    /// This run of the worker.
+    pub process: ProcessId,
+    /// Who we are, for the leases.
+    pub identity: Identity,
+    /// Where sessions ask for mail.
+    pub intake: Intake,
+    /// The task that answers them.
+    pub intake_task: TaskTracker,
+    /// Proof that no other process of this pod is a worker, kept until this one ends.
+    pub only_worker: OnceLock<PodGuard>,
+    /// The servers and their sessions.
+    pub fleet: Fleet,
+    /// Where outcomes go.
+    pub settler: Settler,
+    /// Login files.
+    pub files: CredentialsFolder,
+    /// Figures.
+    pub metrics: WorkerMetrics,
+    /// The queue that mail is taken from, once known; clones share what is known of lost claims.
+    pub queue: Mutex<Option<Queue>>,
+    /// Our name in EHLO.
+    pub helo: String,
+    /// How long a session without work is kept.
+    pub idle: Duration,
+    /// Ends when no new mail may be started.
+    pub stop: CancellationToken,
+    /// Told when a mail may be due at once.
+    pub promote: Notify,
+    /// One permit for each mail being sent; all of them for a mail that must be sent alone.
+    pub company: Arc<Semaphore>,
+}
+
+impl Context {
+    /// A semaphore for [`Context::company`].
+    pub fn company() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(EVERYBODY as usize))
+    }
+
+    /// Waits until a mail may be sent: with others, or with nothing beside it.
+    pub async fn admit(&self, alone: bool) -> Option<OwnedSemaphorePermit> {
+        let permits = if alone { EVERYBODY } else { 1 };
+        // The semaphore is never closed.
+        Arc::clone(&self.company).acquire_many_owned(permits).await.ok()
+    }
+
+    /// The queue that mail is taken from, once known.
+    pub fn queue(&self) -> Option<Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says which queue mail is taken from now.
+    pub fn set_queue(&self, queue: Queue) {
+        *self.queue.lock().unwrap_or_else(PoisonError::into_inner) = Some(queue);
+    }
+
+    /// What the spec in force says about failures.
+    pub fn policy(&self) -> Policy {
+        match self.relay.borrow().as_ref() {
+            Some(record) => Policy { retry: record.spec.retry.clone(), unknown: record.spec.unknown_outcome },
+            None => Policy { retry: crate::api::Retry::default(), unknown: crate::api::UnknownOutcome::default() },
+        }
+    }
+}
+
+/// Our name for EHLO when none was given: the pod's host name.
+pub fn default_helo() -> String {
+    let name = std::fs::read_to_string(Path::new("/proc/sys/kernel/hostname")).unwrap_or_default();
+    let name = name.trim();
+    let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
+    if is_name { name.to_owned() } else { "localhost".to_owned() }
+}

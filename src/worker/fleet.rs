@@ -1,0 +1,268 @@
+//! The servers of the relay and their sessions, kept as the relay's record says.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+
+use super::{
+    breaker::{Limits, Permit},
+    context::Context,
+    sender,
+    server::Server,
+};
+use crate::{
+    api::{RelayRecord, ServerReport},
+    lease::{SlotOptions, SlotPool, Timing},
+    telemetry::metrics::{ByPool, ByServer, WorkerMetrics},
+};
+
+/// Whether another session could be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// On one server at least.
+    Now,
+    /// At this time, unless something changes earlier.
+    At(Instant),
+    /// Not until something changes.
+    None,
+}
+
+impl Room {
+    /// When to look again, if time alone makes room.
+    pub fn opens(self) -> Option<Instant> {
+        match self {
+            Self::At(at) => Some(at),
+            Self::Now | Self::None => None,
+        }
+    }
+}
+
+/// All servers.
+pub struct Fleet {
+    members: Mutex<Members>,
+    changed: Arc<Notify>,
+    sessions: TaskTracker,
+}
+
+#[derive(Default)]
+struct Members {
+    servers: Vec<Arc<Server>>,
+    pools: BTreeMap<String, Pool>,
+    /// Sockets of an older process of this pod, by pool, until the pool is joined.
+    inherited: BTreeMap<String, u32>,
+}
+
+/// A budget's slots, in use or on their way out.
+enum Pool {
+    InUse(SlotPool, Duration),
+    /// Its sessions are closing; a successor must wait until it has left the ledger.
+    Leaving,
+}
+
+impl Fleet {
+    /// No servers yet.
+    pub fn new() -> Self {
+        Self { members: Mutex::default(), changed: Arc::new(Notify::new()), sessions: TaskTracker::new() }
+    }
+
+    /// Resolves when a session may have become possible since the last call. Cancel-safe.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// The servers now.
+    pub fn servers(&self) -> Vec<Arc<Server>> {
+        self.members().servers.clone()
+    }
+
+    /// Whether another session could be opened.
+    pub fn room(&self, now: Instant) -> Room {
+        let mut room = Room::None;
+        for server in &self.members().servers {
+            let status = server.pool.status();
+            match server.permit(now) {
+                Permit::Granted if status.counted < status.limit => return Room::Now,
+                Permit::At(at) => {
+                    room = match room {
+                        Room::At(earlier) if earlier < at => room,
+                        _ => Room::At(at),
+                    }
+                }
+                Permit::Granted | Permit::Probing => {}
+            }
+        }
+        room
+    }
+
+    /// Sessions that are being opened and have not asked for mail yet.
+    pub fn opening(&self) -> usize {
+        self.members().servers.iter().map(|server| server.opening()).sum()
+    }
+
+    /// Opens up to `wanted` sessions, each on the server whose share is used least.
+    pub fn open(&self, wanted: usize, context: &Arc<Context>) {
+        let mut servers = self.servers();
+        for _ in 0..wanted {
+            servers.sort_by_cached_key(|server| match server.pool.status().limit {
+                0 => usize::MAX,
+                limit => server.sessions().saturating_mul(1_000_000) / limit as usize,
+            });
+            let now = Instant::now();
+            let opened = servers.iter().find_map(|server| server.try_open(now).map(|opened| (server, opened)));
+            let Some((server, (slot, opening))) = opened else { return };
+            self.sessions.spawn(sender::run(Arc::clone(context), Arc::clone(server), slot, opening));
+        }
+    }
+
+    /// Resolves when every session has ended and no more will come.
+    pub async fn drained(&self) {
+        self.sessions.close();
+        self.sessions.wait().await;
+    }
+
+    /// Gives up all slots; every session has ended, or is given up with them.
+    pub async fn leave(&self) {
+        let pools = std::mem::take(&mut self.members().pools);
+        let leaving = pools.into_values().filter_map(|pool| match pool {
+            Pool::InUse(pool, _) => Some(pool.shutdown()),
+            Pool::Leaving => None,
+        });
+        futures::future::join_all(leaving).await;
+    }
+
+    /// Sockets that an older process of this pod left, by pool; to be told before the pools are joined.
+    pub fn inherit(&self, sockets: BTreeMap<String, u32>) {
+        self.members().inherited = sockets;
+    }
+
+    /// What the controller should know of the servers.
+    pub fn report(&self) -> Vec<ServerReport> {
+        let servers = self.servers();
+        servers
+            .iter()
+            .map(|server| ServerReport { name: server.name.clone(), unavailable: server.unavailable() })
+            .collect()
+    }
+
+    /// Brings the gauges up to date.
+    pub fn measure(&self, metrics: &WorkerMetrics) {
+        let members = self.members();
+        for server in &members.servers {
+            let available = i64::from(server.unavailable().is_none());
+            metrics.server_available.get_or_create(&ByServer { server: server.name.clone() }).set(available);
+        }
+        for (name, pool) in &members.pools {
+            if let Pool::InUse(pool, _) = pool {
+                let (status, label) = (pool.status(), ByPool { pool: name.clone() });
+                metrics.slots_limit.get_or_create(&label).set(status.limit.into());
+                metrics.slots_counted.get_or_create(&label).set(status.counted.into());
+            }
+        }
+    }
+
+    /// Makes the servers those of the record. Sessions of servers that are gone or different end after their mail.
+    pub fn follow(&self, record: &RelayRecord, context: &Arc<Context>) {
+        let limits = Limits {
+            consecutive_failures: u32::try_from(record.spec.breaker.consecutive_failures).unwrap_or(1),
+            pause: record.spec.breaker.pause.get(),
+        };
+        let lease = Duration::from_millis(record.lease_ms);
+        let mut members = self.members();
+        let Members { servers, pools, inherited } = &mut *members;
+        servers.retain(|server| {
+            let wanted = record.spec.servers.iter().find(|wanted| wanted.name == server.name);
+            let stays =
+                matches!(pools.get(&server.settings().pool()), Some(Pool::InUse(_, length)) if *length == lease);
+            match wanted {
+                Some(wanted) if stays && server.is_like(wanted) => {
+                    server.adjust(wanted, limits);
+                    true
+                }
+                _ => {
+                    tracing::info!(server.name = server.name, "the server is no longer used as it was");
+                    server.stop.cancel();
+                    false
+                }
+            }
+        });
+        let wanted = |name: &str| record.spec.servers.iter().any(|server| server.pool() == name);
+        for (name, pool) in pools.iter_mut() {
+            if matches!(pool, Pool::InUse(_, length) if !wanted(name) || *length != lease) {
+                let Pool::InUse(old, _) = std::mem::replace(pool, Pool::Leaving) else { continue };
+                tokio::spawn(leave(name.clone(), old, Arc::clone(context)));
+            }
+        }
+        for settings in &record.spec.servers {
+            if servers.iter().any(|server| server.name == settings.name) {
+                continue;
+            }
+            let name = settings.pool();
+            let pool = pools.entry(name.clone()).or_insert_with(|| {
+                let timing = Timing::with_lease(lease);
+                let options = SlotOptions {
+                    session_timeout: settings.session_timeout.get(),
+                    close_grace: settings.close_grace.get(),
+                    inherited: inherited.remove(&name).unwrap_or(0),
+                    ..SlotOptions::default()
+                };
+                let (store, identity) = (context.store.clone(), context.identity.clone());
+                let pool = SlotPool::spawn_with(store, &name, identity, timing, options);
+                tokio::spawn(forward(pool.clone(), Arc::clone(&self.changed)));
+                Pool::InUse(pool, lease)
+            });
+            // A pool that is leaving comes back through `leave`, which calls this again.
+            let Pool::InUse(pool, _) = pool else { continue };
+            servers.push(Arc::new(Server::new(settings, pool.clone(), limits, Arc::clone(&self.changed))));
+        }
+        for (name, pool) in pools.iter() {
+            let Pool::InUse(pool, _) = pool else { continue };
+            let sharing = || record.spec.servers.iter().filter(|server| server.pool() == *name);
+            if let Some(longest) = sharing().map(|server| server.session_timeout.get()).max() {
+                pool.set_session_timeout(longest);
+            }
+            if let Some(longest) = sharing().map(|server| server.close_grace.get()).max() {
+                pool.set_close_grace(longest);
+            }
+        }
+        drop(members);
+        self.changed.notify_one();
+    }
+
+    fn members(&self) -> MutexGuard<'_, Members> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits until the sessions of a pool are gone and the ledger has heard it; then the name is free again.
+async fn leave(name: String, pool: SlotPool, context: Arc<Context>) {
+    pool.shutdown().await;
+    context.fleet.members().pools.remove(&name);
+    let record = context.relay.borrow().clone();
+    if let Some(record) = record
+        && !context.stop.is_cancelled()
+    {
+        context.fleet.follow(&record, &context);
+    }
+}
+
+/// Tells the intake when slots become free; ends with the pool.
+async fn forward(pool: SlotPool, changed: Arc<Notify>) {
+    let mut status = pool.watch();
+    drop(pool);
+    let mut free = 0;
+    while status.changed().await.is_ok() {
+        let now = {
+            let status = status.borrow_and_update();
+            status.limit.saturating_sub(status.counted)
+        };
+        if now > free {
+            changed.notify_one();
+        }
+        free = now;
+    }
+}

@@ -1,0 +1,151 @@
+//! Follows the record in which the controller tells the workers what the relay is.
+//!
+//! The announcement is a hint, the record is the truth: it is read again on every announcement, after every
+//! reconnection, and now and then. Without Redis the last record stays in force; what may be opened under it is
+//! bounded by the leases.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::StreamExt;
+use tokio::sync::watch;
+
+use super::backoff::Backoff;
+use crate::{
+    api::{RelayRecord, record_key},
+    store::{Store, StoreError},
+};
+
+/// How long Redis may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+/// How often the record is read although nobody announced a change.
+const READ_AGAIN: Duration = Duration::from_secs(10);
+
+/// The record in force; `None` until the first one was read.
+pub type Followed = watch::Receiver<Option<Arc<RelayRecord>>>;
+
+/// Follows the record of a relay in a task of its own that ends when nobody listens any more.
+pub fn follow(store: Store, namespace: &str, name: &str) -> Followed {
+    let (sender, receiver) = watch::channel(None);
+    let follower = Follower { store, key: record_key(namespace, name), sender, complained: AtomicBool::new(false) };
+    tokio::spawn(follower.run());
+    receiver
+}
+
+struct Follower {
+    store: Store,
+    key: String,
+    sender: watch::Sender<Option<Arc<RelayRecord>>>,
+    /// Whether the present trouble with the record was logged already.
+    complained: AtomicBool,
+}
+
+impl Follower {
+    async fn run(self) {
+        let mut backoff = Backoff::new();
+        loop {
+            let outcome = tokio::select! {
+                () = self.sender.closed() => return,
+                outcome = self.listen(&mut backoff) => outcome,
+            };
+            let delay = backoff.next();
+            if let Err(error) = outcome {
+                tracing::debug!(%error, retry_ms = delay.as_millis(), "cannot follow the relay's record");
+            }
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    /// Ends when the subscription breaks.
+    async fn listen(&self, backoff: &mut Backoff) -> Result<(), StoreError> {
+        let mut subscription = self.store.subscriber().await?;
+        match tokio::time::timeout(ANSWER_LIMIT, subscription.subscribe(&self.key)).await {
+            Ok(subscribed) => subscribed.map_err(|error| self.store.error(&error, ANSWER_LIMIT))?,
+            Err(_) => return Err(StoreError::TimedOut { address: self.store.address().into(), limit: ANSWER_LIMIT }),
+        }
+        let mut announcements = subscription.on_message();
+        loop {
+            self.read().await?;
+            backoff.reset();
+            tokio::select! {
+                announced = announcements.next() => if announced.is_none() { return Ok(()) },
+                () = tokio::time::sleep(READ_AGAIN) => {}
+            }
+        }
+    }
+
+    async fn read(&self) -> Result<(), StoreError> {
+        let text: Option<Vec<u8>> = self.store.query(redis::cmd("GET").arg(&self.key), ANSWER_LIMIT).await?;
+        match text.map(|text| serde_json::from_slice::<RelayRecord>(&text)) {
+            Some(Ok(record)) => {
+                self.complained.store(false, Ordering::Relaxed);
+                offer(&self.sender, record);
+            }
+            Some(Err(error)) if !self.complained.swap(true, Ordering::Relaxed) => {
+                tracing::error!(record.key = self.key, %error, "the relay's record makes no sense; the last good one stays in force");
+            }
+            None if self.sender.borrow().is_none() && !self.complained.swap(true, Ordering::Relaxed) => {
+                tracing::info!(record.key = self.key, "waiting for the controller to publish this relay's record");
+            }
+            Some(Err(_)) | None => {}
+        }
+        Ok(())
+    }
+}
+
+/// Puts a record in force unless a later leader's is.
+fn offer(sender: &watch::Sender<Option<Arc<RelayRecord>>>, record: RelayRecord) {
+    sender.send_if_modified(|current| {
+        if current.as_ref().is_some_and(|current| !supersedes(&record, current)) {
+            return false;
+        }
+        tracing::info!(
+            relay.generation = record.generation,
+            record.epoch = record.epoch,
+            record.revision = record.revision,
+            "the relay's record is in force"
+        );
+        *current = Some(Arc::new(record));
+        true
+    });
+}
+
+/// A record of the same object counts only when it is later; a new object of that name always does.
+fn supersedes(new: &RelayRecord, current: &RelayRecord) -> bool {
+    new.uid != current.uid || (new.epoch, new.revision) > (current.epoch, current.revision)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
+mod tests {
+    use super::*;
+    use crate::api::MailRelaySpec;
+
+    fn record(uid: &str, epoch: u64, revision: u64) -> RelayRecord {
+        let spec: MailRelaySpec =
+            serde_json::from_str(r#"{"servers":[{"name":"primary","host":"smtp.example.com"}]}"#).unwrap();
+        RelayRecord { epoch, revision, uid: uid.into(), generation: 1, stalled: None, lease_ms: 6_000, spec }
+    }
+
+    #[test]
+    fn a_late_leaders_record_does_not_replace_its_successors() {
+        let (sender, receiver) = watch::channel(None);
+        for (epoch, revision, in_force) in
+            [(2, 1, (2, 1)), (1, 9, (2, 1)), (2, 1, (2, 1)), (2, 2, (2, 2)), (3, 1, (3, 1))]
+        {
+            offer(&sender, record("a", epoch, revision));
+            let current = receiver.borrow().clone().unwrap();
+            assert_eq!((current.epoch, current.revision), in_force);
+        }
+    }
+
+    #[test]
+    fn a_new_relay_of_the_same_name_starts_afresh() {
+        assert!(supersedes(&record("b", 1, 1), &record("a", 5, 5)));
+    }
+}

@@ -1,0 +1,270 @@
+//! Claims mail for the sessions that are free, and has sessions opened when mail waits that none is free for.
+//!
+//! Claims belong to free sessions only, so no mail waits in a worker that could be sent by another. With nothing to do,
+//! the blocking move of the queue wakes this task; nothing is polled.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{backoff::Backoff, context::Context, fleet::Room, settle::Work};
+use crate::{
+    api::RelayRecord,
+    queue::{Arrivals, Claimed, Queue, QueueNames, UnixMillis},
+    store::StoreError,
+    telemetry::metrics::ByKind,
+};
+
+/// How long one blocking wait lasts (queue.md, Stages).
+const WAIT: Duration = Duration::from_secs(5);
+/// How many mails one claim asks for.
+const BATCH: usize = 64;
+/// How many claims are on their way at once: each waits for Redis to write twice, and a session that becomes free
+/// meanwhile should not wait for that of the others. More would only make the batches smaller.
+const CLAIMS: usize = 4;
+/// How many outcomes may wait for Redis before nothing more is claimed.
+const SETTLEMENTS: usize = 256;
+
+/// Where free sessions ask for mail. Clones are the same place.
+#[derive(Clone)]
+pub struct Intake {
+    requests: mpsc::UnboundedSender<oneshot::Sender<Work>>,
+}
+
+/// The asking of all sessions, for the task that answers.
+pub type Requests = mpsc::UnboundedReceiver<oneshot::Sender<Work>>;
+
+impl Intake {
+    /// The two ends.
+    pub fn new() -> (Self, Requests) {
+        let (requests, receiver) = mpsc::unbounded_channel();
+        (Self { requests }, receiver)
+    }
+
+    /// The next mail; `None` when no more will come. Cancelling withdraws the wish: a mail that was claimed for it
+    /// already goes back to the queue.
+    pub async fn next(&self) -> Option<Work> {
+        let (answer, mail) = oneshot::channel();
+        self.requests.send(answer).ok()?;
+        mail.await.ok()
+    }
+}
+
+/// The queue that mail is taken from now.
+struct Source {
+    queue: Queue,
+    arrivals: Arrivals,
+}
+
+/// A claim on its way, with the sessions it is for.
+struct Claim {
+    queue: Queue,
+    sessions: VecDeque<oneshot::Sender<Work>>,
+    wanted: usize,
+    claimed: Result<Vec<Claimed>, StoreError>,
+}
+
+struct Task {
+    context: Arc<Context>,
+    source: Option<Source>,
+    waiting: VecDeque<oneshot::Sender<Work>>,
+    claims: FuturesUnordered<BoxFuture<'static, Claim>>,
+    /// Whether mail may wait that nobody was given: look before waiting for more.
+    look: bool,
+    /// The last claim brought only so many, less than was asked for.
+    dry: Option<usize>,
+    /// Something failed: not before then.
+    not_before: Option<Instant>,
+    backoff: Backoff,
+}
+
+/// Answers until the worker stops; gives back what it claimed and nobody took.
+pub async fn run(context: Arc<Context>, mut requests: Requests) {
+    let stop = context.stop.clone();
+    let mut relay = context.relay.clone();
+    let mut task = Task {
+        context,
+        source: None,
+        waiting: VecDeque::new(),
+        claims: FuturesUnordered::new(),
+        look: true,
+        dry: None,
+        not_before: None,
+        backoff: Backoff::new(),
+    };
+    loop {
+        let record = relay.borrow_and_update().clone();
+        task.follow(record.as_deref());
+        let active = record.is_some_and(|record| !record.spec.suspend && record.stalled.is_none());
+        if active {
+            task.look().await;
+        }
+        let room = task.context.fleet.room(Instant::now());
+        // Mail is waited for only when a session could take it; otherwise what arrives is for others, or for later.
+        let listen = active && !task.look && (!task.waiting.is_empty() || room == Room::Now);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            request = requests.recv() => match request {
+                Some(request) => { task.waiting.push_back(request); task.look = true; }
+                None => break,
+            },
+            Some(claim) = task.claims.next() => task.hand_out(claim),
+            changed = relay.changed() => if changed.is_ok() { task.look = true } else { break },
+            () = until(task.not_before) => task.not_before = None,
+            () = until(room.opens()) => task.look = true,
+            () = task.context.fleet.changed() => task.look = true,
+            () = arrival(task.source.as_mut()), if listen => task.look = true,
+        }
+    }
+    task.waiting.clear();
+    while let Some(mut claim) = task.claims.next().await {
+        claim.sessions.clear();
+        task.hand_out(claim);
+    }
+    task.waiting.clear();
+    if let Some(source) = task.source {
+        task.context.settler.return_lost(source.queue);
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// However the wait ends, a look follows: another process may have left something behind.
+async fn arrival(source: Option<&mut Source>) {
+    if let Some(source) = source {
+        let _ = source.arrivals.wait(WAIT).await;
+    }
+}
+
+impl Task {
+    /// Takes from the queue that the relay names.
+    fn follow(&mut self, relay: Option<&RelayRecord>) {
+        let Some(relay) = relay else { return };
+        let names = QueueNames::from_spec(&relay.spec.queue);
+        if self.source.as_ref().is_some_and(|source| *source.queue.names() == names) {
+            return;
+        }
+        let queue = Queue::new(self.context.store.clone(), names);
+        let source = Source { arrivals: Arrivals::spawn(&queue), queue: queue.clone() };
+        if let Some(old) = self.source.replace(source) {
+            self.context.settler.return_lost(old.queue);
+        }
+        self.context.set_queue(queue);
+    }
+
+    /// Claims for the sessions that wait, or opens some for the mail that waits.
+    async fn look(&mut self) {
+        if !self.look || self.not_before.is_some() {
+            return;
+        }
+        let Some(queue) = self.source.as_ref().map(|source| source.queue.clone()) else { return };
+        self.waiting.retain(|session| !session.is_closed());
+        if self.context.settler.open() >= SETTLEMENTS {
+            return self.pause();
+        }
+        if !self.waiting.is_empty() {
+            if self.claims.len() < CLAIMS && self.is_worth_it(&queue).await {
+                self.claim(queue);
+            }
+            return;
+        }
+        if !self.claims.is_empty() || self.context.fleet.room(Instant::now()) != Room::Now {
+            return;
+        }
+        match queue.depths(UnixMillis::now()).await {
+            Ok(depths) if depths.pending == 0 => self.look = false,
+            Ok(depths) => {
+                let pending = usize::try_from(depths.pending).unwrap_or(usize::MAX);
+                let coming = self.context.fleet.opening();
+                self.context.fleet.open(pending.saturating_sub(coming), &self.context);
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// Starts a claim for all sessions that wait.
+    fn claim(&mut self, queue: Queue) {
+        let wanted = self.waiting.len().min(BATCH);
+        let sessions: VecDeque<_> = self.waiting.drain(..wanted).collect();
+        let context = Arc::clone(&self.context);
+        let claim = async move {
+            let (process, pod) = (context.process.as_str(), &context.identity.pod);
+            let claimed = queue.claim(process, pod, wanted, UnixMillis::now()).await;
+            Claim { queue, sessions, wanted, claimed }
+        };
+        self.claims.push(claim.boxed());
+    }
+
+    /// Gives what was claimed to the sessions; those that get nothing wait on.
+    fn hand_out(&mut self, claim: Claim) {
+        let Claim { queue, mut sessions, wanted, claimed } = claim;
+        match claimed {
+            Ok(claimed) => {
+                let count = claimed.len();
+                if count > 0 {
+                    self.backoff.reset();
+                }
+                self.context.metrics.claims.inc_by(count as u64);
+                self.context.metrics.claims_open.inc_by(i64::try_from(count).unwrap_or(i64::MAX));
+                for claimed in claimed {
+                    let work = Work { claimed: Arc::new(claimed), queue: queue.clone() };
+                    if let Some(unwanted) = offer(work, &mut sessions).and_then(|work| offer(work, &mut self.waiting)) {
+                        self.context.settler.give_back(unwanted);
+                    }
+                }
+                self.look = true;
+                self.dry = (count < wanted).then_some(count);
+            }
+            Err(error) => self.failed(&error),
+        }
+        // They came first.
+        sessions.extend(self.waiting.drain(..));
+        self.waiting = sessions;
+    }
+
+    /// After a claim that brought less than was asked for: whether to ask again.
+    async fn is_worth_it(&mut self, queue: &Queue) -> bool {
+        let Some(count) = self.dry.take() else { return true };
+        match queue.depths(UnixMillis::now()).await {
+            Ok(depths) if depths.pending == 0 => self.look = false,
+            // Dropped and expired mail hid more.
+            Ok(_) if count > 0 => return true,
+            // What waits cannot be claimed, which is not worth a hot loop.
+            Ok(_) => self.pause(),
+            Err(error) => self.failed(&error),
+        }
+        false
+    }
+
+    fn failed(&mut self, error: &StoreError) {
+        self.context.metrics.store_failures.get_or_create(&ByKind { kind: "claim" }).inc();
+        tracing::debug!(%error, "cannot claim mail");
+        self.pause();
+    }
+
+    fn pause(&mut self) {
+        self.not_before = Some(Instant::now() + self.backoff.next());
+    }
+}
+
+/// Gives a mail to the first session that is still there; the mail again when none is.
+fn offer(mut work: Work, sessions: &mut VecDeque<oneshot::Sender<Work>>) -> Option<Work> {
+    while let Some(session) = sessions.pop_front() {
+        match session.send(work) {
+            Ok(()) => return None,
+            Err(returned) => work = returned,
+        }
+    }
+    Some(work)
+}

@@ -1,0 +1,151 @@
+//! Resolves what an older process of this pod left behind.
+//!
+//! The pod's abstract socket is ours (leases.md R5a), so every other process that a ledger names under this pod's UID is
+//! dead. Claims of other pods, and of processes that no ledger knows any more, are the controller's business.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::{backoff::Backoff, context::Context};
+use crate::{
+    api::{RelayRecord, Server},
+    lease::{HolderView, LedgerStore, older_sockets},
+    queue::{Queue, QueueNames, RecoverOptions, UnixMillis},
+    store::{Store, StoreError},
+    telemetry::metrics::{ByKind, WorkerMetrics},
+};
+
+/// How long Redis may take to say how it is set up.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+/// Resolves all claims of older processes, trying until Redis has done so; then looks for the sockets they left.
+///
+/// How many sockets may still be open, by pool: they are withheld from this process's share.
+pub async fn recover_predecessors(context: &Context, record: &RelayRecord) -> BTreeMap<String, u32> {
+    let mut backoff = Backoff::new();
+    let past = loop {
+        let error = match Past::read(context, record).await {
+            Ok(past) => match past.resolve(context, record).await {
+                Ok(()) => break past,
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        let pause = backoff.next();
+        tracing::debug!(%error, retry_ms = pause.as_millis(), "cannot look for claims of an older process");
+        tokio::time::sleep(pause).await;
+    };
+    past.sockets(record).await
+}
+
+/// What the ledgers still know of this pod.
+struct Past {
+    /// Older processes of this pod, each with its pool.
+    holders: Vec<(String, HolderView)>,
+    /// Whether the store is another one than the ledgers were granted on, and not one that keeps every write: then a
+    /// `committing` may be lost, and no stage can be trusted (queue.md, Recovery).
+    may_have_lost_stages: bool,
+}
+
+impl Past {
+    async fn read(context: &Context, record: &RelayRecord) -> Result<Self, StoreError> {
+        let mut holders = Vec::new();
+        let mut same_store = true;
+        let pools: BTreeSet<String> = record.spec.servers.iter().map(Server::pool).collect();
+        for pool in pools {
+            let snapshot = LedgerStore::new(context.store.clone(), &pool).snapshot().await?;
+            same_store &= snapshot.in_force().is_some();
+            let found = snapshot.ledger.into_iter().flat_map(|ledger| ledger.holders);
+            holders.extend(found.map(|holder| (pool.clone(), holder)));
+        }
+        let identity = &context.identity;
+        holders.retain(|(_, holder)| holder.pod_uid == identity.pod_uid && holder.process != identity.process.as_str());
+        let may_have_lost_stages = !same_store && !keeps_every_write(&context.store).await;
+        Ok(Self { holders, may_have_lost_stages })
+    }
+
+    /// Resolves what they claimed.
+    async fn resolve(&self, context: &Context, record: &RelayRecord) -> Result<(), StoreError> {
+        if self.holders.is_empty() {
+            return Ok(());
+        }
+        let queue = Queue::new(context.store.clone(), QueueNames::from_spec(&record.spec.queue));
+        for process in queue.processes().await? {
+            let Some((_, older)) = self.holders.iter().find(|(_, holder)| holder.process == process.process) else {
+                continue;
+            };
+            // In another boot the node went down with it; in this one it was the process that ended, before its time.
+            let crashed = older.boot_id == context.identity.boot_id;
+            let unknown = record.spec.unknown_outcome;
+            let options = RecoverOptions { unknown, fence_changed: self.may_have_lost_stages, crashed };
+            let recovery = queue.recover(&process.process, &options, UnixMillis::now()).await?;
+            count(&context.metrics, &recovery);
+            tracing::warn!(
+                process.id = process.process,
+                process.crashed = crashed,
+                claims.requeued = recovery.requeued,
+                claims.held = recovery.held,
+                claims.resent = recovery.resent,
+                claims.poison = recovery.poison,
+                "an older process of this pod left claims; they are resolved"
+            );
+        }
+        Ok(())
+    }
+
+    /// Sockets that the kernel has not ended yet, by pool. What cannot be looked up is left to the ledger, which
+    /// withholds the older process's slots anyway.
+    async fn sockets(&self, record: &RelayRecord) -> BTreeMap<String, u32> {
+        let mut left = BTreeMap::new();
+        for (pool, _) in &self.holders {
+            if left.contains_key(pool) {
+                continue;
+            }
+            let mut addresses = Vec::new();
+            for server in record.spec.servers.iter().filter(|server| server.pool() == *pool) {
+                let looking = tokio::net::lookup_host((server.host.as_str(), server.port));
+                if let Ok(Ok(found)) = tokio::time::timeout(ANSWER_LIMIT, looking).await {
+                    addresses.extend(found);
+                }
+            }
+            let count = older_sockets(&addresses).await.unwrap_or(0);
+            if count > 0 {
+                tracing::warn!(
+                    ledger.pool = pool,
+                    sockets = count,
+                    "an older process left sockets; their slots are withheld"
+                );
+            }
+            left.insert(pool.clone(), count);
+        }
+        left
+    }
+}
+
+fn count(metrics: &WorkerMetrics, recovery: &crate::queue::Recovery) {
+    let kinds = [
+        ("requeued", recovery.requeued),
+        ("held", recovery.held),
+        ("resent", recovery.resent),
+        ("poison", recovery.poison),
+    ];
+    for (kind, count) in kinds {
+        metrics.recovered.get_or_create(&ByKind { kind }).inc_by(count);
+    }
+}
+
+/// A single node with `appendfsync always`. What cannot be asked counts as no.
+async fn keeps_every_write(store: &Store) -> bool {
+    let mut ask = redis::cmd("CONFIG");
+    ask.arg("GET").arg("append*");
+    let settings: Vec<String> = store.query(&ask, ANSWER_LIMIT).await.unwrap_or_default();
+    let is = |name: &str, value: &str| {
+        settings.chunks(2).any(|pair| pair[0] == name && pair.get(1).is_some_and(|v| v == value))
+    };
+    let mut ask = redis::cmd("INFO");
+    ask.arg("replication");
+    let replication: String = store.query(&ask, ANSWER_LIMIT).await.unwrap_or_default();
+    is("appendonly", "yes") && is("appendfsync", "always") && replication.contains("connected_slaves:0")
+}

@@ -1,0 +1,232 @@
+//! A worker from its start to its end.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
+
+use prometheus_client::registry::Registry;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{Notify, watch},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    backoff::Backoff,
+    context::{Context, default_helo},
+    credentials::CredentialsFolder,
+    fleet::Fleet,
+    follow::follow,
+    intake::{self, Intake, Requests},
+    recover::recover_predecessors,
+    settle::Settler,
+    upkeep,
+};
+use crate::{
+    lease::{Identity, PodGuard, ProcessId, bind_pod, boot_id},
+    store::{Store, StoreError, StoreOptions},
+    telemetry::{
+        http::{self, Routes},
+        metrics::WorkerMetrics,
+    },
+};
+
+/// How long giving the slots back may take at the end.
+const LEAVE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How a worker is set up; everything else comes from the relay's record.
+#[derive(Clone)]
+pub struct WorkerOptions {
+    /// Where Redis is.
+    pub store: StoreOptions,
+    /// Namespace of the pod and of its relay.
+    pub namespace: String,
+    /// Name of the relay.
+    pub relay: String,
+    /// Name of the pod.
+    pub pod: String,
+    /// UID of the pod.
+    pub pod_uid: String,
+    /// Folder with one folder of login files for each server.
+    pub credentials: PathBuf,
+    /// Address of `/livez`, `/readyz`, `/metrics`.
+    pub http: SocketAddr,
+    /// How long mails that are being sent may take to finish after SIGTERM.
+    pub drain: Duration,
+    /// How long a session without work is kept open.
+    pub idle: Duration,
+    /// Our name in EHLO; `None`: the pod's host name.
+    pub helo: Option<String>,
+}
+
+/// Why a worker could not run, or did not end cleanly.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The Redis options make no sense.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The system refused something at the start.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The time for draining was over; what was left is resolved by its stage.
+    #[error(
+        "mails were still being sent or settled after {limit:?}; they are resolved by their stage: raise --drain-timeout and the pod's grace period"
+    )]
+    NotDrained {
+        /// How long it waited.
+        limit: Duration,
+    },
+}
+
+/// Runs a worker until SIGTERM or SIGINT, then drains it. A second signal ends it at once.
+pub async fn run(options: WorkerOptions) -> Result<(), WorkerError> {
+    let system = |what| move |source| WorkerError::System { what, source };
+    let mut terminate = signal(SignalKind::terminate()).map_err(system("listen for SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("listen for SIGINT"))?;
+    let store = Store::new(&options.store)?;
+    let mut registry = Registry::default();
+    let metrics = WorkerMetrics::register(&mut registry);
+    let (ready, readiness) = watch::channel(true);
+    tokio::spawn(http::serve(options.http, Routes::new(readiness, Arc::new(registry))));
+
+    let identity = Identity {
+        pod_uid: options.pod_uid.clone(),
+        pod: options.pod.clone(),
+        namespace: options.namespace.clone(),
+        process: ProcessId::random(),
+        boot_id: boot_id().map_err(system("read the id of this boot"))?,
+    };
+    let (context, requests) = context(&options, identity, store, metrics);
+    tracing::info!(
+        relay.namespace = options.namespace,
+        relay.name = options.relay,
+        pod.name = options.pod,
+        process.id = context.process.as_str(),
+        redis.address = context.store.address(),
+        version = env!("CARGO_PKG_VERSION"),
+        "the worker starts"
+    );
+    let stopped = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    tokio::select! {
+        () = work(Arc::clone(&context), requests) => {}
+        () = stopped => {}
+    }
+    let _ = ready.send(false);
+    tokio::select! {
+        drained = drain(&context, options.drain) => drained,
+        _ = terminate.recv() => Err(WorkerError::NotDrained { limit: Duration::ZERO }),
+        _ = interrupt.recv() => Err(WorkerError::NotDrained { limit: Duration::ZERO }),
+    }
+}
+
+fn context(
+    options: &WorkerOptions,
+    identity: Identity,
+    store: Store,
+    metrics: WorkerMetrics,
+) -> (Arc<Context>, Requests) {
+    let (intake, requests) = Intake::new();
+    let context = Context {
+        relay: follow(store.clone(), &options.namespace, &options.relay),
+        relay_name: options.relay.clone(),
+        process: identity.process.clone(),
+        intake,
+        intake_task: TaskTracker::new(),
+        only_worker: OnceLock::new(),
+        fleet: Fleet::new(),
+        settler: Settler::new(identity.process.clone(), metrics.clone()),
+        files: CredentialsFolder::new(&options.credentials),
+        metrics,
+        queue: Mutex::default(),
+        helo: options.helo.clone().unwrap_or_else(default_helo),
+        idle: options.idle,
+        stop: CancellationToken::new(),
+        promote: Notify::new(),
+        company: Context::company(),
+        identity,
+        store,
+    };
+    (Arc::new(context), requests)
+}
+
+/// Works until dropped: proof of being the pod's only worker, what older ones left, then mail.
+async fn work(context: Arc<Context>, requests: Requests) {
+    // Kept until the process ends, also while it drains.
+    let _ = context.only_worker.set(only_worker(&context.identity.pod_uid).await);
+    let mut relay = context.relay.clone();
+    let first = loop {
+        let record = relay.borrow_and_update().clone();
+        match record {
+            Some(record) => break record,
+            // The follower ends with the process.
+            None => {
+                if relay.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    context.fleet.inherit(recover_predecessors(&context, &first).await);
+    context.fleet.follow(&first, &context);
+    tokio::spawn(upkeep::run(Arc::clone(&context)));
+    context.intake_task.spawn(intake::run(Arc::clone(&context), requests));
+    while relay.changed().await.is_ok() {
+        let record = relay.borrow_and_update().clone();
+        if let Some(record) = record {
+            context.fleet.follow(&record, &context);
+        }
+    }
+}
+
+/// Waits until no other process of this pod is a worker (leases.md R5a).
+async fn only_worker(pod_uid: &str) -> PodGuard {
+    let mut backoff = Backoff::new();
+    let mut complained = false;
+    loop {
+        match bind_pod(pod_uid) {
+            Ok(guard) => return guard,
+            Err(error) => {
+                if !std::mem::replace(&mut complained, true) {
+                    tracing::warn!(%error, "another worker of this pod still runs; waiting for its end");
+                }
+                tokio::time::sleep(backoff.next()).await;
+            }
+        }
+    }
+}
+
+/// No new mail; what is being sent finishes; outcomes are recorded; slots go back.
+async fn drain(context: &Context, limit: Duration) -> Result<(), WorkerError> {
+    tracing::info!(limit_ms = limit.as_millis(), "the worker drains");
+    context.stop.cancel();
+    let finished = async {
+        context.intake_task.close();
+        context.intake_task.wait().await;
+        context.fleet.drained().await;
+        context.settler.drained().await;
+    };
+    let drained = tokio::time::timeout(limit, finished).await;
+    // Without Redis nobody can be told; the lease ends by itself.
+    let left = tokio::time::timeout(LEAVE_LIMIT, context.fleet.leave()).await;
+    match drained {
+        Ok(()) => {
+            tracing::info!(slots.returned = left.is_ok(), "the worker is drained");
+            Ok(())
+        }
+        Err(_) => Err(WorkerError::NotDrained { limit }),
+    }
+}

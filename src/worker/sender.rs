@@ -1,0 +1,397 @@
+//! One session's life: slot, session, claim, send, settle, and again; then the slot goes back.
+
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures::FutureExt;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{
+    context::Context,
+    outcome::{self, Chance, Conclusion},
+    server::{Opening, Server, Unopened},
+    settle::Work,
+};
+use crate::{
+    lease::Slot,
+    queue::{Advance, Claimed, Settlement, Stage, UnixMillis, compose},
+    smtp::{Closed, Commit, Endpoint, MailOutcome, Session, Sign, StepLimits, Transaction},
+    telemetry::metrics::{ByServer, ByVerdict},
+};
+
+/// How long the server may take to close its side after a close that the end of a lease forces on us; what is later
+/// goes into quarantine.
+const FORCED_CLOSE: Duration = Duration::from_millis(200);
+/// How often a session at rest looks whether its lease was renewed.
+const LEASE_LOOK: Duration = Duration::from_millis(50);
+
+/// Why a session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Nothing to do, or no more to be done here.
+    Orderly,
+    /// The lease ends now.
+    Expired,
+    /// The server said that this session was one too many.
+    TooMany,
+}
+
+/// A mail transaction as our side ended it.
+enum Sent {
+    /// The server's part is known.
+    Over(MailOutcome),
+    /// The lease ended in the middle; whether the message was complete by then.
+    CutOff { committed: bool },
+}
+
+/// Opens a session on a slot, sends mail through it while there is any, gives the slot back.
+pub async fn run(context: Arc<Context>, server: Arc<Server>, slot: Slot, mut opening: Opening) {
+    let label = ByServer { server: server.name.clone() };
+    let Some((session, slot)) = open(&context, &server, slot).await else {
+        context.metrics.sessions_failed.get_or_create(&label).inc();
+        return;
+    };
+    slot.connected();
+    context.metrics.sessions_opened.get_or_create(&label).inc();
+    let open = context.metrics.sessions_open.get_or_create_owned(&label);
+    open.inc();
+    opening.done();
+    let mut task = Sender { context, server, slot, session, label };
+    let end = task.send_all().await;
+    task.close(end).await;
+    open.dec();
+}
+
+/// A session, or none and the slot accounted for.
+async fn open(context: &Context, server: &Arc<Server>, slot: Slot) -> Option<(Session, Slot)> {
+    let settings = server.settings();
+    let access = match context.files.access(&settings) {
+        Ok(access) => access,
+        Err(error) => {
+            server.not_opened(&Unopened::Files(&error), &context.files);
+            slot.release();
+            return None;
+        }
+    };
+    let close_grace = settings.close_grace.get();
+    let endpoint = Endpoint {
+        host: settings.host.clone(),
+        port: settings.port,
+        tls: settings.tls,
+        auth: settings.auth,
+        roots: access.roots,
+        helo: context.helo.clone(),
+        limits: StepLimits { close: close_grace + Duration::from_secs(1), ..StepLimits::default() },
+    };
+    let opened = tokio::select! {
+        opened = Session::open(&endpoint, access.credentials.as_ref()) => opened,
+        () = slot.expired() => {
+            // The socket is gone with the attempt, but nobody knows what the server makes of that.
+            slot.quarantine("lease ended while connecting", settings.session_timeout.get());
+            return None;
+        }
+    };
+    match opened {
+        Ok(session) => Some((session, slot)),
+        Err(error) => {
+            server.not_opened(&Unopened::Server(&error), &context.files);
+            if error.ruling.sign == Sign::TooManyConnections {
+                slot.quarantine("too many connections", server.withhold());
+            } else if error.closed == Closed::NoEof {
+                slot.quarantine("no end of session seen", settings.session_timeout.get());
+            } else {
+                slot.release();
+            }
+            None
+        }
+    }
+}
+
+struct Sender {
+    context: Arc<Context>,
+    server: Arc<Server>,
+    slot: Slot,
+    session: Session,
+    label: ByServer,
+}
+
+impl Sender {
+    /// Sends mail until the session should end.
+    async fn send_all(&mut self) -> End {
+        loop {
+            let most = u32::try_from(self.server.settings().max_messages_per_connection).unwrap_or(u32::MAX);
+            if self.session.messages() >= most || !self.session.is_usable() {
+                return End::Orderly;
+            }
+            let work = match self.next().await {
+                Ok(work) => work,
+                Err(end) => return end,
+            };
+            if let Err(end) = self.send(work).await {
+                return end;
+            }
+        }
+    }
+
+    /// Waits for a mail that may be sent in this session.
+    async fn next(&mut self) -> Result<Work, End> {
+        loop {
+            let Some(rest) = self.server.rest(Instant::now()) else { return Err(End::Orderly) };
+            let wait = if self.slot.may_start() { rest } else { rest.max(LEASE_LOOK) };
+            if self.slot.is_revoked() {
+                return Err(End::Orderly);
+            }
+            if wait.is_zero() {
+                break;
+            }
+            tokio::select! {
+                biased;
+                () = self.slot.expired() => return Err(End::Expired),
+                () = self.server.stop.cancelled() => return Err(End::Orderly),
+                () = self.context.stop.cancelled() => return Err(End::Orderly),
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        tokio::select! {
+            biased;
+            () = self.slot.expired() => Err(End::Expired),
+            () = self.slot.revoked() => Err(End::Orderly),
+            () = self.server.stop.cancelled() => Err(End::Orderly),
+            work = self.context.intake.next() => work.ok_or(End::Orderly),
+            // The server ended the session while it was at rest: nobody's failure.
+            () = self.session.ended() => Err(End::Orderly),
+            () = tokio::time::sleep(self.context.idle) => Err(End::Orderly),
+        }
+    }
+
+    /// Sends one mail and settles it.
+    async fn send(&mut self, work: Work) -> Result<(), End> {
+        let context = Arc::clone(&self.context);
+        let claimed = Arc::clone(&work.claimed);
+        let composed = compose(&claimed.mail, &claimed.header.message_id, claimed.header.first_seen);
+        let message = match composed {
+            Ok(message) => message,
+            Err(error) => {
+                self.refuse(work, error.to_string());
+                return Ok(());
+            }
+        };
+        let mail = &claimed.mail;
+        let transaction = match Transaction::new(&mail.reverse_path, &mail.recipients, &message) {
+            Ok(transaction) => transaction.resent(outcome::was_resent(&claimed.header)),
+            Err(error) => {
+                self.refuse(work, error.to_string());
+                return Ok(());
+            }
+        };
+        let _company = match self.begin(&work).await {
+            Ok(company) => company,
+            Err(end) => {
+                context.settler.give_back(work);
+                return end;
+            }
+        };
+        self.slot.set_busy(true);
+        let busy = context.metrics.sessions_busy.get_or_create_owned(&self.label);
+        busy.inc();
+        let began = Instant::now();
+        let (sent, stopped) = self.transact(&transaction, &work).await;
+        busy.dec();
+        self.slot.set_busy(false);
+        context.metrics.transaction.get_or_create(&self.label).observe(began.elapsed().as_secs_f64());
+        self.conclude(work, &claimed, sent, stopped)
+    }
+
+    /// Waits until the mail may be sent: with the company it needs, on a lease that is long enough; how the session goes
+    /// on when it may not.
+    async fn begin(&self, work: &Work) -> Result<OwnedSemaphorePermit, Result<(), End>> {
+        tokio::select! {
+            biased;
+            company = self.context.admit(work.claimed.alone) => match company {
+                Some(company) if self.slot.may_start() => Ok(company),
+                _ => Err(Ok(())),
+            },
+            () = self.slot.expired() => Err(Err(End::Expired)),
+        }
+    }
+
+    fn refuse(&self, work: Work, problem: String) {
+        self.settle(work, outcome::unsendable(problem));
+    }
+
+    /// One mail transaction, ended by the lease if it takes too long; and why our side stopped it, if it did.
+    async fn transact(&mut self, transaction: &Transaction<'_>, work: &Work) -> (Sent, Option<Stopped>) {
+        let Self { context, slot, session, .. } = self;
+        let committed = AtomicBool::new(false);
+        let mut stopped = None;
+        let sent = {
+            let before_commit = async || {
+                stopped = may_commit(context, slot, work).await.err();
+                if stopped.is_some() {
+                    return Commit::Abort;
+                }
+                committed.store(true, Ordering::Relaxed);
+                Commit::Go
+            };
+            // The server need not wait for Redis to write that a transaction has begun: only `committing` must come
+            // before what it announces. Asked first, so that the two stages reach Redis in their order.
+            let mut sending = pin!(advance(context, work, Stage::Sending).fuse());
+            let mut transacting = pin!(session.transact(transaction, before_commit));
+            loop {
+                tokio::select! {
+                    biased;
+                    _ = &mut sending => {}
+                    outcome = &mut transacting => break Some(outcome),
+                    () = slot.expired() => break None,
+                }
+            }
+        };
+        let sent = match sent {
+            Some(outcome) => Sent::Over(outcome),
+            None => Sent::CutOff { committed: committed.load(Ordering::Relaxed) },
+        };
+        (sent, stopped)
+    }
+
+    /// Settles a mail by what is known of its transaction; whether the session may go on.
+    fn conclude(&self, work: Work, claimed: &Claimed, sent: Sent, stopped: Option<Stopped>) -> Result<(), End> {
+        let chance = Chance { now: UnixMillis::now(), random: rand::random() };
+        let policy = self.context.policy();
+        match (sent, stopped) {
+            (_, Some(Stopped::Lost)) => {
+                tracing::warn!(mail.id = claimed.header.id, "the claim was taken over; the mail was not sent");
+                self.context.metrics.claims_open.dec();
+                Err(End::Orderly)
+            }
+            (_, Some(Stopped::NoTime)) => {
+                self.settle(work, outcome::stopped("the lease was about to end", chance.now));
+                Err(End::Orderly)
+            }
+            (_, Some(Stopped::Store)) => {
+                self.settle(work, outcome::stopped("Redis did not confirm the stage", chance.now));
+                Err(End::Orderly)
+            }
+            (Sent::CutOff { committed: false }, None) => {
+                self.settle(work, outcome::stopped("the lease ended", chance.now));
+                Err(End::Expired)
+            }
+            (Sent::CutOff { committed: true }, None) => {
+                let why = "the lease ended before the server answered";
+                self.settle(work, outcome::cut_off(&claimed.header, why, &policy, chance));
+                Err(End::Expired)
+            }
+            (Sent::Over(outcome), None) => {
+                let conclusion =
+                    outcome::conclude(&claimed.header, &claimed.mail.recipients, &outcome, &policy, chance);
+                self.learn(&outcome, &conclusion);
+                self.settle(work, conclusion);
+                let too_many = outcome.signs.contains(&Sign::TooManyConnections);
+                if too_many { Err(End::TooMany) } else { Ok(()) }
+            }
+        }
+    }
+
+    /// What the transaction says about the server.
+    fn learn(&self, outcome: &MailOutcome, conclusion: &Conclusion) {
+        let answered = outcome.recipients.iter().any(|recipient| recipient.reply.is_some());
+        let signs: &[Sign] = if outcome.signs.is_empty() && answered { &[Sign::Good] } else { &outcome.signs };
+        let words = match &conclusion.settlement {
+            Settlement::Delivered { .. } => "",
+            Settlement::Delayed { reply, .. } | Settlement::Dead { reply, .. } | Settlement::Held { reply, .. } => {
+                reply
+            }
+        };
+        self.server.learn(signs, words, &self.context.files);
+    }
+
+    fn settle(&self, work: Work, conclusion: Conclusion) {
+        let context = Arc::clone(&self.context);
+        let label = ByVerdict { server: self.server.name.clone(), verdict: conclusion.label };
+        context.metrics.mails.get_or_create(&label).inc();
+        let header = &work.claimed.header;
+        match &conclusion.settlement {
+            Settlement::Delivered { .. } => {
+                context.metrics.latency.observe(UnixMillis::now().since(header.first_seen).as_secs_f64());
+                tracing::debug!(mail.id = header.id, server.name = self.server.name, "delivered");
+            }
+            Settlement::Delayed { reason, due, .. } => {
+                tracing::info!(mail.id = header.id, server.name = self.server.name, reason, due = %due, "put off");
+            }
+            Settlement::Dead { reason, .. } => {
+                tracing::warn!(mail.id = header.id, server.name = self.server.name, reason, "dead letter");
+            }
+            Settlement::Held { reason, .. } => {
+                tracing::warn!(
+                    mail.id = header.id,
+                    server.name = self.server.name,
+                    reason,
+                    "held: its outcome is not known"
+                );
+            }
+        }
+        let soon = matches!(conclusion.settlement, Settlement::Delayed { due, .. } if due <= UnixMillis::now());
+        let settler = context.settler.clone();
+        settler.settle(work, conclusion, move || {
+            if soon {
+                context.promote.notify_one();
+            }
+        });
+    }
+
+    /// Ends the session and gives the slot back.
+    async fn close(self, end: End) {
+        let Self { server, slot, session, .. } = self;
+        let settings = server.settings();
+        let closed = match end {
+            End::Expired => tokio::time::timeout(FORCED_CLOSE, session.abort()).await.unwrap_or(Closed::NoEof),
+            // The end of the lease does not wait for a server that is slow to say goodbye.
+            End::Orderly | End::TooMany => tokio::select! {
+                closed = session.close() => closed,
+                () = slot.expired() => Closed::NoEof,
+            },
+        };
+        match (end, closed) {
+            (End::TooMany, _) => slot.quarantine("too many connections", server.withhold()),
+            (_, Closed::NoEof) => slot.quarantine("no end of session seen", settings.session_timeout.get()),
+            (_, Closed::Eof | Closed::NeverOpen) => slot.release(),
+        }
+    }
+}
+
+/// Why our side did not complete a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopped {
+    /// Somebody else has the mail now.
+    Lost,
+    /// The lease ends too soon for an answer to be read.
+    NoTime,
+    /// Redis did not confirm `committing`.
+    Store,
+}
+
+/// The last word before the bytes that complete a message go out: the stage is on disk and the lease holds.
+async fn may_commit(context: &Context, slot: &Slot, work: &Work) -> Result<(), Stopped> {
+    if !slot.may_commit() {
+        return Err(Stopped::NoTime);
+    }
+    match advance(context, work, Stage::Committing).await {
+        Ok(Advance::Done) if slot.may_commit() => Ok(()),
+        Ok(Advance::Done) => Err(Stopped::NoTime),
+        Ok(Advance::Lost) => Err(Stopped::Lost),
+        Err(()) => Err(Stopped::Store),
+    }
+}
+
+async fn advance(context: &Context, work: &Work, stage: Stage) -> Result<Advance, ()> {
+    let claim = &work.claimed.claim_id;
+    work.queue.advance(context.process.as_str(), claim, stage, UnixMillis::now()).await.map_err(|error| {
+        context.metrics.store_failures.get_or_create(&crate::telemetry::metrics::ByKind { kind: "advance" }).inc();
+        tracing::debug!(mail.id = work.claimed.header.id, %error, stage = stage.as_str(), "the stage was not recorded");
+    })
+}

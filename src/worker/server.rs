@@ -1,0 +1,289 @@
+//! One mail server as this worker sees it: its slots, its breaker, its sessions.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    breaker::{Breaker, LONG_PAUSE, Limits, Permit, Trouble},
+    credentials::{CredentialsError, CredentialsFolder},
+};
+use crate::{
+    api::{self, Unavailable},
+    lease::{Slot, SlotPool},
+    smtp::{OpenError, PauseReason, Sign},
+};
+
+/// How long a slot is withheld after the server said "too many connections"; doubles while it goes on (leases.md R10).
+const WITHHOLD: Duration = Duration::from_secs(30);
+/// The longest a slot is withheld for that.
+const WITHHOLD_LONGEST: Duration = Duration::from_secs(600);
+/// How long a server rests after it said that we are too fast.
+const SLOW_DOWN: Duration = Duration::from_secs(2);
+/// How long to wait before a server that has no more to give today is asked again.
+const QUOTA_PAUSE: Duration = Duration::from_secs(1_800);
+/// After how many mails in a row whose sender the server refused it is left alone.
+const SENDERS_REFUSED: u32 = 5;
+
+/// A server and everything that its sessions share.
+pub struct Server {
+    /// Its name in the spec.
+    pub name: String,
+    /// Where its slots come from; shared with every server of the same budget.
+    pub pool: SlotPool,
+    /// Ends when the spec no longer has this server as it was.
+    pub stop: CancellationToken,
+    settings: Mutex<Arc<api::Server>>,
+    state: Mutex<State>,
+    opening: AtomicUsize,
+    sessions: AtomicUsize,
+    withheld: AtomicU32,
+    changed: Arc<Notify>,
+}
+
+struct State {
+    breaker: Breaker,
+    /// The files that were in use when the server refused us for good.
+    blamed: Option<u64>,
+    senders_refused: u32,
+    rests_until: Option<Instant>,
+}
+
+/// Why no session could be opened.
+pub enum Unopened<'a> {
+    /// The files of the server.
+    Files(&'a CredentialsError),
+    /// The server.
+    Server(&'a OpenError),
+}
+
+impl Server {
+    /// A server that nothing is known of; `changed` is told whenever a session may have become possible.
+    pub fn new(settings: &api::Server, pool: SlotPool, limits: Limits, changed: Arc<Notify>) -> Self {
+        Self {
+            name: settings.name.clone(),
+            pool,
+            stop: CancellationToken::new(),
+            settings: Mutex::new(Arc::new(settings.clone())),
+            state: Mutex::new(State {
+                breaker: Breaker::new(limits),
+                blamed: None,
+                senders_refused: 0,
+                rests_until: None,
+            }),
+            opening: AtomicUsize::new(0),
+            sessions: AtomicUsize::new(0),
+            withheld: AtomicU32::new(0),
+            changed,
+        }
+    }
+
+    /// As the spec has it now.
+    pub fn settings(&self) -> Arc<api::Server> {
+        Arc::clone(&self.settings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes over what may change while sessions are open.
+    pub fn adjust(&self, settings: &api::Server, limits: Limits) {
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings.clone());
+        self.state().breaker.set_limits(limits);
+    }
+
+    /// Whether sessions of `self` are also good for `settings`.
+    pub fn is_like(&self, settings: &api::Server) -> bool {
+        let own = self.settings();
+        (&own.host, own.port, own.tls, own.auth, own.pool())
+            == (&settings.host, settings.port, settings.tls, settings.auth, settings.pool())
+    }
+
+    /// Sessions that exist or are being opened.
+    pub fn sessions(&self) -> usize {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Sessions that have not asked for their first mail yet.
+    pub fn opening(&self) -> usize {
+        self.opening.load(Ordering::Relaxed)
+    }
+
+    /// Whether another session may be opened, as far as the server is concerned.
+    pub fn permit(&self, now: Instant) -> Permit {
+        let state = self.state();
+        match state.rests_until {
+            Some(until) if until > now => Permit::At(until),
+            _ => state.breaker.permit(now),
+        }
+    }
+
+    /// A slot for a session, if the lease has one free and the server may be used.
+    pub fn try_open(self: &Arc<Self>, now: Instant) -> Option<(Slot, Opening)> {
+        if self.stop.is_cancelled() || self.permit(now) != Permit::Granted {
+            return None;
+        }
+        let slot = self.pool.try_acquire()?;
+        self.state().breaker.opening();
+        self.opening.fetch_add(1, Ordering::Relaxed);
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+        Some((slot, Opening { server: Arc::clone(self), is_open: false }))
+    }
+
+    /// How long an open session should wait before the next mail, so that a server in trouble does not see mail after
+    /// mail; `None` when it should end.
+    pub fn rest(&self, now: Instant) -> Option<Duration> {
+        if self.state().breaker.is_paused(now) {
+            return None;
+        }
+        Some(match self.permit(now) {
+            Permit::At(at) => at.saturating_duration_since(now),
+            Permit::Granted | Permit::Probing => Duration::ZERO,
+        })
+    }
+
+    /// Remembers why a session could not be opened.
+    pub fn not_opened(&self, why: &Unopened<'_>, files: &CredentialsFolder) {
+        let trouble = match why {
+            Unopened::Files(error) => {
+                Some(Trouble::Lasting(unavailable(error.reason(), &error.to_string()), LONG_PAUSE))
+            }
+            Unopened::Server(error) => {
+                self.trouble(error.ruling.sign, &error.to_string()).or_else(|| {
+                    // Nothing that the table counts, but never a hot loop.
+                    Some(Trouble::Failure(unavailable(error.ruling.why.as_str(), &error.to_string())))
+                })
+            }
+        };
+        if let Some(trouble) = trouble {
+            self.failed(trouble, files);
+        }
+    }
+
+    /// Remembers what a mail transaction taught about the server.
+    pub fn learn(&self, signs: &[Sign], words: &str, files: &CredentialsFolder) {
+        let before = self.permit(Instant::now());
+        for sign in signs {
+            match sign {
+                Sign::Good => {
+                    self.withheld.store(0, Ordering::Relaxed);
+                    let mut state = self.state();
+                    state.senders_refused = 0;
+                    state.blamed = None;
+                    state.breaker.worked();
+                }
+                Sign::SlowDown => self.state().rests_until = Some(Instant::now() + SLOW_DOWN),
+                other => {
+                    if let Some(trouble) = self.trouble(*other, words) {
+                        self.failed(trouble, files);
+                    }
+                }
+            }
+        }
+        if self.permit(Instant::now()) != before {
+            self.changed.notify_one();
+        }
+    }
+
+    fn trouble(&self, sign: Sign, words: &str) -> Option<Trouble> {
+        match sign {
+            Sign::Failing => Some(Trouble::Failure(unavailable("ConnectFailed", words))),
+            Sign::TooManyConnections => Some(Trouble::Failure(unavailable("TooManyConnections", words))),
+            Sign::Pause(reason) => {
+                let (reason, pause) = match reason {
+                    PauseReason::TlsFailed => ("TlsFailed", LONG_PAUSE),
+                    PauseReason::AuthenticationFailed => ("AuthenticationFailed", LONG_PAUSE),
+                    PauseReason::QuotaExceeded => ("QuotaExceeded", QUOTA_PAUSE),
+                    PauseReason::Blocked => ("Blocked", QUOTA_PAUSE),
+                };
+                Some(Trouble::Lasting(unavailable(reason, words), pause))
+            }
+            Sign::SenderRefused => {
+                let mut state = self.state();
+                state.senders_refused += 1;
+                (state.senders_refused >= SENDERS_REFUSED)
+                    .then(|| Trouble::Lasting(unavailable("SenderRefused", words), LONG_PAUSE))
+            }
+            Sign::None | Sign::Good | Sign::SlowDown | Sign::SessionFull => None,
+        }
+    }
+
+    fn failed(&self, trouble: Trouble, files: &CredentialsFolder) {
+        let blamed = matches!(trouble, Trouble::Lasting(..)).then(|| files.fingerprint(&self.name)).flatten();
+        let mut state = self.state();
+        let before = state.breaker.unavailable().cloned();
+        state.breaker.failed(trouble, Instant::now());
+        if blamed.is_some() {
+            state.blamed = blamed;
+        }
+        if let Some(now) = state.breaker.unavailable()
+            && before.as_ref() != Some(now)
+        {
+            tracing::warn!(
+                server.name = self.name,
+                reason = now.reason,
+                detail = now.message,
+                "the server can't be used"
+            );
+        }
+    }
+
+    /// Looks whether the files that a refusal was blamed on have changed; then the server is tried again at once.
+    pub fn look_at_files(&self, files: &CredentialsFolder) {
+        let Some(blamed) = self.state().blamed else { return };
+        if files.fingerprint(&self.name) != Some(blamed) {
+            tracing::info!(server.name = self.name, "the server's files changed; it is tried again");
+            let mut state = self.state();
+            state.blamed = None;
+            state.breaker.files_changed();
+            self.changed.notify_one();
+        }
+    }
+
+    /// Why the server can't be used, when that is worth telling.
+    pub fn unavailable(&self) -> Option<Unavailable> {
+        self.state().breaker.unavailable().cloned()
+    }
+
+    /// How long to withhold the slot of a session that the server found to be one too many.
+    pub fn withhold(&self) -> Duration {
+        let times = self.withheld.fetch_add(1, Ordering::Relaxed).min(8);
+        (WITHHOLD * 2_u32.pow(times)).min(WITHHOLD_LONGEST)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn unavailable(reason: &str, message: &str) -> Unavailable {
+    Unavailable { reason: reason.into(), message: message.into() }
+}
+
+/// Counts a session from before it is opened until it is gone, however its task ends.
+pub struct Opening {
+    server: Arc<Server>,
+    is_open: bool,
+}
+
+impl Opening {
+    /// The session is open and asks for mail from now on.
+    pub fn done(&mut self) {
+        if !std::mem::replace(&mut self.is_open, true) {
+            self.server.opening.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.done();
+        self.server.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.server.state().breaker.ended(Instant::now());
+        self.server.changed.notify_one();
+    }
+}

@@ -1,0 +1,171 @@
+//! The process that keeps a worker running.
+//!
+//! The kernel does not let a process kill PID 1 of its own container, so a worker that must die (a timer that fires at
+//! its lease's end, leases.md R6; a panic; the OOM killer) must not be PID 1. PID 1 is this: it opens no connection,
+//! starts the same binary as the worker, hands SIGTERM and SIGINT on, collects the processes that end, and starts the
+//! worker again at once when it dies.
+
+use std::{
+    collections::VecDeque,
+    ffi::OsString,
+    io,
+    os::unix::process::CommandExt,
+    process::{Child, Command},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::{
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Tells the child that it is the worker itself.
+pub const UNSUPERVISED_FLAG: &str = "--unsupervised";
+/// Exit code of a command line that makes no sense: starting again cannot help.
+const WRONG_USAGE: i32 = 2;
+
+/// When a worker that keeps dying is started again: at once, unless it died often in a short time.
+#[derive(Debug)]
+struct Restarts {
+    recent: VecDeque<Instant>,
+}
+
+impl Restarts {
+    const WINDOW: Duration = Duration::from_secs(10);
+    const AT_ONCE: usize = 5;
+    const PAUSE: Duration = Duration::from_secs(1);
+
+    fn new() -> Self {
+        Self { recent: VecDeque::new() }
+    }
+
+    /// Counts one death at `now`; how long to wait before the next start.
+    fn delay(&mut self, now: Instant) -> Duration {
+        self.recent.push_back(now);
+        while self.recent.front().is_some_and(|first| now.duration_since(*first) > Self::WINDOW) {
+            self.recent.pop_front();
+        }
+        if self.recent.len() > Self::AT_ONCE { Self::PAUSE } else { Duration::ZERO }
+    }
+}
+
+/// Why the supervisor gave up.
+#[derive(Debug, thiserror::Error)]
+pub enum SupervisorError {
+    /// A signal handler could not be installed, or the child could not be started.
+    #[error("cannot start the worker process: {0}")]
+    Start(#[source] io::Error),
+}
+
+/// Whether this process should supervise rather than work: it is PID 1, or it was asked to.
+pub fn is_wanted(asked: bool) -> bool {
+    asked || std::process::id() == 1
+}
+
+/// Runs the worker as a child until a signal ends it; the exit code to end with (128 + n for signal n).
+///
+/// `arguments` are those of this process without its name.
+pub async fn supervise(arguments: Vec<OsString>) -> Result<u8, SupervisorError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(SupervisorError::Start)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(SupervisorError::Start)?;
+    // Registered before the first start, so that no end is missed.
+    let mut ended = signal(SignalKind::child()).map_err(SupervisorError::Start)?;
+    let mut restarts = Restarts::new();
+    loop {
+        let child = start(&arguments).map_err(SupervisorError::Start)?;
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let mut stopping = false;
+        let end = loop {
+            tokio::select! {
+                _ = terminate.recv() => { stopping = true; forward(pid, Signal::SIGTERM); }
+                _ = interrupt.recv() => { stopping = true; forward(pid, Signal::SIGINT); }
+                _ = ended.recv() => if let Some(end) = collect(pid) { break end },
+            }
+        };
+        let code = exit_code(end);
+        if stopping || code == WRONG_USAGE {
+            return Ok(u8::try_from(code).unwrap_or(u8::MAX));
+        }
+        let delay = restarts.delay(Instant::now());
+        tracing::error!(
+            worker.pid = pid.as_raw(),
+            worker.exit_code = code,
+            restart.delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+            "the worker process ended; it is started again"
+        );
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            _ = terminate.recv() => return Ok(0),
+            _ = interrupt.recv() => return Ok(0),
+        }
+    }
+}
+
+fn start(arguments: &[OsString]) -> io::Result<Child> {
+    Command::new("/proc/self/exe").arg0("mailrelay").args(arguments).arg(UNSUPERVISED_FLAG).spawn()
+}
+
+/// The child may have ended a moment ago: then its end is on its way to us, and there is nobody to tell.
+fn forward(pid: Pid, signal: Signal) {
+    let _ = kill(pid, signal);
+}
+
+/// Collects every process that ended, ours and those that were left to PID 1; the end of `worker`, when it is among them.
+fn collect(worker: Pid) -> Option<WaitStatus> {
+    let mut end = None;
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            // Nobody else ended, or nobody is left (ECHILD).
+            Ok(WaitStatus::StillAlive) | Err(_) => return end,
+            Ok(status) if status.pid() == Some(worker) => end = Some(status),
+            Ok(_) => {}
+        }
+    }
+}
+
+fn exit_code(end: WaitStatus) -> i32 {
+    match end {
+        WaitStatus::Exited(_, code) => code,
+        WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
+        _ => 1,
+    }
+}
+
+/// For the child: end when the supervisor ends, however that happens. Outside a container nothing else would.
+pub fn end_with_parent() {
+    let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_dies_now_and_then_is_started_at_once() {
+        let mut restarts = Restarts::new();
+        let start = Instant::now();
+        for death in 0..20 {
+            assert_eq!(restarts.delay(start + Duration::from_secs(3 * death)), Duration::ZERO);
+        }
+    }
+
+    #[test]
+    fn a_worker_that_dies_in_a_loop_is_started_once_a_second() {
+        let mut restarts = Restarts::new();
+        let start = Instant::now();
+        let delays: Vec<_> = (0..7).map(|death| restarts.delay(start + Duration::from_millis(death))).collect();
+        assert_eq!(delays[..5], [Duration::ZERO; 5]);
+        assert_eq!(delays[5..], [Restarts::PAUSE; 2]);
+    }
+
+    #[test]
+    fn a_signal_shows_in_the_exit_code_as_shells_have_it() {
+        let pid = Pid::from_raw(1);
+        assert_eq!(exit_code(WaitStatus::Signaled(pid, Signal::SIGKILL, false)), 137);
+        assert_eq!(exit_code(WaitStatus::Exited(pid, 0)), 0);
+    }
+}

@@ -1,0 +1,128 @@
+//! What a worker does now and then: bring due mail back, report, measure, look at files.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::context::Context;
+use crate::{
+    api::{WorkerReport, reports_key},
+    queue::{Queue, UnixMillis},
+    store::StoreError,
+    telemetry::metrics::ByKind,
+};
+
+/// How often, shortened or lengthened at random so that workers spread.
+const TICK: Duration = Duration::from_secs(1);
+/// How many due mails go back in one script; new mail gets its turn between two of them.
+const PROMOTE: usize = 64;
+/// How often the report is written although nothing changed.
+const REPORT_AGAIN: Duration = Duration::from_secs(10);
+/// How often the queue is measured.
+const MEASURE: Duration = Duration::from_secs(5);
+/// How long Redis may take to take a report.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+/// Runs until dropped.
+pub async fn run(context: Arc<Context>) {
+    let mut upkeep = Upkeep { context, reported: None, measured: None };
+    loop {
+        upkeep.turn().await;
+        let tick = TICK.mul_f64(0.85 + 0.3 * rand::random::<f64>());
+        tokio::select! {
+            () = tokio::time::sleep(tick) => {}
+            () = upkeep.context.promote.notified() => {}
+        }
+    }
+}
+
+struct Upkeep {
+    context: Arc<Context>,
+    reported: Option<(Instant, WorkerReport)>,
+    measured: Option<Instant>,
+}
+
+impl Upkeep {
+    async fn turn(&mut self) {
+        let record = self.context.relay.borrow().clone();
+        let (Some(record), Some(queue)) = (record, self.context.queue()) else { return };
+        for server in self.context.fleet.servers() {
+            server.look_at_files(&self.context.files);
+        }
+        self.context.fleet.measure(&self.context.metrics);
+        // Without Redis each of these fails alike: the first one is enough.
+        let turned = async {
+            // A suspended relay sends nothing, so due mail may as well wait where it is.
+            if !record.spec.suspend && record.stalled.is_none() {
+                self.promote(&queue).await?;
+            }
+            self.report().await?;
+            // Sessions that claim find these by themselves; a worker without a share has none.
+            let returned = queue.return_lost_claims(self.context.process.as_str(), UnixMillis::now()).await?;
+            if returned > 0 {
+                tracing::info!(claims.returned = returned, "gave back claims whose answer had been lost");
+            }
+            self.measure(&queue).await
+        };
+        if let Err(error) = turned.await {
+            self.context.metrics.store_failures.get_or_create(&ByKind { kind: "upkeep" }).inc();
+            tracing::debug!(%error, "upkeep did not reach Redis");
+        }
+    }
+
+    /// Brings due mail back: a batch always, more only while hardly any other mail waits, so that old retries after an
+    /// outage never starve new mail.
+    async fn promote(&self, queue: &Queue) -> Result<(), StoreError> {
+        loop {
+            let promoted = queue.promote_due(UnixMillis::now(), PROMOTE).await?;
+            self.context.metrics.promoted.inc_by(promoted as u64);
+            if promoted < PROMOTE || queue.depths(UnixMillis::now()).await?.pending > PROMOTE as u64 {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn report(&mut self) -> Result<(), StoreError> {
+        let context = &self.context;
+        let report = WorkerReport {
+            pod: context.identity.pod.clone(),
+            process: context.process.as_str().to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            servers: context.fleet.report(),
+        };
+        let is_fresh = |(at, last): &(Instant, WorkerReport)| *last == report && at.elapsed() < REPORT_AGAIN;
+        if self.reported.as_ref().is_some_and(is_fresh) {
+            return Ok(());
+        }
+        // A report is plain data and always serialises.
+        let text = serde_json::to_vec(&report).unwrap_or_default();
+        let key = reports_key(&context.identity.namespace, &context.relay_name);
+        let mut command = redis::cmd("HSET");
+        command.arg(key).arg(&context.identity.pod_uid).arg(text);
+        let () = context.store.query(&command, ANSWER_LIMIT).await?;
+        self.reported = Some((Instant::now(), report));
+        Ok(())
+    }
+
+    async fn measure(&mut self, queue: &Queue) -> Result<(), StoreError> {
+        if self.measured.is_some_and(|at| at.elapsed() < MEASURE) {
+            return Ok(());
+        }
+        let now = UnixMillis::now();
+        let depths = queue.depths(now).await?;
+        let metrics = &self.context.metrics;
+        let states = [
+            ("pending", depths.pending),
+            ("delayed", depths.delayed),
+            ("in_flight", depths.in_flight),
+            ("held", depths.held),
+            ("dead", depths.dead),
+        ];
+        for (kind, count) in states {
+            metrics.queue_mails.get_or_create(&ByKind { kind }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        metrics.queue_oldest.set(depths.oldest.map_or(0.0, |oldest| now.since(oldest).as_secs_f64()));
+        self.measured = Some(Instant::now());
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+//! The API server's side of the contract: the generated definition and what its schema says.
+
+use std::path::{Path, PathBuf};
+
+use mailrelay::api::{MailRelay, crd_yaml};
+use serde_json::{Value, json};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+/// Compares a committed file with what it is generated from; with `UPDATE=1` writes it instead.
+fn assert_fresh(path: &str, generated: &str) {
+    let file = root().join(path);
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&file, generated).expect("the generated file is written");
+    }
+    let committed = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(committed == generated, "{path} is stale: run `UPDATE=1 cargo test --test api` and commit the result");
+}
+
+#[test]
+fn the_committed_definition_is_the_generated_one() {
+    assert_fresh("crds/mailrelays.yaml", &crd_yaml().expect("the definition is written as YAML"));
+}
+
+#[test]
+fn the_chart_carries_the_same_definition() {
+    assert_fresh("charts/mailrelay/files/mailrelays.yaml", &crd_yaml().expect("the definition is written as YAML"));
+    let template = std::fs::read_to_string(root().join("charts/mailrelay/templates/crd.yaml")).expect("the template");
+    assert!(template.contains("files/mailrelays.yaml") && template.contains("helm.sh/resource-policy: keep"));
+}
+
+#[test]
+fn the_generated_definition_reads_back_as_what_was_written() {
+    let generated = crd_yaml().expect("the definition is written as YAML");
+    let read: Value = serde_saphyr::from_str(&generated).expect("valid YAML");
+    let written = serde_json::to_value(<MailRelay as kube::CustomResourceExt>::crd()).expect("JSON");
+    assert_eq!(read, written);
+}
+
+fn corporate() -> Value {
+    json!({
+        "apiVersion": "mailrelay.dev/v1alpha1",
+        "kind": "MailRelay",
+        "metadata": { "name": "corporate", "namespace": "mail" },
+        "spec": { "servers": [{ "name": "primary", "host": "smtp.example.com" }] },
+    })
+}
+
+/// The sentences with which the rules refuse a relay.
+fn objections(relay: Value) -> String {
+    let relay: MailRelay = serde_json::from_value(relay).expect("the rules see what has the right types");
+    relay.validate_cel().map_or_else(|errors| errors.to_string(), |()| String::new())
+}
+
+#[test]
+fn a_relay_of_two_lines_is_accepted_with_the_documented_defaults() {
+    assert_eq!(objections(corporate()), "");
+    let relay: MailRelay = serde_json::from_value(corporate()).expect("a relay");
+    let (server, queue, retry) = (&relay.spec.servers[0], &relay.spec.queue, &relay.spec.retry);
+    assert_eq!((server.port, server.max_connections, server.max_messages_per_connection), (587, 16, 100));
+    assert_eq!(server.pool(), "smtp.example.com");
+    assert_eq!((&*queue.name, &*queue.dead_letter_name), ("mail_queue", "mail_dead_letter_queue"));
+    assert_eq!((queue.max_length, queue.depth_threshold), (100_000, 1_000));
+    assert_eq!((retry.max_retries, retry.jitter_percent), (3, 20));
+    assert_eq!((retry.initial_backoff.as_millis(), retry.max_backoff.as_millis()), (1_000, 60_000));
+}
+
+#[test]
+fn nonsense_is_refused_with_a_sentence_that_names_the_field() {
+    let cases = [
+        ("/spec/servers/0/host", json!("smtp://mail.example.com"), "host must be a host name"),
+        ("/spec/servers/0/host", json!("mail.example.com:25"), "host must be a host name"),
+        ("/spec/servers/0/host", json!("mail.example.com."), "host must be a host name"),
+        ("/spec/servers/0/host", json!("two words"), "host must be a host name"),
+        ("/spec/servers/0/sessionTimeout", json!("0s"), "sessionTimeout must be from 1s"),
+        ("/spec/servers/0/closeGrace", json!("1h"), "closeGrace must be from 100ms to 5m"),
+        ("/spec/servers/0/rateLimit", json!({ "messages": 30, "interval": "0s" }), "interval must be from 1s"),
+        ("/spec/servers/0/rateLimit", json!({ "messages": 30, "interval": "1m" }), "rateLimit is not enforced"),
+        ("/spec/retry", json!({ "initialBackoff": "2m" }), "retry.maxBackoff must not be shorter"),
+        ("/spec/retry", json!({ "initialBackoff": "0s" }), "initialBackoff must be from 10ms"),
+        (
+            "/spec/queue",
+            json!({ "name": "a", "deadLetterName": "a" }),
+            "queue.name and queue.deadLetterName must differ",
+        ),
+        ("/spec/queue", json!({ "oldestThreshold": "0s" }), "oldestThreshold must be from 1s"),
+        ("/spec/queue", json!({ "deadLetterRetention": "1s" }), "deadLetterRetention must be from 1m"),
+        ("/spec/breaker", json!({ "pause": "0s" }), "pause must be from 100ms"),
+        ("/spec/workers", json!({ "selector": {} }), "selector must not be empty"),
+        ("/spec/workers", json!({ "selector": { "matchLabels": {} } }), "selector must not be empty"),
+        ("/metadata/name", json!("a".repeat(64)), "metadata.name must be at most 63 characters"),
+    ];
+    for (field, value, sentence) in cases {
+        let mut relay = corporate();
+        let (parent, name) = field.rsplit_once('/').expect("a path");
+        relay.pointer_mut(parent).expect("the field's parent")[name] = value.clone();
+        let objections = objections(relay);
+        assert!(objections.contains(sentence), "{field} = {value}: {objections:?} should say {sentence:?}");
+    }
+}
+
+#[test]
+fn credentials_never_travel_in_clear_text() {
+    let mut relay = corporate();
+    relay["spec"]["servers"][0]["auth"] = json!("Plain");
+    assert_eq!(objections(relay.clone()), "");
+    relay["spec"]["servers"][0]["tls"] = json!("None");
+    assert!(objections(relay).contains("auth needs tls"));
+}
+
+#[test]
+fn addresses_of_both_kinds_are_hosts() {
+    for host in ["10.88.0.1", "2001:db8::25", "mx", "MAIL.Example.COM", "a-b.c"] {
+        let mut relay = corporate();
+        relay["spec"]["servers"][0]["host"] = json!(host);
+        assert_eq!(objections(relay), "", "{host}");
+    }
+}
+
+/// Every field that can be out of range says so in the schema, since the rules above do not see ranges.
+#[test]
+fn the_schema_bounds_every_number_list_and_text_of_the_spec() {
+    fn walk(path: &str, schema: &Value, unbounded: &mut Vec<String>) {
+        let has = |keys: &[&str]| keys.iter().any(|key| schema.get(key).is_some());
+        let bounded = match schema["type"].as_str() {
+            Some("integer") => has(&["minimum"]) && has(&["maximum"]),
+            Some("string") => has(&["maxLength", "enum"]),
+            Some("array") => has(&["maxItems"]),
+            _ => true,
+        };
+        if !bounded {
+            unbounded.push(path.to_owned());
+        }
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            walk(&format!("{path}.{name}"), property, unbounded);
+        }
+        if let Some(items) = schema.get("items") {
+            walk(&format!("{path}[]"), items, unbounded);
+        }
+    }
+    let definition = serde_json::to_value(<MailRelay as kube::CustomResourceExt>::crd()).expect("JSON");
+    let spec = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    let mut unbounded = Vec::new();
+    walk("spec", spec, &mut unbounded);
+    // The label selector is Kubernetes' own type.
+    unbounded.retain(|path| !path.starts_with("spec.workers.selector"));
+    assert_eq!(unbounded, Vec::<String>::new());
+}

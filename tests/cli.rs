@@ -1,0 +1,213 @@
+//! The command line's contracts: exit codes, JSON, and errors that say what to do.
+
+use std::{
+    io::Write,
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use testkit::{Persistence, RedisServer, free_port};
+
+struct Cli {
+    url: String,
+}
+
+impl Cli {
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.run_with(arguments, "")
+    }
+
+    fn run_with(&self, arguments: &[&str], input: &str) -> Output {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_mailrelay"))
+            .args(arguments)
+            .env_clear()
+            .env("MAILRELAY_REDIS_URL", &self.url)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        // A command that does not read its input may be gone by now.
+        let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
+        child.wait_with_output().expect("it ends")
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.run(&[arguments, &["-o", "json"]].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{arguments:?}: {}", text(&output.stdout)))
+    }
+
+    fn send_one(&self) -> String {
+        let flags = ["--from", "app@example.com", "--to", "a@example.org", "--subject", "Hello", "--text", "Hi"];
+        let output = self.run(&[&["send"], &flags[..]].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).trim().to_owned()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn redis() -> (RedisServer, Cli) {
+    let redis = RedisServer::start(Persistence::Off);
+    let cli = Cli { url: redis.url() };
+    (redis, cli)
+}
+
+fn mail(to: &str) -> Value {
+    json!({ "from": "app@example.com", "to": to, "subject": "Hello", "text": "Hi" })
+}
+
+#[test]
+fn without_redis_send_fails_at_once_and_says_what_to_do() {
+    let cli = Cli { url: format!("redis://127.0.0.1:{}", free_port()) };
+    let start = Instant::now();
+    let output = cli.run_with(&["send"], &mail("a@example.org").to_string());
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    assert!(message.contains("not reachable") && message.contains("MAILRELAY_REDIS_URL"), "{message}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn a_redis_that_hangs_makes_send_fail_within_a_second() {
+    let (redis, cli) = redis();
+    redis.pause();
+    let start = Instant::now();
+    let output = cli.run_with(&["send"], &mail("a@example.org").to_string());
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    redis.unpause();
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    let (_redis, cli) = redis();
+    for arguments in [
+        &["nonsense"][..],
+        &["send", "--from", "a@example.com"],
+        &["send", "--relay", "no-slash"],
+        &["dead", "discard"],
+        &["worker"],
+        &["send", "--lines", "--from", "a@example.com", "--to", "b@example.org"],
+    ] {
+        let output = cli.run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", text(&output.stderr));
+        assert!(!output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn a_mail_from_flags_waits_in_the_queue_under_its_id() {
+    let (_redis, cli) = redis();
+    let id = cli.send_one();
+    assert_eq!(cli.json(&["status", &id])["state"], "queued");
+    assert_eq!(cli.json(&["queue"])["pending"], 1);
+    let audit = cli.json(&["audit"]);
+    assert_eq!((&audit["accepted"], &audit["difference"]), (&json!(1), &json!(0)), "{audit}");
+    assert_eq!(cli.json(&["status"])["depths"]["pending"], 1);
+    assert_eq!(cli.run(&["status", "unknown-id"]).status.code(), Some(1));
+}
+
+#[test]
+fn attachments_headers_and_raw_messages_are_taken_from_files() {
+    let (_redis, cli) = redis();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("report.csv");
+    std::fs::write(&file, "a,b\n").expect("written");
+    let attach = format!("{}:text/csv", file.display());
+    let base = ["send", "--from", "app@example.com", "--to", "a@example.org"];
+    let output =
+        cli.run(&[&base[..], &["--attach", &attach, "--header", "X-Team: ops", "--text", "see file"]].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let raw = folder.path().join("raw.eml");
+    std::fs::write(&raw, "From: app@example.com\r\nTo: a@example.org\r\nSubject: raw\r\n\r\nHi\r\n").expect("written");
+    let output = cli.run(&[&base[..], &["--raw", raw.to_str().expect("UTF-8")]].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let output = cli.run(&[&base[..], &["--attach", "/no/such/file"]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("/no/such/file"), "{}", text(&output.stderr));
+    assert_eq!(cli.json(&["queue"])["pending"], 2);
+}
+
+#[test]
+fn two_hundred_lines_are_sent_in_order_in_well_under_a_second() {
+    let (_redis, cli) = redis();
+    let mut lines = String::new();
+    for number in 0..200 {
+        let mut mail = mail("a@example.org");
+        mail["id"] = format!("m-{number}").into();
+        lines.push_str(&mail.to_string());
+        lines.push('\n');
+    }
+    let start = Instant::now();
+    let output = cli.run_with(&["send", "--lines"], &lines);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let ids: Vec<String> = text(&output.stdout).lines().map(str::to_owned).collect();
+    assert_eq!(ids, (0..200).map(|number| format!("m-{number}")).collect::<Vec<_>>());
+    assert_eq!(cli.json(&["queue"])["pending"], 200);
+}
+
+#[test]
+fn a_line_that_is_refused_does_not_stop_the_others() {
+    let (_redis, cli) = redis();
+    let good = mail("a@example.org").to_string();
+    let output = cli.run_with(&["send", "--lines", "-o", "json"], &format!("{good}\nnonsense\n\n{good}\n"));
+    assert_eq!(output.status.code(), Some(1));
+    let results: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let results = results.as_array().expect("a list");
+    assert_eq!(results.len(), 3);
+    assert!(results[0]["id"].is_string() && results[2]["id"].is_string(), "{results:?}");
+    assert_eq!((&results[1]["line"], &results[2]["line"]), (&json!(2), &json!(4)));
+    assert!(results[1]["error"].as_str().is_some_and(|error| error.contains("JSON")), "{results:?}");
+    let output = cli.run_with(&["send", "--lines"], "nonsense\n");
+    assert!(text(&output.stderr).contains("line=1") || text(&output.stderr).contains("line 1"));
+}
+
+#[test]
+fn the_same_idempotency_key_is_one_mail() {
+    let (_redis, cli) = redis();
+    let mut mail = mail("a@example.org");
+    mail["idempotencyKey"] = "order-1".into();
+    let send = || {
+        let output = cli.run_with(&["send", "-o", "json"], &mail.to_string());
+        serde_json::from_slice::<Value>(&output.stdout).expect("JSON")
+    };
+    let (first, second) = (send(), send());
+    assert_eq!((&first["duplicate"], &second["duplicate"]), (&json!(false), &json!(true)));
+    assert_eq!(first["id"], second["id"]);
+}
+
+#[test]
+fn parked_mail_must_be_named_or_all_of_it() {
+    let (_redis, cli) = redis();
+    assert_eq!(cli.json(&["dead", "list"]), json!([]));
+    assert_eq!(cli.json(&["held", "list"]), json!([]));
+    assert_eq!(cli.json(&["dead", "discard", "--all"])["done"], 0);
+    for command in [&["dead", "requeue", "nobody"][..], &["held", "release", "nobody"], &["dead", "show", "nobody"]] {
+        let output = cli.run(command);
+        assert_eq!(output.status.code(), Some(1), "{command:?}: {}", text(&output.stderr));
+    }
+    assert_eq!(cli.json(&["leases"]), json!([]));
+}
+
+#[test]
+fn a_relay_that_nobody_published_is_named_in_the_error() {
+    let (_redis, cli) = redis();
+    let output = cli.run(&["queue", "--relay", "mail/corporate"]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    assert!(message.contains("mail/corporate") && message.contains("kubectl get mailrelay"), "{message}");
+}
+
+#[test]
+fn the_crd_is_printed_as_yaml() {
+    let output = Cli { url: "redis://127.0.0.1:1".into() }.run(&["crd"]);
+    assert!(output.status.success());
+    assert!(text(&output.stdout).contains("name: mailrelays.mailrelay.dev"));
+}

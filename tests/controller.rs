@@ -1,0 +1,330 @@
+//! The controller's writes, against a real Redis; no Kubernetes is needed.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use mailrelay::{
+    api::{DurationText, RelayRecord, record_key},
+    controller::{
+        ApplyError, Candidate, Driven, Happening, Incident, Plan, Pool, PoolPlan, Records, RelayKey, Safety, Turn, ask,
+        discard_expired, judge, plan,
+    },
+    lease::{BootTime, Evidence, LedgerState, LedgerStore, LedgerView, ProcessId, SyncReply, SyncRequest, Timing},
+    queue::{Queue, QueueNames, UnixMillis},
+    store::{Store, StoreOptions},
+};
+use serde_json::json;
+use testkit::{Persistence, RedisServer};
+
+const POOL: &str = "mx.example.com";
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// A Redis of the test's own, and how to talk to it.
+struct Bench {
+    redis: RedisServer,
+    store: Store,
+}
+
+fn bench() -> Bench {
+    let redis = RedisServer::start(Persistence::Off);
+    let store = Store::new(&StoreOptions::from_url(redis.url())).expect("a store");
+    Bench { redis, store }
+}
+
+fn pool_plan(members: &[&str]) -> PoolPlan {
+    PoolPlan {
+        budget: 16,
+        members: members.iter().map(ToString::to_string).collect(),
+        session_timeout: DurationText::from_secs(300),
+        close_grace: DurationText::new(Duration::from_millis(500)),
+    }
+}
+
+/// Times that a test can wait for. Nothing here holds a socket, so their relations do not matter.
+fn timing() -> Timing {
+    Timing {
+        lease: Duration::from_millis(300),
+        reclaim: Duration::from_millis(600),
+        node_renewal: Duration::from_millis(200),
+        ..Timing::default()
+    }
+}
+
+struct Leader {
+    pool: Pool,
+    epoch: u64,
+    timing: Timing,
+    evidence: Evidence,
+    incidents: Vec<Incident>,
+}
+
+impl Leader {
+    fn new(bench: &Bench, epoch: u64) -> Self {
+        let pool = Pool::new(bench.store.clone(), POOL);
+        Self { pool, epoch, timing: timing(), evidence: Evidence::default(), incidents: Vec::new() }
+    }
+
+    async fn drive(&mut self, plan: Option<&PoolPlan>, marked: bool) -> Result<Driven, ApplyError> {
+        let turn = Turn { epoch: self.epoch, timing: &self.timing, evidence: &self.evidence };
+        self.pool.drive(plan, marked, &turn, &mut self.incidents).await
+    }
+
+    /// Drives as the loop does until the ledger is as wanted.
+    async fn drive_until(&mut self, plan: Option<&PoolPlan>, wanted: impl Fn(&LedgerView) -> bool) -> LedgerView {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        loop {
+            let driven = self.drive(plan, true).await.expect("a turn");
+            if let Some(ledger) = driven.snapshot.in_force().filter(|ledger| wanted(ledger)) {
+                return ledger.clone();
+            }
+            assert!(tokio::time::Instant::now() < deadline, "still not as wanted: {:?}", driven.snapshot);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Opens a pool that never was open.
+    async fn open(&mut self, plan: &PoolPlan) -> LedgerView {
+        assert!(self.drive(Some(plan), false).await.expect("a turn").wants_mark);
+        let driven = self.drive(Some(plan), true).await.expect("a turn");
+        driven.snapshot.in_force().expect("a ledger").clone()
+    }
+}
+
+fn shares(of: &[(&str, u32)]) -> BTreeMap<String, u32> {
+    of.iter().map(|(uid, share)| ((*uid).to_owned(), *share)).collect()
+}
+
+/// Registers a worker as the protocol has it, and has it claim its share. Returns its incarnation.
+async fn register(store: &Store, pod_uid: &str) -> String {
+    let ledger = LedgerStore::new(store.clone(), POOL);
+    let mut request = SyncRequest {
+        token: ledger.snapshot().await.expect("a look").ledger.expect("a ledger").token,
+        inc: ProcessId::random().to_string(),
+        pod_uid: pod_uid.into(),
+        pod: format!("mail/{pod_uid}"),
+        process: ProcessId::random().to_string(),
+        boot_id: "boot-1".into(),
+        generation: 0,
+        seq: 1,
+        need: 0,
+        want: 100,
+        open: 0,
+        busy: 0,
+        close_grace: Duration::from_secs(1),
+        session_timeout: Duration::from_secs(300),
+        quarantine: Vec::new(),
+    };
+    let SyncReply::Register { last } = ledger.sync(&request, LIMIT).await.expect("an answer") else {
+        panic!("the first call asks for the generation");
+    };
+    request.generation = last + 1;
+    let SyncReply::Ok(granted) = ledger.sync(&request, LIMIT).await.expect("an answer") else {
+        panic!("the second call registers");
+    };
+    assert!(granted.claim > 0);
+    request.inc
+}
+
+#[tokio::test]
+async fn a_pool_that_never_was_opens_at_once_but_only_after_its_mark() {
+    let bench = bench();
+    let mut leader = Leader::new(&bench, 1);
+    let plan = pool_plan(&["a", "b", "c"]);
+    let driven = leader.drive(Some(&plan), false).await.expect("a turn");
+    assert!(driven.wants_mark);
+    assert_eq!(driven.snapshot.in_force().expect("a ledger").state, LedgerState::Rec);
+    let driven = leader.drive(Some(&plan), true).await.expect("a turn");
+    let ledger = driven.snapshot.in_force().expect("a ledger");
+    assert_eq!((ledger.state, ledger.budget, ledger.epoch), (LedgerState::Open, 16, 1));
+    assert_eq!(ledger.entitlements, shares(&[("a", 6), ("b", 5), ("c", 5)]));
+    assert!(!driven.wants_mark);
+    assert_eq!(leader.incidents, [Incident { pool: POOL.into(), what: Happening::Opened }]);
+}
+
+#[tokio::test]
+async fn a_mark_without_a_ledger_means_that_someone_may_hold_slots() {
+    let bench = bench();
+    let mut leader = Leader::new(&bench, 1);
+    let plan = pool_plan(&["a"]);
+    let begun = BootTime::now();
+    leader.drive(Some(&plan), true).await.expect("a turn");
+    leader.drive_until(Some(&plan), |ledger| ledger.state == LedgerState::Open).await;
+    assert!(BootTime::now().saturating_since(begun) >= leader.timing.reclaim);
+}
+
+#[tokio::test]
+async fn shares_follow_the_plan_and_nothing_is_written_twice() {
+    let bench = bench();
+    let mut leader = Leader::new(&bench, 1);
+    let two = pool_plan(&["a", "b"]);
+    assert_eq!(leader.open(&two).await.entitlements, shares(&[("a", 8), ("b", 8)]));
+    let four = pool_plan(&["a", "b", "c", "d"]);
+    let moved = leader.drive_until(Some(&four), |ledger| ledger.entitlements.len() == 4).await;
+    assert!(moved.entitlements.values().all(|share| *share == 4));
+    let again = leader.drive(Some(&four), true).await.expect("a turn");
+    assert_eq!(again.snapshot.in_force().map(|ledger| ledger.revision), Some(moved.revision));
+}
+
+#[tokio::test]
+async fn a_lost_ledger_comes_back_with_the_same_shares_after_the_reclaim_time() {
+    let bench = bench();
+    let mut leader = Leader::new(&bench, 1);
+    let plan = pool_plan(&["a", "b", "c"]);
+    // The remainder went to `c` once; a new division from nothing would give it to `a`.
+    let _ = leader.open(&pool_plan(&["c"])).await;
+    let before = leader.drive_until(Some(&plan), |ledger| ledger.entitlements.len() == 3).await;
+    assert_eq!(before.entitlements["c"], 6);
+    bench.store.query::<()>(&redis::cmd("FLUSHALL"), LIMIT).await.expect("flushed");
+    let driven = leader.drive(Some(&plan), true).await.expect("a turn");
+    let new = driven.snapshot.in_force().expect("a new ledger");
+    assert_eq!((new.state, &new.entitlements), (LedgerState::Rec, &before.entitlements));
+    assert_ne!(new.token, before.token);
+    let begun = BootTime::now();
+    leader.drive_until(Some(&plan), |ledger| ledger.state == LedgerState::Open).await;
+    assert!(BootTime::now().saturating_since(begun) >= leader.timing.reclaim.mul_f64(0.8));
+    assert!(leader.incidents.iter().any(|incident| incident.what == Happening::RecoveryStarted));
+}
+
+#[tokio::test]
+async fn a_leader_that_was_replaced_changes_nothing_and_hears_of_it() {
+    let bench = bench();
+    let plan = pool_plan(&["a"]);
+    let mut old = Leader::new(&bench, 1);
+    old.open(&plan).await;
+    let mut new = Leader::new(&bench, 2);
+    new.drive(Some(&plan), true).await.expect("a turn of the new leader");
+    let more = pool_plan(&["a", "b"]);
+    assert!(matches!(old.drive(Some(&more), true).await, Err(ApplyError::Deposed(_))));
+    let look = LedgerStore::new(bench.store.clone(), POOL).snapshot().await.expect("a look");
+    let ledger = look.in_force().expect("the ledger").clone();
+    assert_eq!((ledger.epoch, ledger.entitlements), (2, shares(&[("a", 16)])));
+}
+
+#[tokio::test]
+async fn a_silent_worker_loses_its_slots_to_quarantine_and_they_come_back() {
+    let bench = bench();
+    let mut leader = Leader::new(&bench, 1);
+    let plan = pool_plan(&["a", "b"]);
+    leader.open(&plan).await;
+    let inc = register(&bench.store, "a").await;
+    let seen = leader.drive_until(Some(&plan), |ledger| ledger.holder(&inc).is_some()).await;
+    assert_eq!(seen.claimed(), 8);
+    // Its node shows that it lives in the same boot, long after the lease must have ended.
+    leader.evidence.nodes.insert("boot-1".into(), BootTime::now() + Duration::from_secs(60));
+    let reaped = leader.drive_until(Some(&plan), |ledger| ledger.holders.is_empty()).await;
+    assert_eq!(reaped.quarantined(), 8);
+    assert!(leader.incidents.iter().any(|incident| matches!(
+        &incident.what,
+        Happening::WorkerLost { pod, slots: 8, hold } if pod == "mail/a" && *hold < Duration::from_secs(10)
+    )));
+    leader.drive_until(Some(&plan), |ledger| ledger.quarantine.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_pool_that_nobody_names_goes_when_nothing_is_left_on_it() {
+    let bench = bench();
+    let mut leader = Leader::new(&bench, 1);
+    leader.open(&pool_plan(&["a"])).await;
+    let inc = register(&bench.store, "a").await;
+    let driven = leader.drive(None, true).await.expect("a turn");
+    let ledger = driven.snapshot.in_force().expect("the ledger stays while a worker claims slots");
+    assert!(ledger.entitlements.is_empty() && ledger.claimed() > 0 && !driven.removed);
+    let store = LedgerStore::new(bench.store.clone(), POOL);
+    store.leave(&ledger.token, &inc, 2).await.expect("a clean end");
+    assert!(leader.drive(None, true).await.expect("a turn").removed);
+    let keys: Vec<String> = bench.store.query(redis::cmd("KEYS").arg("mailrelay:*"), LIMIT).await.expect("keys");
+    assert_eq!(keys, Vec::<String>::new());
+}
+
+fn relay_plan(generation: i64) -> (RelayKey, Plan) {
+    let relay = json!({
+        "apiVersion": "mailrelay.dev/v1alpha1", "kind": "MailRelay",
+        "metadata": { "name": "corporate", "namespace": "mail", "uid": "u", "generation": generation },
+        "spec": { "servers": [{ "name": "primary", "host": POOL }] },
+    });
+    let relay = Candidate { relay: Arc::new(serde_json::from_value(relay).expect("a relay")), objection: None };
+    (RelayKey { namespace: "mail".into(), name: "corporate".into() }, plan(&[relay], &[], false))
+}
+
+async fn published(store: &Store) -> Option<RelayRecord> {
+    let json: Option<String> =
+        store.query(redis::cmd("GET").arg(record_key("mail", "corporate")), LIMIT).await.expect("an answer");
+    json.map(|json| serde_json::from_str(&json).expect("a record"))
+}
+
+#[tokio::test]
+async fn a_record_is_published_once_and_again_only_when_it_changed_or_was_lost() {
+    let bench = bench();
+    let (timing, evidence) = (timing(), Evidence::default());
+    let turn = Turn { epoch: 4, timing: &timing, evidence: &evidence };
+    let mut records = Records::default();
+    let (key, first) = relay_plan(1);
+    for _ in 0..2 {
+        records.publish(&bench.store, &key, &first.relays[&key], &turn).await.expect("published");
+        let record = published(&bench.store).await.expect("a record");
+        assert_eq!((record.epoch, record.revision, record.generation), (4, 1, 1));
+    }
+    assert!(records.is_current(&key, &first.relays[&key]));
+    let (_, second) = relay_plan(2);
+    assert!(!records.is_current(&key, &second.relays[&key]));
+    records.publish(&bench.store, &key, &second.relays[&key], &turn).await.expect("published");
+    assert_eq!(published(&bench.store).await.map(|record| (record.revision, record.generation)), Some((2, 2)));
+    bench.store.query::<()>(&redis::cmd("FLUSHALL"), LIMIT).await.expect("flushed");
+    records.publish(&bench.store, &key, &second.relays[&key], &turn).await.expect("published");
+    assert_eq!(published(&bench.store).await.map(|record| record.revision), Some(2));
+}
+
+#[tokio::test]
+async fn an_older_leader_neither_replaces_nor_removes_a_record() {
+    let bench = bench();
+    let (timing, evidence) = (timing(), Evidence::default());
+    let turn = |epoch| Turn { epoch, timing: &timing, evidence: &evidence };
+    let (key, plan) = relay_plan(1);
+    let relay = &plan.relays[&key];
+    Records::default().publish(&bench.store, &key, relay, &turn(5)).await.expect("published");
+    let mut old = Records::default();
+    assert!(matches!(old.publish(&bench.store, &key, relay, &turn(4)).await, Err(ApplyError::Deposed(_))));
+    assert!(matches!(old.withdraw(&bench.store, &key, &turn(4)).await, Err(ApplyError::Deposed(_))));
+    assert_eq!(published(&bench.store).await.map(|record| record.epoch), Some(5));
+    Records::default().withdraw(&bench.store, &key, &turn(6)).await.expect("withdrawn");
+    assert_eq!(published(&bench.store).await, None);
+}
+
+#[tokio::test]
+async fn dead_letters_go_when_their_retention_is_over_and_not_before() {
+    let bench = bench();
+    let (key, plan) = relay_plan(1);
+    let relay = &plan.relays[&key];
+    let queue = Queue::new(bench.store.clone(), QueueNames::from_spec(&relay.relay.spec.queue));
+    let _: i64 = bench.store.query(redis::cmd("LPUSH").arg("mail_queue").arg("{"), LIMIT).await.expect("pushed");
+    let parked = UnixMillis::now();
+    assert_eq!(queue.claim("0123456789abcdef0123456789abcdef", "web-0", 1, parked).await.expect("claimed").len(), 0);
+    let retention = Duration::from_millis(relay.relay.spec.queue.dead_letter_retention.as_millis());
+    assert_eq!(discard_expired(&bench.store, relay, parked.after(retention)).await.expect("looked"), 0);
+    let over = parked.after(retention + Duration::from_millis(1));
+    assert_eq!(discard_expired(&bench.store, relay, over).await.expect("looked"), 1);
+    let audit = queue.audit().await.expect("an audit");
+    assert_eq!((audit.dead, audit.discarded, audit.difference), (0, 1, 0));
+}
+
+#[tokio::test]
+async fn what_redis_says_of_itself_is_judged() {
+    let bench = bench();
+    let facts = ask(&bench.store).await.expect("facts");
+    assert!(matches!(judge(&facts), Safety::Unsafe { reason: "AofOff", .. }), "{:?}", judge(&facts));
+    let durable = RedisServer::start(Persistence::Always);
+    let store = Store::new(&StoreOptions::from_url(durable.url())).expect("a store");
+    assert_eq!(judge(&ask(&store).await.expect("facts")), Safety::Safe);
+}
+
+#[tokio::test]
+async fn a_redis_that_is_down_is_an_error_and_no_reason_to_forget() {
+    let mut bench = bench();
+    let mut leader = Leader::new(&bench, 1);
+    let plan = pool_plan(&["a"]);
+    leader.open(&plan).await;
+    bench.redis.crash();
+    assert!(matches!(leader.drive(Some(&plan), true).await, Err(ApplyError::Store(_))));
+    bench.redis.resume();
+    let back = leader.drive_until(Some(&plan), |ledger| ledger.state == LedgerState::Open).await;
+    assert_eq!(back.entitlements, shares(&[("a", 16)]));
+}

@@ -1,0 +1,19 @@
+//! Mails to send.
+
+use serde_json::{Value, json};
+
+/// Mail number `index` of a batch, as a producer would push it. Its id is `<batch>-<index>`.
+pub fn mail(batch: &str, index: usize) -> Value {
+    json!({
+        "id": format!("{batch}-{index}"),
+        "from": "Orders <orders@example.com>",
+        "to": [format!("customer-{index}@example.net")],
+        "subject": format!("Order {index}"),
+        "text": format!("Thank you for order {index} of batch {batch}.\n"),
+    })
+}
+
+/// A batch as newline-delimited JSON, for `mailrelay send --lines`.
+pub fn lines(batch: &str, count: usize) -> String {
+    (0..count).map(|index| format!("{}\n", mail(batch, index))).collect()
+}

@@ -1,0 +1,339 @@
+//! One relay under test: its namespace, its mail server (the sink), its worker pods.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{ListParams, Patch, PatchParams},
+};
+use mailrelay::{
+    api::{MailRelay, RELAY_LABEL},
+    lease::LedgerStore,
+    queue::{Audit, Depths, Queue, QueueNames, UnixMillis},
+};
+use mailsink::{Behaviour, Sink, SinkConfig, Stats};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::{
+    Stage,
+    command::{self, Output, apply, kubectl, repository},
+    mails,
+    process::worker_of,
+    stage::PODS,
+    wait::{Look, until},
+};
+
+/// What to set up.
+#[derive(Clone, Debug)]
+pub struct RelayOptions {
+    /// Name of the namespace, of the pool and, unless `queue` says otherwise, part of the queue's name.
+    pub name: String,
+    /// Name of the queue.
+    pub queue: String,
+    /// Worker pods at the start.
+    pub replicas: u32,
+    /// How the sink behaves at the start.
+    pub behaviour: Behaviour,
+    /// Servers beside the sink's own.
+    pub more_servers: Vec<Value>,
+}
+
+/// A relay under test.
+pub struct Relay<'a> {
+    stage: &'a Stage,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its mail server.
+    pub sink: Sink,
+    /// Its queue.
+    pub queue: Queue,
+    queue_name: String,
+    ledger: LedgerStore,
+}
+
+/// How a change of the number of pods went.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Rebalance {
+    /// Worker pods asked for.
+    pub pods: u32,
+    /// The shares in force, largest first.
+    pub shares: Vec<u32>,
+    /// Milliseconds from the pods being Ready or gone until the shares were in force; 0 when they were before.
+    pub milliseconds: u64,
+}
+
+/// Name of the MailRelay, as in the examples.
+const RELAY: &str = "corporate";
+/// Name of the Deployment, as in the examples.
+const DEPLOYMENT: &str = "web";
+
+impl RelayOptions {
+    /// A relay with one sink of 16 connections and a queue of its own.
+    pub fn new(name: &str, replicas: u32) -> Self {
+        Self {
+            name: name.into(),
+            queue: format!("mail_{name}"),
+            replicas,
+            behaviour: Behaviour::default(),
+            more_servers: Vec::new(),
+        }
+    }
+}
+
+impl<'a> Relay<'a> {
+    /// Starts the sink, applies the MailRelay and the Deployment of the examples, and waits until the pods are ready
+    /// and the shares in force.
+    pub async fn raise(stage: &'a Stage, options: RelayOptions) -> Result<Relay<'a>> {
+        let config =
+            SinkConfig { smtp: (stage.address, 0).into(), behaviour: options.behaviour, ..SinkConfig::default() };
+        let sink = Sink::start(config).await.context("cannot start the sink")?;
+        let dead_letters = format!("{}_dead", options.queue);
+        let dead_letters = if options.queue == "mail_queue" { "mail_dead_letter_queue" } else { &dead_letters };
+        let relay = Relay {
+            stage,
+            namespace: options.name.clone(),
+            queue: Queue::new(stage.store.clone(), QueueNames::new(&options.queue, dead_letters)),
+            queue_name: options.queue.clone(),
+            ledger: LedgerStore::new(stage.store.clone(), &format!("{}.test", options.name)),
+            sink,
+        };
+        stage.create_namespace(&relay.namespace).await?;
+        let mut servers = vec![json!({
+            "name": "primary",
+            "host": stage.address.to_string(),
+            "port": relay.sink.smtp().port(),
+            "budgetName": format!("{}.test", options.name),
+            "tls": "None",
+            "maxConnections": 16,
+        })];
+        servers.extend(options.more_servers);
+        apply(&json!({
+            "apiVersion": "mailrelay.dev/v1alpha1",
+            "kind": "MailRelay",
+            "metadata": {"name": RELAY, "namespace": relay.namespace},
+            "spec": {"servers": servers, "queue": {"name": options.queue, "deadLetterName": dead_letters}},
+        }))
+        .await?;
+        apply(&relay.workload(options.replicas).await?).await?;
+        relay.await_pods(options.replicas).await?;
+        relay.await_shares(options.replicas, 16).await?;
+        Ok(relay)
+    }
+
+    /// The Secret and the Deployment of the examples, in this relay's namespace and with an application at hand.
+    async fn workload(&self, replicas: u32) -> Result<Value> {
+        let example = repository().join("examples/deployment.yaml");
+        let arguments = ["create", "--dry-run=client", "-o", "json", "-f", &example.to_string_lossy()];
+        let text = command::succeed("kubectl", &arguments, "").await?;
+        let mut objects: Vec<Value> = serde_json::Deserializer::from_str(&text)
+            .into_iter()
+            .collect::<Result<_, _>>()
+            .context("examples/deployment.yaml is not what kubectl understands")?;
+        for object in &mut objects {
+            object["metadata"]["namespace"] = json!(self.namespace);
+            if object["kind"] == "Deployment" {
+                object["spec"]["replicas"] = json!(replicas);
+                object["spec"]["template"]["spec"]["containers"][0]["image"] = json!("localhost/pause:dev");
+            }
+        }
+        Ok(json!({"apiVersion": "v1", "kind": "List", "items": objects}))
+    }
+
+    /// Scales the workers without waiting for anything.
+    pub async fn scale(&self, replicas: u32) -> Result<()> {
+        let replicas = format!("--replicas={replicas}");
+        kubectl(&["-n", &self.namespace, "scale", &format!("deployment/{DEPLOYMENT}"), &replicas]).await.map(drop)
+    }
+
+    /// Scales the workers, waits until the pods are Ready or gone and the shares in force, and tells how long that took.
+    pub async fn rebalance(&self, replicas: u32) -> Result<Rebalance> {
+        self.scale(replicas).await?;
+        let pods = async {
+            self.await_pods(replicas).await?;
+            Ok::<_, anyhow::Error>(Instant::now())
+        };
+        let shares = async {
+            let shares = self.await_shares(replicas, 16).await?;
+            Ok::<_, anyhow::Error>((shares, Instant::now()))
+        };
+        let (pods_at, (shares, shares_at)) = tokio::try_join!(pods, shares)?;
+        let lag = shares_at.saturating_duration_since(pods_at);
+        Ok(Rebalance { pods: replicas, shares, milliseconds: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX) })
+    }
+
+    /// Waits until exactly `replicas` worker pods exist and all are Ready.
+    pub async fn await_pods(&self, replicas: u32) -> Result<()> {
+        until(&format!("{replicas} ready worker pods"), PODS, async || {
+            let pods = self.pods().await?;
+            let ready = pods.iter().filter(|pod| is_ready(pod)).count();
+            let wanted = usize::try_from(replicas)?;
+            Ok(Look::when(ready == wanted && pods.len() == wanted, (), || format!("{ready} of {} ready", pods.len())))
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Waits until the ledger's claims are the equal division of `budget` over `pods` holders; returns them, largest first.
+    pub async fn await_shares(&self, pods: u32, budget: u32) -> Result<Vec<u32>> {
+        let expected: Vec<u32> = match pods {
+            0 => Vec::new(),
+            _ => (0..pods).map(|index| budget / pods + u32::from(index < budget % pods)).collect(),
+        };
+        let (shares, _) = until(&format!("shares {expected:?}"), PODS, async || {
+            let shares = self.shares().await?;
+            Ok(Look::when(shares == expected, shares.clone(), || format!("{shares:?}")))
+        })
+        .await?;
+        Ok(shares)
+    }
+
+    /// The slots that the ledger counts for each holder, largest first.
+    pub async fn shares(&self) -> Result<Vec<u32>> {
+        let snapshot = self.ledger.snapshot().await?;
+        let ledger = snapshot.ledger.context("no ledger yet")?;
+        let mut by_pod = BTreeMap::<&str, u32>::new();
+        for holder in &ledger.holders {
+            *by_pod.entry(&holder.pod_uid).or_default() += holder.claim;
+        }
+        let mut shares: Vec<u32> = by_pod.into_values().collect();
+        shares.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(shares)
+    }
+
+    /// The worker pods, those that are terminating included.
+    pub async fn pods(&self) -> Result<Vec<Pod>> {
+        let api: Api<Pod> = Api::namespaced(self.stage.client.clone(), &self.namespace);
+        let list = api.list(&ListParams::default().labels(&format!("{RELAY_LABEL}={RELAY}"))).await?;
+        Ok(list.items)
+    }
+
+    /// Sends SIGKILL to the worker process of one pod; returns the pod's name. Its supervisor stays.
+    pub async fn kill_a_worker(&self) -> Result<String> {
+        let pods = self.pods().await?;
+        let pod = pods.first().context("no worker pod")?;
+        let uid = pod.metadata.uid.as_deref().context("a pod without UID")?;
+        worker_of(uid)?.signal(Signal::SIGKILL)?;
+        Ok(pod.metadata.name.clone().unwrap_or_default())
+    }
+
+    /// Deletes one worker pod at once, as a lost node would: SIGKILL, no grace.
+    pub async fn delete_a_pod_at_once(&self) -> Result<()> {
+        let pods = self.pods().await?;
+        let name = pods.first().and_then(|pod| pod.metadata.name.clone()).context("no worker pod")?;
+        kubectl(&["-n", &self.namespace, "delete", "pod", &name, "--grace-period=0", "--force"]).await.map(drop)
+    }
+
+    /// The relay as the API server has it.
+    pub async fn object(&self) -> Result<MailRelay> {
+        let api: Api<MailRelay> = Api::namespaced(self.stage.client.clone(), &self.namespace);
+        Ok(api.get(RELAY).await?)
+    }
+
+    /// Changes the relay's spec by a merge patch.
+    pub async fn patch(&self, spec: Value) -> Result<()> {
+        let api: Api<MailRelay> = Api::namespaced(self.stage.client.clone(), &self.namespace);
+        api.patch(RELAY, &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await?;
+        Ok(())
+    }
+
+    /// Waits until a condition has the status given; returns how long that took.
+    pub async fn await_condition(&self, kind: &str, status: &str, limit: Duration) -> Result<Duration> {
+        let ((), took) = until(&format!("condition {kind}={status}"), limit, async || {
+            let conditions = self.object().await?.status.unwrap_or_default().conditions;
+            let seen = conditions.iter().find(|condition| condition.type_ == kind);
+            Ok(Look::when(seen.is_some_and(|condition| condition.status == status), (), || format!("{seen:?}")))
+        })
+        .await?;
+        Ok(took)
+    }
+
+    /// Runs the product's command line against this installation's Redis.
+    pub async fn mailrelay(&self, arguments: &[&str], input: &str) -> Result<Output> {
+        let mut words: Vec<String> =
+            self.stage.cli_environment().iter().map(|(name, value)| format!("{name}={value}")).collect();
+        words.push(command::mailrelay()?.to_string_lossy().into_owned());
+        words.extend(arguments.iter().map(|&word| word.to_owned()));
+        command::run("env", &words, input).await
+    }
+
+    /// Sends a batch through `mailrelay send`; returns when all are accepted.
+    pub async fn send(&self, batch: &str, count: usize) -> Result<()> {
+        let relay = format!("{}/{RELAY}", self.namespace);
+        let output =
+            self.mailrelay(&["send", "--relay", &relay, "--lines", "-o", "json"], &mails::lines(batch, count)).await?;
+        ensure!(output.code == Some(0), "mailrelay send failed: {}{}", output.stdout, output.stderr);
+        Ok(())
+    }
+
+    /// Pushes raw bytes as a producer in any language does.
+    pub async fn push(&self, mail: &[u8]) -> Result<()> {
+        let mut command = redis::cmd("LPUSH");
+        command.arg(&self.queue_name).arg(mail);
+        let _: u64 = self.stage.store.query(&command, Duration::from_secs(5)).await?;
+        Ok(())
+    }
+
+    /// Mails by stage.
+    pub async fn depths(&self) -> Result<Depths> {
+        Ok(self.queue.depths(UnixMillis::now()).await?)
+    }
+
+    /// The conservation sum.
+    pub async fn audit(&self) -> Result<Audit> {
+        Ok(self.queue.audit().await?)
+    }
+
+    /// Waits until the sink has accepted `count` different mails.
+    pub async fn await_delivered(&self, count: usize, limit: Duration) -> Result<Duration> {
+        let ((), took) = until(&format!("{count} delivered mails"), limit, async || {
+            let stats = self.sink.stats();
+            let depths = self.depths().await;
+            Ok(Look::when(stats.unique_message_ids >= count, (), || format!("{stats:?}, {depths:?}")))
+        })
+        .await?;
+        Ok(took)
+    }
+
+    /// Checks what must hold at the end of every scenario: the cap (O1), nothing lost (O2), nothing twice (O3).
+    pub async fn check(&self, batches: &[(&str, usize)]) -> Result<Stats> {
+        let stats = self.sink.stats();
+        ensure!(stats.peak <= 16 && stats.rejected == 0, "the cap was exceeded: {stats:?}");
+        ensure!(stats.duplicates == 0, "mails were delivered twice: {stats:?}");
+        let delivered: HashSet<String> = self.sink.journal().into_iter().map(|entry| entry.message_id).collect();
+        let mut missing = Vec::new();
+        for (batch, count) in batches {
+            for index in 0..*count {
+                let id = format!("{batch}-{index}");
+                if !delivered.iter().any(|message_id| message_id.contains(&id)) {
+                    missing.push(id);
+                }
+            }
+        }
+        ensure!(
+            missing.is_empty(),
+            "{} mails were lost, {:?} among them",
+            missing.len(),
+            missing.iter().take(5).collect::<Vec<_>>()
+        );
+        let audit = self.audit().await?;
+        ensure!(audit.difference == 0, "the audit does not add up: {audit:?}");
+        Ok(stats)
+    }
+
+    /// Takes the namespace away; the finalizer must let the relay go.
+    pub async fn lower(self) -> Result<()> {
+        kubectl(&["-n", &self.namespace, "delete", "mailrelay", RELAY, "--timeout=60s"]).await?;
+        self.stage.delete_namespace(&self.namespace).await
+    }
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
+}

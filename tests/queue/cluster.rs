@@ -1,0 +1,94 @@
+//! One slot for each script: against a Redis in Cluster mode that owns all slots, which checks every script's keys.
+
+use std::{
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use mailrelay::{
+    api::UnknownOutcome,
+    queue::{Filter, OperationId, Progress, Queue, QueueNames, RecoverOptions, Settled, Stage},
+    store::{Store, StoreOptions},
+};
+use redis::cmd;
+
+use crate::support::*;
+
+/// The process and its folder; both go with the test.
+struct ClusterNode {
+    child: Child,
+    folder: PathBuf,
+}
+
+impl Drop for ClusterNode {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+async fn cluster() -> (ClusterNode, Store) {
+    let port = testkit::free_port();
+    let folder = std::env::temp_dir().join(format!("mailrelay-cluster-{}-{port}", std::process::id()));
+    std::fs::create_dir(&folder).expect("a folder");
+    // The bus port follows the port by default, and may lie beyond what ports may be.
+    let child = Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--cluster-port", &testkit::free_port().to_string(), "--bind", "127.0.0.1"])
+        .args(["--cluster-enabled", "yes", "--save", "", "--logfile", "redis.log", "--dir"])
+        .arg(&folder)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server starts");
+    let node = ClusterNode { child, folder };
+    let store = Store::new(&StoreOptions::from_url(format!("redis://127.0.0.1:{port}"))).expect("options");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let mut assigned = false;
+    loop {
+        if !assigned {
+            let mut assign = cmd("CLUSTER");
+            assign.arg("ADDSLOTSRANGE").arg(0).arg(16_383);
+            assigned = store.query::<()>(&assign, LIMIT).await.is_ok();
+        }
+        let info: String = store.query(cmd("CLUSTER").arg("INFO"), LIMIT).await.unwrap_or_default();
+        if info.contains("cluster_state:ok") {
+            return (node, store);
+        }
+        assert!(Instant::now() < deadline, "the cluster is not up: {info}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn every_move_stays_within_one_cluster_slot() {
+    let (_node, store) = cluster().await;
+    let queue = Queue::new(store.clone(), QueueNames::new("mail_queue", "{mail_queue}:dead"));
+    for id in ["a", "b", "c", "d"] {
+        let json = mail_with(id, &format!(r#""idempotencyKey":"key {id}""#));
+        queue.enqueue(json.as_bytes(), NO_LIMITS, NOW).await.expect("enqueued");
+    }
+    let claims = queue.claim(ONE, "pod", 4, NOW).await.expect("claimed");
+    assert_eq!(claims.len(), 4);
+    queue.advance(ONE, &claims[0].claim_id, Stage::Committing, NOW).await.expect("advanced");
+    for (claim, outcome) in claims[1..].iter().zip([delivered(), delayed(NOW), dead("Policy")]) {
+        let settled = queue
+            .settle(ONE, claim, &OperationId::random(), &outcome, &Progress::default(), NOW)
+            .await
+            .expect("settled");
+        assert_eq!(settled, Settled::Done);
+    }
+    let options = RecoverOptions { unknown: UnknownOutcome::Hold, fence_changed: false, crashed: false };
+    assert_eq!(queue.recover(ONE, &options, NOW).await.expect("recovered").held, 1);
+    assert_eq!(queue.promote_due(NOW, 10).await.expect("promoted"), 1);
+    assert_eq!(queue.held_release(&Filter::default(), 1, NOW).await.expect("released").done, 1);
+    assert_eq!(queue.dead_requeue(&Filter::default(), 1, NOW).await.expect("requeued").done, 1);
+    queue.depths(NOW).await.expect("depths");
+    let audit = queue.audit().await.expect("audit");
+    assert_eq!((audit.difference, audit.queued, audit.delivered), (0, 3, 1));
+
+    let split = Queue::new(store, QueueNames::new("mail_queue", "mail_dead_letter_queue"));
+    assert!(!split.names().fits_cluster());
+    assert!(split.claim(ONE, "pod", 1, NOW).await.is_err(), "refused, and nothing was claimed");
+    assert_eq!(queue.audit().await.expect("audit"), audit);
+}

@@ -1,0 +1,102 @@
+//! Retries, dead letters and what people do with them.
+
+use std::time::Duration;
+
+use mailrelay::{
+    api::Retry,
+    queue::{Counted, DeadLetter, Failure, Filter, Settlement, UnixMillis, next_step},
+};
+use redis::cmd;
+
+use crate::support::*;
+
+fn failure(counted: Counted) -> Failure {
+    Failure { counted, reason: "Greylisted".into(), reply: "451 4.7.1 later".into(), delay: None }
+}
+
+#[tokio::test]
+async fn retries_are_used_up_then_a_person_drives_it_again() {
+    let fixture = fixture();
+    fixture.push("mail_queue", mail("one")).await;
+    let mut now = NOW;
+    for attempt in 0..4 {
+        fixture.queue.promote_due(now, 10).await.expect("promoted");
+        let claim = fixture.queue.claim(ONE, "pod", 1, now).await.expect("claim").remove(0);
+        assert_eq!(claim.header.attempts, attempt);
+        let next = next_step(&claim.header, failure(Counted::Attempt), &Retry::default(), now, 0.5);
+        fixture.settle(ONE, &claim, next).await;
+        now = now.after(Duration::from_secs(100));
+    }
+    let letter = fixture.queue.dead_show("one").await.expect("shown").expect("a dead letter");
+    assert_eq!((letter.reason.as_str(), letter.attempts, letter.tries.len()), ("RetriesExhausted", 3, 4));
+    assert_eq!(letter.payload.as_deref(), Some(mail("one").as_str()));
+    assert_eq!(fixture.queue.dead_requeue(&Filter::id("one"), 1, now).await.expect("requeued").done, 1);
+    let claim = fixture.claim_one(ONE).await;
+    assert_eq!((claim.header.attempts, claim.header.id.as_str()), (0, "one"));
+    fixture.settle(ONE, &claim, delivered()).await;
+    let audit = fixture.balanced().await;
+    assert_eq!((audit.delivered, audit.dead), (1, 0));
+}
+
+#[tokio::test]
+async fn an_outage_costs_no_attempt() {
+    let fixture = fixture();
+    fixture.push("mail_queue", mail("one")).await;
+    let mut now = NOW;
+    for _ in 0..20 {
+        fixture.queue.promote_due(now, 10).await.expect("promoted");
+        let claim = fixture.queue.claim(ONE, "pod", 1, now).await.expect("claim").remove(0);
+        assert_eq!(claim.header.attempts, 0);
+        let next = next_step(&claim.header, failure(Counted::Deferral), &Retry::default(), now, 1.0);
+        assert!(matches!(&next, Settlement::Delayed { due, .. } if due.since(now) <= Duration::from_secs(72)));
+        fixture.settle(ONE, &claim, next).await;
+        now = now.after(Duration::from_secs(100));
+    }
+    assert_eq!(fixture.balanced().await.delayed, 1);
+}
+
+#[tokio::test]
+async fn dead_letters_are_filtered_and_discarded_in_bulk() {
+    let fixture = fixture();
+    for number in 0..250 {
+        fixture.push("mail_queue", mail(&format!("m{number}"))).await;
+    }
+    for (number, claim) in fixture.claim(ONE, 250).await.iter().enumerate() {
+        fixture.settle(ONE, claim, dead(if number % 2 == 0 { "Policy" } else { "TooLarge" })).await;
+    }
+    let policy = Filter { reason: Some("policy".into()), ..Filter::default() };
+    assert_eq!(fixture.queue.dead_list(&policy, 1_000).await.expect("listed").len(), 125);
+    let oldest = fixture.queue.dead_list(&Filter::default(), 2).await.expect("listed");
+    assert_eq!(oldest.iter().map(|letter| letter.id.as_str()).collect::<Vec<_>>(), ["m0", "m1"]);
+    assert_eq!(fixture.queue.dead_discard(&policy, 100, NOW).await.expect("discarded").done, 100);
+    let old = Filter { before: Some(NOW), ..Filter::default() };
+    assert_eq!(fixture.queue.dead_discard(&old, 100, NOW).await.expect("discarded").done, 0, "none is that old");
+    assert_eq!(fixture.queue.dead_requeue(&Filter::default(), 1_000, NOW).await.expect("requeued").done, 150);
+    let audit = fixture.balanced().await;
+    assert_eq!((audit.discarded, audit.queued, audit.dead), (100, 150, 0));
+}
+
+#[tokio::test]
+async fn what_others_put_into_our_lists_is_shown_and_left_alone() {
+    let fixture = fixture();
+    for entry in [&b"\xff\x00"[..], b"{}", b"[]", b"{\"payload\":7}"] {
+        fixture.push("mail_dead_letter_queue", entry).await;
+    }
+    let letters = fixture.queue.dead_list(&Filter::default(), 10).await.expect("listed");
+    assert!(letters.iter().all(|letter| letter.reason == "Malformed"), "{letters:?}");
+    let bulk = fixture.queue.dead_requeue(&Filter::default(), 10, NOW).await.expect("skipped");
+    assert_eq!((bulk.done, bulk.skipped), (0, 4));
+    let _: i64 =
+        fixture.store.query(cmd("HSET").arg("{mail_queue}:held").arg("x").arg("rubbish"), LIMIT).await.expect("HSET");
+    assert_eq!(fixture.queue.held_list(&Filter::default(), 10).await.expect("listed")[0].reason, "Malformed");
+    let _: i64 =
+        fixture.store.query(cmd("ZADD").arg("{mail_queue}:delayed").arg(1).arg("x"), LIMIT).await.expect("ZADD");
+    assert_eq!(fixture.queue.promote_due(NOW, 10).await.expect("nothing"), 0);
+    fixture.queue.depths(NOW).await.expect("depths");
+}
+
+#[test]
+fn a_dead_letter_keeps_bytes_that_are_no_text() {
+    let letter = DeadLetter::decode(b"\xff\xfe");
+    assert_eq!((letter.payload_bytes().as_deref(), letter.at), (Some(&b"\xff\xfe"[..]), UnixMillis(0)));
+}

@@ -1,0 +1,10 @@
+//! The queue against a real Redis.
+
+mod arrivals;
+mod claims;
+mod cluster;
+mod figures;
+mod letters;
+mod model;
+mod recovery;
+mod support;

@@ -1,0 +1,240 @@
+//! What becomes of the claims of a process that died.
+
+use mailrelay::{
+    api::UnknownOutcome,
+    queue::{Advance, Filter, RecoverOptions, Recovery, Settled, Stage},
+};
+
+use crate::support::*;
+
+const HOLD: RecoverOptions = RecoverOptions { unknown: UnknownOutcome::Hold, fence_changed: false, crashed: false };
+const CRASHED: RecoverOptions = RecoverOptions { crashed: true, ..HOLD };
+const RESEND: RecoverOptions = RecoverOptions { unknown: UnknownOutcome::Resend, ..HOLD };
+
+#[tokio::test]
+async fn before_committing_mail_goes_back_and_committing_is_held() {
+    let fixture = fixture();
+    for id in ["claimed", "sending", "committing"] {
+        fixture.push("mail_queue", mail(id)).await;
+    }
+    let claims = fixture.claim(ONE, 3).await;
+    fixture.advance(ONE, &claims[1], Stage::Sending).await;
+    fixture.advance(ONE, &claims[2], Stage::Committing).await;
+    let recovery = fixture.queue.recover(ONE, &HOLD, NOW).await.expect("recovered");
+    assert_eq!(recovery, Recovery { requeued: 2, held: 1, ..Recovery::default() });
+    assert!(fixture.queue.processes().await.expect("processes").is_empty());
+    let audit = fixture.balanced().await;
+    assert_eq!((audit.queued, audit.held, audit.in_flight), (2, 1, 0));
+    for claim in fixture.claim(TWO, 10).await {
+        assert_eq!((claim.header.attempts, claim.header.crashes, claim.alone), (0, 0, false));
+    }
+    // The old worker wakes up: it may not go on with what others have.
+    assert_eq!(fixture.advance(ONE, &claims[1], Stage::Committing).await, Advance::Lost);
+    assert_eq!(fixture.settle(ONE, &claims[0], delivered()).await, Settled::Lost);
+    let held = fixture.queue.held_list(&Filter::default(), 10).await.expect("listed");
+    assert_eq!((held[0].id.as_str(), held[0].process.as_str()), ("committing", ONE));
+    let counters = fixture.queue.counters().await.expect("counters");
+    assert_eq!(counters["recovered.sending.queue"], 1);
+    assert_eq!(counters["recovered.committing.held"], 1);
+    assert_eq!(fixture.queue.recover(ONE, &HOLD, NOW).await.expect("again"), Recovery::default());
+}
+
+#[tokio::test]
+async fn a_sending_that_arrives_late_does_not_take_committing_back() {
+    // The worker writes `sending` beside the transaction: a stopped Redis may read it, on an older connection, after the
+    // `committing` that followed on a newer one.
+    let fixture = fixture();
+    fixture.push("mail_queue", mail("late")).await;
+    let claims = fixture.claim(ONE, 1).await;
+    fixture.advance(ONE, &claims[0], Stage::Committing).await;
+    assert_eq!(fixture.advance(ONE, &claims[0], Stage::Sending).await, Advance::Lost);
+    let recovery = fixture.queue.recover(ONE, &HOLD, NOW).await.expect("recovered");
+    assert_eq!(recovery, Recovery { held: 1, ..Recovery::default() });
+}
+
+#[tokio::test]
+async fn a_process_that_died_between_taking_and_looking_loses_nothing() {
+    let fixture = fixture();
+    fixture.push("{mail_queue}:high", mail("raw")).await;
+    // What the first of the claim's two scripts leaves.
+    let _: i64 = fixture
+        .store
+        .query(redis::cmd("HINCRBY").arg("{mail_queue}:counters").arg("accepted").arg(1), LIMIT)
+        .await
+        .expect("counted");
+    let entry: Vec<u8> = fixture.store.query(redis::cmd("RPOP").arg("{mail_queue}:high"), LIMIT).await.expect("RPOP");
+    for (key, value) in [("claims", entry.as_slice()), ("stages", b"taken 1 h")] {
+        let key = format!("{{mail_queue}}:{key}:{ONE}");
+        let _: i64 = fixture.store.query(redis::cmd("HSET").arg(key).arg("c1").arg(value), LIMIT).await.expect("HSET");
+    }
+    let _: i64 = fixture
+        .store
+        .query(redis::cmd("HSET").arg("{mail_queue}:processes").arg(ONE).arg("pod"), LIMIT)
+        .await
+        .expect("HSET");
+    assert_eq!(fixture.balanced().await.in_flight, 1);
+    let recovery = fixture.queue.recover(ONE, &HOLD, NOW).await.expect("recovered");
+    assert_eq!(recovery.requeued, 1);
+    assert_eq!(fixture.length("{mail_queue}:high").await, 1, "back to where it came from");
+    assert_eq!(fixture.balanced().await.accepted, 1);
+    assert_eq!(fixture.claim_one(TWO).await.header.id, "raw");
+    fixture.balanced().await;
+}
+
+#[tokio::test]
+async fn a_late_reply_moves_a_held_mail_to_its_true_outcome() {
+    let fixture = fixture();
+    for id in ["ok", "no", "gone"] {
+        fixture.push("mail_queue", mail(id)).await;
+    }
+    let claims = fixture.claim(ONE, 3).await;
+    for claim in &claims {
+        fixture.advance(ONE, claim, Stage::Committing).await;
+    }
+    assert_eq!(fixture.queue.recover(ONE, &HOLD, NOW).await.expect("recovered").held, 3);
+    assert_eq!(fixture.settle(ONE, &claims[0], delivered()).await, Settled::Late);
+    assert_eq!(fixture.settle(ONE, &claims[1], dead("Policy")).await, Settled::Late);
+    let released = fixture.queue.held_release(&Filter::id("gone"), 10, NOW).await.expect("released");
+    assert_eq!(released.done, 1);
+    assert_eq!(fixture.settle(ONE, &claims[2], delivered()).await, Settled::Lost, "a person decided");
+    let audit = fixture.balanced().await;
+    assert_eq!((audit.delivered, audit.dead, audit.queued, audit.held), (1, 1, 1, 0));
+    assert_eq!(fixture.claim_one(TWO).await.header.message_id, claims[2].header.message_id);
+}
+
+#[tokio::test]
+async fn a_resend_keeps_the_message_id_unless_the_late_reply_comes_first() {
+    let fixture = fixture();
+    for id in ["one", "two", "three"] {
+        fixture.push("mail_queue", mail(id)).await;
+    }
+    let claims = fixture.claim(ONE, 3).await;
+    for claim in &claims {
+        fixture.advance(ONE, claim, Stage::Committing).await;
+    }
+    assert_eq!(fixture.queue.recover(ONE, &RESEND, NOW).await.expect("recovered").resent, 3);
+    assert_eq!(fixture.settle(ONE, &claims[0], delivered()).await, Settled::Late);
+    let later = NOW.after(std::time::Duration::from_secs(10));
+    assert_eq!(fixture.queue.promote_due(later, 10).await.expect("promoted"), 2);
+    // It lies in its list again, and still nobody has it.
+    assert_eq!(fixture.settle(ONE, &claims[1], delivered()).await, Settled::Late);
+    fixture.balanced().await;
+    let claimed = fixture.claim(TWO, 10).await;
+    assert_eq!(claimed.len(), 1);
+    assert_eq!(claimed[0].header.message_id, claims[2].header.message_id);
+    assert_eq!(fixture.settle(ONE, &claims[2], delivered()).await, Settled::Lost);
+    let audit = fixture.balanced().await;
+    assert_eq!((audit.delivered, audit.in_flight), (2, 1));
+}
+
+#[tokio::test]
+async fn a_mail_that_crashes_its_senders_is_sent_alone_and_then_never_again() {
+    let fixture = fixture();
+    fixture.push("mail_queue", mail("poison")).await;
+    for crash in 0..3 {
+        let claim = fixture.claim_one(ONE).await;
+        assert_eq!((claim.header.crashes, claim.alone), (crash, crash >= 2));
+        fixture.advance(ONE, &claim, Stage::Sending).await;
+        fixture.queue.recover(ONE, &CRASHED, NOW).await.expect("recovered");
+    }
+    let letter = fixture.queue.dead_show("poison").await.expect("shown").expect("a dead letter");
+    assert_eq!((letter.reason.as_str(), letter.crashes), ("Poison", 3));
+    assert_eq!(fixture.balanced().await.dead, 1);
+}
+
+#[tokio::test]
+async fn after_a_change_of_the_fence_nothing_is_sent_again_blindly() {
+    let fixture = fixture();
+    for id in ["claimed", "sending"] {
+        fixture.push("mail_queue", mail(id)).await;
+    }
+    let claims = fixture.claim(ONE, 2).await;
+    fixture.advance(ONE, &claims[1], Stage::Sending).await;
+    let options = RecoverOptions { fence_changed: true, ..HOLD };
+    assert_eq!(fixture.queue.recover(ONE, &options, NOW).await.expect("recovered").held, 2);
+    let discarded = fixture.queue.held_discard(&Filter::id("sending"), 10, NOW).await.expect("discarded");
+    assert_eq!(discarded.done, 1);
+    let audit = fixture.balanced().await;
+    assert_eq!((audit.held, audit.discarded), (1, 1));
+}
+
+#[tokio::test]
+async fn two_who_recover_at_once_move_each_claim_once() {
+    let fixture = fixture();
+    for number in 0..300 {
+        fixture.push("mail_queue", mail(&format!("m{number}"))).await;
+    }
+    assert_eq!(fixture.claim(ONE, 300).await.len(), 300);
+    let (first, second) = tokio::join!(fixture.queue.recover(ONE, &HOLD, NOW), fixture.queue.recover(ONE, &HOLD, NOW));
+    assert_eq!(first.expect("first").requeued + second.expect("second").requeued, 300);
+    assert_eq!(fixture.balanced().await.queued, 300);
+}
+
+#[tokio::test]
+async fn a_recovery_beside_a_process_that_lives_after_all_sends_nothing_twice() {
+    let fixture = fixture();
+    for number in 0..400 {
+        fixture.push("mail_queue", mail(&format!("m{number}"))).await;
+    }
+    let (done, stop) = tokio::sync::oneshot::channel::<()>();
+    let queue = fixture.queue.clone();
+    let recovering = tokio::spawn(async move {
+        let mut stop = stop;
+        let mut total = 0;
+        while stop.try_recv().is_err() {
+            total += queue.recover(ONE, &HOLD, NOW).await.expect("recovered").requeued;
+        }
+        total
+    });
+    let mut sent = std::collections::HashMap::<String, u32>::new();
+    let mut idle = 0;
+    while idle < 3 {
+        let claims = fixture.claim(ONE, 8).await;
+        idle = if claims.is_empty() { idle + 1 } else { 0 };
+        for claim in claims {
+            let ready = fixture.advance(ONE, &claim, Stage::Sending).await == Advance::Done
+                && fixture.advance(ONE, &claim, Stage::Committing).await == Advance::Done;
+            if ready {
+                *sent.entry(claim.header.id.clone()).or_default() += 1;
+                let settled = fixture.settle(ONE, &claim, delivered()).await;
+                assert!(matches!(settled, Settled::Done | Settled::Late), "{settled:?}");
+            }
+        }
+    }
+    done.send(()).expect("still recovering");
+    assert!(recovering.await.expect("recovered") > 0, "the two met");
+    assert!(sent.values().all(|times| *times == 1), "{sent:?}");
+    assert_eq!((sent.len(), fixture.balanced().await.delivered), (400, 400));
+}
+
+#[tokio::test]
+async fn a_claim_whose_stage_is_unreadable_is_held() {
+    let fixture = fixture();
+    fixture.push("mail_queue", mail("one")).await;
+    fixture.claim(ONE, 1).await;
+    let _: i64 =
+        fixture.store.query(redis::cmd("DEL").arg(format!("{{mail_queue}}:stages:{ONE}")), LIMIT).await.expect("DEL");
+    assert_eq!(fixture.queue.recover(ONE, &HOLD, NOW).await.expect("recovered").held, 1);
+    fixture.balanced().await;
+}
+
+#[tokio::test]
+async fn a_key_of_the_wrong_type_stops_a_move_but_loses_no_mail() {
+    let fixture = fixture();
+    fixture.push("mail_queue", mail("one")).await;
+    let claim = fixture.claim_one(ONE).await;
+    fixture.settle(ONE, &claim, delayed(NOW)).await;
+    for (key, again) in [("mail_queue", "mail_queue"), ("{mail_queue}:counters", "")] {
+        let aside = format!("{key}:aside");
+        let _: redis::Value =
+            fixture.store.query(redis::cmd("RENAME").arg(key).arg(&aside), LIMIT).await.unwrap_or(redis::Value::Nil);
+        let _: () = fixture.store.query(redis::cmd("SET").arg(key).arg("x"), LIMIT).await.expect("SET");
+        assert!(fixture.queue.promote_due(NOW, 1).await.is_err());
+        let _: i64 = fixture.store.query(redis::cmd("DEL").arg(key), LIMIT).await.expect("DEL");
+        if again.is_empty() {
+            let _: () = fixture.store.query(redis::cmd("RENAME").arg(&aside).arg(key), LIMIT).await.expect("RENAME");
+        }
+    }
+    assert_eq!(fixture.queue.promote_due(NOW, 1).await.expect("promoted"), 1);
+    assert_eq!(fixture.claim(ONE, 5).await.len(), 1);
+}

@@ -1,0 +1,102 @@
+//! What the tests share.
+
+use std::time::Duration;
+
+use mailrelay::{
+    queue::{Claimed, EnqueueLimits, OperationId, Progress, Queue, QueueNames, Settled, Settlement, Stage, UnixMillis},
+    store::{Store, StoreOptions},
+};
+use redis::cmd;
+use testkit::{Persistence, RedisServer};
+
+pub const NOW: UnixMillis = UnixMillis(1_790_000_000_000);
+pub const NO_LIMITS: EnqueueLimits = EnqueueLimits { max_length: 1_000_000, max_bytes: 0 };
+pub const LIMIT: Duration = Duration::from_secs(5);
+pub const ONE: &str = "11111111111111111111111111111111";
+pub const TWO: &str = "22222222222222222222222222222222";
+
+pub struct Fixture {
+    pub redis: RedisServer,
+    pub store: Store,
+    pub queue: Queue,
+}
+
+pub fn fixture() -> Fixture {
+    fixture_with(Persistence::Off)
+}
+
+pub fn fixture_with(persistence: Persistence) -> Fixture {
+    let redis = RedisServer::start(persistence);
+    let store = store_of(&redis);
+    let queue = Queue::new(store.clone(), names());
+    Fixture { redis, store, queue }
+}
+
+pub fn names() -> QueueNames {
+    QueueNames::new("mail_queue", "mail_dead_letter_queue")
+}
+
+pub fn store_of(redis: &RedisServer) -> Store {
+    Store::new(&StoreOptions::from_url(redis.url())).expect("options")
+}
+
+pub fn mail(id: &str) -> String {
+    format!(r#"{{"id":"{id}","from":"a@example.com","to":"b@example.org","subject":"{id}","text":"hello"}}"#)
+}
+
+pub fn mail_with(id: &str, more: &str) -> String {
+    format!(r#"{{"id":"{id}","from":"a@example.com","to":"b@example.org","text":"hello",{more}}}"#)
+}
+
+impl Fixture {
+    pub async fn push(&self, list: &str, entry: impl AsRef<[u8]>) {
+        let _: i64 = self.store.query(cmd("LPUSH").arg(list).arg(entry.as_ref()), LIMIT).await.expect("LPUSH");
+    }
+
+    pub async fn length(&self, list: &str) -> u64 {
+        self.store.query(cmd("LLEN").arg(list), LIMIT).await.expect("LLEN")
+    }
+
+    pub async fn claim(&self, process: &str, max: usize) -> Vec<Claimed> {
+        self.queue.claim(process, "pod", max, NOW).await.expect("claim")
+    }
+
+    pub async fn claim_one(&self, process: &str) -> Claimed {
+        let mut claimed = self.claim(process, 1).await;
+        assert_eq!(claimed.len(), 1, "one mail is there to be claimed");
+        claimed.remove(0)
+    }
+
+    pub async fn settle(&self, process: &str, claim: &Claimed, outcome: Settlement) -> Settled {
+        let operation = OperationId::random();
+        self.queue.settle(process, claim, &operation, &outcome, &Progress::default(), NOW).await.expect("settle")
+    }
+
+    pub async fn advance(&self, process: &str, claim: &Claimed, stage: Stage) -> mailrelay::queue::Advance {
+        self.queue.advance(process, &claim.claim_id, stage, NOW).await.expect("advance")
+    }
+
+    /// Asserts that the sum is right, and returns it.
+    pub async fn balanced(&self) -> mailrelay::queue::Audit {
+        let audit = self.queue.audit().await.expect("audit");
+        assert_eq!(audit.difference, 0, "{audit:?}");
+        audit
+    }
+}
+
+pub fn delivered() -> Settlement {
+    Settlement::Delivered { reply: "250 2.0.0 queued".into() }
+}
+
+pub fn dead(reason: &str) -> Settlement {
+    Settlement::Dead { reason: reason.into(), reply: "554 no".into() }
+}
+
+pub fn delayed(due: UnixMillis) -> Settlement {
+    Settlement::Delayed {
+        due,
+        counted: mailrelay::queue::Counted::Attempt,
+        reason: "Greylisted".into(),
+        reply: "451 later".into(),
+    }
+}

@@ -1,0 +1,409 @@
+//! A relay without Kubernetes: a real Redis, the counting sink, real worker processes, and a stand-in for the
+//! controller that writes the record and the shares and reopens the ledger after Redis was restarted.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use mailrelay::{
+    api::{MailRelaySpec, RelayRecord, WorkerReport, record_key, reports_key},
+    lease::{InitRequest, LedgerState, LedgerStore, OpenRequest, Policy, ProcessId, Timing},
+    queue::{Audit, EnqueueLimits, Queue, QueueNames, UnixMillis},
+    store::{Store, StoreOptions},
+};
+use mailsink::{Sink, SinkConfig, Stats};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
+use testkit::{Persistence, RedisServer, free_port};
+
+/// How long a condition may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(40);
+const POOL: &str = "127.0.0.1";
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Everything that one test needs; it all ends with it.
+pub struct Scene {
+    pub redis: RedisServer,
+    pub sink: Sink,
+    pub store: Store,
+    pub queue: Queue,
+    pub workers: Vec<Worker>,
+    folder: tempfile::TempDir,
+    leader: Leader,
+    record: RelayRecord,
+}
+
+impl Scene {
+    /// One server with this budget; what else the spec says comes from `spec` (an object that is merged in).
+    pub async fn open(budget: u32, config: SinkConfig, spec: Value) -> Self {
+        let redis = RedisServer::start(Persistence::Always);
+        let sink = Sink::start(config).await.expect("the sink starts");
+        let store = Store::new(&StoreOptions::from_url(redis.url())).expect("options");
+        let mut server = json!({
+            "name": "primary", "host": "127.0.0.1", "port": sink.smtp().port(), "tls": "None",
+            "maxConnections": budget, "closeGrace": "1s", "sessionTimeout": "10s",
+        });
+        let mut spec = spec;
+        merge(&mut server, spec["server"].take());
+        let mut whole = json!({ "servers": [server] });
+        merge(&mut whole, spec);
+        let spec: MailRelaySpec = serde_json::from_value(whole).expect("a spec");
+        let queue = Queue::new(store.clone(), QueueNames::from_spec(&spec.queue));
+        let record = RelayRecord {
+            epoch: 1,
+            revision: 1,
+            uid: "relay".into(),
+            generation: 1,
+            stalled: None,
+            lease_ms: 6_000,
+            spec,
+        };
+        let leader = Leader::start(store.clone(), budget);
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut scene = Self { redis, sink, store, queue, workers: Vec::new(), folder, leader, record };
+        scene.publish().await;
+        scene
+    }
+
+    /// A budget of 16, a sink that takes 16, and so many workers with equal shares.
+    pub async fn sixteen(workers: usize, spec: Value) -> Self {
+        let mut scene = Self::open(16, SinkConfig::default(), spec).await;
+        for _ in 0..workers {
+            scene.add_worker();
+        }
+        let share = 16 / u32::try_from(workers).expect("few");
+        scene.share(16, &vec![share; workers]).await;
+        scene
+    }
+
+    /// Changes the record as the controller would after a change of the spec.
+    pub async fn change(&mut self, change: impl FnOnce(&mut RelayRecord)) {
+        change(&mut self.record);
+        self.record.revision += 1;
+        self.publish().await;
+    }
+
+    async fn publish(&mut self) {
+        let key = record_key("mail", "relay");
+        let text = serde_json::to_string(&self.record).expect("JSON");
+        let () = self.store.query(redis::cmd("SET").arg(&key).arg(text), LIMIT).await.expect("SET");
+        let _: i64 = self.store.query(redis::cmd("PUBLISH").arg(&key).arg("changed"), LIMIT).await.expect("PUBLISH");
+    }
+
+    /// Starts one more worker, in a pod of its own, without a share yet.
+    pub fn add_worker(&mut self) {
+        self.add_worker_with(&[]);
+    }
+
+    /// The same with more arguments.
+    pub fn add_worker_with(&mut self, extra: &[&str]) {
+        let number = self.workers.len();
+        let pod = Pod { uid: ProcessId::random().to_string(), name: format!("pod-{number}") };
+        let log = self.folder.path().join(format!("worker-{number}.log"));
+        self.workers.push(Worker::start(&self.redis.url(), pod, log, extra));
+    }
+
+    /// Writes the shares of the workers, in their order.
+    pub async fn share(&mut self, budget: u32, shares: &[u32]) {
+        let shares = self.workers.iter().zip(shares).map(|(worker, share)| (worker.pod.uid.clone(), *share)).collect();
+        self.leader.set(budget, shares).await;
+    }
+
+    /// Takes mails in, each to a recipient of its own; their ids.
+    pub async fn send(&self, count: usize) -> Vec<String> {
+        let mails = (0..count).map(|number| mail(&format!("r{number}@example.org")));
+        let sending = mails.map(|mail| self.send_one(mail));
+        futures::future::join_all(sending).await
+    }
+
+    /// Takes one mail in; its id.
+    pub async fn send_one(&self, mail: Value) -> String {
+        let limits = EnqueueLimits { max_length: 100_000, max_bytes: 0 };
+        self.queue.enqueue(mail.to_string().as_bytes(), limits, UnixMillis::now()).await.expect("enqueued").id
+    }
+
+    /// Waits until the sink's figures fit.
+    pub async fn sink_until(&self, what: &str, fits: impl Fn(&Stats) -> bool) -> Stats {
+        match self.sink.wait_for(PATIENCE, fits).await {
+            Ok(stats) => stats,
+            Err(stats) => panic!("{what}: not within {PATIENCE:?}, the sink has {stats:?}"),
+        }
+    }
+
+    /// Waits until the audit fits; it must always balance once it does.
+    pub async fn audit_until(&self, what: &str, fits: impl Fn(&Audit) -> bool) -> Audit {
+        let audit = eventually(what, async || {
+            let audit = self.queue.audit().await.ok();
+            match audit {
+                Some(audit) if fits(&audit) => Ok(audit),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        assert_eq!(audit.difference, 0, "{what}: {audit:?}");
+        audit
+    }
+
+    /// Waits until `count` mails are delivered and nothing is left in any hand.
+    pub async fn all_delivered(&self, count: usize) -> Audit {
+        let count = u64::try_from(count).expect("few");
+        self.audit_until("all delivered and settled", |audit| {
+            audit.delivered == count && audit.in_flight == 0 && audit.queued == 0 && audit.delayed == 0
+        })
+        .await
+    }
+
+    /// What a worker last said of itself.
+    pub async fn report(&self, worker: usize) -> Option<WorkerReport> {
+        let mut command = redis::cmd("HGET");
+        command.arg(reports_key("mail", "relay")).arg(&self.workers[worker].pod.uid);
+        let text: Option<String> = self.store.query(&command, LIMIT).await.ok()?;
+        serde_json::from_str(&text?).ok()
+    }
+
+    /// The ledger of the server's budget.
+    pub fn ledger(&self) -> LedgerStore {
+        LedgerStore::new(self.store.clone(), POOL)
+    }
+
+    /// No worker ever panicked, and no mail address is in any log.
+    pub fn logs_are_clean(&self) {
+        for worker in &self.workers {
+            let log = worker.log();
+            assert!(!log.contains("panicked"), "{}:\n{log}", worker.pod.name);
+            assert!(
+                !log.contains("@example.org") && !log.contains("app@"),
+                "an address in the log of {}:\n{log}",
+                worker.pod.name
+            );
+        }
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for worker in &self.workers {
+                eprintln!("---- log of {} ----\n{}", worker.pod.name, worker.log());
+            }
+        }
+    }
+}
+
+/// A mail to one recipient.
+pub fn mail(to: &str) -> Value {
+    json!({ "from": "app@example.com", "to": to, "subject": "Hello", "text": "Hello, world\n" })
+}
+
+/// Objects are merged, everything else is replaced.
+fn merge(into: &mut Value, from: Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                if !value.is_null() {
+                    merge(into.entry(key).or_insert(Value::Null), value);
+                }
+            }
+        }
+        (_, Value::Null) => {}
+        (into, from) => *into = from,
+    }
+}
+
+/// Asks again and again until it is so; the last answer is in the message when it is not.
+pub async fn eventually<T, E: std::fmt::Display>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, E>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(last) => assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}; last: {last}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The pod of a worker.
+#[derive(Clone)]
+pub struct Pod {
+    pub uid: String,
+    pub name: String,
+}
+
+/// A worker process.
+pub struct Worker {
+    pub pod: Pod,
+    pub http: u16,
+    redis: String,
+    log: PathBuf,
+    extra: Vec<String>,
+    child: Child,
+}
+
+impl Worker {
+    /// Starts the real binary; its log is appended to a file.
+    pub fn start(redis: &str, pod: Pod, log: PathBuf, extra: &[&str]) -> Self {
+        let extra: Vec<String> = extra.iter().map(ToString::to_string).collect();
+        let http = free_port();
+        let child = spawn(redis, &pod, &log, &extra, http);
+        Self { pod, http, redis: redis.to_owned(), log, extra, child }
+    }
+
+    /// Starts it again in the same pod.
+    pub fn restart(&mut self) {
+        self.child = spawn(&self.redis, &self.pod, &self.log, &self.extra, self.http);
+    }
+
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a process id")
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).expect("the signal is delivered");
+    }
+
+    /// SIGKILL, and its end.
+    pub fn crash(&mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("waited");
+    }
+
+    /// Its end, after a signal.
+    pub async fn ended(&mut self) -> ExitStatus {
+        eventually("the process ends", async || match self.child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            other => Err(format!("{other:?}")),
+        })
+        .await
+    }
+
+    /// The processes that it started.
+    pub fn children(&self) -> Vec<i32> {
+        let pid = self.pid();
+        let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        text.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Processor time used so far, of the process and its threads.
+    pub fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
+        let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// One page of its HTTP port: status and body.
+    pub async fn get(&self, path: &str) -> Option<(u16, String)> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.http)).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        let status = answer.split_whitespace().nth(1)?.parse().ok()?;
+        Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(redis: &str, pod: &Pod, log: &PathBuf, extra: &[String], http: u16) -> Child {
+    let log = File::options().create(true).append(true).open(log).expect("a log file");
+    Command::new(env!("CARGO_BIN_EXE_mailrelay"))
+        .args(["worker", "--relay", "relay", "--namespace", "mail"])
+        .args(["--pod-name", &pod.name, "--pod-uid", &pod.uid, "--redis-url", redis])
+        .args(["--http", &format!("127.0.0.1:{http}")])
+        .args(extra)
+        .env_clear()
+        .env("MAILRELAY_LOG", std::env::var("MAILRELAY_TEST_LOG").unwrap_or_else(|_| "warn,mailrelay=info".into()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("the worker starts")
+}
+
+/// The controller's part in the ledger: writes shares, and brings the ledger back after Redis was restarted.
+struct Leader {
+    ledger: LedgerStore,
+    policy: Arc<Mutex<Policy>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Leader {
+    fn start(store: Store, budget: u32) -> Self {
+        let ledger = LedgerStore::new(store, POOL);
+        let lease = Timing::default().lease;
+        let policy = Policy { epoch: 1, revision: 1, budget, lease, entitlements: BTreeMap::new() };
+        let policy = Arc::new(Mutex::new(policy));
+        let task = tokio::spawn(lead(ledger.clone(), policy.clone()));
+        Self { ledger, policy, task }
+    }
+
+    async fn set(&self, budget: u32, entitlements: BTreeMap<String, u32>) {
+        let policy = {
+            let mut policy = self.policy.lock().expect("no panic");
+            policy.revision += 1;
+            policy.budget = budget;
+            policy.entitlements = entitlements;
+            policy.clone()
+        };
+        eventually("the shares are written", async || match self.ledger.policy(&policy).await {
+            Ok(reply) if format!("{reply:?}") == "Ok" => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// As leases.md R8 for a single node: INIT when the fence is another, OPEN after the reclaim time; at once at the start.
+async fn lead(ledger: LedgerStore, policy: Arc<Mutex<Policy>>) {
+    let mut recovering: Option<Instant> = None;
+    let mut fresh = true;
+    loop {
+        if let Ok(snapshot) = ledger.snapshot().await {
+            match snapshot.in_force() {
+                None => {
+                    let policy = policy.lock().expect("no panic").clone();
+                    let token = ProcessId::random().to_string();
+                    let request = InitRequest { fence: snapshot.node_fence, token, policy, quarantine: Vec::new() };
+                    let _ = ledger.init(&request).await;
+                    recovering = Some(Instant::now());
+                }
+                Some(view) if view.state == LedgerState::Rec => {
+                    let since = *recovering.get_or_insert_with(Instant::now);
+                    if fresh || since.elapsed() >= Timing::default().reclaim {
+                        let request = OpenRequest { epoch: 1, token: view.token.clone(), missing: Vec::new() };
+                        let _ = ledger.open(&request).await;
+                        fresh = false;
+                    }
+                }
+                Some(_) => recovering = None,
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

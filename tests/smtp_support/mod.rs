@@ -1,0 +1,41 @@
+//! What the SMTP tests share.
+
+use std::{net::SocketAddr, time::Duration};
+
+use mailrelay::{
+    api::Tls,
+    smtp::{Commit, Endpoint, MailOutcome, Session, StepLimits, TlsRoots, Transaction},
+};
+
+/// A deadline for conditions that are met at once.
+pub const SOON: Duration = Duration::from_secs(10);
+
+pub fn endpoint(address: SocketAddr, tls: Tls, certificate: Option<&str>) -> Endpoint {
+    Endpoint {
+        host: address.ip().to_string(),
+        port: address.port(),
+        tls,
+        auth: None,
+        roots: TlsRoots::platform(certificate.map(str::as_bytes)).expect("roots"),
+        helo: "client.test".into(),
+        limits: StepLimits::default(),
+    }
+}
+
+pub fn to(addresses: &[&str]) -> Vec<String> {
+    addresses.iter().map(|address| (*address).to_owned()).collect()
+}
+
+pub fn message(number: usize) -> Vec<u8> {
+    format!("Message-ID: <{number}@test>\r\nSubject: test\r\n\r\nHello.\r\n").into_bytes()
+}
+
+pub async fn go() -> Commit {
+    Commit::Go
+}
+
+/// One small mail to one recipient.
+pub async fn send(session: &mut Session, number: usize) -> MailOutcome {
+    let (text, recipients) = (message(number), to(&["somebody@example.com"]));
+    session.transact(&Transaction::new("me@example.com", &recipients, &text).expect("a good mail"), go).await
+}

@@ -1,0 +1,427 @@
+//! The worker's contracts: real processes, a real Redis, and the sink that counts.
+
+mod scene;
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use mailsink::{Behaviour, Failure, FailureStage, SinkConfig};
+use nix::sys::signal::Signal;
+use scene::{Scene, eventually, mail};
+use serde_json::json;
+
+fn slow(milliseconds: u64) -> Behaviour {
+    Behaviour { mail_delay_ms: milliseconds, ..Behaviour::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_200_mails_at_once_16_are_being_sent_and_none_is_lost() {
+    let scene = Scene::sixteen(2, json!({})).await;
+    scene.sink.set_behaviour(slow(50));
+    scene.send(200).await;
+    let peak = scene.sink_until("16 sessions", |stats| stats.open == 16).await;
+    assert!(peak.accepted < 200, "the mails must still be queued: {peak:?}");
+    scene.all_delivered(200).await;
+    let stats = scene.sink.stats();
+    assert_eq!((stats.peak, stats.peak_attempted, stats.rejected), (16, 16, 0), "{stats:?}");
+    assert_eq!((stats.accepted, stats.unique_message_ids, stats.duplicates), (200, 200, 0), "{stats:?}");
+    let recipients: BTreeSet<_> = scene.sink.journal().into_iter().flat_map(|entry| entry.to).collect();
+    assert_eq!(recipients.len(), 200);
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_finishes_the_mails_being_sent_and_leaves_no_claim() {
+    let mut scene = Scene::sixteen(1, json!({})).await;
+    scene.share(16, &[8]).await;
+    scene.sink.set_behaviour(slow(300));
+    scene.send(60).await;
+    scene.sink_until("mails being sent", |stats| stats.open == 8 && stats.accepted >= 8).await;
+    scene.workers[0].signal(Signal::SIGTERM);
+    let exit = scene.workers[0].ended().await;
+    assert_eq!(exit.code(), Some(0), "{}", scene.workers[0].log());
+    let audit = scene.queue.audit().await.expect("audit");
+    assert_eq!((audit.in_flight, audit.held, audit.difference), (0, 0, 0), "{audit:?}");
+    let stats = scene.sink.stats();
+    assert_eq!(
+        (stats.open, audit.delivered, audit.queued),
+        (0, stats.accepted, 60 - stats.accepted),
+        "{audit:?} {stats:?}"
+    );
+    assert!(stats.accepted >= 8 && stats.accepted < 60, "{stats:?}");
+    let ledger = scene.ledger().snapshot().await.expect("snapshot").ledger.expect("a ledger");
+    assert!(ledger.holders.is_empty() && ledger.quarantine.is_empty(), "{ledger:?}");
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_under_load_loses_nothing_and_doubles_nothing() {
+    let mut scene = Scene::sixteen(2, json!({})).await;
+    scene.sink.set_behaviour(slow(30));
+    scene.send(200).await;
+    scene.sink_until("mail flows", |stats| stats.accepted >= 40).await;
+    scene.workers[0].crash();
+    scene.workers[0].restart();
+    // What the dead one had handed over and not settled is held: its outcome is unknown, and it is not sent again.
+    let audit = scene
+        .audit_until("everything settled", |audit| {
+            audit.in_flight == 0 && audit.queued == 0 && audit.delayed == 0 && audit.accepted == 200
+        })
+        .await;
+    assert_eq!((audit.delivered + audit.held, audit.dead), (200, 0), "{audit:?}");
+    assert!(audit.held <= 8, "no more than it had sessions: {audit:?}");
+    let stats = scene.sink.stats();
+    assert_eq!((stats.duplicates, stats.rejected), (0, 0), "{stats:?}");
+    assert!(stats.peak <= 16 && stats.accepted >= audit.delivered, "{stats:?}");
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mail_flows_again_within_10_seconds_of_a_restart_of_redis() {
+    let mut scene = Scene::sixteen(2, json!({})).await;
+    scene.sink.set_behaviour(slow(100));
+    scene.send(300).await;
+    scene.sink_until("mail flows", |stats| stats.accepted >= 40).await;
+    scene.redis.crash();
+    scene.redis.resume();
+    let back = Instant::now();
+    let before = scene.sink.stats().accepted;
+    scene.sink_until("mail flows again", |stats| stats.accepted > before + 32).await;
+    assert!(back.elapsed() < Duration::from_secs(10), "{:?}", back.elapsed());
+    let audit = scene
+        .audit_until("everything settled", |audit| audit.in_flight == 0 && audit.queued == 0 && audit.delayed == 0)
+        .await;
+    assert_eq!((audit.delivered + audit.held, audit.dead), (300, 0), "{audit:?}");
+    let stats = scene.sink.stats();
+    assert_eq!((stats.duplicates, stats.rejected, stats.accepted), (0, 0, 300), "{stats:?} {audit:?}");
+    assert!(stats.peak <= 16, "{stats:?}");
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_every_session_is_closed_by_the_end_of_its_lease() {
+    let scene = Scene::sixteen(2, json!({})).await;
+    scene.sink.set_behaviour(slow(400));
+    scene.send(200).await;
+    scene.sink_until("mails being sent", |stats| stats.open == 16).await;
+    scene.redis.pause();
+    let away = Instant::now();
+    scene.sink_until("all sessions are closed", |stats| stats.open == 0).await;
+    assert!(away.elapsed() < Duration::from_millis(6_500), "{:?}", away.elapsed());
+    let used: Vec<_> = scene.workers.iter().map(scene::Worker::cpu).collect();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for (worker, used) in scene.workers.iter().zip(used) {
+        assert!(worker.cpu().saturating_sub(used) < Duration::from_millis(600), "no busy loop without Redis");
+    }
+    scene.redis.unpause();
+    let back = Instant::now();
+    let before = scene.sink.stats().accepted;
+    scene.sink_until("mail flows again", |stats| stats.accepted > before).await;
+    assert!(back.elapsed() < Duration::from_secs(5), "{:?}", back.elapsed());
+    scene.sink.set_behaviour(slow(0));
+    let audit = scene
+        .audit_until("everything settled", |audit| audit.in_flight == 0 && audit.queued == 0 && audit.delayed == 0)
+        .await;
+    assert_eq!((audit.delivered + audit.held, audit.dead), (200, 0), "{audit:?}");
+    assert_eq!((scene.sink.stats().duplicates, scene.sink.stats().rejected), (0, 0));
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mail_that_a_server_puts_off_is_tried_again_until_it_is_delivered() {
+    let scene = Scene::sixteen(2, json!({ "retry": { "initialBackoff": "100ms", "maxBackoff": "400ms" } })).await;
+    let busy = Failure::reply(FailureStage::Dot, "451 4.3.0 try again later").times(40);
+    let refused = Failure::reply(FailureStage::Greeting, "554 no service").and_close().times(10);
+    scene.sink.set_behaviour(Behaviour::failing([busy, refused]));
+    scene.send(50).await;
+    scene.all_delivered(50).await;
+    assert_eq!((scene.sink.stats().duplicates, scene.sink.stats().rejected), (0, 0));
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_down_costs_no_mail_its_retries() {
+    let breaker = json!({ "consecutiveFailures": 3, "pause": "300ms" });
+    let retry = json!({ "maxRetries": 0, "initialBackoff": "100ms", "maxBackoff": "200ms" });
+    let scene = Scene::sixteen(1, json!({ "breaker": breaker, "retry": retry })).await;
+    scene.sink.set_behaviour(Behaviour::failing([Failure::closing(FailureStage::Greeting)]));
+    scene.send(20).await;
+    unavailable_for(&scene, "ConnectFailed").await;
+    scene.sink.set_behaviour(Behaviour::default());
+    scene.all_delivered(20).await;
+    eventually("the worker says that it is over", async || {
+        let report = scene.report(0).await.ok_or_else(|| "no report".to_owned())?;
+        report.servers[0].unavailable.as_ref().map_or(Ok(()), |reason| Err(format!("{reason:?}")))
+    })
+    .await;
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_recipient_is_a_dead_letter_and_can_be_sent_again() {
+    let scene = Scene::sixteen(1, json!({})).await;
+    let refusal = Failure::reply(FailureStage::Rcpt, "550 5.1.1 no such user").for_recipient("gone");
+    scene.sink.set_behaviour(Behaviour::failing([refusal]));
+    let mut mixed = mail("good@example.org");
+    mixed["cc"] = json!(["gone@example.org"]);
+    let id = scene.send_one(mixed).await;
+    let alone = scene.send_one(mail("gone.too@example.org")).await;
+    scene.audit_until("two dead letters", |audit| audit.dead == 2 && audit.in_flight == 0).await;
+    assert_eq!(scene.sink.journal().iter().map(|entry| entry.to.clone()).collect::<Vec<_>>(), [["good@example.org"]]);
+    let letter = scene.queue.dead_show(&alone).await.expect("redis").expect("a dead letter");
+    assert!(letter.reply.contains("5.1.1"), "{letter:?}");
+    scene.sink.set_behaviour(Behaviour::default());
+    let filter = mailrelay::queue::Filter::default();
+    let done = scene.queue.dead_requeue(&filter, 10, mailrelay::queue::UnixMillis::now()).await.expect("redis");
+    assert_eq!(done.done, 2);
+    scene.all_delivered(2).await;
+    let to: BTreeSet<_> = scene.sink.journal().into_iter().skip(1).map(|entry| entry.to).collect();
+    let expected = [vec!["gone@example.org".to_owned()], vec!["gone.too@example.org".to_owned()]];
+    assert_eq!(to, BTreeSet::from(expected), "the good recipient got it once; {id}");
+    assert_eq!(scene.sink.stats().duplicates, 0);
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mail_that_makes_no_sense_stops_nobody() {
+    let scene = Scene::sixteen(1, json!({})).await;
+    let nonsense = ["not json", "{}", "[1,2", "{\"from\":\"a@b.example\",\"to\":\"x>\\r\\nDATA\"}", "\u{1}\u{2}"];
+    let good = mail("good@example.org").to_string();
+    let mut push = redis::cmd("LPUSH");
+    push.arg("mail_queue");
+    for text in nonsense {
+        push.arg(text).arg(&good);
+    }
+    let _: i64 = scene.store.query(&push, Duration::from_secs(5)).await.expect("LPUSH");
+    let audit =
+        scene.audit_until("all settled", |audit| audit.dead == 5 && audit.delivered == 5 && audit.in_flight == 0).await;
+    assert_eq!(audit.accepted, 10, "{audit:?}");
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_cut_while_busy_shrinks_to_it_and_kills_no_mail() {
+    let mut scene = Scene::sixteen(2, json!({})).await;
+    scene.sink.set_behaviour(slow(200));
+    scene.send(250).await;
+    scene.sink_until("16 being sent", |stats| stats.open == 16).await;
+    scene.share(6, &[3, 3]).await;
+    let cut = Instant::now();
+    scene.sink_until("6 sessions", |stats| stats.open <= 6).await;
+    assert!(cut.elapsed() < Duration::from_secs(3), "{:?}", cut.elapsed());
+    let accepted = scene.sink.stats().accepted;
+    // A session more than the share, for a moment even, would show here.
+    scene
+        .sink_until("mail flows with 6", |stats| {
+            assert!(stats.open <= 6, "{stats:?}");
+            stats.accepted >= accepted + 24
+        })
+        .await;
+    scene.share(16, &[8, 8]).await;
+    scene.sink_until("16 again", |stats| stats.open == 16).await;
+    let audit = scene.all_delivered(250).await;
+    assert_eq!((audit.held, audit.dead), (0, 0), "{audit:?}");
+    let stats = scene.sink.stats();
+    assert_eq!((stats.duplicates, stats.rejected, stats.peak), (0, 0, 16), "{stats:?}");
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_relay_accepts_and_does_not_send() {
+    let mut scene = Scene::sixteen(1, json!({})).await;
+    scene.send(1).await;
+    scene.all_delivered(1).await;
+    scene.change(|record| record.spec.suspend = true).await;
+    eventually("the worker has heard", async || {
+        scene.workers[0].log().contains("record.revision=2").then_some(()).ok_or("not yet")
+    })
+    .await;
+    scene.send(20).await;
+    // Two heartbeats' time at least, and proof that it looked.
+    eventually("the worker sees 20 mails waiting", async || {
+        let (_, text) = scene.workers[0].get("/metrics").await.ok_or("no page")?;
+        text.contains("mailrelay_queue_mails{kind=\"pending\"} 20\n").then_some(()).ok_or("other figures")
+    })
+    .await;
+    assert_eq!(scene.sink.stats().accepted, 1, "a suspended relay sends nothing");
+    scene.change(|record| record.spec.suspend = false).await;
+    scene.all_delivered(21).await;
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_without_work_is_kept_for_a_while_and_then_closed() {
+    let mut scene = Scene::open(4, SinkConfig::default(), json!({})).await;
+    scene.add_worker();
+    scene.share(4, &[4]).await;
+    scene.send(1).await;
+    scene.all_delivered(1).await;
+    scene.send(1).await;
+    scene.all_delivered(2).await;
+    assert_eq!(scene.sink.stats().sessions, 1, "the second mail went through the kept session");
+    scene.sink_until("the idle session is closed", |stats| stats.open == 0).await;
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_worker_uses_hardly_any_processor_time_and_says_how_it_is() {
+    let scene = Scene::sixteen(1, json!({})).await;
+    scene.send(5).await;
+    scene.all_delivered(5).await;
+    assert_eq!(scene.workers[0].get("/livez").await.map(|page| page.0), Some(200));
+    assert_eq!(scene.workers[0].get("/readyz").await.map(|page| page.0), Some(200));
+    eventually("the metrics show it", async || {
+        let (_, text) = scene.workers[0].get("/metrics").await.ok_or("no page".to_owned())?;
+        let wanted = [
+            "mailrelay_mails_total{server=\"primary\",verdict=\"delivered\"} 5\n",
+            "mailrelay_slots_limit{pool=\"127.0.0.1\"} 16\n",
+            "mailrelay_server_available{server=\"primary\"} 1\n",
+            "mailrelay_claims_open 0\n",
+            "mailrelay_queue_mails{kind=\"pending\"} 0\n",
+        ];
+        wanted.iter().all(|line| text.contains(line)).then_some(()).ok_or(text)
+    })
+    .await;
+    scene.sink_until("at rest", |stats| stats.open == 0).await;
+    let before = scene.workers[0].cpu();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let used = scene.workers[0].cpu().saturating_sub(before);
+    assert!(used <= Duration::from_millis(150), "{used:?} in 5 s, in a debug build");
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_is_spread_over_two_servers_with_a_budget_each() {
+    let second = mailsink::Sink::start(SinkConfig::default()).await.expect("a second sink");
+    let mut scene = Scene::open(4, SinkConfig::default(), json!({})).await;
+    let port = second.smtp().port();
+    scene
+        .change(|record| {
+            let mut other = record.spec.servers[0].clone();
+            other.name = "secondary".into();
+            other.port = port;
+            record.spec.servers.push(other);
+        })
+        .await;
+    // Both draw on one budget, since they have one host: never more than 4 sessions over both.
+    scene.add_worker();
+    scene.share(4, &[4]).await;
+    scene.sink.set_behaviour(slow(50));
+    second.set_behaviour(slow(50));
+    scene.send(100).await;
+    scene.all_delivered(100).await;
+    let (first, second) = (scene.sink.stats(), second.stats());
+    assert_eq!(first.accepted + second.accepted, 100);
+    assert!(first.accepted >= 20 && second.accepted >= 20, "{first:?} {second:?}");
+    assert!(first.peak + second.peak <= 4, "{first:?} {second:?}");
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_over_its_quota_is_left_alone_and_the_queue_stays_where_it_is() {
+    let scene = Scene::sixteen(1, json!({})).await;
+    let quota = Failure::reply(FailureStage::Mail, "454 4.7.0 Daily sending quota exceeded, try again tomorrow");
+    scene.sink.set_behaviour(Behaviour::failing([quota]));
+    scene.send(300).await;
+    unavailable_for(&scene, "QuotaExceeded").await;
+    scene.sink_until("no session is left", |stats| stats.open == 0).await;
+    let audit = scene.audit_until("nothing in flight", |audit| audit.in_flight == 0).await;
+    assert!(audit.queued >= 250 && audit.dead == 0, "one mail a session at most was tried: {audit:?}");
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_moves_is_followed_live() {
+    let other = mailsink::Sink::start(SinkConfig::default()).await.expect("another sink");
+    let mut scene = Scene::sixteen(2, json!({})).await;
+    scene.sink.set_behaviour(slow(50));
+    scene.send(200).await;
+    scene.sink_until("mail flows", |stats| stats.accepted >= 20).await;
+    let port = other.smtp().port();
+    scene.change(|record| record.spec.servers[0].port = port).await;
+    scene.all_delivered(200).await;
+    let (old, new) = (scene.sink.stats(), other.stats());
+    assert_eq!((old.accepted + new.accepted, old.open), (200, 0), "{old:?} {new:?}");
+    assert!(new.accepted > 50 && new.peak <= 16, "{old:?} {new:?}");
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_password_stops_the_server_until_the_files_change_and_costs_no_mail() {
+    let login = mailsink::Login { username: "app".into(), password: "right".into() };
+    let config = SinkConfig { tls: true, login: Some(login), ..SinkConfig::default() };
+    let spec = json!({ "server": { "tls": "StartTLS", "auth": "Plain" }, "retry": { "maxRetries": 0 } });
+    let mut scene = Scene::open(4, config, spec).await;
+    let credentials = tempfile::tempdir().expect("a folder");
+    let files = credentials.path().join("primary");
+    std::fs::create_dir(&files).expect("a folder");
+    std::fs::write(files.join("ca.crt"), scene.sink.certificate().expect("TLS")).expect("written");
+    std::fs::write(files.join("username"), "app").expect("written");
+    scene.add_worker_with(&["--credentials-dir", credentials.path().to_str().expect("UTF-8")]);
+    scene.share(4, &[4]).await;
+    scene.send(5).await;
+    unavailable_for(&scene, "SecretMissing").await;
+    std::fs::write(files.join("password"), "wrong").expect("written");
+    unavailable_for(&scene, "AuthenticationFailed").await;
+    assert_eq!(scene.sink.stats().accepted, 0);
+    std::fs::write(files.join("password"), "right\n").expect("written");
+    let audit = scene.all_delivered(5).await;
+    assert_eq!((audit.dead, audit.held), (0, 0), "{audit:?}");
+    assert!(!scene.workers[0].log().contains("wrong") && !scene.workers[0].log().contains("right"));
+    scene.logs_are_clean();
+}
+
+/// Waits until the worker reports its server as unavailable for this reason.
+async fn unavailable_for(scene: &Scene, reason: &str) {
+    eventually(reason, async || {
+        let report = scene.report(0).await.ok_or("no report")?;
+        match &report.servers[0].unavailable {
+            Some(unavailable) if unavailable.reason == reason => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_supervisor_starts_a_dead_worker_again_and_ends_cleanly() {
+    let mut scene = Scene::open(4, SinkConfig::default(), json!({})).await;
+    scene.add_worker_with(&["--supervise"]);
+    scene.share(4, &[4]).await;
+    scene.send(10).await;
+    scene.all_delivered(10).await;
+    let child = eventually("the worker is its child", async || scene.workers[0].children().pop().ok_or("none")).await;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child), Signal::SIGKILL).expect("killed");
+    scene.send(10).await;
+    scene.all_delivered(20).await;
+    assert_ne!(scene.workers[0].children(), [child]);
+    scene.workers[0].signal(Signal::SIGTERM);
+    assert_eq!(scene.workers[0].ended().await.code(), Some(0));
+    let audit = scene.queue.audit().await.expect("audit");
+    assert_eq!((audit.in_flight, audit.difference), (0, 0), "{audit:?}");
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement: run it alone, best with --release"]
+async fn figure_mails_a_second_through_16_sessions() {
+    let scene = Scene::sixteen(2, json!({})).await;
+    let start = Instant::now();
+    for _ in 0..50 {
+        scene.send(100).await;
+    }
+    let sent = start.elapsed();
+    scene.sink_until("all taken", |stats| stats.accepted == 5_000).await;
+    let taken = start.elapsed();
+    scene.all_delivered(5_000).await;
+    let cpu: Vec<_> = scene.workers.iter().map(scene::Worker::cpu).collect();
+    println!("workers' processor time: {cpu:?} in {taken:?}");
+    scene.sink_until("at rest", |stats| stats.open == 0).await;
+    let before: Duration = scene.workers.iter().map(scene::Worker::cpu).sum();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let idle = scene.workers.iter().map(scene::Worker::cpu).sum::<Duration>().saturating_sub(before);
+    println!("idle: {:.2} % of a core for each worker", idle.as_secs_f64() / 20.0 / 2.0 * 100.0);
+    println!("enqueued {:.0}/s, delivered {:.0}/s", 5_000.0 / sent.as_secs_f64(), 5_000.0 / taken.as_secs_f64());
+}
