@@ -60,7 +60,7 @@ pub enum Variant {
     RaisedBeforeReply,
     /// INIT without the wait for the end of the old primary.
     EarlyInit,
-    /// The dead-man switch is armed after connect(), not before the check of the limit.
+    /// The dead-man switch is armed after `connect()`, not before the check of the limit.
     ArmedAfterConnect,
     /// A slot is free when the server's kernel acknowledged the FIN, not at EOF.
     FreeAtAck,

@@ -81,7 +81,7 @@ impl<T: Debug> Debug for Shared<T> {
 /// The client's end of a connection, as the worker sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Socket {
-    /// The limit was checked and the slot counted; connect() comes next.
+    /// The limit was checked and the slot counted; `connect()` comes next.
     Checked,
     /// Connected.
     Open,
