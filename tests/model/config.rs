@@ -66,6 +66,8 @@ pub enum Variant {
     FreeAtAck,
     /// OPEN withholds nothing for those who did not re-assert.
     NoQuarantineAtOpen,
+    /// The leader does not remember the shares that it sent before it sees them in the ledger.
+    SentSharesForgotten,
     /// A process after a reboot proves the death of the one before as if in the same boot.
     ProofAcrossReboot,
     /// No dead-man switch at all.

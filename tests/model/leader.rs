@@ -97,7 +97,9 @@ impl State {
             leader.plan += 1;
             leader.revision += 1;
             let policy = leader.policy(scenario);
-            leader.watch.sent(&policy.entitlements);
+            if scenario.variant != Variant::SentSharesForgotten {
+                leader.watch.sent(&policy.entitlements);
+            }
             policy
         });
         let primary = self.redis.nodes.len() - 1;

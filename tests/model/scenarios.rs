@@ -87,7 +87,7 @@ pub const THREE: Scenario = Scenario {
 /// A session's FIN is lost: its worker waits for EOF in vain, or dies while it waits.
 pub const NO_EOF: Scenario = Scenario {
     name: "no eof",
-    ticks: 6,
+    ticks: 5,
     session_timeout: 2,
     faults: Faults { close: 1, lost_fin: 1, kill: 1, restart: 1, ..NONE },
     ..CONTENDED
@@ -95,3 +95,43 @@ pub const NO_EOF: Scenario = Scenario {
 /// A worker ends as told and comes back, while one of its SYNCs is late.
 pub const LEAVE: Scenario =
     Scenario { name: "leave", ticks: 2, faults: Faults { leave: 1, slow: 1, restart: 1, ..NONE }, ..CONTENDED };
+/// A share grows and is used before the leader looks again; then the ledger is deleted and the node cut off.
+pub const UNSEEN_SHARE: Scenario = Scenario {
+    name: "unseen share",
+    plans: &[&[1, 0], &[2, 2]],
+    ticks: 6,
+    session_timeout: 5,
+    faults: Faults { wipe: 1, cut: 1, ..NONE },
+    ..CONTENDED
+};
+/// The ledger is deleted while a worker is stopped.
+pub const WIPE_PAUSE: Scenario = Scenario {
+    name: "wipe, pause",
+    ticks: 7,
+    session_timeout: 2,
+    faults: Faults { pause: 1, wipe: 1, ..NONE },
+    ..CONTENDED
+};
+/// The ledger is deleted, and a node reboots.
+pub const WIPE_REBOOT: Scenario =
+    Scenario { name: "wipe, reboot", ticks: 5, faults: Faults { wipe: 1, reboot: 1, restart: 1, ..NONE }, ..CONTENDED };
+/// The ledger is deleted while a SYNC is late.
+pub const WIPE_LATE: Scenario =
+    Scenario { name: "wipe, late", ticks: 5, faults: Faults { wipe: 1, slow: 1, ..NONE }, ..CONTENDED };
+/// The ledger is deleted under two leaders, and a worker dies.
+pub const WIPE_TWO_LEADERS: Scenario = Scenario {
+    name: "wipe, two leaders",
+    ticks: 6,
+    faults: Faults { wipe: 1, kill: 1, second_leader: 1, ..NONE },
+    ..CONTENDED
+};
+/// The leader is replaced while a worker falls silent.
+pub const SILENCE_NEW_LEADER: Scenario = Scenario {
+    name: "silence, new leader",
+    ticks: 8,
+    faults: Faults { new_leader: 1, kill: 1, cut: 1, ..NONE },
+    ..CONTENDED
+};
+/// A worker dies and comes back while one of its SYNCs is late.
+pub const RESTART_LATE: Scenario =
+    Scenario { name: "restart, late", ticks: 3, faults: Faults { slow: 1, kill: 1, restart: 1, ..NONE }, ..CONTENDED };
