@@ -58,6 +58,7 @@ struct World {
     watch: Watch,
     opened: bool,
     next_look: BootTime,
+    recovering: BootTime,
     counters: BTreeMap<&'static str, u32>,
     tokens: u32,
     nodes: u32,
@@ -82,6 +83,7 @@ impl World {
             watch: Watch::default(),
             opened: false,
             next_look: now,
+            recovering: now,
             counters: BTreeMap::new(),
             tokens: 0,
             nodes: 0,
@@ -297,7 +299,9 @@ impl World {
                 self.draw_shares();
                 self.revision += 1;
                 let policy = self.policy();
+                self.watch.sent(policy.epoch, &policy.entitlements, self.now);
                 self.ledger.policy(&policy);
+                self.watch.answered();
                 self.count("policy");
             }
             40..45 => {
@@ -334,6 +338,7 @@ impl World {
 
     fn lead(&mut self) {
         self.next_look = self.now + Duration::from_millis(250);
+        self.watch.list(&(0..PODS).map(|pod| format!("uid{pod}")).collect());
         self.watch.observe(&self.ledger.snapshot(), self.now);
         if let Some(view) = self.ledger.snapshot().in_force() {
             let mut mirror = view.clone();
@@ -348,12 +353,22 @@ impl World {
                 Action::Init { fence, quarantine } => {
                     self.tokens += 1;
                     let (token, policy) = (format!("t{}", self.tokens), self.policy());
+                    self.watch.sent(policy.epoch, &policy.entitlements, self.now);
                     self.ledger.init(&InitRequest { fence, token, policy, quarantine });
+                    self.watch.answered();
+                    self.recovering = self.now;
                     self.count("init");
                 }
                 Action::Open { token, missing } => {
                     self.opened = true;
+                    self.count(if self.now < self.recovering + self.timing.reclaim {
+                        "open early"
+                    } else {
+                        "open late"
+                    });
+                    self.watch.opening(self.now);
                     self.ledger.open(&OpenRequest { epoch: 1, token, missing });
+                    self.watch.answered();
                     self.count("open");
                 }
                 Action::Reap { token, inc, seq, quarantine } => {
@@ -393,9 +408,21 @@ fn the_server_never_counts_more_sessions_than_the_budget() {
         }
     }
     println!("{all:?}, budget used up in {peaks} of 60 runs");
-    for what in
-        ["lost", "ok", "wait", "token", "gone", "stale", "register", "opened", "unclean", "died", "init", "open"]
-    {
+    for what in [
+        "lost",
+        "ok",
+        "wait",
+        "token",
+        "gone",
+        "stale",
+        "register",
+        "opened",
+        "unclean",
+        "died",
+        "init",
+        "open",
+        "open early",
+    ] {
         assert!(all.get(what).is_some_and(|n| *n > 20), "too rare to show anything: {what} in {all:?}");
     }
     assert!(peaks > 50, "the budget was used up in {peaks} of 60 runs only");

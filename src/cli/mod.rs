@@ -51,6 +51,9 @@ enum Command {
     Controller(Box<ControllerOptions>),
     /// Run a worker: send mail through this pod's share of the budget
     Worker(worker::Arguments),
+    /// Arm the dead-man switch and die of it: what a worker tries out at its start
+    #[command(name = crate::lease::TRIAL, hide = true)]
+    TrySwitch,
     /// Print the custom resource definition as YAML
     Crd,
     /// Put mail into the queue, from flags, a file or standard input; prints the ids
@@ -131,6 +134,10 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
     match command {
         Command::Controller(options) => controller::run(*options),
         Command::Worker(arguments) => worker::run(arguments, store),
+        Command::TrySwitch => {
+            crate::lease::trial();
+            Ok(ExitCode::FAILURE)
+        }
         Command::Crd => crd::run(),
         Command::Send(arguments) => short(send::run(*arguments, &store, output)),
         Command::Status(arguments) => short(status::run(arguments, &store, output)),

@@ -11,8 +11,8 @@ use super::{
 use crate::{
     api::{RelayRecord, record_key, reports_key},
     lease::{
-        Action, BootTime, CALL_LIMIT, Evidence, Holds, InitReply, InitRequest, LedgerState, LedgerStore, LedgerView,
-        OpenReply, OpenRequest, PolicyReply, ProcessId, ReapReply, Snapshot, Timing, Watch,
+        Action, BootTime, CALL_LIMIT, Evidence, HolderView, Holds, InitReply, InitRequest, LedgerState, LedgerStore,
+        LedgerView, OpenReply, OpenRequest, PolicyReply, ProcessId, ReapReply, Snapshot, Timing, Watch,
     },
     store::{Store, StoreError},
 };
@@ -20,7 +20,7 @@ use crate::{
 /// How often a ledger is looked at again within one turn, since one step makes the next one possible.
 const LOOKS: usize = 4;
 
-/// How long an old primary may still write after another node answers (leases.md R8): a single node has none.
+/// How long an old primary may still write after another node answers (lease R8): a single node has none.
 const OLD_PRIMARY: Duration = Duration::ZERO;
 
 /// How long slots stay withheld on a pool that no relay names any more: as long as the API allows at most.
@@ -75,6 +75,13 @@ pub enum Happening {
     RecoveryStarted,
     /// Slots are granted (again).
     Opened,
+    /// Who held slots before did not come back: they stay withheld.
+    Withheld {
+        /// How many slots.
+        slots: u32,
+        /// For how long, the longest.
+        hold: Duration,
+    },
 }
 
 /// What is known beside the ledger in one turn.
@@ -118,9 +125,26 @@ impl Pool {
 
     /// Looks at the ledger and does what it needs, until nothing is left to do now.
     ///
-    /// `marked` says whether the pool is known to have been opened (leases.md R9). What happened is added to `incidents`.
+    /// `marked` says whether the pool is known to have been opened (lease R9). What happened is added to `incidents`.
     /// Cancelling leaves open whether the last step took effect; the next turn looks again.
     pub async fn drive(
+        &mut self,
+        plan: Option<&PoolPlan>,
+        marked: bool,
+        turn: &Turn<'_>,
+        incidents: &mut Vec<Incident>,
+    ) -> Result<Driven, ApplyError> {
+        if let Some(plan) = plan {
+            self.watch.list(&plan.members);
+        }
+        let driven = self.drive_on(plan, marked, turn, incidents).await;
+        if driven.is_err() {
+            self.watch.unanswered(BootTime::now());
+        }
+        driven
+    }
+
+    async fn drive_on(
         &mut self,
         plan: Option<&PoolPlan>,
         marked: bool,
@@ -137,9 +161,15 @@ impl Pool {
         Ok(driven)
     }
 
+    /// The holders that this leader knows of, whether or not their ledger is in force.
+    pub fn known(&self) -> impl Iterator<Item = &HolderView> {
+        self.watch.known()
+    }
+
     async fn look(&mut self, turn: &Turn<'_>) -> Result<Driven, ApplyError> {
+        let asked = BootTime::now();
         let snapshot = self.ledger.snapshot().await?;
-        self.watch.observe(&snapshot, BootTime::now());
+        self.watch.observe_asked(&snapshot, asked, BootTime::now());
         if let Some(ledger) = &snapshot.ledger {
             self.budget = ledger.budget;
             self.shares.clone_from(&ledger.entitlements);
@@ -184,7 +214,10 @@ impl Pool {
                 return Ok(true);
             }
             if let Some(policy) = shares::correction(ledger, target.clone()) {
-                match self.ledger.policy(&policy).await? {
+                self.watch.sent(policy.epoch, &policy.entitlements, BootTime::now());
+                let reply = self.ledger.policy(&policy).await?;
+                self.watch.answered();
+                match reply {
                     PolicyReply::Ok => {
                         let (pool, shares) = (self.ledger.pool(), policy.entitlements.values().collect::<Vec<_>>());
                         tracing::info!(pool, policy.budget, policy.revision, ?shares, "wrote the shares");
@@ -212,19 +245,23 @@ impl Pool {
     }
 
     async fn act(
-        &self,
+        &mut self,
         action: Action,
         target: &crate::lease::Policy,
         turn: &Turn<'_>,
         driven: &Driven,
         incidents: &mut Vec<Incident>,
     ) -> Result<bool, ApplyError> {
-        let happened = |what| Incident { pool: self.ledger.pool().to_owned(), what };
+        let pool = self.ledger.pool().to_owned();
+        let happened = |what| Incident { pool: pool.clone(), what };
         match action {
             Action::Init { fence, quarantine } => {
                 let token = ProcessId::random().to_string();
                 let request = InitRequest { fence, token, policy: target.clone(), quarantine };
-                match self.ledger.init(&request).await? {
+                self.watch.sent(target.epoch, &target.entitlements, BootTime::now());
+                let reply = self.ledger.init(&request).await?;
+                self.watch.answered();
+                match reply {
                     InitReply::Ok if self.fresh == Some(true) => {
                         tracing::info!(pool = self.ledger.pool(), "made the ledger of a new pool");
                     }
@@ -238,10 +275,18 @@ impl Pool {
             }
             Action::Open { token, missing } => {
                 let withheld: u32 = missing.iter().map(|missing| missing.quarantine.slots).sum();
-                match self.ledger.open(&OpenRequest { epoch: turn.epoch, token, missing }).await? {
+                let longest = missing.iter().map(|missing| missing.quarantine.seconds).max().unwrap_or(0);
+                self.watch.opening(BootTime::now());
+                let reply = self.ledger.open(&OpenRequest { epoch: turn.epoch, token, missing }).await?;
+                self.watch.answered();
+                match reply {
                     OpenReply::Ok => {
                         tracing::info!(pool = self.ledger.pool(), pool.withheld = withheld, "the ledger is open");
                         incidents.push(happened(Happening::Opened));
+                        if withheld > 0 {
+                            let hold = Duration::from_secs(longest);
+                            incidents.push(happened(Happening::Withheld { slots: withheld, hold }));
+                        }
                     }
                     OpenReply::Old { epoch } => self.check(epoch, turn)?,
                     OpenReply::Already | OpenReply::Wait(_) | OpenReply::Token { .. } => {}

@@ -1,6 +1,6 @@
 //! Step 6: Events, on transitions only; which ones is a pure function of the status before and after.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
@@ -91,14 +91,11 @@ pub fn of_incident(incident: &Incident) -> Vec<Note> {
                 format!("{pod} was lost without a word; its {slots} slots of {pool} were taken back"),
             )];
             if *slots > 0 && !hold.is_zero() {
-                let text = format!(
-                    "{slots} slots of {pool} stay withheld for {} s: the server may still count them",
-                    hold.as_secs()
-                );
-                notes.push(Note::warning("SlotQuarantined", text));
+                notes.push(withheld(pool, *slots, *hold));
             }
             notes
         }
+        Happening::Withheld { slots, hold } => vec![withheld(pool, *slots, *hold)],
         Happening::RecoveryStarted => {
             vec![Note::normal(
                 "LedgerRecovering",
@@ -107,6 +104,14 @@ pub fn of_incident(incident: &Incident) -> Vec<Note> {
         }
         Happening::Opened => vec![Note::normal("LedgerOpened", format!("slots of {pool} are granted"))],
     }
+}
+
+fn withheld(pool: &str, slots: u32, hold: Duration) -> Note {
+    let seconds = hold.as_secs();
+    Note::warning(
+        "SlotQuarantined",
+        format!("{slots} slots of {pool} stay withheld for {seconds} s: the server may still count them"),
+    )
 }
 
 /// What became of a dead worker's mail.
@@ -169,8 +174,6 @@ fn cut(text: &str, bytes: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;

@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{
     apply::{ApplyError, Deposed, Driven, Incident, Pool, Records, Turn},
+    evidence::Pods,
     leader::{LeaderError, Marks},
     metrics::ControllerMetrics,
     nodes::Signs,
@@ -32,7 +33,7 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// How often the ledgers are looked at when nothing changes (leases.md R8).
+/// How often the ledgers are looked at when nothing changes (lease R8).
 const TICK: Duration = Duration::from_millis(250);
 /// How often Redis is asked whether it still has the relays' records.
 const RECORDS_EVERY: Duration = Duration::from_secs(2);
@@ -113,9 +114,7 @@ struct Memory {
     records: Records,
     records_checked: Option<Instant>,
     objections: BTreeMap<(String, i64), Option<String>>,
-    /// The node that a pod was last seen on, and when it was first seen to be over, by UID.
-    nodes: BTreeMap<String, String>,
-    over_since: BTreeMap<String, BootTime>,
+    pods: Pods,
     fence: Option<String>,
     marking: Option<JoinHandle<Result<BTreeSet<String>, LeaderError>>>,
     unmark: BTreeSet<String>,
@@ -291,27 +290,9 @@ impl Pools {
         Ok(None)
     }
 
-    /// What proves life and death now.
+    /// What proves life and death now, also of holders whose ledger was lost.
     fn evidence(&self, memory: &Memory) -> Evidence {
-        let mut evidence = Evidence::default();
-        let signs = self.signs.borrow();
-        for sign in signs.values() {
-            if let Some(renewed) = sign.renewed {
-                evidence.nodes.insert(sign.boot_id.clone(), renewed);
-            }
-        }
-        for holder in memory.world.pools.values().filter_map(|pool| pool.ledger.as_ref()).flat_map(|l| &l.holders) {
-            let over = memory.over_since.get(&holder.pod_uid);
-            let sign = memory.nodes.get(&holder.pod_uid).and_then(|node| signs.get(node));
-            // The node's status must have been asked for after the pod was over, or it may tell of the boot before.
-            if let (Some(over), Some(sign)) = (over, sign)
-                && sign.boot_id == holder.boot_id
-                && sign.asked >= *over
-            {
-                evidence.dead.insert(holder.pod_uid.clone());
-            }
-        }
-        evidence
+        memory.pods.evidence(memory.pools.values().flat_map(Pool::known), &self.signs.borrow())
     }
 
     /// Nodes whose workers are silent or over are looked at until that is settled.
@@ -322,11 +303,13 @@ impl Pools {
             for holder in pool.ledger.iter().flat_map(|ledger| &ledger.holders) {
                 let since = memory.world.liveness.silent_since(name, &holder.inc);
                 let silent = since.map_or(Duration::ZERO, |since| now.saturating_since(since));
-                if silent >= self.timing.lease / 2 || memory.over_since.contains_key(&holder.pod_uid) {
-                    asked.extend(memory.nodes.get(&holder.pod_uid).cloned());
+                if silent >= self.timing.lease / 2 {
+                    asked.extend(memory.pods.node(&holder.pod_uid).cloned());
                 }
             }
         }
+        let over = memory.pools.values().flat_map(Pool::known).filter(|holder| memory.pods.is_over(&holder.pod_uid));
+        asked.extend(over.filter_map(|holder| memory.pods.node(&holder.pod_uid).cloned()));
         self.questions.send_if_modified(|questions| {
             let changed = *questions != asked;
             *questions = asked;
@@ -375,25 +358,8 @@ impl Memory {
     fn note_pods(&mut self, pods: &[PodFacts]) {
         let now = BootTime::now();
         self.world.pods = pods.iter().map(|pod| (pod.uid.clone(), pod.terminating)).collect();
-        let held: BTreeSet<&str> = self
-            .world
-            .pools
-            .values()
-            .filter_map(|pool| pool.ledger.as_ref())
-            .flat_map(|ledger| ledger.holders.iter().map(|holder| &*holder.pod_uid))
-            .collect();
-        // A pod that vanished keeps its node as long as it is in a ledger.
-        let existing = &self.world.pods;
-        self.nodes.retain(|uid, _| existing.contains_key(uid) || held.contains(uid.as_str()));
-        self.over_since.retain(|uid, _| existing.contains_key(uid) || held.contains(uid.as_str()));
-        for pod in pods {
-            if let Some(node) = &pod.node {
-                self.nodes.insert(pod.uid.clone(), node.clone());
-            }
-            if !pod.ended.is_empty() {
-                self.over_since.entry(pod.uid.clone()).or_insert(now);
-            }
-        }
+        let held = self.pools.values().flat_map(Pool::known).map(|holder| &*holder.pod_uid).collect();
+        self.pods.note(pods, &held, now);
     }
 
     fn note_fence(&mut self, fence: String, now: BootTime) {

@@ -1,4 +1,4 @@
-//! The clock of all lease times: `CLOCK_BOOTTIME`, which goes on while the machine is suspended (leases.md R2).
+//! The clock of all lease times: `CLOCK_BOOTTIME`, which goes on while the machine is suspended (R2).
 
 use std::{ops::Add, time::Duration};
 
@@ -20,6 +20,11 @@ impl BootTime {
     /// The moment so long after boot; for tests and simulations.
     pub const fn after_boot(since: Duration) -> Self {
         Self(since)
+    }
+
+    /// How long after boot this is.
+    pub const fn since_boot(self) -> Duration {
+        self.0
     }
 
     /// How long after `earlier` this is; zero when it is not after it.

@@ -186,6 +186,11 @@ impl Holder {
         count(self.slots.len() + self.unclean.iter().filter(|unclean| !unclean.sent).count())
     }
 
+    /// How many slots may have a socket of ours: counted, and not given up as unclean.
+    pub fn held(&self) -> usize {
+        self.slots.len()
+    }
+
     /// R3: at the deadline the limit is 0 and the incarnation is over. Returns whether that happened now.
     pub fn tick(&mut self, now: BootTime) -> bool {
         let ended = self.stage == Stage::Held && self.deadline.is_some_and(|deadline| now >= deadline);
@@ -417,6 +422,11 @@ impl Holder {
     /// Quarantine that is over on our clock and may be cleared, with the token to name.
     pub fn over(&self, now: BootTime) -> Vec<String> {
         if self.stage == Stage::Held { self.withheld.over(now, &self.timing) } else { Vec::new() }
+    }
+
+    /// How long until the next quarantine is over on our clock.
+    pub fn next_over(&self, now: BootTime) -> Option<Duration> {
+        self.withheld.next(now, &self.timing).filter(|_| self.stage == Stage::Held)
     }
 
     /// Someone cleared it, maybe we.

@@ -23,7 +23,7 @@
 //! | R3 | at the deadline nothing; a new incarnation when all old slots are accounted for | [`Holder::tick`], [`Holder::request`] |
 //! | R4 | counted from before `connect()` to EOF or quarantine | [`Holder::count`], [`Slot`] |
 //! | R5 | death: (a) [`bind_pod`], [`older_sockets`], registration in `scripts/sync.lua`; (b), (c) | [`Watch::actions`], `scripts/reap.lua` |
-//! | R6 | dead-man switch: the seam | [`DeadManSwitch`] |
+//! | R6 | dead-man switch, armed while a socket may be open | [`KernelSwitch`], [`SlotPool`], [`self_check`] |
 //! | R7 | fence and token on every command | `scripts/prelude.lua` |
 //! | R8 | recovery | [`Watch::actions`], `scripts/init.lua`, `scripts/open.lua` |
 //! | R9 | epoch: compared in INIT, OPEN, POLICY; the `ConfigMap` is the controller's | `scripts/policy.lua`, [`InitReply`] |
@@ -48,7 +48,7 @@ mod timing;
 mod wire;
 
 pub use clock::BootTime;
-pub use deadman::{DeadManSwitch, NoSwitch};
+pub use deadman::{DeadManSwitch, KernelSwitch, NoSwitch, SwitchError, TRIAL, Unprotected, self_check, trial};
 pub use evidence::{Identity, PodGuard, ProcessId, bind_pod, boot_id};
 pub use holder::{Holder, Leaving};
 pub use quarantine::QuarantineTimers;

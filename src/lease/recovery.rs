@@ -24,9 +24,11 @@ pub struct Evidence {
     /// UIDs of pods whose worker process is proven dead by R5b: pod phase Succeeded or Failed AND the worker's container
     /// terminated with a container id, in the same boot of the node that the ledger names.
     pub dead: BTreeSet<String>,
+    /// UIDs of pods whose worker container has never run: nothing can be open there.
+    pub never_started: BTreeSet<String>,
 }
 
-/// How long slots are withheld, by the server (api.md).
+/// How long slots are withheld, by the server, as its spec says.
 #[derive(Clone, Copy, Debug)]
 pub struct Holds {
     /// `closeGrace`.
@@ -84,13 +86,32 @@ pub enum Action {
 /// How many ended incarnations a leader remembers; forgetting one can only withhold more.
 const MOST_REMEMBERED: usize = 10_000;
 
+/// The longest time without attention after which a leader still knows that nobody else led meanwhile: less than the
+/// leader's Lease, so that no other one can have taken over and stepped down again.
+const ATTENTION: Duration = Duration::from_secs(4);
+/// How long a policy without an answer may still come into force.
+const UNDER_WAY: Duration = Duration::from_secs(10);
+
 /// A holder as last seen, and since when its seq has been the same.
 #[derive(Clone, Debug)]
 struct Seen {
     holder: HolderView,
+    /// When we first saw this seq.
     since: BootTime,
-    /// Its share as last seen: what it may claim by the time of the next look.
-    share: u32,
+    /// When we first saw the incarnation.
+    first: BootTime,
+    /// A moment before its last SYNC, if we watched that come: what a leader found is of unknown age.
+    heard: Option<BootTime>,
+}
+
+/// Shares that were sent to the ledger.
+#[derive(Clone, Debug)]
+struct Sent {
+    shares: BTreeMap<String, u32>,
+    at: BootTime,
+    answered: bool,
+    /// Sent to a ledger in recovery: nobody can claim any of it before OPEN.
+    dormant: bool,
 }
 
 /// What a leader saw of one pool, on its own clock.
@@ -105,11 +126,29 @@ pub struct Watch {
     /// The recovery in sight, and since when.
     recovery: Option<(String, BootTime)>,
     view: Option<LedgerView>,
+    /// The roll: the share that each pod had, or may have had, since the ledger was last seen open (R8).
+    roll: BTreeMap<String, u32>,
+    sent: Vec<Sent>,
+    /// The epoch of what was sent.
+    epoch: Option<u64>,
+    /// Whether the roll is complete: this leader saw the pool open under its own policy and has led ever since.
+    history: bool,
+    attended: Option<BootTime>,
+    /// When the last look that was answered had been asked.
+    looked: Option<BootTime>,
+    /// The pods that the API lists as workers of the pool.
+    listed: Option<BTreeSet<String>>,
 }
 
 impl Watch {
     /// Takes in a snapshot; `now` is the moment its answer came, so that everything is timed too long rather than too short.
     pub fn observe(&mut self, snapshot: &Snapshot, now: BootTime) {
+        self.observe_asked(snapshot, now, now);
+    }
+
+    /// [`Watch::observe`] when it is known at which moment the snapshot was `asked` for.
+    pub fn observe_asked(&mut self, snapshot: &Snapshot, asked: BootTime, now: BootTime) {
+        self.attend(now);
         let Some(view) = snapshot.in_force() else {
             if self.outage.as_ref().is_none_or(|(fence, _)| *fence != snapshot.node_fence) {
                 self.outage = Some((snapshot.node_fence.clone(), now));
@@ -118,7 +157,7 @@ impl Watch {
             if let Some(stale) = &snapshot.ledger {
                 self.load(stale, now);
             }
-            (self.view, self.recovery) = (None, None);
+            (self.view, self.recovery, self.looked) = (None, None, Some(asked));
             return;
         };
         self.outage = None;
@@ -137,38 +176,109 @@ impl Watch {
                 if self.over.len() > MOST_REMEMBERED {
                     self.over.clear();
                 }
+                self.sent.retain(|sent| !sent.answered && now.saturating_since(sent.at) < UNDER_WAY);
+                self.roll.clear();
+                self.enroll(&view.entitlements);
+                self.history = self.epoch == Some(view.epoch);
             }
         }
         self.remember(view, now);
+        self.looked = Some(asked);
         self.withheld.observe(&view.quarantine, now);
         self.view = Some(view.clone());
+    }
+
+    /// A look was not answered: this leader lives, and no other one leads.
+    pub fn unanswered(&mut self, now: BootTime) {
+        self.attend(now);
+    }
+
+    fn attend(&mut self, now: BootTime) {
+        if self.attended.is_some_and(|last| now.saturating_since(last) > ATTENTION) {
+            self.history = false;
+        }
+        self.attended = Some(now);
     }
 
     /// Takes in a ledger that is not in force, such as a stale copy or what is mirrored in the status: what we saw
     /// ourselves goes first.
     pub fn load(&mut self, view: &LedgerView, now: BootTime) {
         for holder in view.holders.iter().filter(|holder| !self.over.contains(&holder.inc)) {
-            let share = view.entitlements.get(&holder.pod_uid).copied().unwrap_or(0);
-            let seen = || Seen { holder: holder.clone(), since: now, share };
+            let seen = || Seen { holder: holder.clone(), since: now, first: now, heard: None };
             self.seen.entry(holder.inc.clone()).or_insert_with(seen);
+        }
+        // Who saw the shares in force knows better than a copy.
+        if !self.history {
+            self.enroll(&view.entitlements);
         }
         self.withheld.add(&view.quarantine, now);
     }
 
-    /// Shares that are on their way to the ledger: what a holder may claim before the next look (R8). To be called before
-    /// POLICY is sent.
-    pub fn sent(&mut self, shares: &BTreeMap<String, u32>) {
-        for seen in self.seen.values_mut() {
-            seen.share = seen.share.max(shares.get(&seen.holder.pod_uid).copied().unwrap_or(0));
+    /// Shares are on their way to the ledger, by POLICY or INIT: pods may have claimed them by the next look (R8). To be
+    /// called before they are sent.
+    pub fn sent(&mut self, epoch: u64, shares: &BTreeMap<String, u32>, now: BootTime) {
+        let dormant = self.view.as_ref().is_none_or(|view| view.state == LedgerState::Rec);
+        self.epoch = Some(epoch);
+        self.sent.push(Sent { shares: shares.clone(), at: now, answered: false, dormant });
+    }
+
+    /// OPEN is on its way: the shares of the ledger may be claimed by the next look. To be called before it is sent.
+    pub fn opening(&mut self, now: BootTime) {
+        let shares = self.view.as_ref().map(|view| view.entitlements.clone()).unwrap_or_default();
+        self.sent.push(Sent { shares, at: now, answered: false, dormant: false });
+        for sent in &mut self.sent {
+            sent.dormant = false;
         }
+    }
+
+    /// What was sent last was answered: the next look shows what came of it.
+    pub fn answered(&mut self) {
+        if let Some(sent) = self.sent.last_mut() {
+            sent.answered = true;
+        }
+    }
+
+    /// The pods that the API lists as workers of the pool now: with them the roll can be called (R8).
+    pub fn list(&mut self, pods: &BTreeSet<String>) {
+        if self.listed.as_ref() != Some(pods) {
+            self.listed = Some(pods.clone());
+        }
+    }
+
+    /// The holders that this leader knows of, in force or not.
+    pub fn known(&self) -> impl Iterator<Item = &HolderView> {
+        self.seen.values().map(|seen| &seen.holder)
+    }
+
+    fn enroll(&mut self, shares: &BTreeMap<String, u32>) {
+        for (pod, share) in shares {
+            let most = self.roll.entry(pod.clone()).or_default();
+            *most = (*most).max(*share);
+        }
+    }
+
+    /// The largest share that each pod may have had since the ledger was last seen open.
+    fn shares(&self) -> BTreeMap<&str, u32> {
+        let sent = self.sent.iter().filter(|sent| !sent.dormant).flat_map(|sent| &sent.shares);
+        let mut most = BTreeMap::new();
+        for (pod, share) in self.roll.iter().chain(sent).filter(|(_, share)| **share > 0) {
+            let known = most.entry(pod.as_str()).or_default();
+            *known = (*share).max(*known);
+        }
+        most
     }
 
     fn remember(&mut self, view: &LedgerView, now: BootTime) {
         for holder in &view.holders {
-            let share = view.entitlements.get(&holder.pod_uid).copied().unwrap_or(0);
-            let known = self.seen.get(&holder.inc);
-            let since = known.filter(|seen| seen.holder.seq == holder.seq).map_or(now, |seen| seen.since);
-            self.seen.insert(holder.inc.clone(), Seen { holder: holder.clone(), since, share });
+            // An incarnation that is new to us was not there at the look before.
+            let mut fresh = Seen { holder: holder.clone(), since: now, first: now, heard: self.looked };
+            if let Some(known) = self.seen.get(&holder.inc) {
+                fresh.first = known.first;
+                if known.holder.seq == holder.seq {
+                    (fresh.since, fresh.heard) = (known.since, known.heard);
+                }
+            }
+            self.seen.insert(holder.inc.clone(), fresh);
         }
     }
 
@@ -193,8 +303,11 @@ impl Watch {
         if let Some((token, since)) = &self.recovery {
             // A worker may have learnt a longer lease from the ledger than ours.
             let reclaim = timing.reclaim.max(timing.stretched(view.lease + Timing::SLACK));
-            if !opened || now.saturating_since(*since) >= reclaim {
-                actions.push(Action::Open { token: token.clone(), missing: self.missing(view, now, holds, evidence) });
+            if !opened || now.saturating_since(*since) >= reclaim || self.all_answer(view, evidence) {
+                actions.push(Action::Open {
+                    token: token.clone(),
+                    missing: if opened { self.missing(view, now, holds, evidence) } else { Vec::new() },
+                });
             }
         }
         for holder in &view.holders {
@@ -218,8 +331,7 @@ impl Watch {
     ) -> Option<Action> {
         let seen = self.seen.get(&holder.inc)?;
         let silent = now.saturating_since(seen.since);
-        // A lost FIN is sent again within as long again as it has been silent.
-        let short = (holds.close_grace + silent).min(holds.session_timeout);
+        let short = seen.hold(holds, now);
         let (token, inc) = (view.token.clone(), holder.inc.clone());
         if evidence.dead.contains(&holder.pod_uid) {
             return Some(Action::ReapDead { token, inc, quarantine: short });
@@ -250,33 +362,94 @@ impl Watch {
         let dead_by = since + timing.stretched(view.lease.max(timing.lease));
         let renewed = evidence.nodes.get(&holder.boot_id).is_some_and(|renewed| *renewed > dead_by);
         let neighbour = self.seen.values().any(|other| {
-            other.holder.boot_id == holder.boot_id && other.holder.process != holder.process && other.since > dead_by
+            let same_node = other.holder.boot_id == holder.boot_id && other.holder.process != holder.process;
+            same_node && other.heard.is_some_and(|heard| heard > dead_by)
         });
         renewed || neighbour
     }
 
+    /// Whether everyone on the roll has re-asserted, is proven dead or never started: then nothing is open that the new
+    /// ledger does not count, and it need not wait (R8).
+    fn all_answer(&self, view: &LedgerView, evidence: &Evidence) -> bool {
+        let Some(listed) = self.listed.as_ref().filter(|_| self.history) else { return false };
+        let gone = self.seen.iter().filter(|(inc, _)| view.holder(inc).is_none());
+        let answers = |pod: &str| {
+            let is_there = view.holders.iter().any(|holder| holder.pod_uid == pod);
+            is_there || evidence.dead.contains(pod) || evidence.never_started.contains(pod)
+        };
+        gone.map(|(_, seen)| seen).all(|seen| self.fate(seen, view, evidence) != Fate::Unknown)
+            && self.shares().into_keys().chain(listed.iter().map(String::as_str)).all(answers)
+    }
+
+    /// What became of a holder that is not in the ledger.
+    fn fate(&self, gone: &Seen, view: &LedgerView, evidence: &Evidence) -> Fate {
+        let pod = &gone.holder.pod_uid;
+        let heirs = || view.holders.iter().filter(|heir| heir.pod_uid == *pod);
+        // The same process under a new incarnation has accounted for all its old sockets (R3).
+        if heirs().any(|heir| heir.process == gone.holder.process) {
+            return Fate::Lives;
+        }
+        // Generations begin anew with the ledger, so what came later to our eyes is also newer.
+        let is_newer = |heir: &HolderView| {
+            let later = self.seen.get(&heir.inc).is_some_and(|seen| seen.first > gone.since);
+            let later = later && !self.over.contains(&heir.inc);
+            heir.generation > gone.holder.generation || later
+        };
+        if heirs().any(|heir| heir.boot_id == gone.holder.boot_id && is_newer(heir)) {
+            return Fate::Replaced;
+        }
+        if evidence.dead.contains(pod) { Fate::Dead } else { Fate::Unknown }
+    }
+
     /// Who was seen before and has not re-asserted, with the larger of its claim and its share.
     fn missing(&self, view: &LedgerView, now: BootTime, holds: Holds, evidence: &Evidence) -> Vec<Missing> {
-        let mut missing = Vec::new();
-        for (inc, seen) in self.seen.iter().filter(|(inc, _)| view.holder(inc).is_none()) {
+        let withhold = |inc: &str, id: String, slots: u32, hold: Duration| {
+            let quarantine = Quarantine { id, slots, seconds: wire::seconds(hold), why: "missing".to_owned() };
+            (slots > 0).then(|| Missing { inc: inc.to_owned(), quarantine })
+        };
+        let shares = self.shares();
+        let share = |pod: &str| shares.get(pod).copied().unwrap_or(0);
+        let gone = self.seen.iter().filter(|(inc, _)| view.holder(inc).is_none());
+        let holders = gone.filter_map(|(inc, seen)| {
+            let hold = match self.fate(seen, view, evidence) {
+                Fate::Lives => return None,
+                // It looked for the sockets that were left before it came (R5a).
+                Fate::Replaced => holds.close_grace,
+                Fate::Dead => seen.hold(holds, now),
+                Fate::Unknown => holds.session_timeout,
+            };
             let holder = &seen.holder;
-            let heirs = || view.holders.iter().filter(|heir| heir.pod_uid == holder.pod_uid);
-            // The same process under a new incarnation has accounted for all its old sockets (R3).
-            if heirs().any(|heir| heir.process == holder.process) {
-                continue;
-            }
-            let same_boot = heirs().any(|heir| heir.boot_id == holder.boot_id);
-            let dead = same_boot || evidence.dead.contains(&holder.pod_uid);
-            let short = holds.close_grace + now.saturating_since(seen.since);
-            let hold = if dead { short.min(holds.session_timeout) } else { holds.session_timeout };
-            let slots = holder.claim.max(seen.share);
-            if slots > 0 {
-                let id = format!("{inc}.{}", holder.seq);
-                let quarantine = Quarantine { id, slots, seconds: wire::seconds(hold), why: "missing".to_owned() };
-                missing.push(Missing { inc: inc.clone(), quarantine });
-            }
-        }
-        missing
+            withhold(inc, format!("{inc}.{}", holder.seq), holder.claim.max(share(&holder.pod_uid)), hold)
+        });
+        // A pod that came, was granted and was lost between two looks.
+        let strangers = shares.iter().filter(|(pod, _)| {
+            let is_known = self.seen.values().any(|seen| seen.holder.pod_uid == **pod);
+            !is_known && !evidence.never_started.contains(**pod)
+        });
+        let strangers = strangers
+            .filter_map(|(pod, share)| withhold("", format!("{pod}.{}", view.token), *share, holds.session_timeout));
+        holders.chain(strangers).collect()
+    }
+}
+
+/// What became of a holder that did not re-assert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Its process goes on under another incarnation.
+    Lives,
+    /// A newer process of its pod proves it dead (R5a).
+    Replaced,
+    /// Proven dead by the state of its pod (R5b).
+    Dead,
+    Unknown,
+}
+
+impl Seen {
+    /// How long the slots of a dead process are withheld (R5c): a FIN that was lost is sent again within as long again as
+    /// the process has been silent. That can be told only by who heard it before.
+    fn hold(&self, holds: Holds, now: BootTime) -> Duration {
+        let silent = self.heard.map(|heard| now.saturating_since(heard));
+        silent.map_or(holds.session_timeout, |silent| (holds.close_grace + silent).min(holds.session_timeout))
     }
 }
 

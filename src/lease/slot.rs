@@ -79,7 +79,7 @@ pub struct SlotPool {
 }
 
 pub(super) struct Shared {
-    holder: Mutex<Holder>,
+    core: Mutex<Core>,
     status: watch::Sender<SlotStatus>,
     /// Counts every change, for those who wait for something that the status does not show.
     changes: watch::Sender<u64>,
@@ -87,17 +87,65 @@ pub(super) struct Shared {
     pub(super) nudge: Notify,
     /// Makes the listener connect anew: its connection may be dead without a sign.
     pub(super) reconnect: Notify,
+}
+
+/// The holder, and what kills the process that does not keep its word. Both change under one lock: a slot that is counted
+/// while the switch is being disarmed would have no protection (R6).
+struct Core {
+    holder: Holder,
     switch: Box<dyn DeadManSwitch>,
+    armed: Option<BootTime>,
+}
+
+impl Core {
+    /// Armed before the check that counts, so before `connect()` (R6).
+    fn count(&mut self, now: BootTime) -> Option<u64> {
+        if !self.holder.may_count(now) {
+            return None;
+        }
+        let deadline = self.holder.deadline()?;
+        if self.armed != Some(deadline) {
+            if !self.switch.arm(deadline) {
+                return None;
+            }
+            self.armed = Some(deadline);
+        }
+        let id = self.holder.count(now);
+        self.settle();
+        id
+    }
+
+    /// Armed at the deadline while any socket may be open, and at no other time. A slot whose session ended uncleanly has
+    /// none any more: it counts until a SYNC takes it along, but there is nothing to kill.
+    fn settle(&mut self) {
+        let wanted = self.holder.deadline().filter(|_| self.holder.held() > 0);
+        if wanted == self.armed {
+            return;
+        }
+        match wanted {
+            // When it fails the earlier deadline holds, and the next change tries again.
+            Some(deadline) => {
+                if self.switch.arm(deadline) {
+                    self.armed = wanted;
+                }
+            }
+            None => {
+                self.switch.disarm();
+                self.armed = None;
+            }
+        }
+    }
 }
 
 impl Shared {
     /// Works on the holder and tells everyone who waits.
     pub(super) fn with<R>(&self, work: impl FnOnce(&mut Holder, BootTime) -> R) -> R {
-        let now = BootTime::now();
         let (result, due, status) = {
-            let mut holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
-            let result = work(&mut holder, now);
-            (result, holder.is_due(), holder.status(now))
+            let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = BootTime::now();
+            let result = work(&mut core.holder, now);
+            core.settle();
+            (result, core.holder.is_due(), core.holder.status(now))
         };
         self.status.send_if_modified(|last| std::mem::replace(last, status) != status);
         self.changes.send_modify(|n| *n = n.wrapping_add(1));
@@ -107,18 +155,9 @@ impl Shared {
         result
     }
 
-    /// Arms the switch while anything is counted (R6).
-    pub(super) fn settle_switch(&self) {
-        let (counted, deadline) = self.look(|holder, _| (holder.counted(), holder.deadline()));
-        match deadline {
-            Some(deadline) if counted > 0 => self.switch.arm(deadline),
-            _ => self.switch.disarm(),
-        }
-    }
-
     /// Looks at the holder without changing it.
     pub(super) fn look<R>(&self, work: impl FnOnce(&Holder, BootTime) -> R) -> R {
-        work(&self.holder.lock().unwrap_or_else(PoisonError::into_inner), BootTime::now())
+        work(&self.core.lock().unwrap_or_else(PoisonError::into_inner).holder, BootTime::now())
     }
 }
 
@@ -136,12 +175,11 @@ impl SlotPool {
             holder.inherit(inherited, "inherited", session_timeout, BootTime::now());
         }
         let shared = Arc::new(Shared {
-            holder: Mutex::new(holder),
+            core: Mutex::new(Core { holder, switch, armed: None }),
             status: watch::Sender::default(),
             changes: watch::Sender::default(),
             nudge: Notify::new(),
             reconnect: Notify::new(),
-            switch,
         });
         let (alive, ended) = (CancellationToken::new(), CancellationToken::new());
         let ledger = LedgerStore::new(store, pool);
@@ -174,15 +212,9 @@ impl SlotPool {
     /// One more slot, if it may be opened now.
     pub fn try_acquire(&self) -> Option<Slot> {
         // Without a chance there is no change to tell of: waiting acquirers would wake each other for ever.
-        let deadline = self.shared.look(|holder, now| if holder.may_count(now) { holder.deadline() } else { None })?;
-        // Armed before the check that counts (R6).
-        self.shared.switch.arm(deadline);
-        let id = self.shared.with(Holder::count);
-        if id.is_none() {
-            self.shared.settle_switch();
-        }
-        let (shared, alive) = (self.shared.clone(), self.alive.clone());
-        id.map(|id| Slot { shared, _alive: alive, id, settled: false })
+        let id = self.shared.core.lock().unwrap_or_else(PoisonError::into_inner).count(BootTime::now())?;
+        self.shared.with(|_, _| ());
+        Some(Slot { shared: self.shared.clone(), _alive: self.alive.clone(), id, settled: false })
     }
 
     /// Where things stand.
@@ -295,7 +327,6 @@ impl Slot {
     pub fn release(mut self) {
         self.settled = true;
         self.shared.with(|holder, _| holder.release(self.id));
-        self.shared.settle_switch();
     }
 
     /// The session ended without EOF: the server may count it for `hold` more. `why` is one word.

@@ -1,4 +1,4 @@
-//! The ledger in Redis: one HASH for each pool, changed only by scripts that check fence and token first (leases.md R7).
+//! The ledger in Redis: one HASH for each pool, changed only by scripts that check fence and token first (R7).
 
 use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 

@@ -13,6 +13,9 @@ use super::{
 };
 use crate::store::{CONNECT_LIMIT, StoreError};
 
+/// The least pause for the sake of a quarantine: one that nobody can end now must not make a hot loop.
+const LEAST_REST: Duration = Duration::from_millis(100);
+
 /// Keeps the lease until a closing process has left.
 pub(super) async fn keep(shared: &Shared, ledger: &LedgerStore) {
     let mut failing = false;
@@ -30,9 +33,7 @@ pub(super) async fn keep(shared: &Shared, ledger: &LedgerStore) {
             return;
         }
         if let Some(request) = shared.with(Holder::request) {
-            // Armed anew at each renewal, from the deadline that the answer set.
             let outcome = renew(shared, ledger, &request).await;
-            shared.settle_switch();
             report(ledger, outcome.err(), &mut failing, shared);
         }
         clear(shared, ledger).await;
@@ -101,9 +102,12 @@ async fn clear(shared: &Shared, ledger: &LedgerStore) {
     }
 }
 
-/// Waits for the next heartbeat, a reason to go at once, or the deadline.
+/// Waits for the next heartbeat, the end of a quarantine, a reason to go at once, or the deadline.
 async fn rest(shared: &Shared) {
-    let pause = shared.look(|holder, _| holder.pause(rand::random_range(-1.0..=1.0)));
+    let pause = shared.look(|holder, now| {
+        let heartbeat = holder.pause(rand::random_range(-1.0..=1.0));
+        holder.next_over(now).map_or(heartbeat, |over| heartbeat.min(over.max(LEAST_REST)))
+    });
     let end = tokio::time::Instant::now() + pause;
     loop {
         if shared.look(|holder, _| holder.is_due()) {

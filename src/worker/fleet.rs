@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -16,8 +16,8 @@ use super::{
     server::Server,
 };
 use crate::{
-    api::{RelayRecord, ServerReport},
-    lease::{SlotOptions, SlotPool, Timing},
+    api::{RelayRecord, ServerReport, Unavailable},
+    lease::{DeadManSwitch, KernelSwitch, SlotOptions, SlotPool, SwitchError, Timing, Unprotected},
     telemetry::metrics::{ByPool, ByServer, WorkerMetrics},
 };
 
@@ -47,6 +47,8 @@ pub struct Fleet {
     members: Mutex<Members>,
     changed: Arc<Notify>,
     sessions: TaskTracker,
+    /// Why no session may be opened in this process at all.
+    unprotected: OnceLock<SwitchError>,
 }
 
 #[derive(Default)]
@@ -67,7 +69,18 @@ enum Pool {
 impl Fleet {
     /// No servers yet.
     pub fn new() -> Self {
-        Self { members: Mutex::default(), changed: Arc::new(Notify::new()), sessions: TaskTracker::new() }
+        Self {
+            members: Mutex::default(),
+            changed: Arc::new(Notify::new()),
+            sessions: TaskTracker::new(),
+            unprotected: OnceLock::new(),
+        }
+    }
+
+    /// Says that the dead-man switch does not work here: no session is ever opened (leases.md R6). To be told before the
+    /// pools are joined.
+    pub fn refuse(&self, why: SwitchError) {
+        let _ = self.unprotected.set(why);
     }
 
     /// Resolves when a session may have become possible since the last call. Cancel-safe.
@@ -104,19 +117,20 @@ impl Fleet {
         self.members().servers.iter().map(|server| server.opening()).sum()
     }
 
-    /// Opens up to `wanted` sessions, each on the server whose share is used least.
-    pub fn open(&self, wanted: usize, context: &Arc<Context>) {
+    /// Opens up to `wanted` sessions, each on the server whose share is used least; how many.
+    pub fn open(&self, wanted: usize, context: &Arc<Context>) -> usize {
         let mut servers = self.servers();
-        for _ in 0..wanted {
+        for opened in 0..wanted {
             servers.sort_by_cached_key(|server| match server.pool.status().limit {
                 0 => usize::MAX,
                 limit => server.sessions().saturating_mul(1_000_000) / limit as usize,
             });
             let now = Instant::now();
-            let opened = servers.iter().find_map(|server| server.try_open(now).map(|opened| (server, opened)));
-            let Some((server, (slot, opening))) = opened else { return };
+            let found = servers.iter().find_map(|server| server.try_open(now).map(|found| (server, found)));
+            let Some((server, (slot, opening))) = found else { return opened };
             self.sessions.spawn(sender::run(Arc::clone(context), Arc::clone(server), slot, opening));
         }
+        wanted
     }
 
     /// Resolves when every session has ended and no more will come.
@@ -142,10 +156,17 @@ impl Fleet {
 
     /// What the controller should know of the servers.
     pub fn report(&self) -> Vec<ServerReport> {
+        let refused = self
+            .unprotected
+            .get()
+            .map(|why| Unavailable { reason: "NoDeadManSwitch".to_owned(), message: why.to_string() });
         let servers = self.servers();
         servers
             .iter()
-            .map(|server| ServerReport { name: server.name.clone(), unavailable: server.unavailable() })
+            .map(|server| ServerReport {
+                name: server.name.clone(),
+                unavailable: refused.clone().or_else(|| server.unavailable()),
+            })
             .collect()
     }
 
@@ -172,6 +193,7 @@ impl Fleet {
             pause: record.spec.breaker.pause.get(),
         };
         let lease = Duration::from_millis(record.lease_ms);
+        let protected = self.unprotected.get().is_none();
         let mut members = self.members();
         let Members { servers, pools, inherited } = &mut *members;
         servers.retain(|server| {
@@ -204,14 +226,19 @@ impl Fleet {
             let name = settings.pool();
             let pool = pools.entry(name.clone()).or_insert_with(|| {
                 let timing = Timing::with_lease(lease);
+                let switch: Box<dyn DeadManSwitch> =
+                    if protected { Box::new(KernelSwitch::new()) } else { Box::new(Unprotected) };
                 let options = SlotOptions {
                     session_timeout: settings.session_timeout.get(),
                     close_grace: settings.close_grace.get(),
                     inherited: inherited.remove(&name).unwrap_or(0),
-                    ..SlotOptions::default()
+                    switch,
                 };
                 let (store, identity) = (context.store.clone(), context.identity.clone());
                 let pool = SlotPool::spawn_with(store, &name, identity, timing, options);
+                if !protected {
+                    pool.set_want(0);
+                }
                 tokio::spawn(forward(pool.clone(), Arc::clone(&self.changed)));
                 Pool::InUse(pool, lease)
             });

@@ -18,10 +18,11 @@ use super::{
 use crate::{
     api::{self, Unavailable},
     lease::{Slot, SlotPool},
-    smtp::{OpenError, PauseReason, Sign},
+    smtp::{Closed, OpenError, PauseReason, Sign, Why},
+    telemetry::log::mask,
 };
 
-/// How long a slot is withheld after the server said "too many connections"; doubles while it goes on (leases.md R10).
+/// How long a slot is withheld after the server said "too many connections"; doubles while it goes on (lease R10).
 const WITHHOLD: Duration = Duration::from_secs(30);
 /// The longest a slot is withheld for that.
 const WITHHOLD_LONGEST: Duration = Duration::from_secs(600);
@@ -249,10 +250,28 @@ impl Server {
         self.state().breaker.unavailable().cloned()
     }
 
-    /// How long to withhold the slot of a session that the server found to be one too many.
-    pub fn withhold(&self) -> Duration {
-        let times = self.withheld.fetch_add(1, Ordering::Relaxed).min(8);
-        (WITHHOLD * 2_u32.pow(times)).min(WITHHOLD_LONGEST)
+    /// Remembers a session that the server ended before it could carry a mail.
+    pub fn ended_early(&self, files: &CredentialsFolder) {
+        let why = "the server ended a session before its first mail";
+        self.failed(Trouble::Failure(unavailable(Why::ConnectFailed.as_str(), why)), files);
+    }
+
+    /// Gives a session's slot back, or withholds it for as long as the server may count the session, or counts one
+    /// too many.
+    pub fn account_for(&self, slot: Slot, closed: Closed, too_many: bool) {
+        let forgotten = match closed {
+            Closed::NeverOpen | Closed::Eof => Duration::ZERO,
+            Closed::NoEof => self.settings().session_timeout.get(),
+        };
+        if too_many {
+            let times = self.withheld.fetch_add(1, Ordering::Relaxed).min(8);
+            let withhold = (WITHHOLD * 2_u32.pow(times)).min(WITHHOLD_LONGEST);
+            slot.quarantine("too many connections", withhold.max(forgotten));
+        } else if forgotten.is_zero() {
+            slot.release();
+        } else {
+            slot.quarantine("no end of session seen", forgotten);
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -260,8 +279,9 @@ impl Server {
     }
 }
 
+/// For logs and the relay's status; a server's words may hold addresses.
 fn unavailable(reason: &str, message: &str) -> Unavailable {
-    Unavailable { reason: reason.into(), message: message.into() }
+    Unavailable { reason: reason.into(), message: mask(message) }
 }
 
 /// Counts a session from before it is opened until it is gone, however its task ends.

@@ -1,6 +1,6 @@
 //! A relay without Kubernetes: a real Redis, the counting sink, real worker processes, and a stand-in for the
 //! controller that writes the record and the shares and reopens the ledger after Redis was restarted.
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, reason = "each test program uses its part, so that no `expect` would be right in all of them")]
 
 use std::{
     collections::BTreeMap,
@@ -23,10 +23,9 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::{Value, json};
+pub use testkit::{PATIENCE, eventually};
 use testkit::{Persistence, RedisServer, free_port};
 
-/// How long a condition may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(40);
 const POOL: &str = "127.0.0.1";
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -110,6 +109,14 @@ impl Scene {
         let pod = Pod { uid: ProcessId::random().to_string(), name: format!("pod-{number}") };
         let log = self.folder.path().join(format!("worker-{number}.log"));
         self.workers.push(Worker::start(&self.redis.url(), pod, log, extra));
+    }
+
+    /// One more worker behind a command that starts it in surroundings of its own; `extra` are arguments of the worker.
+    pub fn add_worker_behind(&mut self, command: &[&str], extra: &[&str]) {
+        let number = self.workers.len();
+        let pod = Pod { uid: ProcessId::random().to_string(), name: format!("pod-{number}") };
+        let log = self.folder.path().join(format!("worker-{number}.log"));
+        self.workers.push(Worker::start_behind(command, &self.redis.url(), pod, log, extra));
     }
 
     /// Writes the shares of the workers, in their order.
@@ -219,18 +226,6 @@ fn merge(into: &mut Value, from: Value) {
     }
 }
 
-/// Asks again and again until it is so; the last answer is in the message when it is not.
-pub async fn eventually<T, E: std::fmt::Display>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, E>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(last) => assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}; last: {last}"),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 /// The pod of a worker.
 #[derive(Clone)]
 pub struct Pod {
@@ -244,6 +239,7 @@ pub struct Worker {
     pub http: u16,
     redis: String,
     log: PathBuf,
+    behind: Vec<String>,
     extra: Vec<String>,
     child: Child,
 }
@@ -251,15 +247,21 @@ pub struct Worker {
 impl Worker {
     /// Starts the real binary; its log is appended to a file.
     pub fn start(redis: &str, pod: Pod, log: PathBuf, extra: &[&str]) -> Self {
+        Self::start_behind(&[], redis, pod, log, extra)
+    }
+
+    /// The same, started by another command.
+    pub fn start_behind(behind: &[&str], redis: &str, pod: Pod, log: PathBuf, extra: &[&str]) -> Self {
         let extra: Vec<String> = extra.iter().map(ToString::to_string).collect();
+        let behind: Vec<String> = behind.iter().map(ToString::to_string).collect();
         let http = free_port();
-        let child = spawn(redis, &pod, &log, &extra, http);
-        Self { pod, http, redis: redis.to_owned(), log, extra, child }
+        let child = spawn(&behind, redis, &pod, &log, &extra, http);
+        Self { pod, http, redis: redis.to_owned(), log, behind, extra, child }
     }
 
     /// Starts it again in the same pod.
     pub fn restart(&mut self) {
-        self.child = spawn(&self.redis, &self.pod, &self.log, &self.extra, self.http);
+        self.child = spawn(&self.behind, &self.redis, &self.pod, &self.log, &self.extra, self.http);
     }
 
     pub fn pid(&self) -> i32 {
@@ -324,9 +326,12 @@ impl Drop for Worker {
     }
 }
 
-fn spawn(redis: &str, pod: &Pod, log: &PathBuf, extra: &[String], http: u16) -> Child {
+fn spawn(behind: &[String], redis: &str, pod: &Pod, log: &PathBuf, extra: &[String], http: u16) -> Child {
     let log = File::options().create(true).append(true).open(log).expect("a log file");
-    Command::new(env!("CARGO_BIN_EXE_mailrelay"))
+    let binary = env!("CARGO_BIN_EXE_mailrelay").to_owned();
+    let mut words = behind.iter().chain([&binary]);
+    Command::new(words.next().expect("the binary at least"))
+        .args(words)
         .args(["worker", "--relay", "relay", "--namespace", "mail"])
         .args(["--pod-name", &pod.name, "--pod-uid", &pod.uid, "--redis-url", redis])
         .args(["--http", &format!("127.0.0.1:{http}")])
@@ -379,7 +384,7 @@ impl Drop for Leader {
     }
 }
 
-/// As leases.md R8 for a single node: INIT when the fence is another, OPEN after the reclaim time; at once at the start.
+/// As rule R8 of `mailrelay::lease` for a single node: INIT when the fence is another, OPEN after the reclaim time; at once at the start.
 async fn lead(ledger: LedgerStore, policy: Arc<Mutex<Policy>>) {
     let mut recovering: Option<Instant> = None;
     let mut fresh = true;

@@ -14,7 +14,7 @@ use kube::{
 use mailrelay::{
     api::{MailRelay, RELAY_LABEL},
     lease::LedgerStore,
-    queue::{Audit, Depths, Queue, QueueNames, UnixMillis},
+    queue::{Audit, Depths, Filter, Queue, QueueNames, UnixMillis},
 };
 use mailsink::{Behaviour, Sink, SinkConfig, Stats};
 use nix::sys::signal::Signal;
@@ -54,6 +54,8 @@ pub struct Relay<'a> {
     /// Its queue.
     pub queue: Queue,
     queue_name: String,
+    /// How the first pods got their shares.
+    pub raised: Option<Rebalance>,
     ledger: LedgerStore,
 }
 
@@ -66,9 +68,11 @@ pub struct Rebalance {
     pub shares: Vec<u32>,
     /// Milliseconds from the pods being Ready or gone until the shares were in force; 0 when they were before.
     pub milliseconds: u64,
+    /// Milliseconds from asking for that many pods until the shares were in force; most of it is Kubernetes' own.
+    pub milliseconds_since_asked: u64,
 }
 
-/// Name of the MailRelay, as in the examples.
+/// Name of the `MailRelay`, as in the examples.
 const RELAY: &str = "corporate";
 /// Name of the Deployment, as in the examples.
 const DEPLOYMENT: &str = "web";
@@ -87,7 +91,7 @@ impl RelayOptions {
 }
 
 impl<'a> Relay<'a> {
-    /// Starts the sink, applies the MailRelay and the Deployment of the examples, and waits until the pods are ready
+    /// Starts the sink, applies the `MailRelay` and the Deployment of the examples, and waits until the pods are ready
     /// and the shares in force.
     pub async fn raise(stage: &'a Stage, options: RelayOptions) -> Result<Relay<'a>> {
         let config =
@@ -95,11 +99,12 @@ impl<'a> Relay<'a> {
         let sink = Sink::start(config).await.context("cannot start the sink")?;
         let dead_letters = format!("{}_dead", options.queue);
         let dead_letters = if options.queue == "mail_queue" { "mail_dead_letter_queue" } else { &dead_letters };
-        let relay = Relay {
+        let mut relay = Relay {
             stage,
             namespace: options.name.clone(),
             queue: Queue::new(stage.store.clone(), QueueNames::new(&options.queue, dead_letters)),
             queue_name: options.queue.clone(),
+            raised: None,
             ledger: LedgerStore::new(stage.store.clone(), &format!("{}.test", options.name)),
             sink,
         };
@@ -120,9 +125,9 @@ impl<'a> Relay<'a> {
             "spec": {"servers": servers, "queue": {"name": options.queue, "deadLetterName": dead_letters}},
         }))
         .await?;
+        let asked = Instant::now();
         apply(&relay.workload(options.replicas).await?).await?;
-        relay.await_pods(options.replicas).await?;
-        relay.await_shares(options.replicas, 16).await?;
+        relay.raised = Some(relay.await_rebalance(options.replicas, asked).await?);
         Ok(relay)
     }
 
@@ -153,18 +158,23 @@ impl<'a> Relay<'a> {
 
     /// Scales the workers, waits until the pods are Ready or gone and the shares in force, and tells how long that took.
     pub async fn rebalance(&self, replicas: u32) -> Result<Rebalance> {
+        let asked = Instant::now();
         self.scale(replicas).await?;
-        let pods = async {
-            self.await_pods(replicas).await?;
+        self.await_rebalance(replicas, asked).await
+    }
+
+    async fn await_rebalance(&self, pods: u32, asked: Instant) -> Result<Rebalance> {
+        let settled = async {
+            self.await_pods(pods).await?;
             Ok::<_, anyhow::Error>(Instant::now())
         };
-        let shares = async {
-            let shares = self.await_shares(replicas, 16).await?;
+        let shared = async {
+            let shares = self.await_shares(pods, 16).await?;
             Ok::<_, anyhow::Error>((shares, Instant::now()))
         };
-        let (pods_at, (shares, shares_at)) = tokio::try_join!(pods, shares)?;
-        let lag = shares_at.saturating_duration_since(pods_at);
-        Ok(Rebalance { pods: replicas, shares, milliseconds: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX) })
+        let (settled, (shares, shared)) = tokio::try_join!(settled, shared)?;
+        let millis = |from| u64::try_from(shared.saturating_duration_since(from).as_millis()).unwrap_or(u64::MAX);
+        Ok(Rebalance { pods, shares, milliseconds: millis(settled), milliseconds_since_asked: millis(asked) })
     }
 
     /// Waits until exactly `replicas` worker pods exist and all are Ready.
@@ -253,6 +263,19 @@ impl<'a> Relay<'a> {
         Ok(took)
     }
 
+    /// Waits until the status says that nothing waits or is on its way and that every share is granted.
+    pub async fn await_quiet_status(&self, limit: Duration) -> Result<()> {
+        until("a status without anything on its way", limit, async || {
+            let status = self.object().await?.status.unwrap_or_default();
+            let queue = status.queue.clone().unwrap_or_default();
+            let ready = status.conditions.iter().any(|one| one.type_ == "Ready" && one.reason == "AllSharesGranted");
+            let quiet = ready && queue.pending + queue.delayed + queue.in_flight == 0;
+            Ok(Look::when(quiet, (), || format!("{status:?}")))
+        })
+        .await
+        .map(drop)
+    }
+
     /// Runs the product's command line against this installation's Redis.
     pub async fn mailrelay(&self, arguments: &[&str], input: &str) -> Result<Output> {
         let mut words: Vec<String> =
@@ -300,37 +323,48 @@ impl<'a> Relay<'a> {
         Ok(took)
     }
 
-    /// Checks what must hold at the end of every scenario: the cap (O1), nothing lost (O2), nothing twice (O3).
+    /// The mails of the batches that are neither at the sink nor anywhere in the queue's keeping.
+    pub async fn lost(&self, batches: &[(&str, usize)]) -> Result<Vec<String>> {
+        let everything = Filter::default();
+        let mut found: HashSet<String> =
+            self.sink.journal().iter().filter_map(|entry| id_of(&entry.message_id).map(str::to_owned)).collect();
+        found.extend(self.queue.held_list(&everything, usize::MAX).await?.into_iter().map(|held| held.id));
+        found.extend(self.queue.dead_list(&everything, usize::MAX).await?.into_iter().map(|dead| dead.id));
+        let sent = batches.iter().flat_map(|(batch, count)| (0..*count).map(move |index| format!("{batch}-{index}")));
+        Ok(sent.filter(|id| !found.contains(id)).collect())
+    }
+
+    /// Waits until no mail waits or is being sent: every one is delivered, held or a dead letter.
+    pub async fn await_settled(&self, limit: Duration) -> Result<Depths> {
+        let (depths, _) = until("every mail settled", limit, async || {
+            let depths = self.depths().await?;
+            let settled = depths.pending + depths.delayed + depths.in_flight == 0;
+            Ok(Look::when(settled, depths.clone(), || format!("{depths:?}")))
+        })
+        .await?;
+        Ok(depths)
+    }
+
+    /// Checks what must hold at the end of every scenario: the cap (O1), nothing lost (O2), nothing twice (O3). Mail may be
+    /// held only where a worker was killed.
     pub async fn check(&self, batches: &[(&str, usize)]) -> Result<Stats> {
-        let stats = self.sink.stats();
+        let (stats, lost, audit) = (self.sink.stats(), self.lost(batches).await?, self.audit().await?);
         ensure!(stats.peak <= 16 && stats.rejected == 0, "the cap was exceeded: {stats:?}");
         ensure!(stats.duplicates == 0, "mails were delivered twice: {stats:?}");
-        let delivered: HashSet<String> = self.sink.journal().into_iter().map(|entry| entry.message_id).collect();
-        let mut missing = Vec::new();
-        for (batch, count) in batches {
-            for index in 0..*count {
-                let id = format!("{batch}-{index}");
-                if !delivered.iter().any(|message_id| message_id.contains(&id)) {
-                    missing.push(id);
-                }
-            }
-        }
-        ensure!(
-            missing.is_empty(),
-            "{} mails were lost, {:?} among them",
-            missing.len(),
-            missing.iter().take(5).collect::<Vec<_>>()
-        );
-        let audit = self.audit().await?;
+        ensure!(lost.is_empty(), "{} mails were lost, {:?} among them", lost.len(), &lost[..lost.len().min(5)]);
         ensure!(audit.difference == 0, "the audit does not add up: {audit:?}");
         Ok(stats)
     }
 
-    /// Takes the namespace away; the finalizer must let the relay go.
+    /// Takes the relay and its namespace away; the finalizer must let the relay go.
     pub async fn lower(self) -> Result<()> {
-        kubectl(&["-n", &self.namespace, "delete", "mailrelay", RELAY, "--timeout=60s"]).await?;
         self.stage.delete_namespace(&self.namespace).await
     }
+}
+
+/// The mail's id in a Message-ID that mailrelay made.
+fn id_of(message_id: &str) -> Option<&str> {
+    message_id.trim_matches(['<', '>']).split_once('@').map(|(id, _)| id)
 }
 
 fn is_ready(pod: &Pod) -> bool {

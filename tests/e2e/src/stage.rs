@@ -4,13 +4,12 @@ use std::{
     env,
     net::IpAddr,
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1::Namespace;
-use kube::{Api, Client, Config};
+use kube::{Client, Config};
 use mailrelay::store::{Store, StoreOptions};
 use serde_json::json;
 use testkit::{Persistence, RedisServer};
@@ -35,6 +34,8 @@ pub struct Stage {
     /// A handle on the installation's Redis.
     pub store: Store,
     redis: Mutex<RedisServer>,
+    /// What to take away at the end, the latest last.
+    namespaces: Mutex<Vec<String>>,
 }
 
 impl Stage {
@@ -48,7 +49,7 @@ impl Stage {
         let address = address.parse().with_context(|| format!("MAILRELAY_TEST_ADDRESS={address} is not an address"))?;
         let redis = RedisServer::start_on(&format!("{address}"), Some(REDIS_PASSWORD), Persistence::Always);
         let store = store_of(&redis)?;
-        let stage = Self { client, address, store, redis: Mutex::new(redis) };
+        let stage = Self { client, address, store, redis: Mutex::new(redis), namespaces: Mutex::default() };
         stage.create_namespace(SYSTEM).await?;
         stage.install().await?;
         Ok(stage)
@@ -78,7 +79,8 @@ impl Stage {
     }
 
     /// Makes a namespace with the Secret that says where Redis is.
-    pub(crate) async fn create_namespace(&self, name: &str) -> Result<()> {
+    pub async fn create_namespace(&self, name: &str) -> Result<()> {
+        self.namespaces().push(name.to_owned());
         let url = self.with_redis(|redis| redis.url());
         let objects = json!({"apiVersion": "v1", "kind": "List", "items": [
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {
@@ -90,14 +92,16 @@ impl Stage {
         apply(&objects).await.map(drop)
     }
 
-    /// Takes a namespace away without waiting for it to be gone.
+    /// Takes a namespace away without waiting for it to be gone; its relays first, while there is a controller to let them go.
     pub async fn delete_namespace(&self, name: &str) -> Result<()> {
-        let api: Api<Namespace> = Api::all(self.client.clone());
-        match api.delete(name, &kube::api::DeleteParams::default()).await {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(error) => Err(error).with_context(|| format!("cannot delete the namespace {name}")),
-        }
+        kubectl(&["-n", name, "delete", "mailrelays", "--all", "--timeout=60s"]).await?;
+        kubectl(&["delete", "namespace", name, "--ignore-not-found", "--wait=false"]).await?;
+        self.namespaces().retain(|namespace| namespace != name);
+        Ok(())
+    }
+
+    fn namespaces(&self) -> MutexGuard<'_, Vec<String>> {
+        self.namespaces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The environment that lets the product's command line find this Redis.
@@ -129,8 +133,12 @@ impl Stage {
         Ok(run("kubectl", &arguments, "").await?.stdout)
     }
 
-    /// Uninstalls the chart and removes the namespace. Redis ends with the value.
+    /// Takes away all relays and namespaces, and the release. Redis ends with the value.
     pub async fn lower(self) -> Result<()> {
+        let namespaces = self.namespaces().clone();
+        for name in namespaces.iter().filter(|name| *name != SYSTEM) {
+            self.delete_namespace(name).await?;
+        }
         succeed("helm", &["uninstall", "mailrelay", "--namespace", SYSTEM, "--wait", "--timeout", "1m"], "").await?;
         self.delete_namespace(SYSTEM).await?;
         if is_local() {

@@ -10,9 +10,10 @@ use e2e::{
 };
 use mailsink::Behaviour;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
-/// Mails sent at once, at each of the two bursts.
-const BURST: usize = 200;
+/// What is sent, each batch at once.
+const BATCHES: [(&str, usize); 3] = [("burst", 200), ("scaled", 600), ("killed", 200)];
 /// How long the sink takes for a mail, so that there is something to watch.
 const MAIL_DELAY_MS: u64 = 150;
 /// How long anything in here may take.
@@ -21,11 +22,11 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// `target/demo/report.json`. Delivered, duplicated, sessions: as counted by the mail server.
 #[derive(Debug, Serialize)]
 struct Report {
-    accepted: u64,
-    delivered: u64,
+    accepted: usize,
+    delivered: usize,
     held: u64,
     dead: u64,
-    lost: u64,
+    lost: usize,
     duplicated: u64,
     peak_sessions: usize,
     rejected: usize,
@@ -49,17 +50,13 @@ async fn run() -> Result<()> {
     println!("{}", kubectl(&["-n", "mailrelay-system", "get", "pods"]).await?);
     let outcome = tokio::select! {
         outcome = tell(&stage) => outcome,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        () = interrupted() => Err(anyhow::anyhow!("interrupted")),
     };
     if outcome.is_err() {
         eprintln!("{}", stage.controller_log().await.unwrap_or_default());
     }
-    if env::var_os("KEEP").is_some_and(|keep| !keep.is_empty()) {
-        keep(&stage, &outcome).await;
-    } else {
-        heading("Clean up");
-        stage.lower().await?;
-    }
+    heading("Clean up");
+    stage.lower().await?;
     outcome
 }
 
@@ -71,48 +68,48 @@ async fn tell(stage: &Stage) -> Result<()> {
         ..RelayOptions::new("mail", 2)
     };
     let relay = Relay::raise(stage, options).await?;
-    let mut rebalances = vec![Rebalance { pods: 2, shares: relay.shares().await?, milliseconds: 0 }];
-    println!("2 pods hold {:?} of 16 connections", rebalances[0].shares);
+    let mut rebalances: Vec<Rebalance> = relay.raised.iter().cloned().collect();
+    rebalances.iter().for_each(tell_rebalance);
 
-    heading(&format!("{BURST} mails at once: at most 16 are being sent, the others wait"));
-    relay.send("burst", BURST).await?;
-    watch(&relay, BURST).await?;
+    let [burst, scaled, killed] = BATCHES;
+    heading(&format!("{} mails at once: at most 16 are being sent, the others wait", burst.1));
+    relay.send(burst.0, burst.1).await?;
+    watch(&relay).await?;
 
-    heading(&format!("{BURST} more, and the pods are scaled while mail flows: 4, then 3"));
-    relay.send("scaled", BURST).await?;
+    heading(&format!("{} more, and the pods are scaled while mail flows: 4, then 3", scaled.1));
+    relay.send(scaled.0, scaled.1).await?;
     for pods in [4, 3] {
         let rebalance = relay.rebalance(pods).await?;
-        println!(
-            "{pods} pods hold {:?}, in force {} ms after the pods were there or gone",
-            rebalance.shares, rebalance.milliseconds
-        );
+        tell_rebalance(&rebalance);
         rebalances.push(rebalance);
     }
-    watch(&relay, 2 * BURST).await?;
+    watch(&relay).await?;
 
-    heading(&format!("{BURST} more, and one worker is killed (SIGKILL) while mail flows"));
-    relay.send("killed", BURST).await?;
-    relay.await_delivered(2 * BURST + 40, LIMIT).await?;
+    heading(&format!("{} more, and one worker is killed (SIGKILL) while mail flows", killed.1));
+    let before = relay.sink.stats().unique_message_ids;
+    relay.send(killed.0, killed.1).await?;
+    relay.await_delivered(before + 40, LIMIT).await?;
     println!("killed the worker of pod {}; its supervisor starts another", relay.kill_a_worker().await?);
-    watch(&relay, 3 * BURST).await?;
+    watch(&relay).await?;
+    relay.await_shares(3, 16).await?;
 
     let report = conclude(&relay, rebalances).await?;
-    if env::var_os("KEEP").is_none_or(|keep| keep.is_empty()) {
-        relay.lower().await?;
+    let verdict = verdict(&report);
+    if env::var_os("KEEP").is_some_and(|keep| !keep.is_empty()) {
+        keep(stage).await;
     }
-    verdict(&report)
+    verdict
 }
 
 /// Prints what is going on until every mail is settled.
-async fn watch(relay: &Relay<'_>, accepted: usize) -> Result<()> {
+async fn watch(relay: &Relay<'_>) -> Result<()> {
     println!("{:>7}  {:<16} {:>5} {:>8} {:>9} {:>10}", "SECONDS", "SHARES", "OPEN", "QUEUED", "INFLIGHT", "DELIVERED");
     let start = tokio::time::Instant::now();
     let mut next = start;
     until("all mail settled", LIMIT, async || {
         let (stats, depths) = (relay.sink.stats(), relay.depths().await?);
         let delivered = stats.unique_message_ids as u64;
-        let settled =
-            delivered + depths.held >= accepted as u64 && depths.pending + depths.delayed + depths.in_flight == 0;
+        let settled = depths.pending + depths.delayed + depths.in_flight == 0;
         if settled || tokio::time::Instant::now() >= next {
             next += Duration::from_millis(500);
             let shares = format!("{:?}", relay.shares().await?);
@@ -128,21 +125,27 @@ async fn watch(relay: &Relay<'_>, accepted: usize) -> Result<()> {
     .map(drop)
 }
 
+fn tell_rebalance(rebalance: &Rebalance) {
+    println!(
+        "{} pods hold {:?} of 16 connections, {} ms after the pods were there or gone ({} ms after they were asked for)",
+        rebalance.pods, rebalance.shares, rebalance.milliseconds, rebalance.milliseconds_since_asked
+    );
+}
+
 async fn conclude(relay: &Relay<'_>, rebalances: Vec<Rebalance>) -> Result<Report> {
     heading("kubectl get mailrelay, describe, and the audit");
+    relay.await_quiet_status(LIMIT).await?;
     println!("{}", kubectl(&["-n", &relay.namespace, "get", "mailrelay", "-o", "wide"]).await?);
     println!("{}", kubectl(&["-n", &relay.namespace, "describe", "mailrelay"]).await?);
     let target = format!("{}/corporate", relay.namespace);
     println!("{}", relay.mailrelay(&["audit", "--relay", &target], "").await?.stdout);
     let (stats, depths) = (relay.sink.stats(), relay.depths().await?);
-    let (accepted, delivered) = (3 * BURST as u64, stats.unique_message_ids as u64);
-    let found = delivered + depths.held + depths.dead + depths.pending + depths.delayed + depths.in_flight;
     let report = Report {
-        accepted,
-        delivered,
+        accepted: BATCHES.iter().map(|(_, count)| count).sum(),
+        delivered: stats.unique_message_ids,
         held: depths.held,
         dead: depths.dead,
-        lost: accepted.saturating_sub(found),
+        lost: relay.lost(&BATCHES).await?.len(),
         duplicated: stats.duplicates,
         peak_sessions: stats.peak,
         rejected: stats.rejected,
@@ -160,24 +163,23 @@ async fn conclude(relay: &Relay<'_>, rebalances: Vec<Rebalance>) -> Result<Repor
 fn verdict(report: &Report) -> Result<()> {
     heading("What happened");
     println!(
-        "{} mails were accepted; the mail server received {} of them, none twice: {}.",
-        report.accepted,
-        report.delivered,
-        if report.duplicated == 0 { "true" } else { "FALSE" }
+        "{} mails were accepted. The mail server received {}, {} of them more than once.",
+        report.accepted, report.delivered, report.duplicated
     );
     if report.held > 0 {
         println!(
-            "{} are held: the worker died after it had sent the last byte and before the server's answer arrived, so \
-             only the server knows. mailrelay never sends such a mail again by itself: `mailrelay held list`.",
+            "{} are held for a person to look at: their worker was killed after it had sent the last byte and before the \
+             answer arrived, so that mailrelay cannot know whether the server took them (this one did), and it never \
+             sends such a mail again by itself. See `mailrelay held list`.",
             report.held
         );
     }
     println!(
-        "{} were lost. The server saw {} connections at most (it allows 16) and refused {}.",
+        "{} were lost. At most {} connections were open at once (16 are allowed), and {} were refused.",
         report.lost, report.peak_sessions, report.rejected
     );
     for step in &report.rebalances {
-        println!("With {} pods the shares were {:?} ({} ms).", step.pods, step.shares, step.milliseconds);
+        println!("{} pods shared the connections as {:?}.", step.pods, step.shares);
     }
     println!("Written to target/demo/report.json.");
     let kept = report.lost == 0 && report.duplicated == 0 && report.rejected == 0 && report.peak_sessions == 16;
@@ -187,19 +189,24 @@ fn verdict(report: &Report) -> Result<()> {
 }
 
 /// Leaves everything running until the user has seen enough.
-async fn keep(stage: &Stage, outcome: &Result<()>) {
-    if let Err(error) = outcome {
-        eprintln!("the demo failed: {error:#}");
-    }
+async fn keep(stage: &Stage) {
     heading("KEEP=1: everything goes on until you press Ctrl-C");
     println!("In another terminal:\n  make cluster-kubectl ARGS='-n mail get mailrelay,pods'");
     println!("  make cluster-kubectl ARGS='-n mail describe mailrelay corporate'");
     for (name, value) in stage.cli_environment() {
         println!("  export {name}={value}");
     }
-    println!("  hack/cluster/run target/*/release/mailrelay leases\nAfterwards: make cluster-down");
-    // Without a terminal to press it on, this ends with SIGTERM like any process.
-    let _ = tokio::signal::ctrl_c().await;
+    println!("  hack/cluster/run target/*/release/mailrelay leases");
+    interrupted().await;
+}
+
+/// Ctrl-C, or SIGTERM where there is no terminal to press it on.
+async fn interrupted() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
 }
 
 fn heading(text: &str) {
