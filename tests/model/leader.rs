@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use mailrelay::lease::{Action, InitRequest, OpenRequest, Policy, Watch};
+use mailrelay::lease::{Action, BootTime, InitRequest, OpenRequest, Policy, Watch};
 
 use crate::{
     config::{Scenario, TICK, Variant, timing},
@@ -47,9 +47,11 @@ impl State {
         let clock = self.clock();
         let Some(snapshot) = self.redis.ledger().map(mailrelay::lease::Ledger::snapshot) else { return Vec::new() };
         let evidence = self.evidence();
+        let pods = (0..self.pods.len()).filter(|pod| !self.pods[*pod].over).map(uid).collect();
         let wait = if scenario.variant == Variant::EarlyInit { 0 } else { scenario.old_primary };
         let wait = TICK * u32::try_from(wait).expect("few ticks");
         self.leaders[leader].edit(|leader| {
+            leader.watch.list(&pods);
             leader.watch.observe(&snapshot, clock);
             leader.watch.actions(clock, &timing(), scenario.holds(), true, wait, &evidence)
         })
@@ -66,7 +68,9 @@ impl State {
                 self.redis.edit(|redis| redis.tokens += 1);
                 let token = format!("token-{}", self.redis.tokens);
                 let request = InitRequest { fence, token, policy, quarantine };
+                self.tell(leader, |leader, clock| leader.watch.sent(epoch, &request.policy.entitlements, clock));
                 self.on_ledger(scenario, primary, |ledger, _| ledger.init(&request));
+                self.tell(leader, |leader, _| leader.watch.answered());
                 self.recovery = Recovery::Begun;
             }
             Action::Open { token, mut missing } => {
@@ -74,7 +78,9 @@ impl State {
                     missing.clear();
                 }
                 let request = OpenRequest { epoch, token, missing };
+                self.tell(leader, |leader, clock| leader.watch.opening(clock));
                 self.on_ledger(scenario, primary, |ledger, _| ledger.open(&request));
+                self.tell(leader, |leader, _| leader.watch.answered());
             }
             Action::Reap { token, inc, seq, quarantine } => {
                 let seconds = hold(quarantine);
@@ -90,20 +96,31 @@ impl State {
         }
     }
 
+    fn tell<R>(&mut self, leader: usize, what: impl FnOnce(&mut Leader, BootTime) -> R) -> R {
+        let clock = self.clock();
+        self.leaders[leader].edit(|leader| what(leader, clock))
+    }
+
     /// The newest leader writes the next policy.
     pub fn plan(&mut self, scenario: &Scenario) {
         let newest = self.leaders.len() - 1;
-        let policy = self.leaders[newest].edit(|leader| {
+        self.leaders[newest].edit(|leader| {
             leader.plan += 1;
             leader.revision += 1;
-            let policy = leader.policy(scenario);
-            if scenario.variant != Variant::SentSharesForgotten {
-                leader.watch.sent(&policy.entitlements);
-            }
-            policy
         });
+        self.write(scenario);
+    }
+
+    /// The newest leader writes its policy.
+    fn write(&mut self, scenario: &Scenario) {
+        let newest = self.leaders.len() - 1;
+        let policy = self.leaders[newest].policy(scenario);
+        if scenario.variant != Variant::SentSharesForgotten {
+            self.tell(newest, |leader, clock| leader.watch.sent(policy.epoch, &policy.entitlements, clock));
+        }
         let primary = self.redis.nodes.len() - 1;
         self.on_ledger(scenario, primary, |ledger, _| ledger.policy(&policy));
+        self.tell(newest, |leader, _| leader.watch.answered());
     }
 
     /// Another one leads from now on; the one before is dead, or goes `beside` it and does not know.
@@ -112,12 +129,10 @@ impl State {
         *left -= 1;
         let before = self.leaders.last().expect("one leads always");
         let leader = Leader::new(before.epoch + 1, before.plan);
-        let policy = leader.policy(scenario);
         if !beside {
             self.leaders.clear();
         }
         self.leaders.push(Shared::new(leader));
-        let primary = self.redis.nodes.len() - 1;
-        self.on_ledger(scenario, primary, |ledger, _| ledger.policy(&policy));
+        self.write(scenario);
     }
 }

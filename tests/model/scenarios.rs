@@ -34,7 +34,7 @@ pub const CLOSE: Scenario = Scenario { name: "close", ticks: 3, faults: Faults {
 pub const ROLLBACK: Scenario = Scenario { name: "rollback", ticks: 5, faults: Faults { rollback: 1, ..NONE }, ..MOVED };
 /// The ledger is deleted, and a worker dies about the same time.
 pub const WIPE: Scenario =
-    Scenario { name: "wipe", ticks: 6, faults: Faults { wipe: 1, kill: 1, cut: 1, ..NONE }, ..CONTENDED };
+    Scenario { name: "wipe", ticks: 5, faults: Faults { wipe: 1, kill: 1, cut: 1, ..NONE }, ..CONTENDED };
 /// A replica is promoted while the old primary goes on for long, and so must the leader wait.
 pub const PROMOTION: Scenario = Scenario {
     name: "promotion",
@@ -47,7 +47,7 @@ pub const PROMOTION: Scenario = Scenario {
 /// A replica that missed the last writes is promoted while the old primary goes on for a tick.
 pub const SWITCH: Scenario = Scenario {
     name: "switch",
-    ticks: 6,
+    ticks: 5,
     old_primary: 1,
     session_timeout: 2,
     faults: Faults { copy: 1, failover: 1, ..NONE },
@@ -117,7 +117,7 @@ pub const WIPE_REBOOT: Scenario =
     Scenario { name: "wipe, reboot", ticks: 5, faults: Faults { wipe: 1, reboot: 1, restart: 1, ..NONE }, ..CONTENDED };
 /// The ledger is deleted while a SYNC is late.
 pub const WIPE_LATE: Scenario =
-    Scenario { name: "wipe, late", ticks: 5, faults: Faults { wipe: 1, slow: 1, ..NONE }, ..CONTENDED };
+    Scenario { name: "wipe, late", ticks: 4, faults: Faults { wipe: 1, slow: 1, ..NONE }, ..CONTENDED };
 /// The ledger is deleted under two leaders, and a worker dies.
 pub const WIPE_TWO_LEADERS: Scenario = Scenario {
     name: "wipe, two leaders",
@@ -128,7 +128,7 @@ pub const WIPE_TWO_LEADERS: Scenario = Scenario {
 /// The leader is replaced while a worker falls silent.
 pub const SILENCE_NEW_LEADER: Scenario = Scenario {
     name: "silence, new leader",
-    ticks: 8,
+    ticks: 7,
     faults: Faults { new_leader: 1, kill: 1, cut: 1, ..NONE },
     ..CONTENDED
 };

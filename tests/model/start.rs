@@ -6,7 +6,7 @@ use mailrelay::lease::{Holder, Identity, InitRequest, Ledger, OpenRequest, Proce
 
 use crate::{
     config::{Scenario, Variant, timing},
-    state::{Leader, Pod, Process, Recovery, Redis, Shared, State},
+    state::{Leader, Pod, Process, Recovery, Redis, Shared, State, moment},
 };
 
 /// The UID of a pod.
@@ -58,7 +58,9 @@ pub fn restart(state: &mut State, scenario: &Scenario, pod: usize) {
 
 /// An open ledger that knows every pod, each with its share granted and no session open.
 pub fn first(scenario: &Scenario) -> State {
-    let leader = Leader::new(1, 0);
+    let mut leader = Leader::new(1, 0);
+    leader.watch.sent(1, &leader.policy(scenario).entitlements, moment(0));
+    leader.watch.answered();
     let mut ledger = Ledger::new("run-0");
     let (token, policy) = ("token-0".to_owned(), leader.policy(scenario));
     ledger.init(&InitRequest { fence: "run-0".to_owned(), token: token.clone(), policy, quarantine: Vec::new() });
