@@ -120,7 +120,7 @@ test-components: setup ## conformance and contract tests against real Redis, the
 test-e2e: cluster-up image ## end-to-end tests on the local cluster (ONLY=name runs one)
 	@hack/debian.sh redis-server
 	$(CARGO) test --locked -p e2e --no-run
-	@hack/cluster/run $(CARGO) test --locked --offline -p e2e -- $(ONLY)
+	@hack/cluster/run env MAILRELAY_BIN=$(CURDIR)/$(STATIC_DIR)/mailrelay $(CARGO) test --locked --offline -p e2e --test e2e -- $(ONLY)
 
 ##@ Generate
 
