@@ -12,6 +12,9 @@ CARGO ?= cargo
 # does not reach build scripts and procedural macros, which must stay dynamic.
 STATIC_TARGET := $(shell uname -m)-unknown-linux-gnu
 STATIC_FLAGS := -C target-feature=+crt-static
+CACHE := $(or $(MAILRELAY_CACHE),$(HOME)/.cache/mailrelay)
+DENY_VERSION := 0.20.2
+DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 STATIC_DIR := target/$(STATIC_TARGET)/release
 TEST_PACKAGES := redis-server postfix sasl2-bin libsasl2-modules
 LINT_PACKAGES := shellcheck
@@ -57,13 +60,53 @@ image: release ## build the container image and load it into the local cluster
 test: setup lint verify test-unit test-components test-e2e ## everything: lint, drift, unit, property, conformance, SMTP, end to end
 
 .PHONY: lint
-lint: ## format, clippy, shell scripts
+lint: fmt clippy shell doc ## format, clippy, shell scripts, rustdoc
+
+.PHONY: fmt clippy shell doc
+fmt:
 	$(CARGO) fmt --all --check
+
+clippy:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	git ls-files -z | xargs -0 grep -lzE '^#!(/usr/bin/env bash|/bin/(ba)?sh)' | xargs -0 shellcheck -x
+
+# Scripts by their name or by their first line; those that are only sourced have no first line of that kind.
+shell:
+	@hack/debian.sh shellcheck
+	{ git ls-files -z '*.sh'; git grep -lzE '^#!.*[/ ](ba|da)?sh( |$$)' || true; } | sort -zu | xargs -0r shellcheck -x
+
+doc:
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --workspace --no-deps --document-private-items
 
 .PHONY: verify
-verify: crd-check chart-check ## everything generated is fresh
+verify: crd-check chart-check ## everything generated is fresh, the chart and the examples are sound
+
+.PHONY: crd-check
+crd-check:
+	$(CARGO) test --locked -q --test api
+
+# What Helm says, without a cluster: with the defaults, and with everything on. The schemas of Kubernetes can't be had
+# without one, so what is rendered, and the examples, are held to them by the API server in `make test-e2e`.
+CHART_ON := --set networkPolicy.enabled=true,sharedBudgets=true,serviceAccount.name=other,priorityClassName=high
+.PHONY: chart-check
+chart-check:
+	@helm=$$(hack/cluster/tools/build)/helm; \
+	  $$helm lint --strict --quiet charts/mailrelay; \
+	  $$helm lint --strict --quiet charts/mailrelay $(CHART_ON); \
+	  $$helm template mailrelay charts/mailrelay $(CHART_ON) >/dev/null
+
+.PHONY: deny
+deny: $(DENY) ## licences, sources and bans of the dependencies (not part of test)
+	$(DENY) check bans licenses sources
+	@echo "advisories were not checked: their database is a Git repository; with a network: $(DENY) check advisories"
+
+$(DENY):
+	@echo "building cargo-deny $(DENY_VERSION) into $(CACHE), once (some minutes)"
+	nice -n 10 $(CARGO) install --locked --debug --root $(CACHE)/cargo-deny-$(DENY_VERSION) cargo-deny@$(DENY_VERSION)
+
+.PHONY: bench
+bench: ## how fast the parts are, each beside a reference measured in the same run
+	@hack/debian.sh redis-server
+	$(CARGO) bench --locked -p mailrelay --bench figures
 
 .PHONY: test-unit
 test-unit: ## unit and property tests
@@ -71,7 +114,7 @@ test-unit: ## unit and property tests
 
 .PHONY: test-components
 test-components: setup ## conformance and contract tests against real Redis, the sink and Postfix
-	$(CARGO) test --locked -p mailrelay -p mailsink -p testkit --tests
+	$(CARGO) test --locked -p mailrelay -p mailsink --test '*'
 
 .PHONY: test-e2e
 test-e2e: cluster-up image ## end-to-end tests on the local cluster (ONLY=name runs one)
@@ -82,9 +125,5 @@ test-e2e: cluster-up image ## end-to-end tests on the local cluster (ONLY=name r
 ##@ Generate
 
 .PHONY: crd
-crd: ## write crds/mailrelays.yaml from the types
-	$(CARGO) run --locked -q -- crd > crds/mailrelays.yaml
-
-.PHONY: crd-check
-crd-check:
-	@$(CARGO) run --locked -q -- crd | diff -u crds/mailrelays.yaml - || { echo "crds/ is stale: run make crd"; exit 1; }
+crd: ## write crds/mailrelays.yaml and its copy in the chart from the types
+	UPDATE=1 $(CARGO) test --locked -q --test api definition

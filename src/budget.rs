@@ -1,7 +1,7 @@
 //! Divides a budget among members. Pure: std only.
 //!
 //! The division is equal, keeps what members already have where fairness allows it, and is the same whoever computes
-//! it and in whatever order the members come (leases.md, Shares).
+//! it and in whatever order the members come.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 

@@ -1,7 +1,8 @@
 //! The connection to Redis: where it is, how long an answer may take, and what a failure means.
 //!
 //! Commands share one multiplexed connection that is made anew after a failure. Nothing is ever sent twice by this
-//! module: whether a command whose answer was lost may be repeated is the caller's to know (leases.md R1, queue.md).
+//! module: whether a command whose answer was lost may be repeated is the caller's to know ([`crate::lease`], R1;
+//! [`crate::queue`]).
 
 use std::{
     path::PathBuf,
@@ -15,7 +16,7 @@ use redis::{
     aio::{MultiplexedConnection, PubSub},
 };
 
-/// How long a connection to Redis may take (leases.md, Timing).
+/// How long a connection to Redis may take.
 pub const CONNECT_LIMIT: Duration = Duration::from_millis(300);
 
 /// Where Redis is and how to prove who we are. Every field can come from the environment.
@@ -99,13 +100,6 @@ pub enum StoreError {
         /// What was wrong.
         detail: String,
     },
-}
-
-impl StoreError {
-    /// Whether Redis said that the command took no effect.
-    pub fn is_definite(&self) -> bool {
-        matches!(self, Self::Refused { .. } | Self::Options { .. })
-    }
 }
 
 /// A handle on one Redis; clones share the connection.

@@ -16,7 +16,7 @@ fn assert_fresh(path: &str, generated: &str) {
         std::fs::write(&file, generated).expect("the generated file is written");
     }
     let committed = std::fs::read_to_string(&file).unwrap_or_default();
-    assert!(committed == generated, "{path} is stale: run `UPDATE=1 cargo test --test api` and commit the result");
+    assert!(committed == generated, "{path} is stale: run `make crd` and commit the result");
 }
 
 #[test]

@@ -1,26 +1,65 @@
-//! Folders in the order in which data flows: a module uses only those above it (design: style.md, Layout).
+//! The order of the modules (see the crate's rustdoc): a module uses only those above it, so that no cycle can be.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
-/// From top to bottom. `telemetry` is a leaf that imports nothing of ours; everybody may use it.
-const ORDER: [&str; 7] = ["api", "budget", "store", "lease", "queue", "smtp", "worker"];
+/// From top to bottom. `telemetry` is a leaf that imports nothing of ours; everybody below may use it.
+const ORDER: [&str; 10] =
+    ["telemetry", "api", "budget", "store", "lease", "queue", "smtp", "controller", "worker", "cli"];
 
-/// What each module may use.
-fn allowed(module: &str) -> Vec<&'static str> {
-    match module {
-        "telemetry" => Vec::new(),
-        // The two halves of the product never import each other.
-        "controller" => vec!["api", "budget", "store", "lease", "queue", "telemetry"],
-        "worker" => vec!["api", "store", "lease", "queue", "smtp", "telemetry"],
-        "cli" => vec!["api", "store", "lease", "queue", "smtp", "worker", "controller", "telemetry"],
-        _ => {
-            let at = ORDER.iter().position(|name| *name == module).expect("a module with a place in the order");
-            ORDER[..at].iter().copied().chain(["telemetry"]).collect()
-        }
-    }
+/// What is above and yet not to be used: the two halves of the product never import each other, and only one sends.
+const FORBIDDEN: [(&str, &str); 3] = [("worker", "controller"), ("worker", "budget"), ("controller", "smtp")];
+
+/// The only ones that know Kubernetes. Workers and the command line need no token.
+const KUBERNETES: [&str; 2] = ["api", "controller"];
+
+/// Sources that decide and do nothing else: clock and randomness are arguments, and nothing waits.
+const PURE: [&str; 17] = [
+    "api/spec.rs",
+    "api/record.rs",
+    "budget.rs",
+    "lease/holder.rs",
+    "lease/quarantine.rs",
+    "lease/recovery.rs",
+    "lease/state/ledger.rs",
+    "queue/compose.rs",
+    "queue/mail.rs",
+    "queue/retry.rs",
+    "queue/stage.rs",
+    "smtp/reply.rs",
+    "smtp/table.rs",
+    "controller/conditions.rs",
+    "controller/plan.rs",
+    "controller/shares.rs",
+    "worker/outcome.rs",
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Whether `module` may use `other`.
+fn may_use(module: &str, other: &str) -> bool {
+    let place = |name: &str| ORDER.iter().position(|known| *known == name);
+    let above = place(other) < place(module) && place(other).is_some();
+    above && !FORBIDDEN.contains(&(module, other))
+}
+
+/// Every source with its module; `lib.rs` and `main.rs` belong to none.
+fn modules() -> Vec<(String, PathBuf)> {
+    let root = root();
+    let of = |file: PathBuf| {
+        let first = file.strip_prefix(&root).expect("a source of ours").components().next().expect("a name");
+        (first.as_os_str().to_string_lossy().trim_end_matches(".rs").to_owned(), file)
+    };
+    sources(&root).into_iter().map(of).filter(|(module, _)| !matches!(&**module, "lib" | "main")).collect()
 }
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
@@ -36,10 +75,15 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// A source without its comments.
+fn code(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    lines.join("\n")
+}
+
 /// The modules of ours that a source names: `crate::name` and `use crate::{name, ...}`.
 fn used(text: &str) -> Vec<String> {
-    let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
-    let code = code.join("\n");
+    let code = code(text);
     let word = |text: &str| -> String { text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect() };
     let mut names = Vec::new();
     for (at, _) in code.match_indices("crate::") {
@@ -69,22 +113,46 @@ fn used(text: &str) -> Vec<String> {
 
 #[test]
 fn modules_use_only_those_above_them() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut wrong = Vec::new();
-    for file in sources(&root) {
-        let inside = file.strip_prefix(&root).expect("a source of ours");
-        let module = inside.components().next().expect("a name").as_os_str().to_string_lossy();
-        let module = module.trim_end_matches(".rs");
-        if matches!(module, "lib" | "main") {
-            continue;
-        }
-        let allowed = allowed(module);
-        let text = fs::read_to_string(&file).expect("a readable source");
-        for name in used(&text).into_iter().filter(|name| name != module && !allowed.contains(&&**name)) {
-            wrong.push(format!("{} uses {name}", inside.display()));
+    let mut wrong = BTreeSet::new();
+    for (module, file) in modules() {
+        for name in used(&read(&file)).iter().filter(|name| **name != module && !may_use(&module, name)) {
+            wrong.insert(format!("{} uses {name}", file.display()));
         }
     }
-    assert_eq!(wrong, Vec::<String>::new());
+    assert_eq!(wrong, BTreeSet::new());
+}
+
+#[test]
+fn every_module_has_a_place_in_the_order() {
+    let text = read(&root().join("lib.rs"));
+    let declared: BTreeSet<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    assert_eq!(declared, BTreeSet::from(ORDER));
+    let found: BTreeSet<String> = modules().into_iter().map(|(module, _)| module).collect();
+    assert_eq!(found, declared.into_iter().map(str::to_owned).collect());
+}
+
+#[test]
+fn only_the_api_types_and_the_controller_know_kubernetes() {
+    let mut wrong = BTreeSet::new();
+    for (module, file) in modules().into_iter().filter(|(module, _)| !KUBERNETES.contains(&&**module)) {
+        let code = code(&read(&file));
+        if code.contains("kube::") || code.contains("k8s_openapi") {
+            wrong.insert(format!("{module}: {}", file.display()));
+        }
+    }
+    assert_eq!(wrong, BTreeSet::new());
+}
+
+#[test]
+fn what_decides_has_no_clock_no_randomness_and_no_connection() {
+    for name in PURE {
+        let text = code(&read(&root().join(name)));
+        let (product, _) = text.split_once("#[cfg(test)]").unwrap_or((&text, ""));
+        for word in ["::now()", ".elapsed()", "rand::", "tokio::", "redis::", "std::net::", "std::fs", "async fn"] {
+            assert!(!product.contains(word), "{name} has {word}");
+        }
+    }
 }
 
 #[test]

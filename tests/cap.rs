@@ -194,11 +194,11 @@ async fn command(scene: &Scene, words: &[&str]) {
 }
 
 /// Loses the ledger under load; the sink's figures before and after, and how long it took to grant again.
-async fn recovery(scene: &Scene, lead: &mut Lead, loss: &[&str]) -> (Stats, Stats, Duration) {
+async fn recovery(scene: &Scene, lead: &mut Lead, fault: &[&str]) -> (Stats, Stats, Duration) {
     let token = lead.until("open", |driven| ledger(driven).is_some_and(|view| view.state == LedgerState::Open)).await;
     let token = ledger(&token).expect("in force").token.clone();
     let before = scene.sink.stats();
-    command(scene, loss).await;
+    command(scene, fault).await;
     let lost = BootTime::now();
     let opened = lead
         .until("open again", |driven| {

@@ -15,7 +15,7 @@ use mailrelay::{
     },
     store::{Store, StoreOptions},
 };
-use testkit::{Persistence, RedisServer};
+use testkit::{Persistence, RedisServer, throughout};
 
 const POOL: &str = "smtp.example.com";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -258,11 +258,11 @@ async fn without_redis_the_limit_falls_to_nothing_at_the_deadline_and_comes_back
     scene.grant().await;
     // R3: no new incarnation while an old socket is not accounted for.
     slots.pop().expect("two").release();
-    let end = Instant::now() + Duration::from_millis(600);
-    while Instant::now() < end {
-        assert!(!a.status().registered && scene.view().await.holders.is_empty());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    throughout(Duration::from_millis(600), "not registered", async || {
+        let (status, view) = (a.status(), scene.view().await);
+        if !status.registered && view.holders.is_empty() { Ok(()) } else { Err(format!("{status:?} {view:?}")) }
+    })
+    .await;
     slots.pop().expect("one").release();
     let _slots = take(&a, 4).await;
 }
@@ -294,7 +294,10 @@ async fn a_stopped_redis_costs_no_session_within_the_lease() {
     let a = scene.join("a");
     let slots = take(&a, 2).await;
     scene.redis.pause();
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    throughout(Duration::from_secs(3), "sessions go on", async || {
+        if slots.iter().all(Slot::may_start) { Ok(()) } else { Err(format!("{:?}", a.status())) }
+    })
+    .await;
     scene.redis.unpause();
     let before = a.status().deadline;
     eventually("a renewal", async || (a.status().deadline > before).then_some(())).await;

@@ -11,6 +11,7 @@ use mailsink::{Behaviour, Failure, FailureStage, SinkConfig};
 use nix::sys::signal::Signal;
 use scene::{Scene, eventually, mail};
 use serde_json::json;
+use testkit::throughout;
 
 fn slow(milliseconds: u64) -> Behaviour {
     Behaviour { mail_delay_ms: milliseconds, ..Behaviour::default() }
@@ -111,10 +112,12 @@ async fn without_redis_every_session_is_closed_by_the_end_of_its_lease() {
     scene.sink_until("all sessions are closed", |stats| stats.open == 0).await;
     assert!(away.elapsed() < Duration::from_millis(6_500), "{:?}", away.elapsed());
     let used: Vec<_> = scene.workers.iter().map(scene::Worker::cpu).collect();
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    for (worker, used) in scene.workers.iter().zip(used) {
-        assert!(worker.cpu().saturating_sub(used) < Duration::from_millis(600), "no busy loop without Redis");
-    }
+    throughout(Duration::from_secs(3), "no busy loop without Redis", async || {
+        let more = scene.workers.iter().zip(&used).map(|(worker, used)| worker.cpu().saturating_sub(*used));
+        let most = more.max().unwrap_or_default();
+        if most < Duration::from_millis(600) { Ok(()) } else { Err(format!("{most:?} of processor time")) }
+    })
+    .await;
     scene.redis.unpause();
     let back = Instant::now();
     let before = scene.sink.stats().accepted;
@@ -286,9 +289,11 @@ async fn an_idle_worker_uses_hardly_any_processor_time_and_says_how_it_is() {
     .await;
     scene.sink_until("at rest", |stats| stats.open == 0).await;
     let before = scene.workers[0].cpu();
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    let used = scene.workers[0].cpu().saturating_sub(before);
-    assert!(used <= Duration::from_millis(150), "{used:?} in 5 s, in a debug build");
+    throughout(Duration::from_secs(5), "an idle worker rests, even in a debug build", async || {
+        let used = scene.workers[0].cpu().saturating_sub(before);
+        if used <= Duration::from_millis(150) { Ok(()) } else { Err(format!("{used:?} of processor time")) }
+    })
+    .await;
     scene.logs_are_clean();
 }
 
@@ -402,26 +407,4 @@ async fn the_supervisor_starts_a_dead_worker_again_and_ends_cleanly() {
     let audit = scene.queue.audit().await.expect("audit");
     assert_eq!((audit.in_flight, audit.difference), (0, 0), "{audit:?}");
     scene.logs_are_clean();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement: run it alone, best with --release"]
-async fn figure_mails_a_second_through_16_sessions() {
-    let scene = Scene::sixteen(2, json!({})).await;
-    let start = Instant::now();
-    for _ in 0..50 {
-        scene.send(100).await;
-    }
-    let sent = start.elapsed();
-    scene.sink_until("all taken", |stats| stats.accepted == 5_000).await;
-    let taken = start.elapsed();
-    scene.all_delivered(5_000).await;
-    let cpu: Vec<_> = scene.workers.iter().map(scene::Worker::cpu).collect();
-    println!("workers' processor time: {cpu:?} in {taken:?}");
-    scene.sink_until("at rest", |stats| stats.open == 0).await;
-    let before: Duration = scene.workers.iter().map(scene::Worker::cpu).sum();
-    tokio::time::sleep(Duration::from_secs(20)).await;
-    let idle = scene.workers.iter().map(scene::Worker::cpu).sum::<Duration>().saturating_sub(before);
-    println!("idle: {:.2} % of a core for each worker", idle.as_secs_f64() / 20.0 / 2.0 * 100.0);
-    println!("enqueued {:.0}/s, delivered {:.0}/s", 5_000.0 / sent.as_secs_f64(), 5_000.0 / taken.as_secs_f64());
 }

@@ -135,7 +135,7 @@ pub struct Server {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
 
-    /// How the worker proves who it is. Credentials are files in the worker: /etc/mailrelay/credentials/<server>/{username,password,token}.
+    /// How the worker proves who it is. Credentials are files in the worker: `/etc/mailrelay/credentials/<server>/{username,password,token}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
 

@@ -21,7 +21,7 @@ use crate::{
 /// How often a ledger is looked at again within one turn, since one step makes the next one possible.
 const LOOKS: usize = 4;
 
-/// How long an old primary may still write after another node answers (leases.md R8): a single node has none.
+/// How long an old primary may still write after another node answers (lease R8): a single node has none.
 const OLD_PRIMARY: Duration = Duration::ZERO;
 
 /// How long slots stay withheld on a pool that no relay names any more: as long as the API allows at most.
@@ -130,7 +130,7 @@ impl Pool {
 
     /// Looks at the ledger and does what it needs, until nothing is left to do now.
     ///
-    /// `marked` says whether the pool is known to have been opened (leases.md R9). What happened is added to `incidents`.
+    /// `marked` says whether the pool is known to have been opened (lease R9). What happened is added to `incidents`.
     /// Cancelling leaves open whether the last step took effect; the next turn looks again.
     pub async fn drive(
         &mut self,

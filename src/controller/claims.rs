@@ -1,4 +1,4 @@
-//! Mail in the hands of dead processes: found, resolved by stage, told of (queue.md, Recovery of a dead process's claims).
+//! Mail in the hands of dead processes: found, resolved by stage, told of.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -1,7 +1,7 @@
 //! Who leads, and under which epoch.
 //!
 //! Election is a convenience: it keeps two controllers from doing the same work. Safety is the epoch's, which every
-//! ledger compares (leases.md R9). Two choices follow from that. A leader that cannot reach the API server goes on, since
+//! ledger compares (lease R9). Two choices follow from that. A leader that cannot reach the API server goes on, since
 //! nobody may have replaced it and the ledgers still need someone to watch them; it stops when the Lease names another or
 //! a ledger knows a later epoch. And a standby times the leader's silence on its own clock, so that no wall clock,
 //! however wrong, makes or breaks a leader.

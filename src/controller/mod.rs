@@ -15,7 +15,7 @@
 //! | `leader`, `run` | who leads, under which epoch; the process |
 //!
 //! A controller that is dead, doubled or stale makes shares unfair, never too many: every write to a ledger carries the
-//! epoch of its leadership, and the ledger refuses older ones (leases.md).
+//! epoch of its leadership, and the ledger refuses older ones.
 
 mod apply;
 mod claims;

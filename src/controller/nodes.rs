@@ -1,4 +1,4 @@
-//! Signs of life of nodes: without one, a silent worker's connections may still be counted at the server (leases.md R5).
+//! Signs of life of nodes: without one, a silent worker's connections may still be counted at the server (lease R5).
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -47,7 +47,7 @@ pub struct PodFacts {
     /// Containers that run now: ordinary ones and native sidecars.
     pub running: BTreeSet<String>,
     /// Whether the pod is over and every container of it terminated with a container id, the worker's among them
-    /// (leases.md R5b).
+    /// (lease R5b).
     pub over: bool,
     /// Whether nothing in it has ever run.
     pub never_ran: bool,

@@ -33,7 +33,7 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// How often the ledgers are looked at when nothing changes (leases.md R8).
+/// How often the ledgers are looked at when nothing changes (lease R8).
 const TICK: Duration = Duration::from_millis(250);
 /// How often Redis is asked whether it still has the relays' records.
 const RECORDS_EVERY: Duration = Duration::from_secs(2);

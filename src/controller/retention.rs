@@ -24,7 +24,7 @@ pub async fn expire_dead_letters(store: Store, world: watch::Receiver<Arc<World>
             match discard_expired(&store, relay, UnixMillis::now()).await {
                 Ok(0) => {}
                 Ok(discarded) => {
-                    tracing::info!(relay = %key, mails.discarded = discarded, "dead letters were kept long enough")
+                    tracing::info!(relay = %key, mails.discarded = discarded, "dead letters were kept long enough");
                 }
                 Err(error) => tracing::debug!(relay = %key, %error, "cannot look at the dead letters"),
             }
@@ -32,7 +32,7 @@ pub async fn expire_dead_letters(store: Store, world: watch::Receiver<Arc<World>
     }
 }
 
-/// Discards up to [`BATCH`] dead letters of the relay that are older than its `deadLetterRetention`; returns how many.
+/// Discards up to `BATCH` dead letters of the relay that are older than its `deadLetterRetention`; returns how many.
 pub async fn discard_expired(store: &Store, relay: &RelayPlan, now: UnixMillis) -> Result<u64, StoreError> {
     let retention = relay.relay.spec.queue.dead_letter_retention.as_millis();
     let filter = Filter { before: Some(UnixMillis(now.0.saturating_sub(retention))), ..Filter::default() };

@@ -1,4 +1,4 @@
-//! Whether Redis keeps what it accepted: read by commands, judged by a pure function (queue.md, Store safety).
+//! Whether Redis keeps what it accepted: read by commands, judged by a pure function.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The clock of all lease times: `CLOCK_BOOTTIME`, which goes on while the machine is suspended (leases.md R2).
+//! The clock of all lease times: `CLOCK_BOOTTIME`, which goes on while the machine is suspended (R2).
 
 use std::{ops::Add, time::Duration};
 

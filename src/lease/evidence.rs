@@ -1,4 +1,4 @@
-//! Who a worker is, and what proves that an older process of its pod is dead (leases.md R5a).
+//! Who a worker is, and what proves that an older process of its pod is dead (R5a).
 
 use std::{
     fmt, io,

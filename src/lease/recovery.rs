@@ -28,7 +28,7 @@ pub struct Evidence {
     pub never_started: BTreeSet<String>,
 }
 
-/// How long slots are withheld, by the server (api.md).
+/// How long slots are withheld, by the server, as its spec says.
 #[derive(Clone, Copy, Debug)]
 pub struct Holds {
     /// `closeGrace`.

@@ -122,18 +122,15 @@ impl Core {
         if wanted == self.armed {
             return;
         }
-        match wanted {
+        if let Some(deadline) = wanted {
             // When it fails the earlier deadline holds, and the next change tries again.
-            Some(deadline) => {
-                if self.switch.arm(deadline) {
-                    self.armed = wanted;
-                }
+            if !self.switch.arm(deadline) {
+                return;
             }
-            None => {
-                self.switch.disarm();
-                self.armed = None;
-            }
+        } else {
+            self.switch.disarm();
         }
+        self.armed = wanted;
     }
 }
 

@@ -1,4 +1,4 @@
-//! The sockets that an older process of the pod left behind (leases.md R5a): `/proc/net/tcp` and `tcp6`.
+//! The sockets that an older process of the pod left behind (R5a): `/proc/net/tcp` and `tcp6`.
 
 use std::{
     collections::BTreeSet,

@@ -1,4 +1,4 @@
-//! The ledger in Redis: one HASH for each pool, changed only by scripts that check fence and token first (leases.md R7).
+//! The ledger in Redis: one HASH for each pool, changed only by scripts that check fence and token first (R7).
 
 use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
@@ -33,7 +33,7 @@ static GOOD: LazyLock<Script> = script!("allow-oom", "scripts/good.lua");
 static DISCARD: LazyLock<Script> = script!("allow-oom", "scripts/discard.lua");
 static SNAPSHOT: LazyLock<Script> = script!("no-writes", "scripts/snapshot.lua");
 
-/// Why a slot is withheld whose session the server refused as one too many (leases.md R10).
+/// Why a slot is withheld whose session the server refused as one too many (lease R10).
 pub const TOO_MANY: &str = "too_many_connections";
 
 /// What is remembered of a server that takes fewer sessions than its budget, beside the ledger: losing it costs no safety.

@@ -1,8 +1,8 @@
-//! The times of the protocol and the inequalities that make them safe (leases.md, Timing).
+//! The times of the protocol and the inequalities that make them safe.
 
 use std::time::Duration;
 
-/// The times of the lease protocol. `Default` is leases.md; [`Timing::check`] says whether other values hold together.
+/// The times of the lease protocol. [`Timing::check`] says whether other values hold together.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Timing {
     /// How often a worker renews when nothing changes; each pause is varied by [`Timing::JITTER`].

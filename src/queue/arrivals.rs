@@ -12,7 +12,7 @@ use tokio::{
 use super::{Priority, Queue};
 use crate::store::{Store, StoreError};
 
-/// How long one blocking command waits at most (queue.md, Stages).
+/// How long one blocking command waits at most.
 const BLOCK: Duration = Duration::from_secs(5);
 
 /// How long its answer may take: the block, and a Redis that is slow.

@@ -159,7 +159,7 @@ impl Queue {
             return Ok(Vec::new());
         }
         let mut keys = vec![self.names.claims(process), self.names.stages(process)];
-        let mut arguments: Vec<Vec<u8>> = vec![now.0.to_string().into(), self.retention().into()];
+        let mut arguments: Vec<Vec<u8>> = vec![now.0.to_string().into(), scripts::retention().into()];
         for looked in looked_at {
             let sealed = matches!(Entry::decode(&looked.entry), Entry::Sealed(..));
             let (action, header, due, reason, letter) = match &looked.verdict {

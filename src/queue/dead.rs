@@ -249,7 +249,7 @@ impl Queue {
         now: UnixMillis,
     ) -> Result<Bulk, StoreError> {
         let mut bulk = Bulk::default();
-        let (at, ttl) = (now.0.to_string(), self.retention());
+        let (at, ttl) = (now.0.to_string(), scripts::retention());
         for (entry, letter) in self.dead_entries(filter, limit).await? {
             let revived = if action == "requeue" { letter.revived(now) } else { Some(Vec::new()) };
             let Some(revived) = revived else {

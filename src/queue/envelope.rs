@@ -51,6 +51,9 @@ pub struct Header {
     pub tries: Vec<Try>,
 }
 
+/// The year 10000, which no `Date` header can hold.
+const END_OF_TIME: UnixMillis = UnixMillis(253_402_300_800_000);
+
 /// How many tries an envelope remembers.
 pub const MAX_TRIES: usize = 8;
 
@@ -148,9 +151,10 @@ impl Header {
         line
     }
 
-    /// Whether it can be trusted with what it is used for: key names and a header line of the message.
+    /// Whether it can be trusted with what it is used for: key names and header lines of the message.
     fn is_sound(&self) -> bool {
         super::mail::is_id(&self.id)
+            && self.first_seen < END_OF_TIME
             && self.serial.len() == 32
             && self.serial.bytes().all(|byte| byte.is_ascii_hexdigit())
             && super::mail::is_message_id(&self.message_id)
@@ -252,6 +256,8 @@ pub(super) mod tests {
     #[test]
     fn a_header_that_would_inject_a_line_is_not_believed() {
         let forged = Header { message_id: "<a@b>\r\nBcc: x@y".into(), ..header() };
+        assert!(matches!(Entry::decode(&forged.encode(Priority::Normal)), Entry::Malformed(_)));
+        let forged = Header { first_seen: UnixMillis(u64::MAX), ..header() };
         assert!(matches!(Entry::decode(&forged.encode(Priority::Normal)), Entry::Malformed(_)));
         let forged = Header { id: "a}b".into(), ..header() };
         assert!(matches!(Entry::decode(&forged.encode(Priority::Normal)), Entry::Malformed(_)));

@@ -96,7 +96,7 @@ impl Queue {
         now: UnixMillis,
     ) -> Result<Bulk, StoreError> {
         let mut bulk = Bulk::default();
-        let (at, ttl) = (now.0.to_string(), self.retention());
+        let (at, ttl) = (now.0.to_string(), scripts::retention());
         for held in self.held_list(filter, limit).await? {
             let keys = self.records(&held.id, held.key.as_deref());
             let arguments: [&[u8]; 7] = [

@@ -79,7 +79,7 @@ pub struct Mail {
 pub enum Content {
     /// A complete RFC 5322 message, as the producer made it.
     Raw(Vec<u8>),
-    /// Parts that [`super::compose`] makes a message of.
+    /// Parts that [`compose()`](super::compose()) makes a message of.
     Parts(Box<Parts>),
 }
 

@@ -1,4 +1,4 @@
-//! Resolving what a dead process left, in one pass by stage (queue.md, Recovery).
+//! Resolving what a dead process left, in one pass by stage.
 
 use std::time::Duration;
 
@@ -119,7 +119,7 @@ impl Queue {
     ) -> Result<Vec<String>, StoreError> {
         let marks = self.marks(process, batch).await?;
         let mut keys = vec![self.names.claims(process), self.names.stages(process)];
-        let mut arguments: Vec<Vec<u8>> = vec![process.into(), now.0.to_string().into(), self.retention().into()];
+        let mut arguments: Vec<Vec<u8>> = vec![process.into(), now.0.to_string().into(), scripts::retention().into()];
         let mut judged = Vec::new();
         for ((claim, entry), mark) in batch.iter().zip(marks) {
             // Claim and stage are written together; a stage that is gone or unreadable tells nothing: the worst is assumed.

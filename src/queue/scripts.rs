@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use redis::{FromRedisValue, Script};
 
-use super::{Queue, SCRIPT_LIMIT};
+use super::{Queue, RETENTION, SCRIPT_LIMIT};
 use crate::store::StoreError;
 
 /// A script that still runs at maxmemory, since it drains.
@@ -67,9 +67,9 @@ impl Queue {
         }
         records
     }
+}
 
-    /// How long a final record is kept, as the scripts take it.
-    pub(super) fn retention(&self) -> String {
-        self.retention.as_millis().to_string()
-    }
+/// How long a final record is kept, as the scripts take it: milliseconds.
+pub(super) fn retention() -> String {
+    RETENTION.as_millis().to_string()
 }

@@ -69,7 +69,7 @@ impl Queue {
         };
         let mut keys = vec![self.names.claims(process), self.names.stages(process)];
         keys.extend(self.records(&header.id, header.key.as_deref()));
-        let (at, ttl, line) = (now.0.to_string(), self.retention(), header.encode(claim.mail.priority));
+        let (at, ttl, line) = (now.0.to_string(), scripts::retention(), header.encode(claim.mail.priority));
         let due = due.map_or_else(String::new, |due| due.0.to_string());
         let arguments: [&[u8]; 13] = [
             claim.claim_id.0.as_bytes(),

@@ -1,4 +1,4 @@
-//! The stages of a claimed mail, as a pure transition function (queue.md, Stages).
+//! The stages of a claimed mail, as a pure transition function.
 
 use std::{fmt, str::FromStr};
 
@@ -96,7 +96,7 @@ pub enum Resolution {
     },
 }
 
-/// Decides by stage what becomes of a dead process's claim (queue.md, Recovery).
+/// Decides by stage what becomes of a dead process's claim.
 pub fn resolve(stage: Stage, crashes: u32, options: &RecoverOptions) -> Resolution {
     let unknown = match options.unknown {
         UnknownOutcome::Hold => Resolution::Hold,

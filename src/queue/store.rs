@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Header, Mail, MailError, QueueNames, Refusal, UnixMillis, parse, scripts};
 use crate::store::{Store, StoreError};
 
-/// How long a script may take: `committing` may wait for an fsync (leases.md, Timing).
+/// How long a script may take: `committing` may wait for an fsync.
 pub const SCRIPT_LIMIT: Duration = Duration::from_secs(2);
 
 /// One queue in one Redis; clones share everything.
@@ -19,7 +19,6 @@ pub const SCRIPT_LIMIT: Duration = Duration::from_secs(2);
 pub struct Queue {
     pub(super) store: Store,
     pub(super) names: QueueNames,
-    pub(super) retention: Duration,
     /// Claim ids whose fate is not known here: the answer to a claim was lost. The next claim asks for them.
     pub(super) orphans: Arc<Mutex<Vec<Orphan>>>,
 }
@@ -204,13 +203,7 @@ pub enum Settled {
 impl Queue {
     /// A queue under these names; nothing is sent.
     pub fn new(store: Store, names: QueueNames) -> Self {
-        Self { store, names, retention: RETENTION, orphans: Arc::default() }
-    }
-
-    /// The same queue, keeping final records (states, idempotency) for another time than [`RETENTION`].
-    pub fn with_retention(mut self, retention: Duration) -> Self {
-        self.retention = retention.max(Duration::from_secs(1));
-        self
+        Self { store, names, orphans: Arc::default() }
     }
 
     /// The names of its keys.

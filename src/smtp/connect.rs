@@ -4,6 +4,7 @@ use std::{
     fmt, io,
     net::{SocketAddr, TcpStream as StdStream},
     os::fd::AsFd,
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
@@ -43,7 +44,7 @@ pub struct Endpoint {
     pub limits: StepLimits,
 }
 
-/// The time limit of every step (smtp.md).
+/// The time limit of every step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepLimits {
     /// Name lookup and TCP, over all addresses.
@@ -152,60 +153,82 @@ pub(super) fn server_name(host: &str) -> Result<ServerName<'static>, String> {
 
 /// No connection: why, and whether the server may have seen one all the same.
 pub(super) struct ConnectFault {
-    pub timed_out: bool,
+    pub why: ConnectFailure,
     pub detail: String,
     pub closed: Closed,
 }
 
-/// Tries the addresses of a server one after the other. Cancelling closes the socket without proof of its end.
-pub(super) async fn connect(endpoint: &Endpoint) -> Result<Wire, ConnectFault> {
+/// Why there is no connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ConnectFailure {
+    TimedOut,
+    Broken,
+    /// We gave up.
+    Unwanted,
+}
+
+/// Tries the addresses of a server one after the other, until `unwanted` resolves. Cancelling closes the socket without
+/// proof of its end.
+pub(super) async fn connect(
+    endpoint: &Endpoint,
+    mut unwanted: Pin<&mut impl Future<Output = ()>>,
+) -> Result<Wire, ConnectFault> {
     let limits = &endpoint.limits;
     let deadline = Instant::now() + limits.connect;
-    let fault = |timed_out, detail| ConnectFault { timed_out, detail, closed: Closed::NeverOpen };
-    let addresses: Vec<SocketAddr> =
-        match timeout_at(deadline, lookup_host((endpoint.host.as_str(), endpoint.port))).await {
-            Ok(Ok(found)) => found.take(4).collect(),
-            Ok(Err(error)) => return Err(fault(false, format!("the name lookup failed: {error}"))),
-            Err(_) => return Err(fault(true, "the name lookup took too long".into())),
-        };
-    let mut last = fault(false, "the name has no address".into());
+    let fault = |why, detail: String| ConnectFault { why, detail, closed: Closed::NeverOpen };
+    let looking = timeout_at(deadline, lookup_host((endpoint.host.as_str(), endpoint.port)));
+    let found = tokio::select! {
+        found = looking => found,
+        () = unwanted.as_mut() => return Err(fault(ConnectFailure::Unwanted, "no longer wanted".into())),
+    };
+    let addresses: Vec<SocketAddr> = match found {
+        Ok(Ok(found)) => found.take(4).collect(),
+        Ok(Err(error)) => return Err(fault(ConnectFailure::Broken, format!("the name lookup failed: {error}"))),
+        Err(_) => return Err(fault(ConnectFailure::TimedOut, "the name lookup took too long".into())),
+    };
+    let mut last = fault(ConnectFailure::Broken, "the name has no address".into());
     let mut left = u32::try_from(addresses.len()).unwrap_or(1);
     for address in addresses {
         let share = deadline.saturating_duration_since(Instant::now()) / left;
         left = (left - 1).max(1);
-        match attempt(address, share, limits.close).await {
+        match attempt(address, share, limits.close, unwanted.as_mut()).await {
             Ok(wire) => return Ok(wire),
             // Only one socket may count: where the server may have seen this one, another is not tried.
-            Err(fault) if fault.closed == Closed::NoEof => return Err(fault),
+            Err(fault) if fault.closed == Closed::NoEof || fault.why == ConnectFailure::Unwanted => return Err(fault),
             Err(fault) => last = fault,
         }
     }
     Err(last)
 }
 
-async fn attempt(address: SocketAddr, limit: Duration, close: Duration) -> Result<Wire, ConnectFault> {
+async fn attempt(
+    address: SocketAddr,
+    limit: Duration,
+    close: Duration,
+    unwanted: Pin<&mut impl Future<Output = ()>>,
+) -> Result<Wire, ConnectFault> {
     let failed = |error: io::Error| ConnectFault {
-        timed_out: false,
+        why: ConnectFailure::Broken,
         detail: format!("cannot connect to {address}: {error}"),
         closed: Closed::NeverOpen,
     };
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
+    // Nagle's algorithm would hold the end of each message back until a delayed ACK, some 40 ms.
+    socket.set_nodelay(true).map_err(failed)?;
     // A second handle on the same socket: to ask after a time-out whether it was connected after all, to look for the
     // server's end without reading, and to end our side below TLS.
     let handle = StdStream::from(socket.as_fd().try_clone_to_owned().map_err(failed)?);
-    match timeout(limit, socket.connect(address)).await {
-        Ok(Ok(stream)) => {
-            // Nagle's algorithm would hold the end of each message back until a delayed ACK, some 40 ms.
-            stream.set_nodelay(true).map_err(failed)?;
-            Ok(Wire::new(stream, handle))
-        }
-        Ok(Err(error)) => Err(failed(error)),
-        Err(_) => {
-            // While connecting, this takes the attempt back, and the socket has no peer; once connected, it sends FIN.
-            let _ = handle.shutdown(std::net::Shutdown::Write);
-            let connected = handle.peer_addr().is_ok();
-            let closed = if connected { finish_socket(handle, close).await } else { Closed::NeverOpen };
-            Err(ConnectFault { timed_out: true, detail: format!("no answer from {address} within {limit:?}"), closed })
-        }
-    }
+    let (why, detail) = tokio::select! {
+        connected = timeout(limit, socket.connect(address)) => match connected {
+            Ok(Ok(stream)) => return Ok(Wire::new(stream, handle)),
+            Ok(Err(error)) => return Err(failed(error)),
+            Err(_) => (ConnectFailure::TimedOut, format!("no answer from {address} within {limit:?}")),
+        },
+        () = unwanted => (ConnectFailure::Unwanted, format!("given up while connecting to {address}")),
+    };
+    // While connecting, this takes the attempt back, and the socket has no peer; once connected, it sends FIN.
+    let _ = handle.shutdown(std::net::Shutdown::Write);
+    let connected = handle.peer_addr().is_ok();
+    let closed = if connected { finish_socket(handle, close).await } else { Closed::NeverOpen };
+    Err(ConnectFault { why, detail, closed })
 }

@@ -1,7 +1,7 @@
-//! SMTP: one mail transaction at a time over a kept session (smtp.md).
+//! SMTP: one mail transaction at a time over a kept session.
 //!
 //! [`Session::open`] makes a session that is ready for mail, [`Session::transact`] offers one mail and says for every
-//! recipient what the reply table of [`reply`] made of the server's answers, [`Session::close`] ends the session and
+//! recipient what the reply table ([`judge`]) made of the server's answers, [`Session::close`] ends the session and
 //! says whether the server has closed its side: only then is it sure that the server no longer counts it.
 //!
 //! The replies are read by a small parser of our own, not by `lettre`'s connection: that one fuses greeting and EHLO
@@ -10,14 +10,16 @@
 //! server's end of a session. `lettre` builds the messages (`queue`).
 
 mod connect;
-pub mod reply;
+mod reply;
 mod send;
 mod session;
+mod table;
 mod transaction;
 mod wire;
 mod words;
 
 pub use connect::{Credentials, Endpoint, StepLimits, TlsRoots};
-pub use reply::{Context, EnhancedCode, Event, PauseReason, Reply, Resend, Ruling, Sign, Stage, Verdict, Why, judge};
+pub use reply::{Context, EnhancedCode, Event, PauseReason, Reply, Resend, Ruling, Sign, Stage, Verdict, Why};
 pub use session::{Closed, Features, Offers, OpenError, Session};
+pub use table::judge;
 pub use transaction::{Commit, MailOutcome, RecipientOutcome, Transaction, TransactionError};

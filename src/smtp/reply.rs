@@ -1,8 +1,6 @@
-//! What an answer of the server means for the mail and for the server: the reply table of smtp.md as one pure function.
+//! The words of the reply table: what is asked (stage, reply, context) and what is answered (verdict, why, sign).
 
 use std::{fmt, time::Duration};
-
-use super::words::Words;
 
 /// A reply of the server (RFC 5321 section 4.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +100,7 @@ impl Stage {
     }
 
     /// Whether a mail is being offered.
-    fn is_transaction(self) -> bool {
+    pub(super) fn is_transaction(self) -> bool {
         matches!(self, Self::Mail | Self::Rcpt | Self::Data | Self::Body | Self::AfterDot)
     }
 }
@@ -305,19 +303,19 @@ pub struct Ruling {
 }
 
 impl Ruling {
-    const fn new(verdict: Verdict, why: Why, sign: Sign) -> Self {
+    pub(super) const fn new(verdict: Verdict, why: Why, sign: Sign) -> Self {
         Self { verdict, why, sign }
     }
 
-    const fn free(why: Why, sign: Sign) -> Self {
+    pub(super) const fn free(why: Why, sign: Sign) -> Self {
         Self::new(Verdict::Defer { resend: Resend::Later, delay: None }, why, sign)
     }
 
-    const fn resend(resend: Resend, why: Why, sign: Sign) -> Self {
+    pub(super) const fn resend(resend: Resend, why: Why, sign: Sign) -> Self {
         Self::new(Verdict::Defer { resend, delay: None }, why, sign)
     }
 
-    const fn retry(why: Why) -> Self {
+    pub(super) const fn retry(why: Why) -> Self {
         Self::new(Verdict::Retry { delay: None }, why, Sign::None)
     }
 
@@ -334,7 +332,7 @@ impl Ruling {
     }
 
     /// Puts in what the server asked for ("try again in 5 minutes").
-    fn after(mut self, wish: Option<Duration>) -> Self {
+    pub(super) fn after(mut self, wish: Option<Duration>) -> Self {
         match &mut self.verdict {
             Verdict::Defer { delay, .. } | Verdict::Retry { delay } => *delay = wish,
             _ => {}
@@ -342,138 +340,3 @@ impl Ruling {
         self
     }
 }
-
-/// The reply table of smtp.md.
-pub fn judge(stage: Stage, event: Event<'_>, context: &Context) -> Ruling {
-    match event {
-        Event::Reply(reply) if stage == Stage::AfterDot && reply.is_completion() => {
-            Ruling::new(Verdict::Delivered, Why::Accepted, Sign::Good)
-        }
-        Event::Reply(reply) if reply.is_transient() || reply.is_permanent() => {
-            let words = Words::of(&reply.text);
-            refusal(stage, reply, &words, context).after(words.delay())
-        }
-        // A 2yz or 3yz at the wrong place is as good as a reply that does not parse.
-        Event::Reply(_) | Event::Garbled => silence(stage, Event::Garbled, context),
-        Event::TimedOut | Event::Broken => silence(stage, event, context),
-    }
-}
-
-/// No reply, or none that makes sense.
-fn silence(stage: Stage, event: Event<'_>, context: &Context) -> Ruling {
-    let why = match event {
-        Event::TimedOut => Why::TimedOut,
-        Event::Broken => Why::ConnectionLost,
-        Event::Garbled | Event::Reply(_) => Why::ProtocolError,
-    };
-    match stage {
-        Stage::Connect | Stage::Greeting | Stage::Ehlo | Stage::Auth => Ruling::free(Why::ConnectFailed, Sign::Failing),
-        Stage::Tls => Ruling::free(Why::TlsFailed, Sign::Pause(PauseReason::TlsFailed)),
-        Stage::Idle => Ruling::resend(Resend::NewSession, Why::SessionGone, Sign::None),
-        // The server's end of an idle session and our MAIL crossed each other.
-        Stage::Mail if why == Why::ConnectionLost && context.reused && !context.resent => {
-            Ruling::resend(Resend::NewSession, Why::SessionGone, Sign::None)
-        }
-        Stage::Mail | Stage::Rcpt | Stage::Data if why == Why::ProtocolError => protocol_error(context),
-        // An unterminated body is not delivered.
-        Stage::Mail | Stage::Rcpt | Stage::Data | Stage::Body => Ruling::retry(why),
-        Stage::AfterDot => Ruling::new(Verdict::Unknown, Why::OutcomeUnknown, Sign::None),
-    }
-}
-
-fn protocol_error(context: &Context) -> Ruling {
-    if context.resent {
-        Ruling::retry(Why::ProtocolError)
-    } else {
-        Ruling::resend(Resend::NewSession, Why::ProtocolError, Sign::None)
-    }
-}
-
-/// A 4yz or 5yz. First what judges the relay or its pace, whatever the stage, then what judges the mail.
-fn refusal(stage: Stage, reply: &Reply, words: &Words, context: &Context) -> Ruling {
-    let transient = reply.is_transient();
-    if stage == Stage::Idle {
-        return Ruling::resend(Resend::NewSession, Why::SessionGone, Sign::None);
-    }
-    if transient && (words.too_many_connections() || reply.code == 432) {
-        return Ruling::free(Why::TooManyConnections, Sign::TooManyConnections);
-    }
-    match stage {
-        Stage::Tls => return Ruling::free(Why::TlsFailed, Sign::Pause(PauseReason::TlsFailed)),
-        Stage::Greeting | Stage::Ehlo | Stage::Connect => {
-            let why = if reply.code == 421 { Why::ServiceUnavailable } else { Why::GreetingRefused };
-            return Ruling::free(why, Sign::Failing);
-        }
-        _ => {}
-    }
-    if words.daily_quota(reply) {
-        return Ruling::free(Why::QuotaExceeded, Sign::Pause(PauseReason::QuotaExceeded));
-    }
-    if matches!(reply.code, 530 | 534 | 535 | 538) || (stage == Stage::Auth && reply.is_permanent()) {
-        return Ruling::free(Why::AuthenticationFailed, Sign::Pause(PauseReason::AuthenticationFailed));
-    }
-    if transient && stage != Stage::AfterDot && words.too_many_messages() {
-        return Ruling::resend(Resend::NewSession, Why::SessionFull, Sign::SessionFull);
-    }
-    if reply.code == 421 {
-        if stage == Stage::Mail && context.reused && words.idle_timeout() {
-            return Ruling::resend(Resend::NewSession, Why::SessionGone, Sign::None);
-        }
-        return Ruling::free(Why::ServiceUnavailable, Sign::Failing);
-    }
-    if stage == Stage::Rcpt && transient && words.greylisted(reply) {
-        return Ruling::retry(Why::Greylisted);
-    }
-    if transient && words.throttled(reply) {
-        return Ruling::free(Why::Throttled, Sign::SlowDown);
-    }
-    if stage == Stage::Auth {
-        return Ruling::free(Why::AuthenticationFailed, Sign::Failing);
-    }
-    if reply.is_permanent() && words.blocked() {
-        return Ruling::free(Why::Blocked, Sign::Pause(PauseReason::Blocked));
-    }
-    if matches!(reply.code, 500 | 502 | 503) {
-        return if stage == Stage::AfterDot { Ruling::retry(Why::ProtocolError) } else { protocol_error(context) };
-    }
-    debug_assert!(stage.is_transaction(), "every other stage has returned");
-    if transient { later(stage, reply, words, context) } else { never(stage, reply, words, context) }
-}
-
-/// A 4yz that judges the mail.
-fn later(stage: Stage, reply: &Reply, words: &Words, context: &Context) -> Ruling {
-    if stage == Stage::Rcpt {
-        if words.too_many_recipients(reply) && context.accepted > 0 {
-            return Ruling::resend(Resend::NewTransaction, Why::TooManyRecipients, Sign::None);
-        }
-        return Ruling::retry(Why::RecipientDeferred);
-    }
-    let full = reply.enhanced.is_none_or(|code| matches!(code, EnhancedCode(4, 3, 1)));
-    if reply.code == 452 && full {
-        return Ruling::free(Why::OutOfStorage, Sign::Failing);
-    }
-    Ruling::retry(Why::TemporaryFailure)
-}
-
-/// A 5yz that judges the mail.
-fn never(stage: Stage, reply: &Reply, words: &Words, context: &Context) -> Ruling {
-    let large = reply.code == 552 && reply.enhanced.is_none_or(|code| matches!(code, EnhancedCode(5, 3, 4)))
-        || matches!(reply.enhanced, Some(EnhancedCode(5, 3, 4)));
-    match stage {
-        Stage::Rcpt if reply.code == 552 && words.too_many_recipients(reply) => {
-            if context.accepted > 0 {
-                Ruling::resend(Resend::NewTransaction, Why::TooManyRecipients, Sign::None)
-            } else {
-                Ruling::retry(Why::TooManyRecipients)
-            }
-        }
-        Stage::Rcpt => Ruling::dead(Why::RecipientRefused),
-        _ if large => Ruling::dead(Why::TooLarge),
-        Stage::Mail => Ruling::new(Verdict::Dead, Why::SenderRefused, Sign::SenderRefused),
-        _ => Ruling::dead(Why::PolicyRefused),
-    }
-}
-
-#[cfg(test)]
-#[path = "reply_tests.rs"]
-mod tests;

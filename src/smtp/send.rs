@@ -5,8 +5,9 @@ use std::{fmt::Write, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    reply::{Event, Reply, Ruling, Sign, Stage, Why, judge},
+    reply::{Event, Reply, Ruling, Sign, Stage, Why},
     session::{Session, State},
+    table::judge,
     transaction::{Commit, MailOutcome, Over, Progress, Transaction},
     wire::{Fault, WriteFault},
 };

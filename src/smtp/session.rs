@@ -1,6 +1,6 @@
 //! A session: from the socket to a server that is ready for mail, and to its end.
 
-use std::{fmt, time::Duration};
+use std::{fmt, pin::pin, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use tokio::time::{Instant, timeout};
@@ -8,13 +8,14 @@ use tokio::time::{Instant, timeout};
 use crate::api::{Auth, Tls};
 
 use super::{
-    connect::{Credentials, Endpoint, StepLimits, connect, server_name},
-    reply::{Context, Event, Reply, Ruling, Stage, judge},
+    connect::{ConnectFailure, Credentials, Endpoint, StepLimits, connect, server_name},
+    reply::{Context, Event, Reply, Ruling, Stage},
+    table::judge,
     wire::{Fault, Wire},
 };
 
 /// What is known about the server's side of a connection that we have ended. A slot may be used again only after
-/// [`Closed::NeverOpen`] or [`Closed::Eof`] (leases.md R4).
+/// [`Closed::NeverOpen`] or [`Closed::Eof`] ([`crate::lease`], R4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
     /// There never was a connection.
@@ -140,28 +141,39 @@ struct OpenFault {
     reply: Option<Reply>,
     fault: Option<Fault>,
     detail: String,
+    unwanted: bool,
 }
+
+/// Why we gave up opening a session.
+const UNWANTED: &str = "the session is not wanted any more";
 
 impl OpenFault {
     fn refused(stage: Stage, reply: Reply) -> Self {
         let detail = format!("the server refused: {reply}");
-        Self { stage, reply: Some(reply), fault: None, detail }
+        Self { stage, reply: Some(reply), fault: None, detail, unwanted: false }
     }
 
     fn fault(stage: Stage, fault: Fault) -> Self {
         let detail = fault.detail();
-        Self { stage, reply: None, fault: Some(fault), detail }
+        Self { stage, reply: None, fault: Some(fault), detail, unwanted: false }
     }
 
     fn unable(stage: Stage, detail: &str) -> Self {
-        Self { stage, reply: None, fault: None, detail: detail.to_owned() }
+        Self { stage, reply: None, fault: None, detail: detail.to_owned(), unwanted: false }
+    }
+
+    fn unwanted() -> Self {
+        Self { unwanted: true, ..Self::unable(Stage::Greeting, UNWANTED) }
     }
 
     fn ruling(&self) -> Ruling {
+        if self.unwanted {
+            return Ruling::aborted();
+        }
         let event = match (&self.reply, &self.fault) {
             (Some(reply), _) => Event::Reply(reply),
             (None, Some(fault)) => fault.event(),
-            (None, None) => Event::Broken,
+            (None, None) => Event::Garbled,
         };
         match self.stage {
             // Our own inability to log in has no reply; it is for a person to mend, like a refused password.
@@ -175,6 +187,16 @@ impl Session {
     /// Connects, greets, encrypts and logs in, each step within its limit. On failure the connection is ended as far
     /// as possible before this returns. Cancelling closes the socket without proof of the server's end.
     pub async fn open(endpoint: &Endpoint, credentials: Option<&Credentials>) -> Result<Self, OpenError> {
+        Self::open_unless(endpoint, credentials, std::future::pending()).await
+    }
+
+    /// The same, given up once `unwanted` resolves ([`super::Why::Aborted`]): the connection is then ended as after a failure.
+    pub async fn open_unless(
+        endpoint: &Endpoint,
+        credentials: Option<&Credentials>,
+        unwanted: impl Future<Output = ()>,
+    ) -> Result<Self, OpenError> {
+        let mut unwanted = pin!(unwanted);
         let error = |stage, ruling, reply, detail, closed| OpenError {
             host: endpoint.host.clone(),
             port: endpoint.port,
@@ -187,11 +209,14 @@ impl Session {
         if let Err(fault) = check(endpoint, credentials) {
             return Err(error(fault.stage, fault.ruling(), None, fault.detail, Closed::NeverOpen));
         }
-        let wire = match connect(endpoint).await {
+        let wire = match connect(endpoint, unwanted.as_mut()).await {
             Ok(wire) => wire,
             Err(fault) => {
-                let event = if fault.timed_out { Event::TimedOut } else { Event::Broken };
-                let ruling = judge(Stage::Connect, event, &Context::default());
+                let ruling = match fault.why {
+                    ConnectFailure::TimedOut => judge(Stage::Connect, Event::TimedOut, &Context::default()),
+                    ConnectFailure::Broken => judge(Stage::Connect, Event::Broken, &Context::default()),
+                    ConnectFailure::Unwanted => Ruling::aborted(),
+                };
                 return Err(error(Stage::Connect, ruling, None, fault.detail, fault.closed));
             }
         };
@@ -204,7 +229,11 @@ impl Session {
             last_used: Instant::now(),
             features: Features::default(),
         };
-        match session.prepare(endpoint, credentials).await {
+        let prepared = tokio::select! {
+            prepared = session.prepare(endpoint, credentials) => prepared,
+            () = unwanted => Err(OpenFault::unwanted()),
+        };
+        match prepared {
             Ok(()) => {
                 session.last_used = Instant::now();
                 Ok(session)

@@ -1,7 +1,8 @@
 //! One mail transaction: what is offered, what the server made of it.
 
 use super::{
-    reply::{Context, Event, Reply, Ruling, Sign, Stage, Verdict, Why, judge},
+    reply::{Context, Event, Reply, Ruling, Sign, Stage, Verdict, Why},
+    table::judge,
     wire::Fault,
 };
 

@@ -33,6 +33,8 @@ const BLOCK: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) enum Fault {
     Garbled(String),
+    /// The two sides did not come to terms.
+    Tls(String),
     TimedOut,
     Broken(String),
 }
@@ -40,7 +42,7 @@ pub(super) enum Fault {
 impl Fault {
     pub fn event(&self) -> Event<'static> {
         match self {
-            Self::Garbled(_) => Event::Garbled,
+            Self::Garbled(_) | Self::Tls(_) => Event::Garbled,
             Self::TimedOut => Event::TimedOut,
             Self::Broken(_) => Event::Broken,
         }
@@ -49,6 +51,7 @@ impl Fault {
     pub fn detail(&self) -> String {
         match self {
             Self::Garbled(detail) => format!("the answer is no SMTP reply: {detail}"),
+            Self::Tls(detail) => format!("no agreement on TLS: {detail}"),
             Self::TimedOut => "no answer in time".into(),
             Self::Broken(detail) => format!("the connection broke: {detail}"),
         }
@@ -106,7 +109,9 @@ impl Wire {
             }
             Ok(Err((error, stream))) => {
                 self.stream = Stream::Plain(stream);
-                Err(error.into())
+                // What TLS itself finds wrong, or the server's alert; anything else is the connection's end.
+                let disagreed = error.kind() == io::ErrorKind::InvalidData;
+                Err(if disagreed { Fault::Tls(error.to_string()) } else { error.into() })
             }
             Err(_) => Err(Fault::TimedOut),
         }

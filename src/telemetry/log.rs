@@ -31,3 +31,27 @@ pub fn init(format: Format) {
         Format::Json => builder.json().flatten_event(true).try_init(),
     };
 }
+
+/// A text of somebody else's, such as a server's reply, with every mail address made unreadable.
+pub fn mask(text: &str) -> String {
+    let ends_word = |c: char| c.is_whitespace() || "<>()[]{},;\"'".contains(c);
+    text.split_inclusive(ends_word)
+        .map(|word| match (word.contains('@'), word.chars().next_back().filter(|c| ends_word(*c))) {
+            (false, _) => word.to_owned(),
+            (true, None) => "…".to_owned(),
+            (true, Some(end)) => format!("…{end}"),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mask;
+
+    #[test]
+    fn addresses_are_masked_and_all_else_stays() {
+        let reply = "550 5.1.1 <a.b+c@example.org>: user=\"x@y\", try host:25, z@example.com";
+        assert_eq!(mask(reply), "550 5.1.1 <…>: user=\"…\", try host:25, …");
+        assert_eq!(mask("421 4.7.0 too many connections"), "421 4.7.0 too many connections");
+    }
+}

@@ -9,9 +9,7 @@ use std::{
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{
-    credentials::CredentialsFolder, fleet::Fleet, follow::Followed, intake::Intake, outcome::Policy, settle::Settler,
-};
+use super::{credentials::CredentialsFolder, fleet::Fleet, follow::Followed, intake::Intake, settle::Settler};
 use crate::{
     lease::{Identity, PodGuard, ProcessId},
     queue::Queue,
@@ -56,6 +54,8 @@ pub struct Context {
     pub idle: Duration,
     /// Ends when no new mail may be started.
     pub stop: CancellationToken,
+    /// Ends when sessions that still live must be given up as they are.
+    pub out_of_time: CancellationToken,
     /// Told when a mail may be due at once.
     pub promote: Notify,
     /// One permit for each mail being sent; all of them for a mail that must be sent alone.
@@ -83,14 +83,6 @@ impl Context {
     /// Says which queue mail is taken from now.
     pub fn set_queue(&self, queue: Queue) {
         *self.queue.lock().unwrap_or_else(PoisonError::into_inner) = Some(queue);
-    }
-
-    /// What the spec in force says about failures.
-    pub fn policy(&self) -> Policy {
-        match self.relay.borrow().as_ref() {
-            Some(record) => Policy { retry: record.spec.retry.clone(), unknown: record.spec.unknown_outcome },
-            None => Policy { retry: crate::api::Retry::default(), unknown: crate::api::UnknownOutcome::default() },
-        }
     }
 }
 

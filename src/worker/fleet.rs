@@ -77,7 +77,7 @@ impl Fleet {
         }
     }
 
-    /// Says that the dead-man switch does not work here: no session is ever opened (leases.md R6). To be told before the
+    /// Says that the dead-man switch does not work here: no session is ever opened (lease R6). To be told before the
     /// pools are joined.
     pub fn refuse(&self, why: SwitchError) {
         let _ = self.unprotected.set(why);
@@ -117,19 +117,20 @@ impl Fleet {
         self.members().servers.iter().map(|server| server.opening()).sum()
     }
 
-    /// Opens up to `wanted` sessions, each on the server whose share is used least.
-    pub fn open(&self, wanted: usize, context: &Arc<Context>) {
+    /// Opens up to `wanted` sessions, each on the server whose share is used least; how many.
+    pub fn open(&self, wanted: usize, context: &Arc<Context>) -> usize {
         let mut servers = self.servers();
-        for _ in 0..wanted {
+        for opened in 0..wanted {
             servers.sort_by_cached_key(|server| match server.pool.status().limit {
                 0 => usize::MAX,
                 limit => server.sessions().saturating_mul(1_000_000) / limit as usize,
             });
             let now = Instant::now();
-            let opened = servers.iter().find_map(|server| server.try_open(now).map(|opened| (server, opened)));
-            let Some((server, (slot, opening))) = opened else { return };
+            let found = servers.iter().find_map(|server| server.try_open(now).map(|found| (server, found)));
+            let Some((server, (slot, opening))) = found else { return opened };
             self.sessions.spawn(sender::run(Arc::clone(context), Arc::clone(server), slot, opening));
         }
+        wanted
     }
 
     /// Resolves when every session has ended and no more will come.

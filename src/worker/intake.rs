@@ -20,7 +20,7 @@ use crate::{
     telemetry::metrics::ByKind,
 };
 
-/// How long one blocking wait lasts (queue.md, Stages).
+/// How long one blocking wait lasts.
 const WAIT: Duration = Duration::from_secs(5);
 /// How many mails one claim asks for.
 const BATCH: usize = 64;
@@ -186,8 +186,15 @@ impl Task {
             Ok(depths) if depths.pending == 0 => self.look = false,
             Ok(depths) => {
                 let pending = usize::try_from(depths.pending).unwrap_or(usize::MAX);
-                let coming = self.context.fleet.opening();
-                self.context.fleet.open(pending.saturating_sub(coming), &self.context);
+                let missing = pending.saturating_sub(self.context.fleet.opening());
+                let opened = self.context.fleet.open(missing, &self.context);
+                if opened == missing {
+                    // A session comes for each; of what arrives until then the queue tells.
+                    self.look = false;
+                } else if self.context.fleet.room(Instant::now()) == Room::Now {
+                    // The lease is about to end or to be renewed, which nobody tells.
+                    self.pause();
+                }
             }
             Err(error) => self.failed(&error),
         }
@@ -218,10 +225,9 @@ impl Task {
                 self.context.metrics.claims.inc_by(count as u64);
                 self.context.metrics.claims_open.inc_by(i64::try_from(count).unwrap_or(i64::MAX));
                 for claimed in claimed {
-                    let work = Work { claimed: Arc::new(claimed), queue: queue.clone() };
-                    if let Some(unwanted) = offer(work, &mut sessions).and_then(|work| offer(work, &mut self.waiting)) {
-                        self.context.settler.give_back(unwanted);
-                    }
+                    let work = Work::new(claimed, queue.clone(), self.context.settler.clone());
+                    // What nobody takes goes back to the queue.
+                    offer(work, &mut sessions).and_then(|work| offer(work, &mut self.waiting));
                 }
                 self.look = true;
                 self.dry = (count < wanted).then_some(count);

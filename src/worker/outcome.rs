@@ -35,6 +35,13 @@ pub struct Chance {
     pub random: f64,
 }
 
+impl Chance {
+    /// Now, and a throw.
+    pub fn now() -> Self {
+        Self { now: UnixMillis::now(), random: rand::random() }
+    }
+}
+
 /// Decides what becomes of a mail. `recipients` are those of the transaction, in its order.
 pub fn conclude(
     header: &Header,
@@ -90,6 +97,15 @@ pub fn stopped(why: &str, now: UnixMillis) -> Conclusion {
 /// Our side had to close the session after the message was complete and before the answer came.
 pub fn cut_off(header: &Header, why: &str, policy: &Policy, chance: Chance) -> Conclusion {
     unknown(header, Why::OutcomeUnknown, why.into(), Progress::default(), policy, chance)
+}
+
+/// The task that sent the mail failed, which should never happen; nothing was accepted.
+pub fn failed(header: &Header, policy: &Policy, chance: Chance) -> Conclusion {
+    // Counted: should the mail be what breaks its senders, it ends in the dead letters and not in a loop.
+    let (reason, reply) = (Why::Aborted.as_str().into(), "the task that sent it failed".into());
+    let failure = Failure { counted: Counted::Attempt, reason, reply, delay: None };
+    let settlement = next_step(header, failure, &policy.retry, chance.now, chance.random);
+    Conclusion { settlement, progress: Progress::default(), label: "aborted" }
 }
 
 /// The mail makes no message that could be sent to anybody.

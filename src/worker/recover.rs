@@ -1,6 +1,6 @@
 //! Resolves what an older process of this pod left behind.
 //!
-//! The pod's abstract socket is ours (leases.md R5a), so every other process that a ledger names under this pod's UID is
+//! The pod's abstract socket is ours (lease R5a), so every other process that a ledger names under this pod's UID is
 //! dead. Claims of other pods, and of processes that no ledger knows any more, are the controller's business.
 
 use std::{
@@ -45,7 +45,7 @@ struct Past {
     /// Older processes of this pod, each with its pool.
     holders: Vec<(String, HolderView)>,
     /// Whether the store is another one than the ledgers were granted on, and not one that keeps every write: then a
-    /// `committing` may be lost, and no stage can be trusted (queue.md, Recovery).
+    /// `committing` may be lost, and no stage can be trusted.
     may_have_lost_stages: bool,
 }
 

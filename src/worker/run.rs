@@ -81,9 +81,12 @@ pub enum WorkerError {
         /// Why not.
         source: io::Error,
     },
+    /// A task that nothing goes on without has ended; a new process will do better.
+    #[error("a task of the worker failed; what it had in hand was finished")]
+    Failed,
     /// The time for draining was over; what was left is resolved by its stage.
     #[error(
-        "mails were still being sent or settled after {limit:?}; they are resolved by their stage: raise --drain-timeout and the pod's grace period"
+        "mails were still being sent or settled after {limit:?} and were cut off; what of that was not recorded is resolved by its stage: raise --drain-timeout and the pod's grace period"
     )]
     NotDrained {
         /// How long it waited.
@@ -125,13 +128,13 @@ pub async fn run(options: WorkerOptions) -> Result<(), WorkerError> {
             _ = interrupt.recv() => {}
         }
     };
-    tokio::select! {
-        () = work(Arc::clone(&context), requests) => {}
-        () = stopped => {}
-    }
+    let outcome = tokio::select! {
+        () = work(Arc::clone(&context), requests) => Err(WorkerError::Failed),
+        () = stopped => Ok(()),
+    };
     let _ = ready.send(false);
     tokio::select! {
-        drained = drain(&context, options.drain) => drained,
+        drained = drain(&context, options.drain) => drained.and(outcome),
         _ = terminate.recv() => Err(WorkerError::NotDrained { limit: Duration::ZERO }),
         _ = interrupt.recv() => Err(WorkerError::NotDrained { limit: Duration::ZERO }),
     }
@@ -144,21 +147,23 @@ fn context(
     metrics: WorkerMetrics,
 ) -> (Arc<Context>, Requests) {
     let (intake, requests) = Intake::new();
+    let relay = follow(store.clone(), &options.namespace, &options.relay);
     let context = Context {
-        relay: follow(store.clone(), &options.namespace, &options.relay),
         relay_name: options.relay.clone(),
         process: identity.process.clone(),
         intake,
         intake_task: TaskTracker::new(),
         only_worker: OnceLock::new(),
         fleet: Fleet::new(),
-        settler: Settler::new(identity.process.clone(), metrics.clone()),
+        settler: Settler::new(identity.process.clone(), relay.clone(), metrics.clone()),
+        relay,
         files: CredentialsFolder::new(&options.credentials),
         metrics,
         queue: Mutex::default(),
         helo: options.helo.clone().unwrap_or_else(default_helo),
         idle: options.idle,
         stop: CancellationToken::new(),
+        out_of_time: CancellationToken::new(),
         promote: Notify::new(),
         company: Context::company(),
         identity,
@@ -167,7 +172,8 @@ fn context(
     (Arc::new(context), requests)
 }
 
-/// Works until dropped: proof of being the pod's only worker, what older ones left, then mail.
+/// Works until dropped: proof of being the pod's only worker, what older ones left, then mail. Ends only when a task that
+/// all depends on has failed.
 async fn work(context: Arc<Context>, requests: Requests) {
     let (only, protected) = tokio::join!(only_worker(&context.identity.pod_uid), protected());
     // Kept until the process ends, also while it drains.
@@ -191,9 +197,14 @@ async fn work(context: Arc<Context>, requests: Requests) {
     };
     context.fleet.inherit(recover_predecessors(&context, &first).await);
     context.fleet.follow(&first, &context);
-    tokio::spawn(upkeep::run(Arc::clone(&context)));
-    context.intake_task.spawn(intake::run(Arc::clone(&context), requests));
-    while relay.changed().await.is_ok() {
+    let mut upkeep = tokio::spawn(upkeep::run(Arc::clone(&context)));
+    let mut intake = context.intake_task.spawn(intake::run(Arc::clone(&context), requests));
+    loop {
+        tokio::select! {
+            changed = relay.changed() => if changed.is_err() { return },
+            _ = &mut upkeep => return,
+            _ = &mut intake => return,
+        }
         let record = relay.borrow_and_update().clone();
         if let Some(record) = record {
             context.fleet.follow(&record, &context);
@@ -201,7 +212,7 @@ async fn work(context: Arc<Context>, requests: Requests) {
     }
 }
 
-/// Whether the dead-man switch works here (leases.md R6). A trial that could not be made is made again.
+/// Whether the dead-man switch works here (lease R6). A trial that could not be made is made again.
 async fn protected() -> Result<(), SwitchError> {
     let mut left = TRIALS;
     loop {
@@ -216,7 +227,7 @@ async fn protected() -> Result<(), SwitchError> {
     }
 }
 
-/// Waits until no other process of this pod is a worker (leases.md R5a).
+/// Waits until no other process of this pod is a worker (lease R5a).
 async fn only_worker(pod_uid: &str) -> PodGuard {
     let mut backoff = Backoff::new();
     let mut complained = false;
@@ -244,6 +255,15 @@ async fn drain(context: &Context, limit: Duration) -> Result<(), WorkerError> {
         context.settler.drained().await;
     };
     let drained = tokio::time::timeout(limit, finished).await;
+    if drained.is_err() {
+        // What is cut off now is told as such: others need not wait until this process is known to be dead.
+        context.out_of_time.cancel();
+        let told = async {
+            context.fleet.drained().await;
+            context.settler.drained().await;
+        };
+        let _ = tokio::time::timeout(LEAVE_LIMIT, told).await;
+    }
     // Without Redis nobody can be told; the lease ends by itself.
     let left = tokio::time::timeout(LEAVE_LIMIT, context.fleet.leave()).await;
     match drained {

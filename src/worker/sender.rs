@@ -2,10 +2,7 @@
 
 use std::{
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -19,15 +16,17 @@ use super::{
     settle::Work,
 };
 use crate::{
-    lease::{Slot, TOO_MANY},
+    lease::Slot,
     queue::{Advance, Claimed, Settlement, Stage, UnixMillis, compose},
-    smtp::{Closed, Commit, Endpoint, MailOutcome, Session, Sign, StepLimits, Transaction},
+    smtp::{Closed, Commit, Endpoint, MailOutcome, Session, Sign, StepLimits, Transaction, Why},
     telemetry::metrics::{ByServer, ByVerdict},
 };
 
 /// How long the server may take to close its side after a close that the end of a lease forces on us; what is later
 /// goes into quarantine. Well below the 250 ms that are left then: at the deadline the dead-man switch ends the process.
 const FORCED_CLOSE: Duration = Duration::from_millis(100);
+/// A session that the server ends sooner than this, and before its first mail, counts against the server.
+const EARLY: Duration = Duration::from_secs(1);
 /// How often a session at rest looks whether its lease was renewed.
 const LEASE_LOOK: Duration = Duration::from_millis(50);
 
@@ -42,16 +41,17 @@ enum End {
     TooMany,
 }
 
-/// A mail transaction as our side ended it.
-enum Sent {
-    /// The server's part is known.
-    Over(MailOutcome),
-    /// The lease ended in the middle; whether the message was complete by then.
-    CutOff { committed: bool },
+/// Opens a session on a slot, sends mail through it while there is any, gives the slot back; until there is no time left
+/// for any of that: then the mail's outcome is told as far as it is known, and the slot is withheld.
+pub async fn run(context: Arc<Context>, server: Arc<Server>, slot: Slot, opening: Opening) {
+    let out_of_time = context.out_of_time.clone();
+    tokio::select! {
+        () = live(context, server, slot, opening) => {}
+        () = out_of_time.cancelled() => {}
+    }
 }
 
-/// Opens a session on a slot, sends mail through it while there is any, gives the slot back.
-pub async fn run(context: Arc<Context>, server: Arc<Server>, slot: Slot, mut opening: Opening) {
+async fn live(context: Arc<Context>, server: Arc<Server>, slot: Slot, mut opening: Opening) {
     let label = ByServer { server: server.name.clone() };
     let Some((session, slot)) = open(&context, &server, slot).await else {
         context.metrics.sessions_failed.get_or_create(&label).inc();
@@ -62,7 +62,7 @@ pub async fn run(context: Arc<Context>, server: Arc<Server>, slot: Slot, mut ope
     let open = context.metrics.sessions_open.get_or_create_owned(&label);
     open.inc();
     opening.done();
-    let mut task = Sender { context, server, slot, session, label };
+    let mut task = Sender { context, server, session, slot, label };
     let end = task.send_all().await;
     task.close(end).await;
     open.dec();
@@ -87,10 +87,18 @@ async fn open(context: &Context, server: &Arc<Server>, slot: Slot) -> Option<(Se
         auth: settings.auth,
         roots: access.roots,
         helo: context.helo.clone(),
-        limits: StepLimits { close: close_grace + Duration::from_secs(1), ..StepLimits::default() },
+        limits: StepLimits::with_close_grace(close_grace),
+    };
+    // A server that is slow to greet holds up neither the end of the process nor those whom the slot is taken for.
+    let unwanted = async {
+        tokio::select! {
+            () = context.stop.cancelled() => {}
+            () = server.stop.cancelled() => {}
+            () = slot.revoked() => {}
+        }
     };
     let opened = tokio::select! {
-        opened = Session::open(&endpoint, access.credentials.as_ref()) => opened,
+        opened = Session::open_unless(&endpoint, access.credentials.as_ref(), unwanted) => opened,
         () = slot.expired() => {
             // The socket is gone with the attempt, but nobody knows what the server makes of that.
             slot.quarantine("lease ended while connecting", settings.session_timeout.get());
@@ -100,14 +108,10 @@ async fn open(context: &Context, server: &Arc<Server>, slot: Slot) -> Option<(Se
     match opened {
         Ok(session) => Some((session, slot)),
         Err(error) => {
-            server.not_opened(&Unopened::Server(&error), &context.files);
-            if error.ruling.sign == Sign::TooManyConnections {
-                slot.quarantine(TOO_MANY, server.withhold());
-            } else if error.closed == Closed::NoEof {
-                slot.quarantine("no end of session seen", settings.session_timeout.get());
-            } else {
-                slot.release();
+            if error.ruling.why != Why::Aborted {
+                server.not_opened(&Unopened::Server(&error), &context.files);
             }
+            server.account_for(slot, error.closed, error.ruling.sign == Sign::TooManyConnections);
             None
         }
     }
@@ -116,7 +120,7 @@ async fn open(context: &Context, server: &Arc<Server>, slot: Slot) -> Option<(Se
 struct Sender {
     context: Arc<Context>,
     server: Arc<Server>,
-    // Before the slot, so that a panic closes the socket before the slot stops being guarded (leases.md R6).
+    // Before the slot, so that a panic closes the socket before the slot stops being guarded (lease R6).
     session: Session,
     slot: Slot,
     label: ByServer,
@@ -145,9 +149,6 @@ impl Sender {
         loop {
             let Some(rest) = self.server.rest(Instant::now()) else { return Err(End::Orderly) };
             let wait = if self.slot.may_start() { rest } else { rest.max(LEASE_LOOK) };
-            if self.slot.is_revoked() {
-                return Err(End::Orderly);
-            }
             if wait.is_zero() {
                 break;
             }
@@ -156,6 +157,7 @@ impl Sender {
                 () = self.slot.expired() => return Err(End::Expired),
                 () = self.server.stop.cancelled() => return Err(End::Orderly),
                 () = self.context.stop.cancelled() => return Err(End::Orderly),
+                () = self.slot.revoked() => return Err(End::Orderly),
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -166,8 +168,18 @@ impl Sender {
             () = self.server.stop.cancelled() => Err(End::Orderly),
             work = self.context.intake.next() => work.ok_or(End::Orderly),
             // The server ended the session while it was at rest: nobody's failure.
-            () = self.session.ended() => Err(End::Orderly),
+            () = self.session.ended() => {
+                self.note_early_end();
+                Err(End::Orderly)
+            }
             () = tokio::time::sleep(self.context.idle) => Err(End::Orderly),
+        }
+    }
+
+    /// A server that ends sessions before they carry a mail must not be asked again and again.
+    fn note_early_end(&self) {
+        if self.session.messages() == 0 && self.session.idle_for() < EARLY {
+            self.server.ended_early(&self.context.files);
         }
     }
 
@@ -193,10 +205,8 @@ impl Sender {
         };
         let _company = match self.begin(&work).await {
             Ok(company) => company,
-            Err(end) => {
-                context.settler.give_back(work);
-                return end;
-            }
+            // Dropped, the mail goes back to the queue.
+            Err(end) => return end,
         };
         self.slot.set_busy(true);
         let busy = context.metrics.sessions_busy.get_or_create_owned(&self.label);
@@ -226,10 +236,10 @@ impl Sender {
         self.settle(work, outcome::unsendable(problem));
     }
 
-    /// One mail transaction, ended by the lease if it takes too long; and why our side stopped it, if it did.
-    async fn transact(&mut self, transaction: &Transaction<'_>, work: &Work) -> (Sent, Option<Stopped>) {
+    /// One mail transaction, none if the lease ended in the middle; and why our side stopped it, if it did.
+    async fn transact(&mut self, transaction: &Transaction<'_>, work: &Work) -> (Option<MailOutcome>, Option<Stopped>) {
         let Self { context, slot, session, .. } = self;
-        let committed = AtomicBool::new(false);
+        work.begin();
         let mut stopped = None;
         let sent = {
             let before_commit = async || {
@@ -237,11 +247,11 @@ impl Sender {
                 if stopped.is_some() {
                     return Commit::Abort;
                 }
-                committed.store(true, Ordering::Relaxed);
+                work.commit();
                 Commit::Go
             };
             // The server need not wait for Redis to write that a transaction has begun: only `committing` must come
-            // before what it announces. Asked first, so that the two stages reach Redis in their order.
+            // before what it announces, and hides a note of `sending` that comes after it.
             let mut sending = pin!(advance(context, work, Stage::Sending).fuse());
             let mut transacting = pin!(session.transact(transaction, before_commit));
             loop {
@@ -253,21 +263,22 @@ impl Sender {
                 }
             }
         };
-        let sent = match sent {
-            Some(outcome) => Sent::Over(outcome),
-            None => Sent::CutOff { committed: committed.load(Ordering::Relaxed) },
-        };
         (sent, stopped)
     }
 
     /// Settles a mail by what is known of its transaction; whether the session may go on.
-    fn conclude(&self, work: Work, claimed: &Claimed, sent: Sent, stopped: Option<Stopped>) -> Result<(), End> {
-        let chance = Chance { now: UnixMillis::now(), random: rand::random() };
-        let policy = self.context.policy();
+    fn conclude(
+        &self,
+        work: Work,
+        claimed: &Claimed,
+        sent: Option<MailOutcome>,
+        stopped: Option<Stopped>,
+    ) -> Result<(), End> {
+        let (chance, policy) = (Chance::now(), self.context.settler.policy());
         match (sent, stopped) {
             (_, Some(Stopped::Lost)) => {
                 tracing::warn!(mail.id = claimed.header.id, "the claim was taken over; the mail was not sent");
-                self.context.metrics.claims_open.dec();
+                work.lost();
                 Err(End::Orderly)
             }
             (_, Some(Stopped::NoTime)) => {
@@ -278,16 +289,19 @@ impl Sender {
                 self.settle(work, outcome::stopped("Redis did not confirm the stage", chance.now));
                 Err(End::Orderly)
             }
-            (Sent::CutOff { committed: false }, None) => {
-                self.settle(work, outcome::stopped("the lease ended", chance.now));
-                Err(End::Expired)
-            }
-            (Sent::CutOff { committed: true }, None) => {
+            (None, None) if work.is_committed() => {
                 let why = "the lease ended before the server answered";
                 self.settle(work, outcome::cut_off(&claimed.header, why, &policy, chance));
                 Err(End::Expired)
             }
-            (Sent::Over(outcome), None) => {
+            (None, None) => {
+                self.settle(work, outcome::stopped("the lease ended", chance.now));
+                Err(End::Expired)
+            }
+            (Some(outcome), None) => {
+                if outcome.is_session_gone() {
+                    self.note_early_end();
+                }
                 let conclusion =
                     outcome::conclude(&claimed.header, &claimed.mail.recipients, &outcome, &policy, chance);
                 self.learn(&outcome, &conclusion);
@@ -348,7 +362,6 @@ impl Sender {
     /// Ends the session and gives the slot back.
     async fn close(self, end: End) {
         let Self { server, slot, session, .. } = self;
-        let settings = server.settings();
         let closed = match end {
             End::Expired => tokio::time::timeout(FORCED_CLOSE, session.abort()).await.unwrap_or(Closed::NoEof),
             // The end of the lease does not wait for a server that is slow to say goodbye.
@@ -357,11 +370,7 @@ impl Sender {
                 () = slot.expired() => Closed::NoEof,
             },
         };
-        match (end, closed) {
-            (End::TooMany, _) => slot.quarantine(TOO_MANY, server.withhold()),
-            (_, Closed::NoEof) => slot.quarantine("no end of session seen", settings.session_timeout.get()),
-            (_, Closed::Eof | Closed::NeverOpen) => slot.release(),
-        }
+        server.account_for(slot, closed, end == End::TooMany);
     }
 }
 

@@ -18,8 +18,9 @@ use super::{
 };
 use crate::{
     api::{self, Unavailable},
-    lease::{Slot, SlotPool},
-    smtp::{OpenError, PauseReason, Sign},
+    lease::{Slot, SlotPool, TOO_MANY},
+    smtp::{Closed, OpenError, PauseReason, Sign, Why},
+    telemetry::log::mask,
 };
 
 /// How long a server rests after it said that we are too fast.
@@ -248,11 +249,6 @@ impl Server {
         self.state().breaker.unavailable().cloned()
     }
 
-    /// How long to withhold the slot of a session that the server found to be one too many.
-    pub fn withhold(&self) -> Duration {
-        self.state().withholding.refused(Instant::now())
-    }
-
     /// How many mails the server took since this was last asked.
     pub fn take_good(&self) -> u64 {
         self.good.swap(0, Ordering::Relaxed)
@@ -263,13 +259,37 @@ impl Server {
         self.good.fetch_add(mails, Ordering::Relaxed);
     }
 
+    /// Remembers a session that the server ended before it could carry a mail.
+    pub fn ended_early(&self, files: &CredentialsFolder) {
+        let why = "the server ended a session before its first mail";
+        self.failed(Trouble::Failure(unavailable(Why::ConnectFailed.as_str(), why)), files);
+    }
+
+    /// Gives a session's slot back, or withholds it for as long as the server may count the session, or counts one
+    /// too many.
+    pub fn account_for(&self, slot: Slot, closed: Closed, too_many: bool) {
+        let forgotten = match closed {
+            Closed::NeverOpen | Closed::Eof => Duration::ZERO,
+            Closed::NoEof => self.settings().session_timeout.get(),
+        };
+        if too_many {
+            let withhold = self.state().withholding.refused(Instant::now());
+            slot.quarantine(TOO_MANY, withhold.max(forgotten));
+        } else if forgotten.is_zero() {
+            slot.release();
+        } else {
+            slot.quarantine("no end of session seen", forgotten);
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// For logs and the relay's status; a server's words may hold addresses.
 fn unavailable(reason: &str, message: &str) -> Unavailable {
-    Unavailable { reason: reason.into(), message: message.into() }
+    Unavailable { reason: reason.into(), message: mask(message) }
 }
 
 /// Counts a session from before it is opened until it is gone, however its task ends.

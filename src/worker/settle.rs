@@ -3,11 +3,19 @@
 //! A settlement is made once and repeated under the same operation id, so a lost reply changes nothing. A mail is never
 //! sent again because its settlement failed.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
+use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
-use super::{backoff::Backoff, outcome::Conclusion};
+use super::{
+    backoff::Backoff,
+    follow::Followed,
+    outcome::{self, Chance, Conclusion, Policy},
+};
 use crate::{
     lease::ProcessId,
     queue::{Claimed, OperationId, Queue, Settled, UnixMillis},
@@ -16,12 +24,74 @@ use crate::{
 };
 
 /// A claimed mail with the queue it came from: the relay may name another one by the time it is settled.
-#[derive(Clone)]
+///
+/// No claim is ever forgotten: dropped without a settlement, wherever that happens, a mail of which nothing was sent goes
+/// back to the queue. When a panic drops it, that costs the mail an attempt.
 pub struct Work {
     /// The mail.
     pub claimed: Arc<Claimed>,
     /// Its queue.
     pub queue: Queue,
+    settler: Settler,
+    begun: AtomicBool,
+    committed: AtomicBool,
+    ended: bool,
+}
+
+impl Work {
+    /// A mail that was just claimed from the queue.
+    pub fn new(claimed: Claimed, queue: Queue, settler: Settler) -> Self {
+        Self {
+            claimed: Arc::new(claimed),
+            queue,
+            settler,
+            begun: AtomicBool::new(false),
+            committed: AtomicBool::new(false),
+            ended: false,
+        }
+    }
+
+    /// From now on Redis may know it at a later stage.
+    pub fn begin(&self) {
+        self.begun.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on the server may have the whole message.
+    pub fn commit(&self) {
+        self.committed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the server may have the whole message.
+    pub fn is_committed(&self) -> bool {
+        self.committed.load(Ordering::Relaxed)
+    }
+
+    /// Somebody else has the mail now: nothing is to be told.
+    pub fn lost(mut self) {
+        self.ended = true;
+        self.settler.metrics.claims_open.dec();
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        // Without a runtime the process ends, and the claim is resolved by its stage.
+        if self.ended || Handle::try_current().is_err() {
+            return;
+        }
+        let (settler, claimed, queue) = (self.settler.clone(), Arc::clone(&self.claimed), self.queue.clone());
+        let (header, chance) = (&claimed.header, Chance::now());
+        let conclusion = if self.is_committed() {
+            outcome::cut_off(header, "we stopped before the server answered", &settler.policy(), chance)
+        } else if std::thread::panicking() {
+            outcome::failed(header, &settler.policy(), chance)
+        } else if self.begun.load(Ordering::Relaxed) {
+            outcome::stopped("we stopped in the middle", chance.now)
+        } else {
+            return settler.give_back(claimed, queue);
+        };
+        settler.end(claimed, queue, conclusion, || {});
+    }
 }
 
 /// Settles in the background; clones share the work. Memory is bounded by the intake, which claims nothing while many
@@ -29,14 +99,23 @@ pub struct Work {
 #[derive(Clone)]
 pub struct Settler {
     process: ProcessId,
+    relay: Followed,
     metrics: WorkerMetrics,
     tasks: TaskTracker,
 }
 
 impl Settler {
     /// Nothing to settle yet.
-    pub fn new(process: ProcessId, metrics: WorkerMetrics) -> Self {
-        Self { process, metrics, tasks: TaskTracker::new() }
+    pub fn new(process: ProcessId, relay: Followed, metrics: WorkerMetrics) -> Self {
+        Self { process, relay, metrics, tasks: TaskTracker::new() }
+    }
+
+    /// What the spec in force says about failures.
+    pub fn policy(&self) -> Policy {
+        match self.relay.borrow().as_ref() {
+            Some(record) => Policy { retry: record.spec.retry.clone(), unknown: record.spec.unknown_outcome },
+            None => Policy { retry: crate::api::Retry::default(), unknown: crate::api::UnknownOutcome::default() },
+        }
     }
 
     /// How many settlements Redis has not heard yet.
@@ -51,12 +130,16 @@ impl Settler {
     }
 
     /// Ends a claim; `after` runs when Redis has heard it.
-    pub fn settle(&self, work: Work, conclusion: Conclusion, after: impl FnOnce() + Send + 'static) {
+    pub fn settle(&self, mut work: Work, conclusion: Conclusion, after: impl FnOnce() + Send + 'static) {
+        work.ended = true;
+        self.end(Arc::clone(&work.claimed), work.queue.clone(), conclusion, after);
+    }
+
+    fn end(&self, claimed: Arc<Claimed>, queue: Queue, conclusion: Conclusion, after: impl FnOnce() + Send + 'static) {
         let settler = self.clone();
         self.tasks.spawn(async move {
             let operation = OperationId::random();
             let Conclusion { settlement, progress, .. } = conclusion;
-            let Work { claimed, queue } = work;
             let mut persistence = Persistence::new(&settler.metrics, &claimed.header.id);
             let settled = loop {
                 let now = UnixMillis::now();
@@ -89,10 +172,9 @@ impl Settler {
     }
 
     /// Gives back a claim of which nothing was sent.
-    pub fn give_back(&self, work: Work) {
+    fn give_back(&self, claimed: Arc<Claimed>, queue: Queue) {
         let settler = self.clone();
         self.tasks.spawn(async move {
-            let Work { claimed, queue } = work;
             let mut persistence = Persistence::new(&settler.metrics, &claimed.header.id);
             // `Lost` is an earlier try whose answer was lost, or somebody else's claim: both end the matter.
             while let Err(error) =
@@ -124,5 +206,90 @@ impl<'a> Persistence<'a> {
             tracing::warn!(mail.id = self.mail, %error, "cannot record what became of a mail; repeated until Redis has it");
         }
         tokio::time::sleep(self.backoff.next()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use prometheus_client::registry::Registry;
+    use testkit::{Persistence, RedisServer};
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::{
+        queue::{Depths, QueueNames},
+        store::{Store, StoreOptions},
+        worker::intake::Intake,
+    };
+
+    struct Scene {
+        _redis: RedisServer,
+        queue: Queue,
+        settler: Settler,
+    }
+
+    impl Scene {
+        fn open() -> Self {
+            let redis = RedisServer::start(Persistence::Off);
+            let store = Store::new(&StoreOptions::from_url(redis.url())).expect("options");
+            let metrics = WorkerMetrics::register(&mut Registry::default());
+            let settler = Settler::new(ProcessId::random(), watch::channel(None).1, metrics);
+            Self { _redis: redis, queue: Queue::new(store, QueueNames::new("mail_queue", "dead")), settler }
+        }
+
+        async fn work(&self) -> Work {
+            let mail = br#"{"from":"a@example.com","to":"b@example.org","text":"x"}"#;
+            let limits = crate::queue::EnqueueLimits { max_length: 10, max_bytes: 0 };
+            self.queue.enqueue(mail, limits, UnixMillis::now()).await.expect("enqueued");
+            let process = self.settler.process.as_str();
+            let claimed = self.queue.claim(process, "pod", 1, UnixMillis::now()).await.expect("claimed").remove(0);
+            Work::new(claimed, self.queue.clone(), self.settler.clone())
+        }
+
+        /// Where the mail is once the settler has told Redis: pending, delayed, in flight, held.
+        async fn settled(&self) -> [u64; 4] {
+            tokio::time::timeout(Duration::from_secs(10), self.settler.drained()).await.expect("settled");
+            let Depths { pending, delayed, in_flight, held, .. } =
+                self.queue.depths(UnixMillis::now()).await.expect("depths");
+            [pending, delayed, in_flight, held]
+        }
+    }
+
+    #[tokio::test]
+    async fn a_mail_for_a_session_that_just_went_goes_back_to_the_queue() {
+        let scene = Scene::open();
+        let (intake, mut requests) = Intake::new();
+        let mut next = Box::pin(intake.next());
+        assert!(futures::poll!(&mut next).is_pending());
+        let session = requests.recv().await.expect("it asks");
+        assert!(session.send(scene.work().await).is_ok(), "it is still there");
+        // Its lease was revoked in the same moment.
+        drop(next);
+        assert_eq!(scene.settled().await, [1, 0, 0, 0]);
+    }
+
+    #[tokio::test]
+    async fn a_sender_that_panics_costs_its_mail_an_attempt() {
+        let scene = Scene::open();
+        let work = scene.work().await;
+        let sender = tokio::spawn(async move {
+            assert!(work.is_committed(), "nothing was sent");
+        });
+        assert!(sender.await.expect_err("a panic").is_panic());
+        assert_eq!(scene.settled().await, [0, 1, 0, 0]);
+    }
+
+    #[tokio::test]
+    async fn a_sender_that_panics_when_the_server_may_have_the_mail_leaves_it_held() {
+        let scene = Scene::open();
+        let work = scene.work().await;
+        let sender = tokio::spawn(async move {
+            work.commit();
+            assert!(!work.is_committed(), "all was sent");
+        });
+        assert!(sender.await.expect_err("a panic").is_panic());
+        assert_eq!(scene.settled().await, [0, 0, 0, 1]);
     }
 }

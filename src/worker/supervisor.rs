@@ -1,7 +1,7 @@
 //! The process that keeps a worker running.
 //!
 //! The kernel does not let a process kill PID 1 of its own container, so a worker that must die (a timer that fires at
-//! its lease's end, leases.md R6; a panic; the OOM killer) must not be PID 1. PID 1 is this: it opens no connection,
+//! its lease's end, lease R6; a panic; the OOM killer) must not be PID 1. PID 1 is this: it opens no connection,
 //! starts the same binary as the worker, hands SIGTERM and SIGINT on, collects the processes that end, and starts the
 //! worker again at once when it dies.
 

@@ -4,19 +4,16 @@ use std::time::{Duration, Instant};
 
 use mailrelay::queue::{Arrivals, Wake};
 use redis::cmd;
+use testkit::eventually;
 
 use crate::support::*;
 
 async fn until_blocked(fixture: &Fixture, clients: usize) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    loop {
+    eventually("the clients are blocked", async || {
         let info: String = fixture.store.query(cmd("INFO").arg("clients"), LIMIT).await.expect("INFO");
-        if info.contains(&format!("blocked_clients:{clients}\r")) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{clients} blocked clients: {info}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+        if info.contains(&format!("blocked_clients:{clients}\r")) { Ok(()) } else { Err(info) }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -3,7 +3,6 @@
 use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use mailrelay::{
@@ -12,6 +11,7 @@ use mailrelay::{
     store::{Store, StoreOptions},
 };
 use redis::cmd;
+use testkit::eventually;
 
 use crate::support::*;
 
@@ -43,21 +43,18 @@ async fn cluster() -> (ClusterNode, Store) {
         .expect("redis-server starts");
     let node = ClusterNode { child, folder };
     let store = Store::new(&StoreOptions::from_url(format!("redis://127.0.0.1:{port}"))).expect("options");
-    let deadline = Instant::now() + Duration::from_secs(10);
     let mut assigned = false;
-    loop {
+    eventually("the cluster is up", async || {
         if !assigned {
             let mut assign = cmd("CLUSTER");
             assign.arg("ADDSLOTSRANGE").arg(0).arg(16_383);
             assigned = store.query::<()>(&assign, LIMIT).await.is_ok();
         }
         let info: String = store.query(cmd("CLUSTER").arg("INFO"), LIMIT).await.unwrap_or_default();
-        if info.contains("cluster_state:ok") {
-            return (node, store);
-        }
-        assert!(Instant::now() < deadline, "the cluster is not up: {info}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        if info.contains("cluster_state:ok") { Ok(()) } else { Err(info) }
+    })
+    .await;
+    (node, store)
 }
 
 #[tokio::test]

@@ -3,7 +3,6 @@
 mod arrivals;
 mod claims;
 mod cluster;
-mod figures;
 mod letters;
 mod model;
 mod recovery;

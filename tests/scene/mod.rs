@@ -1,6 +1,6 @@
 //! A relay without Kubernetes: a real Redis, the counting sink, real worker processes, and a stand-in for the
 //! controller that writes the record and the shares and reopens the ledger after Redis was restarted.
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, reason = "each test program uses its part, so that no `expect` would be right in all of them")]
 
 use std::{
     collections::BTreeMap,
@@ -23,10 +23,9 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::{Value, json};
+pub use testkit::{PATIENCE, eventually};
 use testkit::{Persistence, RedisServer, free_port};
 
-/// How long a condition may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(40);
 const POOL: &str = "127.0.0.1";
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -233,18 +232,6 @@ fn merge(into: &mut Value, from: Value) {
     }
 }
 
-/// Asks again and again until it is so; the last answer is in the message when it is not.
-pub async fn eventually<T, E: std::fmt::Display>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, E>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(last) => assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}; last: {last}"),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 /// The pod of a worker.
 #[derive(Clone)]
 pub struct Pod {
@@ -403,7 +390,7 @@ impl Drop for Leader {
     }
 }
 
-/// As leases.md R8 for a single node: INIT when the fence is another, OPEN after the reclaim time; at once at the start.
+/// As rule R8 of `mailrelay::lease` for a single node: INIT when the fence is another, OPEN after the reclaim time; at once at the start.
 async fn lead(ledger: LedgerStore, policy: Arc<Mutex<Policy>>) {
     let mut recovering: Option<Instant> = None;
     let mut fresh = true;

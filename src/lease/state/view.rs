@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 /// Whether the ledger grants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LedgerState {
-    /// Recovery: workers re-assert what they hold, nothing grows (leases.md R8).
+    /// Recovery: workers re-assert what they hold, nothing grows (R8).
     Rec,
     /// Slots are granted.
     Open,

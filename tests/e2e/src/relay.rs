@@ -72,7 +72,7 @@ pub struct Rebalance {
     pub milliseconds_since_asked: u64,
 }
 
-/// Name of the MailRelay, as in the examples.
+/// Name of the `MailRelay`, as in the examples.
 const RELAY: &str = "corporate";
 /// Name of the Deployment, as in the examples.
 const DEPLOYMENT: &str = "web";
@@ -91,7 +91,7 @@ impl RelayOptions {
 }
 
 impl<'a> Relay<'a> {
-    /// Starts the sink, applies the MailRelay and the Deployment of the examples, and waits until the pods are ready
+    /// Starts the sink, applies the `MailRelay` and the Deployment of the examples, and waits until the pods are ready
     /// and the shares in force.
     pub async fn raise(stage: &'a Stage, options: RelayOptions) -> Result<Relay<'a>> {
         let config =

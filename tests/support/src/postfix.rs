@@ -7,8 +7,7 @@ use std::{
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::{
@@ -17,7 +16,7 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use crate::free_port;
+use crate::{free_port, wait::until};
 
 /// A real Postfix of the test's own on a loopback port, with a limit of connections per client, STARTTLS and SASL. It
 /// delivers mail for `example.com` into a maildir; `refused@example.com` is refused and `later@example.com` greylisted
@@ -48,11 +47,8 @@ impl Postfix {
         let started = Command::new("postfix").arg("-c").arg(postfix.conf()).arg("start").output();
         let started = started.expect("postfix starts (Debian package postfix; `make setup` installs it)");
         assert!(started.status.success(), "postfix did not start: {started:?}\n{}", postfix.log());
-        let deadline = Instant::now() + Duration::from_secs(15);
-        while !postfix.greets() {
-            assert!(Instant::now() < deadline, "postfix did not greet within 15 s:\n{}", postfix.log());
-            thread::sleep(Duration::from_millis(20));
-        }
+        let greets = until(Duration::from_secs(15), || postfix.greets());
+        assert!(greets, "postfix did not greet within 15 s:\n{}", postfix.log());
         postfix
     }
 
@@ -112,13 +108,8 @@ impl Postfix {
         if kill(pid, Signal::SIGTERM).is_err() {
             return;
         }
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while kill(pid, None).is_ok() {
-            if Instant::now() > deadline {
-                let _ = kill(pid, Signal::SIGKILL);
-                return;
-            }
-            thread::sleep(Duration::from_millis(10));
+        if !until(Duration::from_secs(5), || kill(pid, None).is_err()) {
+            let _ = kill(pid, Signal::SIGKILL);
         }
     }
 

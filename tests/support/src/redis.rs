@@ -5,8 +5,7 @@ use std::{
     net::TcpStream,
     path::Path,
     process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::{
@@ -15,7 +14,7 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use crate::free_port;
+use crate::{free_port, wait::until};
 
 /// What survives a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,11 +117,8 @@ impl RedisServer {
             .spawn()
             .expect("redis-server starts (Debian package redis-server; `make setup` installs it)");
         self.child = Some(child);
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !self.answers() {
-            assert!(Instant::now() < deadline, "redis-server on port {} did not answer within 10 s", self.port);
-            thread::sleep(Duration::from_millis(10));
-        }
+        let answers = until(Duration::from_secs(10), || self.answers());
+        assert!(answers, "redis-server on port {} did not answer within 10 s", self.port);
     }
 
     /// Stops (SIGSTOP) the process without ending it.

@@ -22,6 +22,7 @@ macro_rules! scenarios {
 
 scenarios![
     nonsense_is_refused_with_a_sentence_that_names_the_field,
+    the_examples_and_the_chart_with_everything_on_fit_the_schemas_of_kubernetes,
     two_hundred_mails_at_once_are_all_delivered_over_sixteen_connections,
     shares_follow_the_pods_from_2_to_4_to_1_to_20_to_2_under_load,
     a_killed_worker_s_mail_is_delivered_by_others,
@@ -71,6 +72,21 @@ async fn nonsense_is_refused_with_a_sentence_that_names_the_field(_: &Stage) -> 
         ensure!(output.stderr.contains(expected), "{spec}: no {expected:?} in: {}", output.stderr);
     }
     Ok(())
+}
+
+/// Unknown fields count, as they do not for `kubectl apply` and Helm.
+async fn the_examples_and_the_chart_with_everything_on_fit_the_schemas_of_kubernetes(stage: &Stage) -> Result<()> {
+    let apply = ["apply", "--dry-run=server", "--validate=strict", "-f"];
+    stage.create_namespace("mail").await?;
+    let examples = command::repository().join("examples").to_string_lossy().into_owned();
+    let applied = command::kubectl(&[&apply[..], &[&examples]].concat()).await;
+    stage.delete_namespace("mail").await?;
+    ensure!(applied?.lines().count() == 4, "a relay, a Deployment, two Secrets");
+    let chart = command::repository().join("charts/mailrelay").to_string_lossy().into_owned();
+    let everything = "networkPolicy.enabled=true,sharedBudgets=true,serviceAccount.name=other,priorityClassName=high";
+    let arguments = ["template", "mailrelay", &chart, "--namespace", "mailrelay-system", "--set", everything];
+    let rendered = command::succeed("helm", &arguments, "").await?;
+    command::succeed("kubectl", &[&apply[..], &["-"]].concat(), &rendered).await.map(drop)
 }
 
 async fn two_hundred_mails_at_once_are_all_delivered_over_sixteen_connections(stage: &Stage) -> Result<()> {

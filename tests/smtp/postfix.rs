@@ -1,26 +1,21 @@
 //! Sessions and transactions against a real Postfix.
 
-mod smtp_support;
-
-use std::time::{Duration, Instant};
-
 use mailrelay::{
     api::{Auth, Tls},
     smtp::{Closed, Credentials, Endpoint, PauseReason, Session, Sign, Transaction, Verdict, Why},
 };
-use smtp_support::{SOON, endpoint, go, message, send, to};
-use testkit::Postfix;
+use testkit::{Postfix, eventually};
+
+use crate::support::{endpoint, go, message, send, to};
 
 async fn delivered(postfix: &Postfix, count: usize) -> Vec<String> {
-    let deadline = Instant::now() + SOON;
-    loop {
-        let mut ids = postfix.delivered();
-        if ids.len() >= count || Instant::now() > deadline {
-            ids.sort();
-            return ids;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let mut ids = eventually("Postfix delivers", async || {
+        let ids = postfix.delivered();
+        if ids.len() >= count { Ok(ids) } else { Err(postfix.log()) }
+    })
+    .await;
+    ids.sort();
+    ids
 }
 
 #[tokio::test]

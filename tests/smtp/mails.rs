@@ -1,29 +1,11 @@
 //! Mails against the counting sink.
 
-mod smtp_support;
+use std::time::Duration;
 
-use std::time::{Duration, Instant};
+use mailrelay::smtp::{Closed, Commit, PauseReason, Resend, Sign, Stage, Transaction, Verdict, Why};
+use mailsink::{Behaviour, Failure, FailureStage};
 
-use mailrelay::{
-    api::Tls,
-    smtp::{Closed, Commit, Features, PauseReason, Resend, Session, Sign, Stage, Transaction, Verdict, Why},
-};
-use mailsink::{Behaviour, Failure, FailureStage, Sink, SinkConfig};
-use smtp_support::{SOON, endpoint, go, message, send, to};
-
-async fn sink() -> Sink {
-    Sink::start(SinkConfig { keep_messages: true, ..SinkConfig::default() }).await.expect("the sink starts")
-}
-
-async fn sink_with(behaviour: Behaviour) -> Sink {
-    let sink = sink().await;
-    sink.set_behaviour(behaviour);
-    sink
-}
-
-async fn open(sink: &Sink) -> Session {
-    Session::open(&endpoint(sink.smtp(), Tls::None, None), None).await.expect("a session")
-}
+use crate::support::{SOON, go, message, open, send, sink, sink_with, to};
 
 #[tokio::test]
 async fn one_mail_arrives_as_it_was_sent() {
@@ -288,7 +270,7 @@ async fn only_a_2yz_after_the_dot_is_a_delivery_and_everything_odd_is_unknown() 
             verdict: Verdict::Unknown,
             why: Why::OutcomeUnknown,
             stage: Stage::AfterDot,
-            signs: vec![],
+            signs: vec![Sign::Failing],
             usable: false,
         })
         .await;
@@ -455,21 +437,4 @@ async fn an_address_beyond_ascii_needs_smtputf8() {
     sink.set_behaviour(Behaviour { hide: vec!["SMTPUTF8".into()], ..Behaviour::default() });
     let mut session = open(&sink).await;
     assert_eq!(session.transact(&transaction, go).await.recipients[0].ruling.why, Why::NotSupported);
-}
-
-#[tokio::test]
-#[ignore = "a measurement: cargo test --test smtp -- --ignored --nocapture"]
-async fn mails_a_second_over_a_kept_session_with_20_ms_to_the_server() {
-    let sink = sink_with(Behaviour { reply_delay_ms: 20, ..Behaviour::default() }).await;
-    for (name, pipelining, chunking) in
-        [("command by command", false, false), ("PIPELINING", true, false), ("PIPELINING and CHUNKING", true, true)]
-    {
-        let mut session = open(&sink).await;
-        session.restrict(Features { pipelining, chunking });
-        let start = Instant::now();
-        for number in 0..100 {
-            assert!(send(&mut session, number).await.is_delivered());
-        }
-        println!("{name}: {:.1} mails a second", 100.0 / start.elapsed().as_secs_f64());
-    }
 }

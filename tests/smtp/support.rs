@@ -6,6 +6,7 @@ use mailrelay::{
     api::Tls,
     smtp::{Commit, Endpoint, MailOutcome, Session, StepLimits, TlsRoots, Transaction},
 };
+use mailsink::{Behaviour, Sink, SinkConfig};
 
 /// A deadline for conditions that are met at once.
 pub const SOON: Duration = Duration::from_secs(10);
@@ -20,6 +21,22 @@ pub fn endpoint(address: SocketAddr, tls: Tls, certificate: Option<&str>) -> End
         helo: "client.test".into(),
         limits: StepLimits::default(),
     }
+}
+
+/// A sink without TLS that keeps the messages.
+pub async fn sink() -> Sink {
+    Sink::start(SinkConfig { keep_messages: true, ..SinkConfig::default() }).await.expect("the sink starts")
+}
+
+pub async fn sink_with(behaviour: Behaviour) -> Sink {
+    let sink = sink().await;
+    sink.set_behaviour(behaviour);
+    sink
+}
+
+/// A session with it, in clear.
+pub async fn open(sink: &Sink) -> Session {
+    Session::open(&endpoint(sink.smtp(), Tls::None, None), None).await.expect("a session")
 }
 
 pub fn to(addresses: &[&str]) -> Vec<String> {

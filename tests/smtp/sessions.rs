@@ -1,7 +1,5 @@
 //! How sessions begin and end, against the counting sink.
 
-mod smtp_support;
-
 use std::time::Duration;
 
 use mailrelay::{
@@ -9,21 +7,8 @@ use mailrelay::{
     smtp::{Closed, Credentials, Endpoint, PauseReason, Session, Sign, Stage, Why},
 };
 use mailsink::{Behaviour, Failure, FailureStage, Login, Sink, SinkConfig};
-use smtp_support::{SOON, endpoint, send};
 
-async fn sink() -> Sink {
-    Sink::start(SinkConfig::default()).await.expect("the sink starts")
-}
-
-async fn sink_with(behaviour: Behaviour) -> Sink {
-    let sink = sink().await;
-    sink.set_behaviour(behaviour);
-    sink
-}
-
-async fn open(sink: &Sink) -> Session {
-    Session::open(&endpoint(sink.smtp(), Tls::None, None), None).await.expect("a session")
-}
+use crate::support::{SOON, endpoint, open, send, sink, sink_with};
 
 /// A sink that offers STARTTLS, implicit TLS and a login.
 async fn secure_sink() -> Sink {
@@ -91,7 +76,7 @@ async fn there_is_no_way_back_to_clear_text() {
     );
     // Not offered; refused; clear text behind the reply.
     let hidden = Behaviour { hide: vec!["STARTTLS".into()], ..Behaviour::default() };
-    let refused = Behaviour::failing([Failure::reply(FailureStage::Starttls, "454 4.7.0 not now")]);
+    let refused = Behaviour::failing([Failure::reply(FailureStage::Starttls, "554 5.7.3 not for you")]);
     let injected = Behaviour::failing([Failure::raw(FailureStage::Starttls, "220 go\r\n250 injected\r\n")]);
     for behaviour in [hidden, refused, injected] {
         secure.set_behaviour(behaviour.clone());
