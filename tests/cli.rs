@@ -197,6 +197,16 @@ fn parked_mail_must_be_named_or_all_of_it() {
 }
 
 #[test]
+fn the_queue_may_be_named_before_or_after_the_subcommand() {
+    let (_redis, cli) = redis();
+    for arguments in [["dead", "--queue", "other", "list"], ["dead", "list", "--queue", "other"]] {
+        assert_eq!(cli.json(&arguments), json!([]));
+    }
+    let output = cli.run(&["held", "list", "--relay", "mail/corporate"]);
+    assert!(text(&output.stderr).contains("mail/corporate"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn a_relay_that_nobody_published_is_named_in_the_error() {
     let (_redis, cli) = redis();
     let output = cli.run(&["queue", "--relay", "mail/corporate"]);

@@ -16,16 +16,16 @@ pub const ANSWER_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct RelayArguments {
     /// Take the queue's names and limits from this relay, as the controller published them: NAMESPACE/NAME
-    #[arg(long, value_name = "NAMESPACE/NAME", conflicts_with_all = ["queue", "dead_letter", "payload_prefix"])]
+    #[arg(long, global = true, value_name = "NAMESPACE/NAME", conflicts_with_all = ["queue", "dead_letter", "payload_prefix"])]
     relay: Option<String>,
     /// The list that mail waits in [default: `mail_queue`]
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, global = true, value_name = "LIST")]
     queue: Option<String>,
     /// The list that dead letters are parked in [default: `mail_dead_letter_queue`]
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, global = true, value_name = "LIST")]
     dead_letter: Option<String>,
     /// Where the JSON of a mail lies when the list holds only its id [default: `mail:`]
-    #[arg(long, value_name = "PREFIX")]
+    #[arg(long, global = true, value_name = "PREFIX")]
     payload_prefix: Option<String>,
 }
 

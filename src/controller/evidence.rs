@@ -106,6 +106,9 @@ mod tests {
         [("n1".to_owned(), NodeSign { boot_id: boot.into(), asked: at(asked), renewed: renewed.map(at) })].into()
     }
 
+    /// What it is about, whether pod `a` is proven dead, and by what: pods, holders, nodes.
+    type Row<'a> = (&'a str, bool, &'a [PodFacts], &'a [HolderView], Signs);
+
     /// Whether pod `a`, noted at 10 s, is proven dead.
     fn is_dead(pods: &[PodFacts], holders: &[HolderView], signs: &Signs) -> bool {
         let mut known = Pods::default();
@@ -117,18 +120,22 @@ mod tests {
     #[test]
     fn a_pod_that_is_over_is_dead_in_the_same_boot_of_its_node_and_not_otherwise() {
         let here = [holder("a", "b1")];
-        let (over, goes_on) = ([pod(true)], [pod(false)]);
-        let both = [holder("a", "b1"), holder("a", "b0")];
-        let rows = [
-            ("over, and the node was asked after that", true, &over[..], &here[..], sign("b1", 11, None)),
-            ("the same moment", true, &over, &here, sign("b1", 10, None)),
-            ("the node was asked before it was over", false, &over, &here, sign("b1", 9, None)),
-            ("the node booted anew", false, &over, &here, sign("b2", 11, None)),
-            ("the node is gone or silent", false, &over, &here, Signs::new()),
-            ("it goes on", false, &goes_on, &here, sign("b1", 11, Some(11))),
+        let rows: [Row<'_>; 9] = [
+            ("over, and the node was asked after that", true, &[pod(true)], &here, sign("b1", 11, None)),
+            ("the same moment", true, &[pod(true)], &here, sign("b1", 10, None)),
+            ("the node was asked before it was over", false, &[pod(true)], &here, sign("b1", 9, None)),
+            ("the node booted anew", false, &[pod(true)], &here, sign("b2", 11, None)),
+            ("the node is gone or silent", false, &[pod(true)], &here, Signs::new()),
+            ("it goes on", false, &[pod(false)], &here, sign("b1", 11, Some(11))),
             ("force-deleted or out of sight", false, &[], &here, sign("b1", 11, Some(11))),
-            ("another holder of an earlier boot", false, &over, &both, sign("b1", 11, None)),
-            ("no holder", false, &over, &[], sign("b1", 11, None)),
+            (
+                "another holder of an earlier boot",
+                false,
+                &[pod(true)],
+                &[holder("a", "b1"), holder("a", "b0")],
+                sign("b1", 11, None),
+            ),
+            ("no holder", false, &[pod(true)], &[], sign("b1", 11, None)),
         ];
         for (what, expected, pods, holders, signs) in rows {
             assert_eq!(is_dead(pods, holders, &signs), expected, "{what}");

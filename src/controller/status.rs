@@ -204,7 +204,9 @@ pub fn unavailable<'a>(facts: &Facts<'a>) -> BTreeMap<&'a str, (&'a str, &'a str
     let mut found: BTreeMap<&str, Vec<Option<(&str, &str)>>> = BTreeMap::new();
     for (_, report) in facts.measured.reports.iter().filter(|(uid, _)| facts.relay.workers.contains_key(*uid)) {
         for server in &report.servers {
-            let trouble = server.unavailable.as_ref().map(|u| (&*u.reason, &*u.message));
+            // A server that refuses what is beyond its own limit is used as far as that goes.
+            let trouble = server.unavailable.as_ref().filter(|u| u.reason != "TooManyConnections");
+            let trouble = trouble.map(|u| (&*u.reason, &*u.message));
             found.entry(&server.name).or_default().push(trouble);
         }
     }

@@ -1,4 +1,4 @@
-//! The dead-man switch (lease R6): a timer in the kernel that kills the process at the deadline of its lease, even
+//! The dead-man switch (R6): a timer in the kernel that kills the process at the deadline of its lease, even
 //! while the process is stopped, so that its connections end whatever becomes of it.
 //!
 //! The timer is POSIX's `timer_create` on `CLOCK_BOOTTIME` with SIGKILL. Its handle must stay on the thread that made it,

@@ -76,7 +76,7 @@ pub struct Leaving {
 }
 
 /// One process in one pool.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, not states of one thing")]
 pub struct Holder {
     identity: Identity,

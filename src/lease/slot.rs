@@ -122,15 +122,15 @@ impl Core {
         if wanted == self.armed {
             return;
         }
-        if let Some(deadline) = wanted {
-            // When it fails the earlier deadline holds, and the next change tries again.
-            if !self.switch.arm(deadline) {
-                return;
-            }
-        } else {
+        let Some(deadline) = wanted else {
             self.switch.disarm();
+            self.armed = None;
+            return;
+        };
+        // When it fails the earlier deadline holds, and the next change tries again.
+        if self.switch.arm(deadline) {
+            self.armed = wanted;
         }
-        self.armed = wanted;
     }
 }
 

@@ -31,15 +31,6 @@ impl Stage {
             Self::Committing => "committing",
         }
     }
-
-    /// Whether the process that holds the claim may go from this stage to `next`. The same stage again is a
-    /// repetition. Nothing leads back from `committing`: what was ambiguous once is settled, not begun again.
-    pub fn may_become(self, next: Self) -> bool {
-        match self {
-            Self::Taken => next == Self::Claimed,
-            Self::Claimed | Self::Sending | Self::Committing => next >= self,
-        }
-    }
 }
 
 impl fmt::Display for Stage {
@@ -140,13 +131,6 @@ mod tests {
 
     fn options(unknown: UnknownOutcome, fence_changed: bool, crashed: bool) -> RecoverOptions {
         RecoverOptions { unknown, fence_changed, crashed }
-    }
-
-    #[test]
-    fn a_mail_that_was_touched_never_counts_as_untouched_again() {
-        for next in [Stage::Taken, Stage::Claimed] {
-            assert!(!Stage::Sending.may_become(next) && !Stage::Committing.may_become(next));
-        }
     }
 
     #[test]

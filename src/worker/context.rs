@@ -9,10 +9,12 @@ use std::{
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{credentials::CredentialsFolder, fleet::Fleet, follow::Followed, intake::Intake, settle::Settler};
+use super::{
+    credentials::CredentialsFolder, fleet::Fleet, follow::Followed, intake::Intake, outcome::Chance, settle::Settler,
+};
 use crate::{
     lease::{Identity, PodGuard, ProcessId},
-    queue::Queue,
+    queue::{Queue, UnixMillis},
     store::Store,
     telemetry::metrics::WorkerMetrics,
 };
@@ -92,4 +94,11 @@ pub fn default_helo() -> String {
     let name = name.trim();
     let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
     if is_name { name.to_owned() } else { "localhost".to_owned() }
+}
+
+impl Chance {
+    /// Now, and a throw.
+    pub fn now() -> Self {
+        Self { now: UnixMillis::now(), random: rand::random() }
+    }
 }

@@ -112,7 +112,7 @@ impl Fleet {
         room
     }
 
-    /// Sessions that are being opened and have not asked for mail yet.
+    /// Sessions that are being opened and will soon ask for mail.
     pub fn opening(&self) -> usize {
         self.members().servers.iter().map(|server| server.opening()).sum()
     }
@@ -165,7 +165,7 @@ impl Fleet {
             .iter()
             .map(|server| ServerReport {
                 name: server.name.clone(),
-                unavailable: refused.clone().or_else(|| server.unavailable()),
+                unavailable: refused.clone().or_else(|| server.trouble_to_tell()),
             })
             .collect()
     }

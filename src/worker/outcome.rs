@@ -35,13 +35,6 @@ pub struct Chance {
     pub random: f64,
 }
 
-impl Chance {
-    /// Now, and a throw.
-    pub fn now() -> Self {
-        Self { now: UnixMillis::now(), random: rand::random() }
-    }
-}
-
 /// Decides what becomes of a mail. `recipients` are those of the transaction, in its order.
 pub fn conclude(
     header: &Header,

@@ -25,6 +25,8 @@ use crate::{
 /// How long the server may take to close its side after a close that the end of a lease forces on us; what is later
 /// goes into quarantine. Well below the 250 ms that are left then: at the deadline the dead-man switch ends the process.
 const FORCED_CLOSE: Duration = Duration::from_millis(100);
+/// A session that takes longer to open is no longer waited for: another may be sooner, at another server perhaps.
+const SLOW: Duration = Duration::from_secs(2);
 /// A session that the server ends sooner than this, and before its first mail, counts against the server.
 const EARLY: Duration = Duration::from_secs(1);
 /// How often a session at rest looks whether its lease was renewed.
@@ -53,7 +55,17 @@ pub async fn run(context: Arc<Context>, server: Arc<Server>, slot: Slot, opening
 
 async fn live(context: Arc<Context>, server: Arc<Server>, slot: Slot, mut opening: Opening) {
     let label = ByServer { server: server.name.clone() };
-    let Some((session, slot)) = open(&context, &server, slot).await else {
+    let opened = {
+        let mut opened = pin!(open(&context, &server, slot));
+        tokio::select! {
+            opened = &mut opened => opened,
+            () = tokio::time::sleep(SLOW) => {
+                opening.takes_long();
+                opened.await
+            }
+        }
+    };
+    let Some((session, slot)) = opened else {
         context.metrics.sessions_failed.get_or_create(&label).inc();
         return;
     };
@@ -314,7 +326,7 @@ impl Sender {
 
     /// What the transaction says about the server.
     fn learn(&self, outcome: &MailOutcome, conclusion: &Conclusion) {
-        let answered = outcome.recipients.iter().any(|recipient| recipient.reply.is_some());
+        let answered = outcome.started && outcome.recipients.iter().any(|recipient| recipient.reply.is_some());
         let signs: &[Sign] = if outcome.signs.is_empty() && answered { &[Sign::Good] } else { &outcome.signs };
         let words = match &conclusion.settlement {
             Settlement::Delivered { .. } => "",

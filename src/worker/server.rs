@@ -23,6 +23,8 @@ use crate::{
     telemetry::log::mask,
 };
 
+/// How long a server that found a session to be one too many is said to be saturated.
+const SATURATED: Duration = Duration::from_secs(30);
 /// How long a server rests after it said that we are too fast.
 const SLOW_DOWN: Duration = Duration::from_secs(2);
 /// How long to wait before a server that has no more to give today is asked again.
@@ -52,6 +54,8 @@ struct State {
     blamed: Option<u64>,
     senders_refused: u32,
     rests_until: Option<Instant>,
+    /// When the server last found a session to be one too many, and in what words.
+    saturated: Option<(Instant, Unavailable)>,
     withholding: Withholding,
 }
 
@@ -76,6 +80,7 @@ impl Server {
                 blamed: None,
                 senders_refused: 0,
                 rests_until: None,
+                saturated: None,
                 withholding: Withholding::new(),
             }),
             opening: AtomicUsize::new(0),
@@ -108,7 +113,7 @@ impl Server {
         self.sessions.load(Ordering::Relaxed)
     }
 
-    /// Sessions that have not asked for their first mail yet.
+    /// Sessions that will soon ask for their first mail.
     pub fn opening(&self) -> usize {
         self.opening.load(Ordering::Relaxed)
     }
@@ -152,6 +157,9 @@ impl Server {
             Unopened::Files(error) => {
                 Some(Trouble::Lasting(unavailable(error.reason(), &error.to_string()), LONG_PAUSE))
             }
+            Unopened::Server(error) if error.ruling.sign == Sign::TooManyConnections => {
+                self.trouble(error.ruling.sign, &error.to_string())
+            }
             Unopened::Server(error) => {
                 self.trouble(error.ruling.sign, &error.to_string()).or_else(|| {
                     // Nothing that the table counts, but never a hot loop.
@@ -192,7 +200,12 @@ impl Server {
     fn trouble(&self, sign: Sign, words: &str) -> Option<Trouble> {
         match sign {
             Sign::Failing => Some(Trouble::Failure(unavailable("ConnectFailed", words))),
-            Sign::TooManyConnections => Some(Trouble::Failure(unavailable("TooManyConnections", words))),
+            // The sessions that it took go on, and each that it refused withholds a slot: nothing to pause for.
+            Sign::TooManyConnections => {
+                let saturated = unavailable(Why::TooManyConnections.as_str(), words);
+                self.state().saturated = Some((Instant::now(), saturated));
+                None
+            }
             Sign::Pause(reason) => {
                 let (reason, pause) = match reason {
                     PauseReason::TlsFailed => ("TlsFailed", LONG_PAUSE),
@@ -249,14 +262,11 @@ impl Server {
         self.state().breaker.unavailable().cloned()
     }
 
-    /// How many mails the server took since this was last asked.
-    pub fn take_good(&self) -> u64 {
-        self.good.swap(0, Ordering::Relaxed)
-    }
-
-    /// Counts mails again that could not be told of.
-    pub fn put_back_good(&self, mails: u64) {
-        self.good.fetch_add(mails, Ordering::Relaxed);
+    /// What the controller should hear: why the server can't be used, or not as far as the budget goes.
+    pub fn trouble_to_tell(&self) -> Option<Unavailable> {
+        let state = self.state();
+        let saturated = state.saturated.as_ref().filter(|(at, _)| at.elapsed() < SATURATED).map(|(_, why)| why);
+        state.breaker.unavailable().or(saturated).cloned()
     }
 
     /// Remembers a session that the server ended before it could carry a mail.
@@ -282,6 +292,16 @@ impl Server {
         }
     }
 
+    /// How many mails the server took since this was last asked.
+    pub fn take_good(&self) -> u64 {
+        self.good.swap(0, Ordering::Relaxed)
+    }
+
+    /// Counts mails again that could not be told of.
+    pub fn put_back_good(&self, mails: u64) {
+        self.good.fetch_add(mails, Ordering::Relaxed);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -299,6 +319,12 @@ pub struct Opening {
 }
 
 impl Opening {
+    /// Mail that waits should not wait for this session.
+    pub fn takes_long(&mut self) {
+        self.done();
+        self.server.changed.notify_one();
+    }
+
     /// The session is open and asks for mail from now on.
     pub fn done(&mut self) {
         if !std::mem::replace(&mut self.is_open, true) {

@@ -239,6 +239,14 @@ fn a_server_is_unavailable_only_when_no_worker_can_use_it() {
 }
 
 #[test]
+fn a_server_with_a_lower_limit_than_the_budget_is_saturated_and_not_unavailable() {
+    let scene = scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 10)]);
+    let status = scene.report("a", Some(("TooManyConnections", "421 too many connections"))).show();
+    assert_eq!(says(&status, "ServerUnavailable"), pair("False", "ServersAvailable"));
+    assert_eq!(says(&status, "ServerSaturated"), pair("True", "ServerLimitBelowBudget"));
+}
+
+#[test]
 fn a_missing_secret_stalls_the_relay() {
     let scene =
         scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 16)]).report("a", Some(("SecretMissing", "no file")));

@@ -164,17 +164,17 @@ impl<'a> Relay<'a> {
     }
 
     async fn await_rebalance(&self, pods: u32, asked: Instant) -> Result<Rebalance> {
-        let settled = async {
+        let there = async {
             self.await_pods(pods).await?;
             Ok::<_, anyhow::Error>(Instant::now())
         };
-        let shared = async {
+        let in_force = async {
             let shares = self.await_shares(pods, 16).await?;
             Ok::<_, anyhow::Error>((shares, Instant::now()))
         };
-        let (settled, (shares, shared)) = tokio::try_join!(settled, shared)?;
-        let millis = |from| u64::try_from(shared.saturating_duration_since(from).as_millis()).unwrap_or(u64::MAX);
-        Ok(Rebalance { pods, shares, milliseconds: millis(settled), milliseconds_since_asked: millis(asked) })
+        let (ready_at, (shares, shared_at)) = tokio::try_join!(there, in_force)?;
+        let millis = |from| u64::try_from(shared_at.saturating_duration_since(from).as_millis()).unwrap_or(u64::MAX);
+        Ok(Rebalance { pods, shares, milliseconds: millis(ready_at), milliseconds_since_asked: millis(asked) })
     }
 
     /// Waits until exactly `replicas` worker pods exist and all are Ready.

@@ -277,12 +277,14 @@ async fn a_broken_object_does_not_stop_the_others(stage: &Stage) -> Result<()> {
         return Ok(());
     }
     // An object that an older CRD let in: the API server stores it, our types can't read it.
-    let name = "mailrelays.mailrelay.dev";
-    let crd = command::kubectl(&["get", "crd", name, "-o", "json"]).await?;
-    let mut loose: serde_json::Value = serde_json::from_str(&crd)?;
-    let schema = &mut loose["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
-    *schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
-    command::apply(&loose).await?;
+    let crd = command::kubectl(&["get", "crd", "mailrelays.mailrelay.dev", "-o", "json"]).await?;
+    let mut strict: serde_json::Value = serde_json::from_str(&crd)?;
+    // Without it, `replace` does not ask whether anyone else changed the object.
+    strict["metadata"].as_object_mut().context("the definition's metadata")?.remove("resourceVersion");
+    let mut loose = strict.clone();
+    loose["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
+        json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    command::succeed("kubectl", &["replace", "-f", "-"], &loose.to_string()).await?;
     stage.create_namespace("broken").await?;
     let broken = json!({"apiVersion": "mailrelay.dev/v1alpha1", "kind": "MailRelay",
         "metadata": {"name": "broken", "namespace": "broken"}, "spec": {"servers": "none"}});
@@ -291,8 +293,7 @@ async fn a_broken_object_does_not_stop_the_others(stage: &Stage) -> Result<()> {
         Ok(Look::when(output.code == Some(0), (), || output.stderr))
     })
     .await?;
-    let strict = command::repository().join("crds/mailrelays.yaml");
-    command::kubectl(&["apply", "-f", &strict.to_string_lossy()]).await?;
+    command::succeed("kubectl", &["replace", "-f", "-"], &strict.to_string()).await?;
     let relay = Relay::raise(stage, RelayOptions::new("beside", 2)).await?;
     relay.send("beside", 20).await?;
     relay.await_delivered(20, DELIVERY).await?;
