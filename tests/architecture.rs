@@ -17,7 +17,7 @@ const FORBIDDEN: [(&str, &str); 3] = [("worker", "controller"), ("worker", "budg
 const KUBERNETES: [&str; 2] = ["api", "controller"];
 
 /// Sources that decide and do nothing else: clock and randomness are arguments, and nothing waits.
-const PURE: [&str; 17] = [
+const PURE: [&str; 20] = [
     "api/spec.rs",
     "api/record.rs",
     "budget.rs",
@@ -32,9 +32,12 @@ const PURE: [&str; 17] = [
     "smtp/reply.rs",
     "smtp/table.rs",
     "controller/conditions.rs",
+    "controller/evidence.rs",
     "controller/plan.rs",
+    "controller/saturation.rs",
     "controller/shares.rs",
     "worker/outcome.rs",
+    "worker/withhold.rs",
 ];
 
 fn root() -> PathBuf {

@@ -88,13 +88,17 @@ async fn the_slots_of_a_killed_worker_are_usable_after_the_close_grace_and_a_sec
     all_accounted_for(&scene, 600).await;
 }
 
-/// A PID namespace of its own, as a container has.
-const CONTAINER: [&str; 4] = ["unshare", "--pid", "--fork", "--kill-child"];
+/// A PID namespace of its own, as a container has; only root may have one without a user namespace.
+fn container() -> Vec<&'static str> {
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
+    let user: &[&str] = if is_root { &[] } else { &["--user", "--map-root-user"] };
+    ["unshare", "--pid", "--fork", "--kill-child"].iter().chain(user).copied().collect()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn process_1_without_a_supervisor_opens_no_session_and_says_why() {
     let mut scene = Scene::open(16, SinkConfig::default(), json!({})).await;
-    scene.add_worker_behind(&CONTAINER, &["--unsupervised"]);
+    scene.add_worker_behind(&container(), &["--unsupervised"]);
     scene.share(16, &[16]).await;
     scene.send(5).await;
     let unavailable = eventually("it says so", async || {
@@ -119,7 +123,7 @@ async fn process_1_without_a_supervisor_opens_no_session_and_says_why() {
 #[tokio::test(flavor = "multi_thread")]
 async fn process_1_is_a_supervisor_whose_worker_is_protected_and_sends() {
     let mut scene = Scene::open(16, SinkConfig::default(), json!({})).await;
-    scene.add_worker_behind(&CONTAINER, &[]);
+    scene.add_worker_behind(&container(), &[]);
     scene.share(16, &[16]).await;
     scene.send(20).await;
     scene.all_delivered(20).await;
@@ -194,11 +198,11 @@ async fn command(scene: &Scene, words: &[&str]) {
 }
 
 /// Loses the ledger under load; the sink's figures before and after, and how long it took to grant again.
-async fn recovery(scene: &Scene, lead: &mut Lead, loss: &[&str]) -> (Stats, Stats, Duration) {
+async fn recovery(scene: &Scene, lead: &mut Lead, fault: &[&str]) -> (Stats, Stats, Duration) {
     let token = lead.until("open", |driven| ledger(driven).is_some_and(|view| view.state == LedgerState::Open)).await;
     let token = ledger(&token).expect("in force").token.clone();
     let before = scene.sink.stats();
-    command(scene, loss).await;
+    command(scene, fault).await;
     let lost = BootTime::now();
     let opened = lead
         .until("open again", |driven| {
@@ -232,6 +236,23 @@ async fn a_lost_ledger_is_open_again_at_once_when_all_pods_live_and_no_session_i
     assert_eq!((after.sessions, after.open), (before.sessions, 16), "{before:?} {after:?}");
     assert_eq!((after.peak, after.rejected), (16, 0), "{after:?}");
     scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_of_redis_slots_are_granted_at_once_when_all_pods_live() {
+    let (mut scene, _) = sixteen_busy(700).await;
+    let mut lead = Lead::start(&scene, 16).await;
+    let is_open = |driven: &Driven| ledger(driven).is_some_and(|view| view.state == LedgerState::Open);
+    let before = lead.until("open", is_open).await.snapshot.node_fence;
+    scene.redis.crash();
+    scene.redis.resume();
+    let back = Instant::now();
+    lead.until("open again", |driven| is_open(driven) && driven.snapshot.node_fence != before).await;
+    let opened = back.elapsed();
+    scene.sink_until("16 busy sessions again", |stats| stats.open == 16).await;
+    println!("restart of Redis: open again after {opened:?}, 16 sessions after {:?}", back.elapsed());
+    assert!(opened <= Duration::from_secs(3) && back.elapsed() <= Duration::from_secs(5), "{opened:?}");
+    all_accounted_for(&scene, 700).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! What a server takes when it says "too many connections" below its budget, pure (leases.md R10).
+//! What a server takes when it says "too many connections" below its budget, pure (lease R10).
 //!
 //! Workers close such a session and withhold its slot, which the ledger shows. The leader answers a burst of that once, by
 //! lowering the effective budget below what was open. Once none of those slots is withheld any more, it gives back one

@@ -25,9 +25,9 @@
 //! | R5 | death: (a) [`bind_pod`], [`older_sockets`], registration in `scripts/sync.lua`; (b), (c) | [`Watch::actions`], `scripts/reap.lua` |
 //! | R6 | dead-man switch, armed while a socket may be open | [`KernelSwitch`], [`SlotPool`], [`self_check`] |
 //! | R7 | fence and token on every command | `scripts/prelude.lua` |
-//! | R8 | recovery | [`Watch::actions`], `scripts/init.lua`, `scripts/open.lua` |
+//! | R8 | recovery, early by roll call | [`Watch::actions`], [`Watch::list`], `scripts/init.lua`, `scripts/open.lua` |
 //! | R9 | epoch: compared in INIT, OPEN, POLICY; the `ConfigMap` is the controller's | `scripts/policy.lua`, [`InitReply`] |
-//! | R10 | unclean ends: `closeGrace` and `sessionTimeout` | [`Slot::quarantine`], [`QuarantineTimers`] |
+//! | R10 | unclean ends: `closeGrace` and `sessionTimeout`; "too many connections" | [`Slot::quarantine`], [`QuarantineTimers`], [`TOO_MANY`] |
 //!
 //! [`Ledger`] is the same machine as the scripts, without Redis: `tests/ledger.rs` compares every answer and state, and
 //! `tests/ledger_simulation.rs` runs worker, ledger and leader against each other under loss, delay, crashes and wipes.

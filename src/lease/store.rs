@@ -33,7 +33,7 @@ static GOOD: LazyLock<Script> = script!("allow-oom", "scripts/good.lua");
 static DISCARD: LazyLock<Script> = script!("allow-oom", "scripts/discard.lua");
 static SNAPSHOT: LazyLock<Script> = script!("no-writes", "scripts/snapshot.lua");
 
-/// Why a slot is withheld whose session the server refused as one too many (leases.md R10).
+/// Why a slot is withheld whose session the server refused as one too many (lease R10).
 pub const TOO_MANY: &str = "too_many_connections";
 
 /// What is remembered of a server that takes fewer sessions than its budget, beside the ledger: losing it costs no safety.

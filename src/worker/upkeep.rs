@@ -84,7 +84,7 @@ impl Upkeep {
         }
     }
 
-    /// Counts good mails where a saturated server's budget grows by them (leases.md R10).
+    /// Counts good mails where a saturated server's budget grows by them (lease R10).
     async fn tell_good(&self) -> Result<(), StoreError> {
         for server in self.context.fleet.servers() {
             let mails = server.take_good();

@@ -1,4 +1,4 @@
-//! How long slots are withheld after the server said "too many connections" (leases.md R10).
+//! How long slots are withheld after the server said "too many connections" (lease R10).
 
 use std::time::{Duration, Instant};
 

@@ -281,3 +281,16 @@ fn the_store_is_judged_on_every_relay() {
     scene.measured.safety = Safety::Hidden { message: "CONFIG GET".into() };
     assert_eq!(says(&scene.show(), "StoreUnsafe"), pair("Unknown", "SettingsHidden"));
 }
+
+#[test]
+fn a_server_that_takes_fewer_sessions_shows_the_effective_budget_and_is_no_arrear() {
+    let mut scene = scene(&["a", "b"]).ledger(LedgerState::Open, &[("a", 5, 5), ("b", 4, 4)]);
+    let pool = scene.world.pools.get_mut("mx").expect("just made");
+    (pool.effective, pool.ledger.as_mut().expect("a ledger").budget) = (Some(9), 12);
+    let status = scene.show();
+    assert_eq!(says(&status, "ServerSaturated"), pair("True", "ServerLimitBelowBudget"));
+    assert!(condition(&status, "ServerSaturated").is_some_and(|c| c.message.contains("9 of the 16 of mx")));
+    assert!(condition(&status, "Reconciling").is_none(), "{status:?}");
+    let budget = status.budget.expect("figures");
+    assert_eq!((budget.total, budget.effective), (16, 9));
+}
