@@ -328,12 +328,12 @@ fn read_eof(process: &mut Process) {
 }
 
 /// Whether the dead-man switch is armed and its time has come. Production arms it before the check of the limit and
-/// keeps it armed while a slot is counted.
+/// keeps it armed while a slot may have a socket.
 fn is_due(scenario: &Scenario, process: &Process, now: mailrelay::lease::BootTime) -> bool {
     let armed = match scenario.variant {
         Variant::NoSwitch => false,
         Variant::ArmedAfterConnect => process.sockets.values().any(|socket| *socket != Socket::Checked),
-        _ => process.holder.counted() > 0,
+        _ => process.holder.held() > 0,
     };
     armed && process.holder.deadline().is_some_and(|deadline| now >= deadline)
 }
