@@ -89,6 +89,10 @@ impl Pass<'_> {
             }
             let options = self.options(&found, seen);
             let recovery = queue.recover(&found.process, &options, UnixMillis::now()).await?;
+            if recovery == Recovery::default() {
+                // It drained before it ended: only its name was left.
+                continue;
+            }
             tracing::warn!(
                 relay = %self.key,
                 pod = found.pod,
