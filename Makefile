@@ -18,6 +18,8 @@ DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 STATIC_DIR := target/$(STATIC_TARGET)/release
 TEST_PACKAGES := redis-server postfix sasl2-bin libsasl2-modules
 LINT_PACKAGES := shellcheck
+# The cluster goes down however its user ends, Ctrl-C included, unless KEEP is set.
+LOWER_AT_EXIT := [ -n "$${KEEP:-}" ] || trap '$(MAKE) cluster-down' EXIT
 
 include hack/cluster/cluster.mk
 
@@ -42,8 +44,8 @@ clean: ## remove what was built (not the cluster's cached tools)
 .PHONY: demo
 demo: release cluster-up image ## the main job on a real cluster, told step by step (KEEP=1 keeps it running)
 	@hack/debian.sh redis-server
-	@hack/cluster/run env MAILRELAY_BIN=$(CURDIR)/$(STATIC_DIR)/mailrelay $(CURDIR)/$(STATIC_DIR)/demo; status=$$?; \
-	  if [ -z "$${KEEP:-}" ]; then $(MAKE) cluster-down; fi; exit $$status
+	@$(LOWER_AT_EXIT); \
+	  hack/cluster/run env MAILRELAY_BIN=$(CURDIR)/$(STATIC_DIR)/mailrelay $(CURDIR)/$(STATIC_DIR)/demo
 
 .PHONY: release
 release: ## build the static release binaries
@@ -116,11 +118,16 @@ test-unit: ## unit and property tests
 test-components: setup ## conformance and contract tests against real Redis, the sink and Postfix
 	$(CARGO) test --locked -p mailrelay -p mailsink --test '*'
 
+.PHONY: model
+model: ## the model of the lease protocol with the scenarios that take minutes too
+	$(CARGO) test --locked -p mailrelay --test model -- --include-ignored
+
 .PHONY: test-e2e
-test-e2e: cluster-up image ## end-to-end tests on the local cluster (ONLY=name runs one)
+test-e2e: cluster-up image ## end-to-end tests on the local cluster (ONLY=name runs one, KEEP=1 keeps the cluster)
 	@hack/debian.sh redis-server
 	$(CARGO) test --locked -p e2e --no-run
-	@hack/cluster/run env MAILRELAY_BIN=$(CURDIR)/$(STATIC_DIR)/mailrelay $(CARGO) test --locked --offline -p e2e --test e2e -- $(ONLY)
+	@$(LOWER_AT_EXIT); \
+	  hack/cluster/run env MAILRELAY_BIN=$(CURDIR)/$(STATIC_DIR)/mailrelay $(CARGO) test --locked --offline -p e2e --test e2e -- $(ONLY)
 
 ##@ Generate
 

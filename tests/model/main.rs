@@ -112,7 +112,7 @@ mod correct {
     }
 
     #[test]
-    #[ignore = "2.3 million states, some minutes: cargo test --test model -- --ignored"]
+    #[ignore = "2.3 million states, some minutes: make model"]
     fn a_share_that_was_sent_counts_before_it_is_seen() {
         holds_and_recovers(&world_of::UNSEEN_SHARE);
     }
@@ -199,7 +199,7 @@ mod broken {
     }
 
     #[test]
-    #[ignore = "1.1 million states until it is found: cargo test --test model -- --ignored"]
+    #[ignore = "1.1 million states until it is found: make model"]
     fn shares_sent_but_not_remembered() {
         breaks(&world_of::UNSEEN_SHARE, Variant::SentSharesForgotten);
     }
