@@ -11,7 +11,7 @@ use mailsink::{Behaviour, Failure, FailureStage, SinkConfig};
 use nix::sys::signal::Signal;
 use scene::{Scene, eventually, mail};
 use serde_json::json;
-use testkit::throughout;
+use testkit::{Postfix, throughout};
 
 fn slow(milliseconds: u64) -> Behaviour {
     Behaviour { mail_delay_ms: milliseconds, ..Behaviour::default() }
@@ -30,6 +30,30 @@ async fn of_200_mails_at_once_16_are_being_sent_and_none_is_lost() {
     assert_eq!((stats.accepted, stats.unique_message_ids, stats.duplicates), (200, 200, 0), "{stats:?}");
     let recipients: BTreeSet<_> = scene.sink.journal().into_iter().flat_map(|entry| entry.to).collect();
     assert_eq!(recipients.len(), 200);
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_200_mails_at_once_postfix_gets_all_and_refuses_no_connection() {
+    // Its limit counts by client address, and both workers have the same; that the 17th is refused is a test of its own
+    // (tests/smtp).
+    let postfix = Postfix::start(16);
+    let scene = Scene::sixteen(2, json!({ "server": { "port": postfix.address().port() } })).await;
+    // The domain that it delivers for.
+    let sending = (0..200).map(|number| scene.send_one(mail(&format!("r{number}@example.com"))));
+    let ids: BTreeSet<String> = futures::future::join_all(sending).await.into_iter().collect();
+    scene.all_delivered(200).await;
+    eventually("200 mails in the mailbox", async || match postfix.delivered().len() {
+        200 => Ok(()),
+        count => Err(count),
+    })
+    .await;
+    let delivered: BTreeSet<String> =
+        postfix.delivered().iter().filter_map(|id| Some(id.split_once('@')?.0.to_owned())).collect();
+    assert_eq!(delivered, ids);
+    let log = postfix.log();
+    assert_eq!(postfix.refused_connections(), 0, "{log}");
+    assert!(!log.to_lowercase().contains("too many connections"), "{log}");
     scene.logs_are_clean();
 }
 

@@ -291,7 +291,8 @@ impl Sender {
             (_, Some(Stopped::Lost)) => {
                 tracing::warn!(mail.id = claimed.header.id, "the claim was taken over; the mail was not sent");
                 work.lost();
-                Err(End::Orderly)
+                // Nothing of the mail is on its way: a session that the abort left usable goes on.
+                Ok(())
             }
             (_, Some(Stopped::NoTime)) => {
                 self.settle(work, outcome::stopped("the lease was about to end", chance.now));
