@@ -41,6 +41,8 @@ scenarios![
 const SLOW_MS: u64 = 100;
 /// How long a batch may take to be delivered on a busy two-core machine.
 const DELIVERY: Duration = Duration::from_secs(60);
+/// How long until a dead worker's mail is delivered by others, or held.
+const TAKEN_OVER: Duration = Duration::from_secs(15);
 
 fn slow() -> Behaviour {
     Behaviour { mail_delay_ms: SLOW_MS, ..Behaviour::default() }
@@ -124,7 +126,7 @@ async fn a_killed_worker_s_mail_is_delivered_by_others(stage: &Stage) -> Result<
     relay.await_delivered(50, DELIVERY).await?;
     relay.kill_a_worker().await?;
     // What was between the final dot and its answer is held, never sent again blindly.
-    let depths = relay.await_settled(DELIVERY).await?;
+    let depths = relay.await_settled(TAKEN_OVER).await?;
     ensure!(depths.held <= 8, "more mails held than the dead worker had sessions: {depths:?}");
     relay.check(&[("kill", 400)]).await?;
     relay.await_shares(2, 16).await?;
@@ -136,7 +138,7 @@ async fn a_pod_deleted_without_grace_loses_no_mail(stage: &Stage) -> Result<()> 
     relay.send("force", 400).await?;
     relay.await_delivered(50, DELIVERY).await?;
     relay.delete_a_pod_at_once().await?;
-    relay.await_settled(DELIVERY).await?;
+    relay.await_settled(TAKEN_OVER).await?;
     relay.check(&[("force", 400)]).await?;
     relay.lower().await
 }
