@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -114,6 +115,8 @@ impl RedisServer {
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            // Ctrl-C ends the program that started it, which still needs it to clean up.
+            .process_group(0)
             .spawn()
             .expect("redis-server starts (Debian package redis-server; `make setup` installs it)");
         self.child = Some(child);
