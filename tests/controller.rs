@@ -307,6 +307,18 @@ async fn dead_letters_go_when_their_retention_is_over_and_not_before() {
 }
 
 #[tokio::test]
+async fn an_entry_of_unknown_age_outlives_every_retention() {
+    let bench = bench();
+    let (key, plan) = relay_plan(1);
+    let mut push = redis::cmd("LPUSH");
+    let _: i64 = bench.store.query(push.arg("mail_dead_letter_queue").arg("not ours"), LIMIT).await.expect("pushed");
+    let discarded = discard_expired(&bench.store, &plan.relays[&key], UnixMillis::now()).await.expect("looked");
+    let mut count = redis::cmd("LLEN");
+    let left: i64 = bench.store.query(count.arg("mail_dead_letter_queue"), LIMIT).await.expect("counted");
+    assert_eq!((discarded, left), (0, 1));
+}
+
+#[tokio::test]
 async fn what_redis_says_of_itself_is_judged() {
     let bench = bench();
     let facts = ask(&bench.store).await.expect("facts");

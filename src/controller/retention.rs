@@ -34,7 +34,14 @@ pub async fn expire_dead_letters(store: Store, world: watch::Receiver<Arc<World>
 
 /// Discards up to `BATCH` dead letters of the relay that are older than its `deadLetterRetention`; returns how many.
 pub async fn discard_expired(store: &Store, relay: &RelayPlan, now: UnixMillis) -> Result<u64, StoreError> {
+    let queue = queue_of(store, relay);
     let retention = relay.relay.spec.queue.dead_letter_retention.as_millis();
-    let filter = Filter { before: Some(UnixMillis(now.0.saturating_sub(retention))), ..Filter::default() };
-    Ok(queue_of(store, relay).dead_discard(&filter, BATCH, now).await?.done)
+    let before = UnixMillis(now.0.saturating_sub(retention));
+    // The oldest comes first: while it may stay, the rest of a long list need not be read.
+    let oldest = queue.dead_list(&Filter::default(), 1).await?.pop();
+    if oldest.is_none_or(|letter| letter.at >= before) {
+        return Ok(0);
+    }
+    let filter = Filter { before: Some(before), ..Filter::default() };
+    Ok(queue.dead_discard(&filter, BATCH, now).await?.done)
 }

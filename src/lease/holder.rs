@@ -170,11 +170,6 @@ impl Holder {
         self.due && self.flight.is_none()
     }
 
-    /// Whether the last message was answered with a renewal.
-    pub fn is_answered(&self) -> bool {
-        self.answered
-    }
-
     /// How long to wait until the next request when nothing happens; `jitter` is random in -1..=1.
     pub fn pause(&self, jitter: f64) -> Duration {
         let base = if self.answered && !self.recovering { self.timing.heartbeat } else { self.timing.retry };

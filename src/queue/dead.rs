@@ -17,7 +17,7 @@ pub struct Filter {
     pub id: Option<String>,
     /// Only this reason, in whatever case.
     pub reason: Option<String>,
-    /// Only those parked before.
+    /// Only those parked before; never one whose age nobody knows.
     pub before: Option<UnixMillis>,
 }
 
@@ -30,7 +30,7 @@ impl Filter {
     pub(super) fn fits(&self, ids: &[&str], reason: &str, at: UnixMillis) -> bool {
         self.id.as_deref().is_none_or(|id| ids.contains(&id))
             && self.reason.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(reason))
-            && self.before.is_none_or(|before| at < before)
+            && self.before.is_none_or(|before| at != UnixMillis::default() && at < before)
     }
 }
 
@@ -272,7 +272,7 @@ impl Queue {
                 "done" => bulk.done += 1,
                 _ => bulk.skipped += 1,
             }
-            tracing::info!(mail.id = letter.id, action, answer, "a person decided on a dead letter");
+            tracing::info!(mail.id = letter.id, action, answer, "a dead letter was decided on");
         }
         Ok(bulk)
     }
