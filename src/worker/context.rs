@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use rand::RngExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -16,6 +17,7 @@ use crate::{
     lease::{Identity, PodGuard, ProcessId},
     queue::{Queue, UnixMillis},
     store::Store,
+    system,
     telemetry::metrics::WorkerMetrics,
 };
 
@@ -99,6 +101,6 @@ pub fn default_helo() -> String {
 impl Chance {
     /// Now, and a throw.
     pub fn now() -> Self {
-        Self { now: UnixMillis::now(), random: rand::random() }
+        Self { now: UnixMillis::now(), random: system::chance().random() }
     }
 }
