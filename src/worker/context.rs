@@ -11,10 +11,16 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    credentials::CredentialsFolder, fleet::Fleet, follow::Followed, intake::Intake, outcome::Chance, settle::Settler,
+    credentials::CredentialsFolder,
+    fleet::Fleet,
+    follow::Followed,
+    host::{Guard, Host},
+    intake::Intake,
+    outcome::Chance,
+    settle::Settler,
 };
 use crate::{
-    lease::{Identity, PodGuard, ProcessId},
+    lease::{Identity, ProcessId},
     queue::{Queue, UnixMillis},
     store::Store,
     system,
@@ -26,6 +32,8 @@ const EVERYBODY: u32 = 1 << 20;
 
 /// What all tasks of a worker share.
 pub struct Context {
+    /// The machine.
+    pub host: Arc<dyn Host>,
     /// Redis.
     pub store: Store,
     /// The relay in force.
@@ -41,7 +49,7 @@ pub struct Context {
     /// The task that answers them.
     pub intake_task: TaskTracker,
     /// Proof that no other process of this pod is a worker, kept until this one ends.
-    pub only_worker: OnceLock<PodGuard>,
+    pub only_worker: OnceLock<Guard>,
     /// The servers and their sessions.
     pub fleet: Fleet,
     /// Where outcomes go.

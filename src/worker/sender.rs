@@ -96,6 +96,7 @@ async fn open(context: &Context, server: &Arc<Server>, slot: Slot) -> Option<(Se
         roots: access.roots,
         helo: context.helo.clone(),
         limits: StepLimits::with_close_grace(close_grace),
+        network: context.host.network(),
     };
     // A server that is slow to greet holds up neither the end of the process nor those whom the slot is taken for.
     let unwanted = async {
