@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::trace::Trace;
 
-/// No answer of a watch for so long ends it on the client's side, as the real client's read limit does.
+/// The real client gives up after so long without a byte.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 
 /// How the API server is today.
@@ -148,7 +148,8 @@ impl ApiServer {
         };
         sleep(Duration::from_millis(wait)).await;
         if mood.silent {
-            std::future::pending::<()>().await;
+            sleep(READ_LIMIT).await;
+            return failure(StatusCode::GATEWAY_TIMEOUT, "Timeout", "no answer");
         }
         if mood.down {
             return failure(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", "not now");

