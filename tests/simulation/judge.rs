@@ -84,6 +84,8 @@ pub fn run(seed: u64, broken: Broken, print: bool) -> Outcome {
     let mut violations = judge(&world, rested);
     let (trace, time) = (world.trace.clone(), world.now);
     let counts = count(&world);
+    // The order in which a runtime drops its tasks is not promised.
+    trace.close();
     drop(world);
     end_world();
     IN_WORLD.set(false);

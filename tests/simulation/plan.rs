@@ -129,7 +129,7 @@ impl Plan {
             chunking: pick(0..3) > 0,
         };
         let calm = Duration::from_millis(pick(12_000..22_000));
-        let mails = usize::try_from(pick(20..70)).expect("small");
+        let mails = usize::try_from(if pick(0..5) == 0 { pick(70..160) } else { pick(20..60) }).expect("small");
         let start = 500;
         let end = u64::try_from(calm.as_millis()).expect("short");
         let mut arrivals: Vec<Time> = Vec::new();
@@ -163,6 +163,21 @@ impl Plan {
             let at = Duration::from_millis(pick(1_500..end));
             let fault = plan.fault(&mut pick);
             plan.faults.insert(at, fault);
+            // Troubles seldom come alone.
+            if pick(0..4) == 0 {
+                let after = Duration::from_millis(pick(50..2_500));
+                let fault = plan.fault(&mut pick);
+                plan.faults.insert(at + after, fault);
+            }
+        }
+        if pick(0..4) == 0 {
+            // Pods come and go.
+            for _ in 0..pick(3..8) {
+                let fault = if pick(0..2) == 0 { Fault::AddPod } else { Fault::DeletePod { pod: 0 } };
+                plan.faults.insert(Duration::from_millis(pick(1_500..end)), fault);
+            }
+            let ledger = if pick(0..2) == 0 { Fault::StaleLedger } else { Fault::DeleteLedger };
+            plan.faults.insert(Duration::from_millis(pick(4_000..end)), ledger);
         }
         plan
     }

@@ -22,6 +22,7 @@ struct Inner {
     count: u64,
     lines: VecDeque<String>,
     print: bool,
+    closed: bool,
 }
 
 /// The trace of a world; clones are the same.
@@ -37,6 +38,9 @@ impl Trace {
     /// Adds a line.
     pub fn note(&self, line: impl FnOnce() -> String) {
         let mut inner = self.0.lock().expect("no panic inside");
+        if inner.closed {
+            return;
+        }
         let line = format!("{:>9.3} {}", now().as_secs_f64(), line());
         // Each with its own keys, the same in every process.
         let mut hasher = DefaultHasher::new();
@@ -50,6 +54,11 @@ impl Trace {
             inner.lines.pop_front();
         }
         inner.lines.push_back(line);
+    }
+
+    /// Adds nothing any more.
+    pub fn close(&self) {
+        self.0.lock().expect("no panic inside").closed = true;
     }
 
     /// The digest of all lines.

@@ -241,7 +241,7 @@ impl World {
             if matches!(ended, Some(Step::Ended | Step::Shot)) {
                 self.trace.note(|| format!("controller {replica} ended"));
                 self.count("controllers deposed");
-                self.controllers[replica].running = None;
+                self.end_controller(replica);
                 self.at(Duration::from_millis(700), Event::StartController { replica });
             }
         }
@@ -300,7 +300,7 @@ impl World {
             return Some(format!("{} of {} mails were sent off", inner.tried, self.plan.mails));
         }
         let Some(look) = &inner.look else { return Some("nobody could look yet".into()) };
-        if look.at < self.plan.calm.max(inner.last_try) {
+        if look.at <= self.plan.calm.max(inner.last_try) {
             return Some("the last look was long ago".into());
         }
         let audit = &look.audit;
@@ -430,7 +430,7 @@ impl World {
             Fault::CrashContainer { pod: wanted, ms: span } => {
                 let Some(pod) = pod(self, wanted) else { return };
                 // With its supervisor: the kubelet starts another one, and is slow to tell.
-                self.pods[pod].running = None;
+                self.end_worker(pod);
                 self.pods[pod].starts += 1;
                 self.pods[pod].shown = Shown::Terminated;
                 let lag = self.between(100, 1_500);
@@ -453,7 +453,7 @@ impl World {
             Fault::FailPod { pod: wanted } => {
                 let Some(pod) = pod(self, wanted) else { return };
                 self.pods[pod].leaving = true;
-                self.pods[pod].running = None;
+                self.end_worker(pod);
                 (self.pods[pod].over, self.pods[pod].shown) = (true, Shown::Terminated);
                 let lag = self.between(200, 3_000);
                 self.at(lag, Event::Tell { pod });
@@ -465,7 +465,7 @@ impl World {
                 }
             }
             Fault::KillController { replica } => {
-                self.controllers[replica].running = None;
+                self.end_controller(replica);
                 self.controllers[replica].starts += 1;
                 let wait = self.between(200, 3_000);
                 self.at(wait, Event::StartController { replica });
@@ -637,8 +637,19 @@ impl World {
         }
     }
 
-    fn worker_ended(&mut self, pod: usize, how: &str) {
+    /// The kernel closes what the process had; only then it is taken apart, which no order is promised for.
+    fn end_worker(&mut self, pod: usize) {
+        self.net.hang_up(self.pods[pod].place);
         self.pods[pod].running = None;
+    }
+
+    fn end_controller(&mut self, replica: usize) {
+        self.net.hang_up(CONTROLLERS + u32::try_from(replica).expect("small"));
+        self.controllers[replica].running = None;
+    }
+
+    fn worker_ended(&mut self, pod: usize, how: &str) {
+        self.end_worker(pod);
         self.trace.note(|| format!("{}#{} {how}", self.pods[pod].name, self.pods[pod].starts));
         if self.pods[pod].stop.is_cancelled() {
             // Its pod is on its way out, and the kubelet sees that it is over.
