@@ -27,6 +27,21 @@ pub struct Recovery {
     pub skipped: u64,
 }
 
+impl Recovery {
+    /// Counts one answer of the script; whether the claim was moved.
+    fn count(&mut self, answer: &str) -> bool {
+        let counter = match answer {
+            "queue" => &mut self.requeued,
+            "held" => &mut self.held,
+            "resend" => &mut self.resent,
+            "dead" => &mut self.poison,
+            _ => return false,
+        };
+        *counter += 1;
+        true
+    }
+}
+
 /// How many claims one script call resolves.
 const BATCH: usize = 32;
 
@@ -70,6 +85,35 @@ impl Queue {
         Ok(recovery)
     }
 
+    /// The ids of all claims under a process's name.
+    pub async fn claims_of(&self, process: &str) -> Result<Vec<String>, StoreError> {
+        self.store.query(cmd("HKEYS").arg(self.names.claims(process)), SCRIPT_LIMIT).await
+    }
+
+    /// [`Queue::recover`] for these claims alone, of a process that lives but knows nothing of them.
+    pub async fn recover_claims(
+        &self,
+        process: &str,
+        claims: &[String],
+        options: &RecoverOptions,
+        now: UnixMillis,
+    ) -> Result<Recovery, StoreError> {
+        let mut recovery = Recovery::default();
+        for ids in claims.chunks(BATCH) {
+            let mut command = cmd("HMGET");
+            command.arg(self.names.claims(process)).arg(ids);
+            let entries: Vec<Option<Vec<u8>>> = self.store.query(&command, SCRIPT_LIMIT).await?;
+            let found = ids.iter().cloned().zip(entries);
+            let batch: Vec<(String, Vec<u8>)> = found.filter_map(|(id, entry)| Some((id, entry?))).collect();
+            for answer in self.recover_batch(process, &batch, options, now).await? {
+                if !recovery.count(&answer) {
+                    recovery.skipped += 1;
+                }
+            }
+        }
+        Ok(recovery)
+    }
+
     async fn recover_pass(
         &self,
         process: &str,
@@ -84,18 +128,11 @@ impl Queue {
             let (next, page): (u64, Vec<(String, Vec<u8>)>) = self.store.query(&command, SCRIPT_LIMIT).await?;
             for batch in page.chunks(BATCH) {
                 for answer in self.recover_batch(process, batch, options, now).await? {
-                    let counter = match answer.as_str() {
-                        "queue" => &mut recovery.requeued,
-                        "held" => &mut recovery.held,
-                        "resend" => &mut recovery.resent,
-                        "dead" => &mut recovery.poison,
-                        _ => {
-                            skipped += 1;
-                            continue;
-                        }
-                    };
-                    *counter += 1;
-                    moved += 1;
+                    if recovery.count(&answer) {
+                        moved += 1;
+                    } else {
+                        skipped += 1;
+                    }
                 }
             }
             cursor = next;

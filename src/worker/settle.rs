@@ -3,9 +3,12 @@
 //! A settlement is made once and repeated under the same operation id, so a lost reply changes nothing. A mail is never
 //! sent again because its settlement failed.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::runtime::Handle;
@@ -41,6 +44,7 @@ pub struct Work {
 impl Work {
     /// A mail that was just claimed from the queue.
     pub fn new(claimed: Claimed, queue: Queue, settler: Settler) -> Self {
+        settler.in_hand().insert(claimed.claim_id.as_str().to_owned());
         Self {
             claimed: Arc::new(claimed),
             queue,
@@ -69,7 +73,7 @@ impl Work {
     /// Somebody else has the mail now: nothing is to be told.
     pub fn lost(mut self) {
         self.ended = true;
-        self.settler.metrics.claims_open.dec();
+        self.settler.ended(&self.claimed);
     }
 }
 
@@ -102,12 +106,28 @@ pub struct Settler {
     relay: Followed,
     metrics: WorkerMetrics,
     tasks: TaskTracker,
+    /// The ids of all claims that a [`Work`] or a settlement stands for.
+    in_hand: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Settler {
     /// Nothing to settle yet.
     pub fn new(process: ProcessId, relay: Followed, metrics: WorkerMetrics) -> Self {
-        Self { process, relay, metrics, tasks: TaskTracker::new() }
+        Self { process, relay, metrics, tasks: TaskTracker::new(), in_hand: Arc::default() }
+    }
+
+    /// Whether this process has a claim in hand, from the answer that brought it until Redis has heard its end.
+    pub fn has_in_hand(&self, claim: &str) -> bool {
+        self.in_hand().contains(claim)
+    }
+
+    fn in_hand(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ended(&self, claimed: &Claimed) {
+        self.metrics.claims_open.dec();
+        self.in_hand().remove(claimed.claim_id.as_str());
     }
 
     /// What the spec in force says about failures.
@@ -149,7 +169,7 @@ impl Settler {
                     Err(error) => persistence.pause(&error).await,
                 }
             };
-            settler.metrics.claims_open.dec();
+            settler.ended(&claimed);
             if settled == Settled::Lost {
                 tracing::warn!(
                     mail.id = claimed.header.id,
@@ -182,7 +202,7 @@ impl Settler {
             {
                 persistence.pause(&error).await;
             }
-            settler.metrics.claims_open.dec();
+            settler.ended(&claimed);
         });
     }
 }

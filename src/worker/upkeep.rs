@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use rand::RngExt;
 use tokio::time::Instant;
 
-use super::context::Context;
+use super::{context::Context, strangers::Strangers};
 use crate::{
-    api::{WorkerReport, reports_key},
+    api::{RelayRecord, WorkerReport, reports_key},
     lease::LedgerStore,
-    queue::{Queue, UnixMillis},
+    queue::{Queue, RecoverOptions, UnixMillis},
     store::StoreError,
     system,
     telemetry::metrics::ByKind,
@@ -28,7 +28,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// Runs until dropped.
 pub async fn run(context: Arc<Context>) {
-    let mut upkeep = Upkeep { context, reported: None, measured: None };
+    let mut upkeep = Upkeep { context, reported: None, measured: None, strangers: Strangers::default(), counted: None };
     loop {
         upkeep.turn().await;
         let tick = TICK.mul_f64(0.85 + 0.3 * system::chance().random::<f64>());
@@ -43,6 +43,9 @@ struct Upkeep {
     context: Arc<Context>,
     reported: Option<(Instant, WorkerReport)>,
     measured: Option<Instant>,
+    strangers: Strangers,
+    /// When strangers were looked for.
+    counted: Option<Instant>,
 }
 
 impl Upkeep {
@@ -66,6 +69,7 @@ impl Upkeep {
             if returned > 0 {
                 tracing::info!(claims.returned = returned, "gave back claims whose answer had been lost");
             }
+            self.resolve_strangers(&queue, &record).await?;
             self.measure(&queue).await
         };
         if let Err(error) = turned.await {
@@ -99,6 +103,29 @@ impl Upkeep {
                 return Err(error);
             }
         }
+        Ok(())
+    }
+
+    /// Resolves claims under our name that an older copy of Redis brought back.
+    async fn resolve_strangers(&mut self, queue: &Queue, record: &RelayRecord) -> Result<(), StoreError> {
+        let Self { context, strangers, counted, .. } = self;
+        if counted.is_some_and(|at| at.elapsed() < MEASURE) {
+            return Ok(());
+        }
+        let process = context.process.as_str();
+        let claims = queue.claims_of(process).await?;
+        let found = strangers.look(claims, |claim| context.settler.has_in_hand(claim), Instant::now());
+        if !found.is_empty() {
+            let unknown = record.spec.unknown_outcome;
+            let options = RecoverOptions { unknown, fence_changed: true, crashed: false };
+            let recovery = queue.recover_claims(process, &found, &options, UnixMillis::now()).await?;
+            tracing::warn!(
+                claims.held = recovery.held,
+                claims.resent = recovery.resent,
+                "Redis has claims of this process that it ended long ago, as an older copy would; their outcome is unknown"
+            );
+        }
+        *counted = Some(Instant::now());
         Ok(())
     }
 
