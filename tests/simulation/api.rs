@@ -115,23 +115,10 @@ impl ApiServer {
         self.changed.send_modify(|count| *count += 1);
     }
 
-    /// An object as it is.
-    pub fn get(&self, collection: &str, key: &str) -> Option<Value> {
-        self.inner().objects.get(collection)?.get(key).cloned()
-    }
-
     /// Creates or changes an object behind the clients' backs.
     pub fn put(&self, collection: &str, key: &str, object: Value) {
         self.inner().store(collection, key, object);
         self.changed.send_modify(|count| *count += 1);
-    }
-
-    /// Changes an object, if it is there.
-    pub fn modify(&self, collection: &str, key: &str, change: impl FnOnce(&mut Value)) {
-        if let Some(mut object) = self.get(collection, key) {
-            change(&mut object);
-            self.put(collection, key, object);
-        }
     }
 
     /// Removes an object.
@@ -163,7 +150,9 @@ impl ApiServer {
         };
         let query = parts.uri.query().unwrap_or_default();
         let parameter = |name: &str| {
-            query.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value))
+            query
+                .split('&')
+                .find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value))
         };
         if parameter("watch").is_some_and(|watch| watch != "false") {
             let from = parameter("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);

@@ -11,13 +11,7 @@
 //! A store that loses what it acknowledged loses the queue with it: then O2 and O3 are not judged, and such worlds are
 //! counted apart (`lost_by_store`).
 
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    fmt::Write,
-    panic,
-    sync::Once,
-};
+use std::{cell::RefCell, collections::BTreeMap, fmt::Write, panic, sync::Once};
 
 use crate::{
     plan::{Broken, Plan},

@@ -143,11 +143,6 @@ impl MailServer {
         self.inner().healed = true;
     }
 
-    /// What clients may open at most, from now on; what is open stays.
-    pub fn set_budget(&self, budget: u32) {
-        self.inner().budget = budget;
-    }
-
     /// Ends all sessions at once, as a restart of the server does.
     pub fn crash(&self) {
         self.crash.notify_waiters();
@@ -316,7 +311,11 @@ impl MailServer {
         match timeout(patience, stream.read_line(&mut line)).await {
             Err(_) => Err(Over::Ours),
             Ok(read) => {
-                if read? == 0 { Err(Over::Eof) } else { Ok(line.trim_end().to_owned()) }
+                if read? == 0 {
+                    Err(Over::Eof)
+                } else {
+                    Ok(line.trim_end().to_owned())
+                }
             }
         }
     }

@@ -45,7 +45,10 @@ use plan::Broken;
 
 /// The value of an environment variable.
 fn number(name: &str) -> Option<u64> {
-    env::var(name).ok().filter(|text| !text.is_empty()).map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number")))
+    env::var(name)
+        .ok()
+        .filter(|text| !text.is_empty())
+        .map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number")))
 }
 
 /// Runs seeds on all cores; `each` sees every outcome and says whether to go on.
@@ -133,11 +136,11 @@ fn a_seed_replays_the_same() {
     }
 }
 
-/// Looks for a seed in which a world without a rule breaks a promise.
-fn is_noticed(broken: Broken, within: u64) {
+/// Looks for a seed in which a world without a rule breaks the promise that the rule keeps.
+fn is_noticed(broken: Broken, oracle: &str, within: u64) {
     let found = Mutex::new(None);
     run_all(0..within, broken, |outcome| {
-        if outcome.violations.is_empty() {
+        if !outcome.violations.iter().any(|violation| violation.starts_with(oracle)) {
             return true;
         }
         *found.lock().expect("no panic inside") = Some((outcome.seed, outcome.violations.clone()));
@@ -151,23 +154,23 @@ fn is_noticed(broken: Broken, within: u64) {
 #[test]
 #[cfg_attr(not(tokio_unstable), ignore = "takes hundreds of seeds: make simulation")]
 fn a_world_without_a_fence_is_noticed() {
-    is_noticed(Broken::NoFence, 2_000);
+    is_noticed(Broken::NoFence, "O1", 2_000);
 }
 
 #[test]
 #[cfg_attr(not(tokio_unstable), ignore = "takes hundreds of seeds: make simulation")]
 fn a_world_without_dead_man_switches_is_noticed() {
-    is_noticed(Broken::NoSwitch, 2_000);
+    is_noticed(Broken::NoSwitch, "O1", 2_000);
 }
 
 #[test]
 #[cfg_attr(not(tokio_unstable), ignore = "takes hundreds of seeds: make simulation")]
 fn slots_that_are_free_before_the_servers_end_are_noticed() {
-    is_noticed(Broken::EofAtAck, 2_000);
+    is_noticed(Broken::EofAtAck, "O1", 2_000);
 }
 
 #[test]
 #[cfg_attr(not(tokio_unstable), ignore = "takes hundreds of seeds: make simulation")]
 fn mail_that_is_sent_again_blindly_is_noticed() {
-    is_noticed(Broken::NoCommitting, 2_000);
+    is_noticed(Broken::NoCommitting, "O3", 2_000);
 }

@@ -230,7 +230,8 @@ impl Net {
     /// Closes all connections that a process at `place` made, as the kernel does at its end.
     pub fn hang_up(&self, place: Place) {
         let mut inner = self.inner();
-        let made: Vec<u64> = inner.conns.iter().filter(|(_, conn)| conn.places[0] == place).map(|(id, _)| *id).collect();
+        let made: Vec<u64> =
+            inner.conns.iter().filter(|(_, conn)| conn.places[0] == place).map(|(id, _)| *id).collect();
         for conn in made {
             inner.close(conn, Side::Client);
         }

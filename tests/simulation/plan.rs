@@ -31,41 +31,102 @@ pub enum Cut {
 /// What may befall the world. Spans are in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    PauseWorker { pod: usize, ms: u64 },
-    KillWorker { pod: usize },
+    PauseWorker {
+        pod: usize,
+        ms: u64,
+    },
+    KillWorker {
+        pod: usize,
+    },
     /// The FIN of its connections to the mail server is lost, and sent again when the way is healed.
-    KillWorkerCut { pod: usize, ms: u64 },
-    CrashContainer { pod: usize, ms: u64 },
-    RebootNode { node: usize, ms: u64 },
-    DeletePod { pod: usize },
+    KillWorkerCut {
+        pod: usize,
+        ms: u64,
+    },
+    CrashContainer {
+        pod: usize,
+        ms: u64,
+    },
+    RebootNode {
+        node: usize,
+        ms: u64,
+    },
+    DeletePod {
+        pod: usize,
+    },
     /// The pod is gone from the API; its process goes on for a while.
-    ForceDelete { pod: usize, ms: u64 },
-    FailPod { pod: usize },
+    ForceDelete {
+        pod: usize,
+        ms: u64,
+    },
+    FailPod {
+        pod: usize,
+    },
     AddPod,
-    KillController { replica: usize },
-    PauseController { replica: usize, ms: u64 },
+    KillController {
+        replica: usize,
+    },
+    PauseController {
+        replica: usize,
+        ms: u64,
+    },
     DeleteLease,
     DeleteEpoch,
-    ApiDown { ms: u64 },
-    ApiSilent { ms: u64 },
-    ApiSlow { ms: u64 },
-    ApiConflicts { ms: u64 },
-    DropWatches { forget: bool },
-    RedisCrash { ms: u64 },
-    RedisFreeze { ms: u64 },
-    RedisEmpty { ms: u64 },
-    RedisStale { ms: u64 },
+    ApiDown {
+        ms: u64,
+    },
+    ApiSilent {
+        ms: u64,
+    },
+    ApiSlow {
+        ms: u64,
+    },
+    ApiConflicts {
+        ms: u64,
+    },
+    DropWatches {
+        forget: bool,
+    },
+    RedisCrash {
+        ms: u64,
+    },
+    RedisFreeze {
+        ms: u64,
+    },
+    RedisEmpty {
+        ms: u64,
+    },
+    RedisStale {
+        ms: u64,
+    },
     FlushAll,
     DeleteLedger,
     /// The ledger is as it was a while ago, in another replication.
     StaleLedger,
     ScriptFlush,
-    CutWorkerRedis { pod: usize, ms: u64, cut: Cut },
-    CutWorkerMail { pod: usize, ms: u64, cut: Cut },
-    CutControllerRedis { replica: usize, ms: u64, cut: Cut },
-    MailCrash { ms: u64 },
+    CutWorkerRedis {
+        pod: usize,
+        ms: u64,
+        cut: Cut,
+    },
+    CutWorkerMail {
+        pod: usize,
+        ms: u64,
+        cut: Cut,
+    },
+    CutControllerRedis {
+        replica: usize,
+        ms: u64,
+        cut: Cut,
+    },
+    MailCrash {
+        ms: u64,
+    },
     /// Hours, forwards or back.
-    WallClock { node: usize, hours: i64 },
+    WallClock {
+        node: usize,
+        hours: i64,
+    },
 }
 
 impl Fault {
@@ -114,7 +175,9 @@ impl Plan {
         let budget = u32::try_from(pick(2..9)).expect("small");
         let (nodes, pods) = (2, usize::try_from(pick(1..5)).expect("small"));
         let saturated = pick(0..10) == 0;
-        let some = |pick: &mut dyn FnMut(Range<u64>) -> u64, of: &[u32]| of[usize::try_from(pick(0..of.len() as u64)).expect("small")];
+        let some = |pick: &mut dyn FnMut(Range<u64>) -> u64, of: &[u32]| {
+            of[usize::try_from(pick(0..of.len() as u64)).expect("small")]
+        };
         let habits = Habits {
             own_limit: if saturated { budget.div_ceil(2) } else { u32::MAX },
             patience: Duration::from_millis(pick(4_000..6_500)),
@@ -167,7 +230,7 @@ impl Plan {
             if pick(0..4) == 0 {
                 let after = Duration::from_millis(pick(50..2_500));
                 let fault = plan.fault(&mut pick);
-                plan.faults.insert(at + after, fault);
+                plan.faults.insert((at + after).min(calm - Duration::from_millis(1)), fault);
             }
         }
         if pick(0..4) == 0 {
@@ -183,10 +246,14 @@ impl Plan {
     }
 
     fn fault(&self, pick: &mut dyn FnMut(Range<u64>) -> u64) -> Fault {
-        let index = |pick: &mut dyn FnMut(Range<u64>) -> u64, below: usize| usize::try_from(pick(0..below as u64)).expect("small");
+        let index = |pick: &mut dyn FnMut(Range<u64>) -> u64, below: usize| {
+            usize::try_from(pick(0..below as u64)).expect("small")
+        };
         let cut = [Cut::There, Cut::Back, Cut::Both][index(pick, 3)];
         let (pod, node, replica) = (index(pick, 4), index(pick, self.nodes), index(pick, 2));
-        let span = |pick: &mut dyn FnMut(Range<u64>) -> u64| [pick(100..1_500), pick(1_500..6_000), pick(6_000..12_000)][index(pick, 3)];
+        let span = |pick: &mut dyn FnMut(Range<u64>) -> u64| {
+            [pick(100..1_500), pick(1_500..6_000), pick(6_000..12_000)][index(pick, 3)]
+        };
         let ms = span(pick);
         match pick(0..36) {
             0 | 1 => Fault::PauseWorker { pod, ms },

@@ -9,7 +9,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -102,7 +102,6 @@ pub struct Process {
     /// When the dead-man switch kills it.
     deadline: Mutex<Option<Time>>,
     rearmed: Notify,
-    dead: AtomicBool,
 }
 
 impl Process {
@@ -116,11 +115,6 @@ impl Process {
 
     fn deadline(&self) -> Option<Time> {
         *self.deadline.lock().expect("no panic inside")
-    }
-
-    /// Whether it is being ended, so that nothing it does counts any more.
-    pub fn is_dead(&self) -> bool {
-        self.dead.load(Ordering::Relaxed)
     }
 }
 
@@ -163,7 +157,13 @@ pub struct Running {
 
 impl Running {
     /// Starts a process whose main task is what `main` makes; `seed` decides its chance, tokio's included.
-    pub fn start<F>(name: &str, place: u32, skew_ms: &Arc<AtomicI64>, seed: u64, main: impl FnOnce(Arc<Process>) -> F) -> Self
+    pub fn start<F>(
+        name: &str,
+        place: u32,
+        skew_ms: &Arc<AtomicI64>,
+        seed: u64,
+        main: impl FnOnce(Arc<Process>) -> F,
+    ) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -182,7 +182,6 @@ impl Running {
             chance: Mutex::new(SmallRng::seed_from_u64(seed)),
             deadline: Mutex::new(None),
             rearmed: Notify::new(),
-            dead: AtomicBool::new(false),
         });
         let entered = Entered::new(&process);
         let main = runtime.block_on(async { tokio::spawn(main(Arc::clone(&process))) });
@@ -231,7 +230,6 @@ impl Running {
     }
 
     fn end(&mut self) {
-        self.process.dead.store(true, Ordering::Relaxed);
         let entered = Entered::new(&self.process);
         self.runtime = None;
         drop(entered);

@@ -42,25 +42,54 @@ const REST: Duration = Duration::from_secs(150);
 enum Event {
     Fault(Fault),
     /// The kubelet starts, or starts again, the worker's container.
-    StartContainer { pod: usize },
+    StartContainer {
+        pod: usize,
+    },
     /// The supervisor starts the worker, unless another start came first.
-    StartWorker { pod: usize, starts: u32 },
+    StartWorker {
+        pod: usize,
+        starts: u32,
+    },
     /// The kubelet tells the API server of a pod.
-    Tell { pod: usize },
+    Tell {
+        pod: usize,
+    },
     /// The kubelet has seen that its pod is over.
-    Remove { pod: usize },
-    KillPod { pod: usize },
-    KillStopped { pod: usize, starts: u32 },
-    Resume { pod: usize, starts: u32 },
-    Renew { node: usize },
-    Boot { node: usize },
-    StartController { replica: usize },
-    ResumeController { replica: usize, starts: u32 },
+    Remove {
+        pod: usize,
+    },
+    KillPod {
+        pod: usize,
+    },
+    KillStopped {
+        pod: usize,
+        starts: u32,
+    },
+    Resume {
+        pod: usize,
+        starts: u32,
+    },
+    Renew {
+        node: usize,
+    },
+    Boot {
+        node: usize,
+    },
+    StartController {
+        replica: usize,
+    },
+    ResumeController {
+        replica: usize,
+        starts: u32,
+    },
     Mood(Mood),
     RedisUp(Restart),
     Thaw,
     MailUp,
-    Mend { from: Place, to: Place },
+    Mend {
+        from: Place,
+        to: Place,
+    },
     Copy,
 }
 
@@ -306,8 +335,7 @@ impl World {
         let audit = &look.audit;
         // A wall clock that jumps moves the time of mails that wait for a retry.
         let delayed = if self.skews.iter().any(|skew| skew.load(Ordering::Relaxed) != 0) { 0 } else { audit.delayed };
-        let in_flight = if self.lost_by_store { 0 } else { audit.in_flight };
-        if audit.queued + delayed + in_flight > 0 {
+        if audit.queued + delayed + audit.in_flight > 0 {
             return Some(format!("mail waits: {audit:?}"));
         }
         let Some(ledger) = look.snapshot.in_force() else { return Some("no ledger is in force".into()) };
