@@ -36,6 +36,7 @@
 //!
 //! | module | what | uses |
 //! |---|---|---|
+//! | [`system`] | clocks and chance, so that a simulation can give its own | |
 //! | [`api`] | the `MailRelay` types, their rules, the record and the reports | |
 //! | [`budget`] | the division of a budget, pure | |
 //! | [`store`] | the connection to Redis: limits, and what a failure means | |
@@ -70,5 +71,6 @@ pub mod lease;
 pub mod queue;
 pub mod smtp;
 pub mod store;
+pub mod system;
 pub mod telemetry;
 pub mod worker;

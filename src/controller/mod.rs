@@ -39,5 +39,5 @@ mod status;
 pub use apply::{ApplyError, Deposed, Driven, Happening, Incident, Pool, Records, Turn};
 pub use plan::{Candidate, Plan, PoolPlan, RelayKey, RelayPlan, Stall, plan};
 pub use retention::discard_expired;
-pub use run::{ControllerError, ControllerOptions, run};
+pub use run::{ControllerError, ControllerOptions, Replica, run};
 pub use safety::{Safety, StoreFacts, ask, judge};

@@ -35,6 +35,7 @@ use crate::{
     lease::BootTime,
     queue::UnixMillis,
     store::{Store, StoreError},
+    system,
 };
 
 /// How often figures are measured and statuses compared.
@@ -190,7 +191,7 @@ impl Relays {
         }
         memory.measured.safety = self.safety.borrow().clone();
         let old = memory.status.get_or_insert_with(|| relay.relay.status.clone().unwrap_or_default());
-        let facts = Facts::of(world, relay, &memory.measured, jiff::Timestamp::now());
+        let facts = Facts::of(world, relay, &memory.measured, system::timestamp());
         let new = status(&facts, old);
         if new == *old {
             return;
@@ -311,7 +312,7 @@ impl Relays {
             return;
         }
         let key = key_of(relay);
-        let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap_or_default();
+        let now = jiff::Timestamp::from_second(system::timestamp().as_second()).unwrap_or_default();
         let condition = |kind: &str, status: &str| {
             json!({
                 "type": kind, "status": status, "reason": "InvalidSpec", "message": invalid.error,

@@ -102,34 +102,69 @@ async fn run_until(options: ControllerOptions, stop: impl Future<Output = ()>) -
     let store = Store::new(&options.store)?;
     let client = client().await?;
     let mut registry = Registry::default();
-    let metrics = ControllerMetrics::register(&mut registry);
     let (ready, readiness) = watch::channel(false);
-    let identity = format!("{}_{}", options.identity, ProcessId::random());
-    let election = Election::new(client.clone(), &options.namespace, &options.lease_name, identity);
-    let (observed, watches) = Observed::start(&client);
-    let work = async {
-        // A standby observes too, so that it can act at once.
-        observed.ready().await;
-        ready.send_replace(true);
-        tracing::info!("relays and pods are observed; waiting to lead");
-        election.win().await;
+    let http = options.http;
+    let replica = Replica::new(options, store, client, &mut registry, ready);
+    let served = serve(http, Routes::new(readiness, Arc::new(registry)));
+    let stop = async {
         tokio::select! {
-            ended = lead(&options, &client, &store, &observed, &metrics) => ended,
-            lost = election.keep() => Err(ControllerError::Deposed(lost.to_string())),
+            () = stop => Ok(()),
+            () = served => Err(ControllerError::TaskEnded("http")),
         }
     };
-    let ended = tokio::select! {
-        ended = work => ended,
-        () = watches => Err(ControllerError::TaskEnded("watches")),
-        () = serve(options.http, Routes::new(readiness, Arc::new(registry))) => Err(ControllerError::TaskEnded("http")),
-        () = stop => {
-            tracing::info!("asked to stop");
-            Ok(())
-        }
-    };
-    // Everything that leads is dropped by now, so the next leader may start.
-    let _ = tokio::time::timeout(RESIGN_LIMIT, election.resign()).await;
-    ended
+    replica.run(stop).await
+}
+
+/// A controller without what belongs to its process: signals, HTTP, and how Redis and the API server are reached.
+pub struct Replica {
+    options: ControllerOptions,
+    store: Store,
+    client: Client,
+    metrics: ControllerMetrics,
+    ready: watch::Sender<bool>,
+}
+
+impl Replica {
+    /// A controller that does nothing yet. `ready` is told when it observes.
+    pub fn new(
+        options: ControllerOptions,
+        store: Store,
+        client: Client,
+        registry: &mut Registry,
+        ready: watch::Sender<bool>,
+    ) -> Self {
+        Self { options, store, client, metrics: ControllerMetrics::register(registry), ready }
+    }
+
+    /// Waits to lead, and leads, until `stop` resolves or leadership is lost. Cancelling ends it as a crash would.
+    pub async fn run(self, stop: impl Future<Output = Result<(), ControllerError>>) -> Result<(), ControllerError> {
+        let Self { options, store, client, metrics, ready } = self;
+        let identity = format!("{}_{}", options.identity, ProcessId::random());
+        let election = Election::new(client.clone(), &options.namespace, &options.lease_name, identity);
+        let (observed, watches) = Observed::start(&client);
+        let work = async {
+            // A standby observes too, so that it can act at once.
+            observed.ready().await;
+            ready.send_replace(true);
+            tracing::info!("relays and pods are observed; waiting to lead");
+            election.win().await;
+            tokio::select! {
+                ended = lead(&options, &client, &store, &observed, &metrics) => ended,
+                lost = election.keep() => Err(ControllerError::Deposed(lost.to_string())),
+            }
+        };
+        let ended = tokio::select! {
+            ended = work => ended,
+            () = watches => Err(ControllerError::TaskEnded("watches")),
+            stopped = stop => {
+                tracing::info!("asked to stop");
+                stopped
+            }
+        };
+        // Everything that leads is dropped by now, so the next leader may start.
+        let _ = tokio::time::timeout(RESIGN_LIMIT, election.resign()).await;
+        ended
+    }
 }
 
 async fn client() -> Result<Client, ControllerError> {

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use rand::RngExt;
 use tokio::time::Instant;
 
 use super::context::Context;
@@ -10,6 +11,7 @@ use crate::{
     lease::LedgerStore,
     queue::{Queue, UnixMillis},
     store::StoreError,
+    system,
     telemetry::metrics::ByKind,
 };
 
@@ -29,7 +31,7 @@ pub async fn run(context: Arc<Context>) {
     let mut upkeep = Upkeep { context, reported: None, measured: None };
     loop {
         upkeep.turn().await;
-        let tick = TICK.mul_f64(0.85 + 0.3 * rand::random::<f64>());
+        let tick = TICK.mul_f64(0.85 + 0.3 * system::chance().random::<f64>());
         tokio::select! {
             () = tokio::time::sleep(tick) => {}
             () = upkeep.context.promote.notified() => {}
