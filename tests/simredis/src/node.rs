@@ -151,12 +151,7 @@ impl Node {
     /// Adds elements to a list, one after the other; its length afterwards.
     pub(crate) fn push(&mut self, key: &Bytes, end: End, elements: &[Bytes]) -> Result<usize, Failure> {
         let length = self.keys.edit(key, |list: &mut List| {
-            for element in elements {
-                match end {
-                    End::Left => list.push_front(element.clone()),
-                    End::Right => list.push_back(element.clone()),
-                }
-            }
+            elements.iter().for_each(|element| put(list, end, element.clone()));
             list.len()
         })?;
         self.has_grown(key);
@@ -174,10 +169,7 @@ impl Node {
         if self.keys.read::<List>(key)?.is_none() {
             return Ok(None);
         }
-        self.keys.edit(key, |list: &mut List| match end {
-            End::Left => list.pop_front(),
-            End::Right => list.pop_back(),
-        })
+        self.keys.edit(key, |list: &mut List| take(list, end))
     }
 
     /// LMOVE: nothing when the source is empty; an error, and no change, when either is no list.
@@ -192,6 +184,16 @@ impl Node {
             return Ok(None);
         }
         self.keys.read::<List>(target)?;
+        if source == target {
+            // In place: a list of one element is never empty, and keeps its expiry.
+            let element = self.keys.edit(source, |list: &mut List| {
+                let element = take(list, from);
+                element.iter().for_each(|element| put(list, to, element.clone()));
+                element
+            })?;
+            self.has_grown(source);
+            return Ok(element);
+        }
         let Some(element) = self.pop(source, from)? else { return Ok(None) };
         self.push(target, to, std::slice::from_ref(&element))?;
         Ok(Some(element))
@@ -294,6 +296,20 @@ impl Node {
             0 => String::new(),
             keys => format!("db0:keys={keys}\r\n"),
         }
+    }
+}
+
+fn put(list: &mut List, end: End, element: Bytes) {
+    match end {
+        End::Left => list.push_front(element),
+        End::Right => list.push_back(element),
+    }
+}
+
+fn take(list: &mut List, end: End) -> Option<Bytes> {
+    match end {
+        End::Left => list.pop_front(),
+        End::Right => list.pop_back(),
     }
 }
 

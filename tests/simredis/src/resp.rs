@@ -36,8 +36,8 @@ impl Reply {
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Status(text) => line(out, b'+', text.as_bytes()),
             // A line break inside would end the reply early.
+            Self::Status(text) => line(out, b'+', text.replace(['\r', '\n'], " ").as_bytes()),
             Self::Error(text) => line(out, b'-', text.replace(['\r', '\n'], " ").as_bytes()),
             Self::Integer(n) => line(out, b':', n.to_string().as_bytes()),
             Self::Bulk(bytes) => {

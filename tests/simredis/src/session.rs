@@ -50,14 +50,15 @@ impl Session {
     /// A new client, and the messages of the channels it will follow.
     pub(crate) fn new(shared: Arc<Shared>, run: u64) -> (Self, mpsc::UnboundedReceiver<Reply>) {
         let (pushes, messages) = mpsc::unbounded_channel();
-        let client = {
+        let (client, authenticated) = {
             let mut node = lock(&shared.node);
             node.next_client += 1;
             let client = node.next_client;
             node.clients.insert(client);
-            client
+            // Who came while no password was asked for stays.
+            (client, node.config.get("requirepass").is_empty())
         };
-        (Self { shared, run, client, authenticated: false, channels: BTreeSet::new(), pushes }, messages)
+        (Self { shared, run, client, authenticated, channels: BTreeSet::new(), pushes }, messages)
     }
 
     /// No longer waits: the element that came meanwhile, if any, is in the receiver.
@@ -97,9 +98,8 @@ impl Session {
         if !command.takes(words.len()) {
             return Err(crate::failure::wrong_arity(command.name));
         }
-        let password = node.config.get("requirepass");
         let free = matches!(command.run, Run::Session(SessionCommand::Auth | SessionCommand::Quit));
-        if !password.is_empty() && !self.authenticated && !free {
+        if !self.authenticated && !free {
             return Err(fixed("NOAUTH Authentication required."));
         }
         node.permits(command, words)?;
@@ -226,7 +226,11 @@ impl Session {
 /// The refusal names the command and as many of its words as fit.
 fn unknown(words: &[Bytes]) -> Failure {
     const MOST: usize = 128;
-    let cut = |word: &[u8], most: usize| String::from_utf8_lossy(&word[..word.len().min(most)]).into_owned();
+    // A zero byte ends a text in C.
+    let cut = |word: &[u8], most: usize| {
+        let end = word.iter().position(|&byte| byte == 0).unwrap_or(word.len());
+        String::from_utf8_lossy(&word[..end.min(most)]).into_owned()
+    };
     let mut arguments = String::new();
     for word in &words[1..] {
         if arguments.len() >= MOST {

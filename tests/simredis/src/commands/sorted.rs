@@ -49,7 +49,10 @@ fn bound(word: &Bytes) -> Result<(f64, bool), Failure> {
         Some(text) => (text, true),
         None => (&word[..], false),
     };
-    Ok((float(text).ok_or(fixed("ERR min or max is not a float"))?, open))
+    // As C's `strtod`, which skips blanks, and for which nothing is 0.
+    let text = text.trim_ascii_start();
+    let score = if text.is_empty() { Some(0.0) } else { float(text) };
+    Ok((score.ok_or(fixed("ERR min or max is not a float"))?, open))
 }
 
 /// With LIMIT at most: nobody uses WITHSCORES.
