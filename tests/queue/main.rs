@@ -1,9 +1,26 @@
-//! The queue against a real Redis.
+//! The queue in a real Redis, and in the simulated one.
 
-mod arrivals;
-mod claims;
+/// One slot for each script: only a real Redis can be in Cluster mode.
 mod cluster;
-mod letters;
-mod model;
-mod recovery;
-mod support;
+
+#[path = "."]
+mod real {
+    use testkit::RedisServer;
+    mod arrivals;
+    mod claims;
+    mod letters;
+    mod model;
+    mod recovery;
+    pub mod support;
+}
+
+#[path = "."]
+mod simulated {
+    use testkit::SimulatedRedis as RedisServer;
+    mod arrivals;
+    mod claims;
+    mod letters;
+    mod model;
+    mod recovery;
+    mod support;
+}

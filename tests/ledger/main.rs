@@ -1,0 +1,14 @@
+//! The ledger in Redis does exactly what the pure machine does, and neither lets the sum pass the budget: in a real Redis
+//! and in the simulated one.
+
+#[path = "."]
+mod real {
+    use testkit::RedisServer;
+    mod contract;
+}
+
+#[path = "."]
+mod simulated {
+    use testkit::SimulatedRedis as RedisServer;
+    mod contract;
+}

@@ -1,0 +1,13 @@
+//! Workers share a budget through a real Redis, and through the simulated one.
+
+#[path = "."]
+mod real {
+    use testkit::RedisServer;
+    mod contract;
+}
+
+#[path = "."]
+mod simulated {
+    use testkit::SimulatedRedis as RedisServer;
+    mod contract;
+}
