@@ -103,23 +103,8 @@ const VALUES: &[&str] = &[
     "a value of more than sixty-four bytes makes a hash one of the large kind",
 ];
 const INTEGERS: &[&str] = &["0", "1", "2", "3", "-1", "-2", "-3", "100", "-100"];
-const SCORES: &[&str] = &[
-    "0",
-    "1",
-    "2",
-    "-1",
-    "1.5",
-    "0.1",
-    "1e3",
-    "1790000000000",
-    "1e20",
-    "+inf",
-    "-inf",
-    "inf",
-    "-0",
-    "3.0",
-    "123456.789",
-];
+const SCORES: &[&str] =
+    &["0", "1", "2", "-1", "1.5", "0.1", "1e3", "1790000000000", "1e20", "+inf", "-inf", "inf", "3.0", "123456.789"];
 const TIMES: &[&str] = &["100000", "86400000", "0", "-1", "500000000", "9223372036854775807"];
 const PATTERNS: &[&str] = &["*", "k*", "?1", "f?", "*blanks", "nothing", r"\*", "k1"];
 const CURSORS: &[&str] = &["0", "x", ""];

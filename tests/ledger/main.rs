@@ -9,6 +9,6 @@ mod real {
 
 #[path = "."]
 mod simulated {
-    use testkit::SimulatedRedis as RedisServer;
+    use simredis::SimRedisServer as RedisServer;
     mod contract;
 }

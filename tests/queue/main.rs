@@ -16,7 +16,7 @@ mod real {
 
 #[path = "."]
 mod simulated {
-    use testkit::SimulatedRedis as RedisServer;
+    use simredis::SimRedisServer as RedisServer;
     mod arrivals;
     mod claims;
     mod letters;

@@ -25,6 +25,7 @@ mod node;
 mod number;
 mod resp;
 mod scripts;
+mod server;
 mod session;
 
 use std::{
@@ -44,6 +45,7 @@ use tokio::{
 pub use faults::Snapshot;
 pub use look::StreamEntry;
 pub use node::WallClock;
+pub use server::SimRedisServer;
 
 use crate::{config::Config, keyspace::Keyspace, node::Node, scripts::Scripts};
 

@@ -4,14 +4,13 @@ use std::cmp::Ordering;
 
 use crate::failure::{Failure, NOT_AN_INTEGER};
 
-/// A score, ordered; never NaN.
+/// A score, ordered; never NaN, nor -0.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Score(pub(crate) f64);
 
 impl Ord for Score {
     fn cmp(&self, other: &Self) -> Ordering {
-        // -0 is 0, as in C.
-        (self.0 + 0.0).total_cmp(&(other.0 + 0.0))
+        self.0.total_cmp(&other.0)
     }
 }
 

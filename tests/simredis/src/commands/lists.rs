@@ -24,10 +24,9 @@ pub(crate) fn end(word: &Bytes) -> Result<End, Failure> {
 /// Seconds; `None` is for ever.
 pub(crate) fn timeout(word: &Bytes) -> Result<Option<Duration>, Failure> {
     let seconds = float(word).ok_or(fixed("ERR timeout is not a float or out of range"))?;
-    if seconds < 0.0 {
-        return Err(fixed("ERR timeout is negative"));
-    }
-    let time = Duration::try_from_secs_f64(seconds).map_err(|_| fixed("ERR timeout is out of range"))?;
+    // Milliseconds that do not fit overflow there, and are called negative.
+    let time = Duration::try_from_secs_f64(seconds).ok().filter(|time| i64::try_from(time.as_millis()).is_ok());
+    let time = time.ok_or(fixed("ERR timeout is negative"))?;
     Ok((!time.is_zero()).then_some(time))
 }
 
