@@ -1,5 +1,7 @@
 //! The queue in a real Redis, and in the simulated one.
 
+#![expect(clippy::duplicate_mod, reason = "one contract, two servers that must keep it")]
+
 /// One slot for each script: only a real Redis can be in Cluster mode.
 mod cluster;
 

@@ -92,8 +92,7 @@ impl Ids {
 
     /// 40 hexadecimal digits.
     fn id(&mut self) -> String {
-        let digits: String = (0..3).map(|_| format!("{:016x}", self.number())).collect();
-        digits[..40].to_owned()
+        format!("{:016x}{:016x}{:08x}", self.number(), self.number(), self.number() >> 32)
     }
 }
 

@@ -151,7 +151,9 @@ impl Node {
     /// Adds elements to a list, one after the other; its length afterwards.
     pub(crate) fn push(&mut self, key: &Bytes, end: End, elements: &[Bytes]) -> Result<usize, Failure> {
         let length = self.keys.edit(key, |list: &mut List| {
-            elements.iter().for_each(|element| put(list, end, element.clone()));
+            for element in elements {
+                put(list, end, element.clone());
+            }
             list.len()
         })?;
         self.has_grown(key);
@@ -188,7 +190,9 @@ impl Node {
             // In place: a list of one element is never empty, and keeps its expiry.
             let element = self.keys.edit(source, |list: &mut List| {
                 let element = take(list, from);
-                element.iter().for_each(|element| put(list, to, element.clone()));
+                if let Some(element) = &element {
+                    put(list, to, element.clone());
+                }
                 element
             })?;
             self.has_grown(source);
@@ -239,17 +243,20 @@ impl Node {
     pub(crate) fn info(&self, sections: &[Bytes]) -> String {
         let wanted: BTreeSet<String> =
             sections.iter().map(|section| String::from_utf8_lossy(section).to_lowercase()).collect();
-        let parts: [(&str, fn(&Self) -> String); 6] = [
-            ("Server", Self::info_server),
-            ("Clients", Self::info_clients),
-            ("Memory", Self::info_memory),
-            ("Persistence", Self::info_persistence),
-            ("Replication", Self::info_replication),
-            ("Keyspace", Self::info_keyspace),
-        ];
-        let parts = parts.iter().filter(|(title, _)| wanted.is_empty() || wanted.contains(&title.to_lowercase()));
-        let parts: Vec<String> = parts.map(|(title, text)| format!("# {title}\r\n{}", text(self))).collect();
-        parts.join("\r\n")
+        let titles = ["Server", "Clients", "Memory", "Persistence", "Replication", "Keyspace"];
+        let titles = titles.iter().filter(|title| wanted.is_empty() || wanted.contains(&title.to_lowercase()));
+        let parts = titles.map(|title| {
+            let fields = match *title {
+                "Server" => self.info_server(),
+                "Clients" => self.info_clients(),
+                "Memory" => self.info_memory(),
+                "Persistence" => self.info_persistence(),
+                "Replication" => self.info_replication(),
+                _ => self.info_keyspace(),
+            };
+            format!("# {title}\r\n{fields}")
+        });
+        parts.collect::<Vec<_>>().join("\r\n")
     }
 
     fn info_server(&self) -> String {

@@ -1,6 +1,6 @@
 //! One connection: who it is, what it waits for, what it follows.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, fmt::Write, sync::Arc};
 
 use bytes::Bytes;
 use tokio::{
@@ -236,7 +236,7 @@ fn unknown(words: &[Bytes]) -> Failure {
         if arguments.len() >= MOST {
             break;
         }
-        arguments.push_str(&format!("'{}' ", cut(word, MOST - arguments.len())));
+        let _ = write!(arguments, "'{}' ", cut(word, MOST - arguments.len()));
     }
     failure(format!("ERR unknown command '{}', with args beginning with: {arguments}", cut(&words[0], MOST)))
 }

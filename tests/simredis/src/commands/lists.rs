@@ -50,12 +50,12 @@ pub(super) fn lindex(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure>
 }
 
 pub(super) fn lrange(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
-    let (first, last) = (integer(&words[2])?, integer(&words[3])?);
-    let Some(list) = node.keys.read::<List>(&words[1])? else { return Ok(Reply::Array(Vec::new())) };
-    let first = place(first, list.len()).unwrap_or(0);
-    let Some(last) = place(last, list.len()) else { return Ok(Reply::Array(Vec::new())) };
-    let last = last.min(list.len() - 1);
-    Ok(Reply::bulks(list.iter().take(last + 1).skip(first).cloned()))
+    let (begin, end) = (integer(&words[2])?, integer(&words[3])?);
+    let Some(elements) = node.keys.read::<List>(&words[1])? else { return Ok(Reply::Array(Vec::new())) };
+    let begin = place(begin, elements.len()).unwrap_or(0);
+    let Some(end) = place(end, elements.len()) else { return Ok(Reply::Array(Vec::new())) };
+    let end = end.min(elements.len() - 1);
+    Ok(Reply::bulks(elements.iter().take(end + 1).skip(begin).cloned()))
 }
 
 pub(super) fn lpush(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {

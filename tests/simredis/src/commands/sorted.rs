@@ -14,7 +14,7 @@ use crate::{
 /// Without options: nobody uses them.
 pub(super) fn zadd(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
     let pairs = &words[2..];
-    if pairs.len() % 2 != 0 {
+    if !pairs.len().is_multiple_of(2) {
         return Err(SYNTAX);
     }
     // Adding makes -0 a 0.
