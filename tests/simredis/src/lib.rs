@@ -1,5 +1,5 @@
 //! A Redis in memory, for simulations: it speaks RESP2 over any stream, runs mailrelay's own Lua scripts, and answers as
-//! Redis 7.0 does as far as the product and its tests go (`tests/redis_differential.rs` compares the two byte by byte).
+//! Redis 7.0 does as far as the product and its tests go (`tests/differential` compares the two byte by byte).
 //!
 //! - Time is tokio's, so that a paused clock works; the wall clock (TIME, ids of streams) is an argument.
 //! - Nothing is random and nothing depends on addresses or on the order of hashing: the same commands give the same answers.
