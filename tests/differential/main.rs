@@ -5,6 +5,7 @@
 
 mod compare;
 mod events;
+mod lua;
 mod plain;
 mod scripts;
 mod wire;

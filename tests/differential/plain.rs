@@ -1,10 +1,10 @@
-//! Draws commands: mostly sensible ones on few keys, so that kinds collide, and some that are wrong.
+//! Draws commands: mostly sensible ones, each kind on keys of its own, and some on those of another kind or wrong ones.
 
 use rand::{RngExt, rngs::StdRng};
 
 use crate::wire::Words;
 
-/// Letters that stand alone are drawn: Key, Field, Value, Integer, Score, Time, Pattern, Cursor, End (of a list), cHannel.
+/// Letters that stand alone are drawn: Key, Field, Value, Integer, Score, Bound, Time, Pattern, Cursor, End (of a list), cHannel.
 const FORMS: &[&str] = &[
     "BLMOVE K K E E 0.001",
     "CLIENT SETINFO LIB-NAME x",
@@ -70,9 +70,9 @@ const FORMS: &[&str] = &[
     "ZADD K S V",
     "ZADD K S V S V",
     "ZCARD K",
-    "ZRANGEBYSCORE K -inf S",
-    "ZRANGEBYSCORE K S S",
-    "ZRANGEBYSCORE K S S LIMIT I I",
+    "ZRANGEBYSCORE K -inf B",
+    "ZRANGEBYSCORE K B B",
+    "ZRANGEBYSCORE K B B LIMIT I I",
     "ZREM K V",
     "ZREM K V V",
     "ZSCORE K V",
@@ -85,7 +85,12 @@ const FIXED: &[&str] = &[
     "ZCARD", "ZSCORE",
 ];
 
-const KEYS: &[&str] = &["k1", "k2", "k3", "{k}:4", "K5", "key with blanks", ""];
+const LISTS: &[&str] = &["l1", "l2"];
+const HASHES: &[&str] = &["h1", "{h}:2"];
+const SORTED: &[&str] = &["z1", "z2"];
+const STREAMS: &[&str] = &["x1"];
+const TEXTS: &[&str] = &["t1", "key with blanks", ""];
+const KEYS: &[&str] = &["l1", "l2", "h1", "{h}:2", "z1", "z2", "x1", "t1", "key with blanks", ""];
 const FIELDS: &[&str] =
     &["f1", "f2", "f3", "10", "", "a field of more than sixty-four bytes makes a hash one of the large kind"];
 const VALUES: &[&str] = &[
@@ -103,25 +108,11 @@ const VALUES: &[&str] = &[
     "a value of more than sixty-four bytes makes a hash one of the large kind",
 ];
 const INTEGERS: &[&str] = &["0", "1", "2", "3", "-1", "-2", "-3", "100", "-100"];
-const SCORES: &[&str] = &[
-    "0",
-    "1",
-    "2",
-    "-1",
-    "1.5",
-    "0.1",
-    "1e3",
-    "1790000000000",
-    "1e20",
-    "+inf",
-    "-inf",
-    "inf",
-    "-0",
-    "3.0",
-    "123456.789",
-];
+const SCORES: &[&str] =
+    &["0", "1", "2", "-1", "1.5", "0.1", "1e3", "1790000000000", "1e20", "+inf", "-inf", "inf", "3.0", "123456.789"];
+const BOUNDS: &[&str] = &["-inf", "+inf", "0", "(0", "1", "(1", "2", "(-1", "(1.5", "1000", "(inf", "("];
 const TIMES: &[&str] = &["100000", "86400000", "0", "-1", "500000000", "9223372036854775807"];
-const PATTERNS: &[&str] = &["*", "k*", "?1", "f?", "*blanks", "nothing", r"\*", "k1"];
+const PATTERNS: &[&str] = &["*", "l*", "?1", "f?", "*blanks", "nothing", r"\*", "h1"];
 const CURSORS: &[&str] = &["0", "x", ""];
 const WRONG: &[&str] =
     &["", "x", "-1", "1.5", "01", "+1", " 1", "9223372036854775808", "nan", "*", "RANK", "LEFT", "é"];
@@ -136,7 +127,15 @@ pub fn draw(random: &mut StdRng) -> Words {
         return vec![b"FLUSHALL".to_vec()];
     }
     let form = pick(random, FORMS);
-    let mut words: Vec<String> = form.split(' ').map(|word| drawn(random, word).to_owned()).collect();
+    let own = match form.as_bytes() {
+        [b'L' | b'B', ..] | [b'R', b'P', ..] => LISTS,
+        [b'H', ..] => HASHES,
+        [b'Z', ..] => SORTED,
+        [b'X', ..] => STREAMS,
+        [b'G' | b'S', ..] => TEXTS,
+        _ => KEYS,
+    };
+    let mut words: Vec<String> = form.split(' ').map(|word| drawn(random, word, own).to_owned()).collect();
     if random.random_bool(0.12) {
         spoil(random, &mut words);
     }
@@ -146,15 +145,15 @@ pub fn draw(random: &mut StdRng) -> Words {
     words.into_iter().map(String::into_bytes).collect()
 }
 
-fn drawn<'a>(random: &mut StdRng, word: &'a str) -> &'a str {
+fn drawn<'a>(random: &mut StdRng, word: &'a str, own: &[&'static str]) -> &'a str {
     let pool = match word {
-        // Few keys are touched often, the odd ones seldom.
-        "K" if random.random_bool(0.8) => &KEYS[..4],
+        "K" if random.random_bool(0.93) => own,
         "K" => KEYS,
         "F" => FIELDS,
         "V" => VALUES,
         "I" => INTEGERS,
         "S" => SCORES,
+        "B" => BOUNDS,
         "T" => TIMES,
         "P" => PATTERNS,
         "C" => CURSORS,

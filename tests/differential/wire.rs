@@ -143,14 +143,16 @@ pub fn parts(reply: &[u8]) -> Option<Vec<Vec<u8>>> {
 pub struct Pair {
     pub real: Client,
     pub simulated: Client,
+    /// What [`Pair::simulated`] is connected to.
+    pub data: SimRedis,
 }
 
 impl Pair {
     pub async fn connect(real: &RedisServer, simulated: &SimRedis) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", real.port())).await.expect("redis-server listens");
         stream.set_nodelay(true).expect("a socket");
-        let simulated = Client::new(simulated.connect().expect("it runs")).await;
-        Self { real: Client::new(stream).await, simulated }
+        let client = Client::new(simulated.connect().expect("it runs")).await;
+        Self { real: Client::new(stream).await, simulated: client, data: simulated.clone() }
     }
 
     pub async fn send(&mut self, words: &Words) {

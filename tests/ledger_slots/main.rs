@@ -1,5 +1,7 @@
 //! Workers share a budget through a real Redis, and through the simulated one.
 
+#![expect(clippy::duplicate_mod, reason = "one contract, two servers that must keep it")]
+
 #[path = "."]
 mod real {
     use testkit::RedisServer;
@@ -8,6 +10,6 @@ mod real {
 
 #[path = "."]
 mod simulated {
-    use testkit::SimulatedRedis as RedisServer;
+    use simredis::SimRedisServer as RedisServer;
     mod contract;
 }

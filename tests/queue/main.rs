@@ -1,5 +1,7 @@
 //! The queue in a real Redis, and in the simulated one.
 
+#![expect(clippy::duplicate_mod, reason = "one contract, two servers that must keep it")]
+
 /// One slot for each script: only a real Redis can be in Cluster mode.
 mod cluster;
 
@@ -16,7 +18,7 @@ mod real {
 
 #[path = "."]
 mod simulated {
-    use testkit::SimulatedRedis as RedisServer;
+    use simredis::SimRedisServer as RedisServer;
     mod arrivals;
     mod claims;
     mod letters;

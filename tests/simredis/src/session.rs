@@ -1,6 +1,6 @@
 //! One connection: who it is, what it waits for, what it follows.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, fmt::Write, sync::Arc};
 
 use bytes::Bytes;
 use tokio::{
@@ -11,9 +11,9 @@ use tokio::{
 use crate::{
     Shared,
     commands::{self, Command, Run, SessionCommand},
-    failure::{Failure, failure, fixed},
+    failure::{Failure, SYNTAX, failure, fixed, wrong_arity},
     lock,
-    node::{ClientId, Node, Waiter, is_list},
+    node::{ClientId, Node, Waiter},
     resp::Reply,
 };
 
@@ -96,7 +96,7 @@ impl Session {
     fn admit(&self, node: &Node, words: &[Bytes]) -> Result<&'static Command, Failure> {
         let Some(command) = commands::find(&words[0]) else { return Err(unknown(words)) };
         if !command.takes(words.len()) {
-            return Err(crate::failure::wrong_arity(command.name));
+            return Err(wrong_arity(command.name));
         }
         let free = matches!(command.run, Run::Session(SessionCommand::Auth | SessionCommand::Quit));
         if !self.authenticated && !free {
@@ -140,7 +140,7 @@ impl Session {
         let (user, password) = match words {
             [_, password] => (&b"default"[..], password),
             [_, user, password] => (&user[..], password),
-            _ => return Err(crate::failure::SYNTAX),
+            _ => return Err(SYNTAX),
         };
         if expected.is_empty() && words.len() == 2 {
             return Err(fixed(
@@ -160,7 +160,7 @@ impl Session {
         let word = match words {
             [_] => None,
             [_, word] => Some(word.clone()),
-            _ => return Err(crate::failure::wrong_arity("ping")),
+            _ => return Err(wrong_arity("ping")),
         };
         Ok(match word {
             word if !self.channels.is_empty() => Reply::bulks([Bytes::from_static(b"pong"), word.unwrap_or_default()]),
@@ -173,9 +173,7 @@ impl Session {
         let (source, target) = (&words[1], &words[2]);
         let (from, to) = (commands::end(&words[3])?, commands::end(&words[4])?);
         let limit = commands::timeout(&words[5])?;
-        if is_list(&node.keys, source)?
-            && let Some(element) = node.shift(source, target, from, to)?
-        {
+        if let Some(element) = node.shift(source, target, from, to)? {
             return Ok(Outcome::Reply(Reply::Bulk(element)));
         }
         let (reply, receiver) = oneshot::channel();
@@ -236,7 +234,7 @@ fn unknown(words: &[Bytes]) -> Failure {
         if arguments.len() >= MOST {
             break;
         }
-        arguments.push_str(&format!("'{}' ", cut(word, MOST - arguments.len())));
+        let _ = write!(arguments, "'{}' ", cut(word, MOST - arguments.len()));
     }
     failure(format!("ERR unknown command '{}', with args beginning with: {arguments}", cut(&words[0], MOST)))
 }

@@ -3,11 +3,9 @@
 mod ports;
 mod postfix;
 mod redis;
-mod simulated;
 mod wait;
 
 pub use ports::free_port;
 pub use postfix::Postfix;
 pub use redis::{Persistence, RedisServer};
-pub use simulated::SimulatedRedis;
 pub use wait::{PATIENCE, eventually, throughout};

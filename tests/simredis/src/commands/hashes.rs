@@ -52,7 +52,7 @@ pub(super) fn hvals(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> 
 
 pub(super) fn hset(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
     let pairs = &words[2..];
-    if pairs.len() % 2 != 0 {
+    if !pairs.len().is_multiple_of(2) {
         return Err(wrong_arity("hset"));
     }
     let set = |hash: &mut Hash| pairs.chunks(2).filter(|pair| hash.set(pair[0].clone(), pair[1].clone())).count();

@@ -1,4 +1,5 @@
 //! Commands on keys of any kind, and on plain text.
+#![expect(clippy::unnecessary_wraps, reason = "all commands have the same signature")]
 
 use std::time::Duration;
 
@@ -84,9 +85,9 @@ pub(super) fn pexpire(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure
 /// Milliseconds, or -1 for ever, or -2 when it is not there.
 fn left(node: &Node, key: &Bytes) -> i64 {
     match node.keys.expiry(key) {
-        None => -2,
-        Some(None) => -1,
-        Some(Some(at)) => i64::try_from((at - node.now).as_millis()).unwrap_or(i64::MAX),
+        None if node.keys.get(key).is_none() => -2,
+        None => -1,
+        Some(at) => i64::try_from((at - node.now).as_millis()).unwrap_or(i64::MAX),
     }
 }
 

@@ -119,7 +119,7 @@ fn truncated(number: f64) -> i64 {
 }
 
 /// `cjson.decode`.
-pub(super) fn decode(lua: &Lua, text: LuaString) -> mlua::Result<Value> {
+pub(super) fn decode(lua: &Lua, text: &LuaString) -> mlua::Result<Value> {
     let parsed = serde_json::from_slice(&text.as_bytes());
     let parsed = parsed.map_err(|error| Error::external(Thrown::Plain(error.to_string())))?;
     from_json(lua, &parsed)

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use mlua::{Error, Function, Lua, LuaOptions, MultiValue, StdLib, Table, Value};
+use mlua::{Error, Function, Lua, LuaOptions, LuaString, MultiValue, StdLib, Table, Value};
 
 use super::convert::{self, Thrown};
 use crate::{
@@ -63,7 +63,7 @@ pub(super) fn build(node: &Arc<Mutex<Node>>, rights: &Arc<Mutex<ScriptRights>>) 
     redis.set("error_reply", lua.create_function(|lua, text: Value| single(lua, "err", &text))?)?;
     redis.set("status_reply", lua.create_function(|lua, text: Value| single(lua, "ok", &text))?)?;
     let cjson = lua.create_table()?;
-    cjson.set("decode", lua.create_function(convert::decode)?)?;
+    cjson.set("decode", lua.create_function(|lua, text: LuaString| convert::decode(lua, &text))?)?;
     let plain = lua.create_function(|lua, thrown: Value| convert::plain(lua, thrown))?;
     let handler = lua.create_function(|lua, thrown: Value| fault(lua, &thrown))?;
     let frame = lua.load(FRAME).set_name("=frame");
