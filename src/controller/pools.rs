@@ -232,6 +232,9 @@ impl Pools {
     /// Takes in how each pool's turn ended. Returns the store's problem, if it had one.
     fn note_outcomes(&mut self, memory: &mut Memory, outcomes: Vec<Outcome>) -> Result<Option<StoreError>, PoolsError> {
         let now = BootTime::now();
+        for error in outcomes.iter().filter_map(|outcome| outcome.driven.as_ref().err()) {
+            self.metrics.refused(error);
+        }
         let mut problem = None;
         let mut wanted = BTreeSet::new();
         for Outcome { name, driven, incidents, mirror } in outcomes {
@@ -283,6 +286,7 @@ impl Pools {
                 continue;
             }
             if let Err(error) = memory.records.publish(&self.store, key, relay, turn).await {
+                self.metrics.refused(&error);
                 return store_problem(error);
             }
         }
@@ -295,6 +299,7 @@ impl Pools {
         let leaving = memory.leaving(&self.observed, plan);
         for key in gone.into_iter().chain(leaving) {
             if let Err(error) = memory.records.withdraw(&self.store, &key, turn).await {
+                self.metrics.refused(&error);
                 return store_problem(error);
             }
             memory.world.released.insert(key);
