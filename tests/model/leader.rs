@@ -47,7 +47,7 @@ impl State {
         let clock = self.clock();
         let Some(snapshot) = self.redis.ledger().map(mailrelay::lease::Ledger::snapshot) else { return Vec::new() };
         let evidence = self.evidence();
-        let pods = (0..self.pods.len()).filter(|pod| !self.pods[*pod].over).map(uid).collect();
+        let pods = (0..self.pods.len()).filter(|pod| self.pods[*pod].over.is_none()).map(uid).collect();
         let wait = if scenario.variant == Variant::EarlyInit { 0 } else { scenario.old_primary };
         let wait = TICK * u32::try_from(wait).expect("few ticks");
         self.leaders[leader].edit(|leader| {
@@ -62,7 +62,9 @@ impl State {
         let policy = self.leaders[leader].policy(scenario);
         let epoch = policy.epoch;
         let freed = scenario.variant == Variant::FreedAtOnce;
-        let hold = |quarantine: Duration| if freed { 0 } else { quarantine.as_secs() };
+        // In whole seconds, rounded up, as the store writes them.
+        let seconds = |hold: Duration| hold.as_secs() + u64::from(hold.subsec_nanos() > 0);
+        let hold = |quarantine: Duration| if freed { 0 } else { seconds(quarantine) };
         match action {
             Action::Init { fence, quarantine } => {
                 self.redis.edit(|redis| redis.tokens += 1);
