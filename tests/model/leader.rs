@@ -53,7 +53,7 @@ impl State {
         self.leaders[leader].edit(|leader| {
             leader.watch.list(&pods);
             leader.watch.observe(&snapshot, clock);
-            leader.watch.actions(clock, &timing(), scenario.holds(), true, wait, &evidence)
+            leader.watch.actions(clock, &scenario.timing(), scenario.holds(), true, wait, &evidence)
         })
     }
 
@@ -61,10 +61,14 @@ impl State {
         let primary = self.redis.nodes.len() - 1;
         let policy = self.leaders[leader].policy(scenario);
         let epoch = policy.epoch;
-        let freed = scenario.variant == Variant::FreedAtOnce;
         // In whole seconds, rounded up, as the store writes them.
         let seconds = |hold: Duration| hold.as_secs() + u64::from(hold.subsec_nanos() > 0);
-        let hold = |quarantine: Duration| if freed { 0 } else { seconds(quarantine) };
+        let most = match scenario.variant {
+            Variant::FreedAtOnce => Duration::ZERO,
+            Variant::HeldForTheReclaimTime => timing().reclaim + scenario.holds().close_grace,
+            _ => Duration::MAX,
+        };
+        let hold = |quarantine: Duration| seconds(quarantine.min(most));
         match action {
             Action::Init { fence, quarantine } => {
                 self.redis.edit(|redis| redis.tokens += 1);
