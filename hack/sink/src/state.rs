@@ -117,6 +117,12 @@ impl State {
         Stats { limit: inner.limit(), ..inner.stats.clone() }
     }
 
+    /// Whether no connection is open, not even to be refused.
+    pub fn is_empty(&self) -> bool {
+        let inner = self.lock();
+        inner.stats.open == 0 && inner.refusing == 0
+    }
+
     pub fn journal(&self) -> Vec<JournalEntry> {
         self.lock().journal.clone()
     }
