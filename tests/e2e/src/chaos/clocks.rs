@@ -1,0 +1,6 @@
+//! Clocks that jump.
+
+use super::Scenario;
+
+/// The scenarios.
+pub(super) const ALL: &[Scenario] = &[];

@@ -1,0 +1,6 @@
+//! Mail servers that misbehave.
+
+use super::Scenario;
+
+/// The scenarios.
+pub(super) const ALL: &[Scenario] = &[];

@@ -1,0 +1,43 @@
+//! What scenarios have in common: relays to ask for, times, pods to choose from.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::Pod;
+use mailsink::Behaviour;
+use rand::RngExt;
+
+use super::Trial;
+use crate::RelayOptions;
+
+/// How long the sink takes for a mail, so that all sessions stay busy.
+pub(super) const SLOW_MS: u64 = 200;
+/// The lease, as the product has it by default.
+pub(super) const LEASE: Duration = Duration::from_secs(6);
+/// `closeGrace`, as the API has it by default.
+pub(super) const CLOSE_GRACE: Duration = Duration::from_secs(2);
+
+/// Two workers with 8 sessions each.
+pub(super) fn two_pods(name: &str) -> RelayOptions {
+    pods(name, 2)
+}
+
+/// So many workers that share 16 sessions, and mails that take a while.
+pub(super) fn pods(name: &str, replicas: u32) -> RelayOptions {
+    let behaviour = Behaviour { mail_delay_ms: SLOW_MS, ..Behaviour::default() };
+    RelayOptions { behaviour, ..RelayOptions::new(name, replicas) }
+}
+
+/// One of the pods, as the seed decides.
+pub(super) async fn a_pod(trial: &mut Trial<'_>) -> Result<Pod> {
+    let mut pods = trial.relay.pods().await?;
+    pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+    pods.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+    anyhow::ensure!(!pods.is_empty(), "no worker pod");
+    Ok(pods.swap_remove(trial.random.random_range(0..pods.len())))
+}
+
+/// The UID of a pod.
+pub(super) fn uid(pod: &Pod) -> Result<&str> {
+    pod.metadata.uid.as_deref().context("a pod without UID")
+}
