@@ -6,6 +6,7 @@
 pub mod chaos;
 pub mod command;
 pub mod mails;
+pub mod network;
 mod options;
 pub mod process;
 mod relay;

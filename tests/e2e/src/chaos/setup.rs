@@ -41,3 +41,18 @@ pub(super) async fn a_pod(trial: &mut Trial<'_>) -> Result<Pod> {
 pub(super) fn uid(pod: &Pod) -> Result<&str> {
     pod.metadata.uid.as_deref().context("a pod without UID")
 }
+
+/// Undoes something when it is dropped, however the scenario ends.
+pub(super) struct Undo<F: FnMut()>(F);
+
+impl<F: FnMut()> Undo<F> {
+    pub(super) fn new(undo: F) -> Self {
+        Self(undo)
+    }
+}
+
+impl<F: FnMut()> Drop for Undo<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
