@@ -194,6 +194,11 @@ impl Sink {
         self.state.messages()
     }
 
+    /// The behaviour in force; what is left of each failure's times is in it.
+    pub fn behaviour(&self) -> Behaviour {
+        self.state.behaviour()
+    }
+
     /// From now on, in open sessions too.
     pub fn set_behaviour(&self, behaviour: Behaviour) {
         self.state.set_behaviour(behaviour);

@@ -43,6 +43,18 @@ impl Cut {
         Ok(Self { rules })
     }
 
+    /// Cuts some connections of a pod to a server beside the cluster, both ways; later ones are not touched.
+    pub fn of(pod: IpAddr, ports: &[u16], server: SocketAddr) -> Result<Self> {
+        let (pod, server) = (pod.to_string(), server.port().to_string());
+        let mut rules = Vec::new();
+        for port in ports.iter().map(ToString::to_string) {
+            let sent = ["INPUT", "-s", &pod, "-p", "tcp", "--sport", &port, "--dport", &server, "-j", "DROP"];
+            let received = ["OUTPUT", "-d", &pod, "-p", "tcp", "--sport", &server, "--dport", &port, "-j", "DROP"];
+            rules.extend([Rule::add("filter", &sent)?, Rule::add("filter", &received)?]);
+        }
+        Ok(Self { rules })
+    }
+
     /// Packets that have vanished so far.
     pub fn packets(&self) -> Result<u64> {
         self.rules.iter().map(Rule::packets).sum()

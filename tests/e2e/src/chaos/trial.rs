@@ -40,6 +40,8 @@ pub struct Expectation {
     pub pods: u32,
     /// The budget at the end.
     pub budget: u32,
+    /// Connections that the server may refuse, its limit being below the budget.
+    pub rejected: usize,
     /// Mails that may be held, their outcome being unknown: the sessions that were ended unclean.
     pub held: usize,
     /// Times that a mail may be delivered again: where the policy resends what is unknown.
@@ -95,6 +97,7 @@ impl<'s> Trial<'s> {
         let expect = Expectation {
             pods: options.replicas,
             budget: options.budget,
+            rejected: 0,
             held: 0,
             duplicates: 0,
             dead: 0,
