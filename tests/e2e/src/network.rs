@@ -73,7 +73,8 @@ impl Diversion {
     pub fn of(pod: Option<IpAddr>, server: SocketAddr, port: u16) -> Result<Self> {
         let (from, to) = (server.port().to_string(), port.to_string());
         let source = pod.map(|pod| ["-s".to_owned(), pod.to_string()]);
-        let target = ["-d", &server.ip().to_string(), "-p", "tcp", "--dport", &from, "-j", "REDIRECT", "--to-ports", &to];
+        let target =
+            ["-d", &server.ip().to_string(), "-p", "tcp", "--dport", &from, "-j", "REDIRECT", "--to-ports", &to];
         let rule = |chain| {
             let words: Vec<&str> =
                 [chain].into_iter().chain(source.iter().flatten().map(String::as_str)).chain(target).collect();

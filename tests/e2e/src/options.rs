@@ -29,6 +29,8 @@ pub struct RelayOptions {
     pub budget: u32,
     /// Worker pods at the start.
     pub replicas: u32,
+    /// Image of the workers.
+    pub image: String,
     /// How the sink behaves at the start.
     pub behaviour: Behaviour,
     /// Whether the server wants STARTTLS and a login.
@@ -50,6 +52,7 @@ impl RelayOptions {
             budget_name: format!("{name}.test"),
             budget: 16,
             replicas,
+            image: "localhost/mailrelay:dev".into(),
             behaviour: Behaviour::default(),
             secure: false,
             server: json!({}),
@@ -116,6 +119,7 @@ impl RelayOptions {
             object["metadata"]["namespace"] = json!(self.name);
             if object["kind"] == "Deployment" {
                 object["spec"]["replicas"] = json!(self.replicas);
+                object["spec"]["template"]["spec"]["initContainers"][0]["image"] = json!(self.image);
                 object["spec"]["template"]["spec"]["containers"][0]["image"] = json!("localhost/pause:dev");
             } else {
                 let mut data = json!({"username": SMTP_USER, "password": SMTP_PASSWORD});

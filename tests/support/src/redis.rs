@@ -264,6 +264,27 @@ impl RedisServer {
         self.resume();
     }
 
+    /// Puts its folder back where it was before [`RedisServer::move_to_small_disk`], with what is in it; it restarts on the
+    /// way. Does nothing when it is there already.
+    ///
+    /// # Panics
+    /// When the disk cannot be unmounted or Redis does not start.
+    pub fn leave_small_disk(&mut self) {
+        if !self.small_disk {
+            return;
+        }
+        self.crash();
+        let kept = tempfile::tempdir().expect("a temporary folder");
+        let _ = fs::remove_file(self.filler());
+        copy_all(self.folder.path(), kept.path());
+        let unmounted = Command::new("umount").arg(self.folder.path()).output().expect("umount starts");
+        assert!(unmounted.status.success(), "the small disk stays: {unmounted:?}");
+        self.small_disk = false;
+        self.lose_data();
+        copy_all(kept.path(), self.folder.path());
+        self.resume();
+    }
+
     /// Fills the small disk to its last byte; [`RedisServer::make_room`] undoes it.
     ///
     /// # Panics
@@ -296,6 +317,16 @@ impl RedisServer {
     /// When it does not start.
     pub fn take_clock(&mut self, library: &ClockLibrary) {
         self.preload = Some(library.path());
+        self.crash();
+        self.resume();
+    }
+
+    /// Restarts it with the machine's clock.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn give_clock_back(&mut self) {
+        self.preload = None;
         self.crash();
         self.resume();
     }

@@ -13,7 +13,7 @@
 //! | `report` | the table and `target/chaos/report.json` |
 //! | `run` | which scenarios run, beside each other or alone |
 //! | `setup` | relays to ask for, times, pods to choose from |
-//! | `controller`, `api`, `resource`, `redis`, `worker`, `pod`, `network`, `server`, `clocks` | the scenarios, by what is harmed |
+//! | `controller`, `api`, `resource`, `redis`, `store`, `worker`, `pod`, `network`, `server`, `clocks` | the scenarios, by what is harmed |
 
 mod api;
 mod clocks;
@@ -29,6 +29,7 @@ mod resource;
 mod run;
 mod server;
 mod setup;
+mod store;
 mod trial;
 mod worker;
 
@@ -76,6 +77,7 @@ pub fn scenarios() -> impl Iterator<Item = &'static Scenario> {
         api::ALL,
         resource::ALL,
         redis::ALL,
+        store::ALL,
         worker::ALL,
         pod::ALL,
         network::ALL,

@@ -1,6 +1,9 @@
 //! Redis that dies, forgets, or remembers too much.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use mailrelay::lease::LedgerState;
@@ -103,21 +106,19 @@ const RESUMED: Duration = Duration::from_secs(5);
 const NEW_MAILS: usize = 32;
 
 /// Something is done to Redis that costs the ledger, while all sessions are busy: none of them may be closed, and
-/// slots must be granted again in time.
-async fn lose_ledger(trial: &mut Trial<'_>, harm: impl FnOnce(&Stage)) -> Result<()> {
+/// slots must be granted again in time. `harm` tells since when Redis can be used: how long it takes to start is not ours.
+async fn lose_ledger(trial: &mut Trial<'_>, harm: impl FnOnce(&Stage) -> Instant) -> Result<()> {
     trial.moment(0..1_000).await;
     let before = trial.all_busy().await?;
     let token = trial.relay.ledger().await?.token;
     trial.strike();
-    harm(trial.stage);
-    // From when Redis answers again: how long it takes to start is not ours.
-    let harmed = trial.strike();
+    let usable = harm(trial.stage);
     open_again(trial, &token).await?;
-    trial.time("slots are granted again", harmed.elapsed(), OPEN_AGAIN);
+    trial.time("slots are granted again", usable.elapsed(), OPEN_AGAIN);
     let after = trial.all_busy().await?;
     no_session_closed(trial, &before, &after);
     flowing(trial).await?;
-    trial.time("mail flows again", harmed.elapsed(), RESUMED);
+    trial.time("mail flows again", usable.elapsed(), RESUMED);
     Ok(())
 }
 
@@ -144,12 +145,20 @@ pub(super) async fn flowing(trial: &Trial<'_>) -> Result<()> {
     trial.sink_until("mail flows", |stats| stats.accepted >= wanted).await.map(drop)
 }
 
-fn restart(stage: &Stage, lost: impl FnOnce(&mut RedisServer)) {
+/// Sends a command that must succeed.
+fn order(stage: &Stage, words: &[&str]) -> Instant {
+    let now = Instant::now();
+    stage.with_redis(|redis| redis.command(words)).expect("Redis answers");
+    now
+}
+
+fn restart(stage: &Stage, lost: impl FnOnce(&mut RedisServer)) -> Instant {
     stage.with_redis(|redis| {
         redis.crash();
         lost(redis);
         redis.resume();
     });
+    Instant::now()
 }
 
 async fn killed(trial: &mut Trial<'_>) -> Result<()> {
@@ -162,9 +171,7 @@ async fn killed(trial: &mut Trial<'_>) -> Result<()> {
 
 async fn ledger_deleted(trial: &mut Trial<'_>) -> Result<()> {
     let key = trial.relay.ledger_key().to_owned();
-    let delete = |stage: &Stage| {
-        stage.with_redis(|redis| redis.command(&["DEL", &key])).expect("Redis answers");
-    };
+    let delete = |stage: &Stage| order(stage, &["DEL", &key]);
     for _ in 0..3 {
         lose_ledger(trial, delete).await?;
     }
@@ -188,10 +195,7 @@ async fn ledger_deleted(trial: &mut Trial<'_>) -> Result<()> {
 async fn flushed(trial: &mut Trial<'_>) -> Result<()> {
     trial.expect.store_lost = true;
     for _ in 0..3 {
-        lose_ledger(trial, |stage| {
-            stage.with_redis(|redis| redis.command(&["FLUSHALL"])).expect("Redis answers");
-        })
-        .await?;
+        lose_ledger(trial, |stage| order(stage, &["FLUSHALL"])).await?;
     }
     Ok(())
 }
@@ -217,9 +221,13 @@ async fn restarted_older(trial: &mut Trial<'_>) -> Result<()> {
 }
 
 async fn first_replica(trial: &mut Trial<'_>) -> Result<()> {
+    // Only the first one since Redis was started is the first.
+    lose_ledger(trial, |stage| restart(stage, |_| ())).await?;
     let mut replica = None;
     lose_ledger(trial, |stage| {
+        let now = Instant::now();
         replica = Some(stage.with_redis(|redis| redis.replica(redis.address())));
+        now
     })
     .await?;
     let unsafe_after = trial.relay.await_condition("StoreUnsafe", "True", PATIENCE).await?;
@@ -239,12 +247,13 @@ async fn stale_promoted(trial: &mut Trial<'_>) -> Result<()> {
     trial.expect.store_lost = true;
     let primary = trial.stage.with_redis(|redis| redis.address());
     let door = Door::open(trial.stage.address, primary).await.context("cannot open a door to Redis")?;
-    let mut replica = None;
-    lose_ledger(trial, |stage| {
-        replica = Some(stage.with_redis(|redis| redis.replica(door.address())));
+    let mut replica = trial.stage.with_redis(|redis| redis.replica(door.address()));
+    // It was the first one, perhaps.
+    until("an open ledger", PATIENCE, async || {
+        let ledger = trial.relay.ledger().await?;
+        Ok(Look::when(ledger.state == LedgerState::Open, (), || format!("{ledger:?}")))
     })
     .await?;
-    let mut replica = replica.context("a replica")?;
     // Whatever happens in between, the installation has its Redis again in the end.
     let stage = trial.stage;
     let _back = Undo::new(|| {
@@ -262,6 +271,7 @@ async fn stale_promoted(trial: &mut Trial<'_>) -> Result<()> {
         stage.with_redis(RedisServer::crash);
         replica.promote();
         diversion = Some(divert(primary, &replica));
+        Instant::now()
     })
     .await?;
     drop(door);
@@ -270,6 +280,7 @@ async fn stale_promoted(trial: &mut Trial<'_>) -> Result<()> {
         let copy = replica.copy_data();
         restart(stage, |redis| redis.restore_data(&copy));
         diversion = None;
+        Instant::now()
     })
     .await
 }
