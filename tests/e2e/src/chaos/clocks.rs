@@ -15,7 +15,7 @@ use testkit::{ClockLibrary, RedisServer, WallClock};
 use super::{
     Reach, Scenario, Trial,
     redis::{flowing, no_session_closed},
-    setup::{LEASE, Undo, a_pod, two_pods, uid},
+    setup::{LEASE, Undo, a_pod, lasting, uid},
     trial::PATIENCE,
 };
 use crate::{
@@ -33,7 +33,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "Redis' wall clock jumps by an hour either way, by 120 s and -720 s, and runs at twice its rate",
         reach: Reach::All,
         slice: false,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(redis(trial)),
     },
     Scenario {
@@ -49,7 +49,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "the wall clock of the controller that leads does the same, then that of the other one",
         reach: Reach::All,
         slice: false,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(controller(trial)),
     },
 ];
@@ -61,7 +61,7 @@ const IMAGE: &str = "localhost/mailrelay:clock";
 
 /// Two workers whose wall clocks can be moved.
 fn movable(name: &str) -> RelayOptions {
-    RelayOptions { image: IMAGE.into(), ..two_pods(name) }
+    RelayOptions { image: IMAGE.into(), ..lasting(name) }
 }
 
 /// The whole row of jumps, each for as long as a lease, and nothing happens: no session ends, nobody else leads, no

@@ -15,7 +15,7 @@ use testkit::Door;
 use super::{
     Reach, Scenario, Trial,
     redis::{flowing, no_session_closed},
-    setup::{CLOSE_GRACE, LEASE, SLOW_MS, a_pod, two_pods, uid},
+    setup::{CLOSE_GRACE, LEASE, SLOW_MS, a_pod, lasting, uid},
     trial::PATIENCE,
 };
 use crate::{
@@ -32,7 +32,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "one pod cut from Redis for 20 s",
         reach: Reach::Own,
         slice: true,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(redis_cut(trial, Way::Both)),
     },
     Scenario {
@@ -40,7 +40,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "Redis does not hear one pod for 20 s, one way",
         reach: Reach::Own,
         slice: false,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(redis_cut(trial, Way::FromPod)),
     },
     Scenario {
@@ -48,7 +48,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "one pod does not hear Redis for 20 s, one way: what it asks for is done, the answers are lost",
         reach: Reach::Own,
         slice: false,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(redis_cut(trial, Way::ToPod)),
     },
     Scenario {
@@ -56,7 +56,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "one pod cut from the mail server for 20 s",
         reach: Reach::Own,
         slice: false,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(server_cut(trial, Way::Both)),
     },
     Scenario {
@@ -64,7 +64,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "one pod does not hear the mail server for 20 s, one way",
         reach: Reach::Own,
         slice: false,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(server_cut(trial, Way::ToPod)),
     },
     Scenario {
@@ -80,7 +80,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "200 ms and then 2 s between one pod and Redis",
         reach: Reach::Own,
         slice: false,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(redis_slow(trial)),
     },
     Scenario {
@@ -88,7 +88,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "2 s between all pods and the mail server, and a SIGKILL meanwhile",
         reach: Reach::Own,
         slice: false,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(server_slow(trial)),
     },
 ];
@@ -103,7 +103,7 @@ const SESSION_TIMEOUT: Duration = Duration::from_secs(20);
 /// A server that ends a session whose client has been silent for 15 s, and a relay that knows of 20.
 fn short_timeout(name: &str) -> RelayOptions {
     let behaviour = Behaviour { mail_delay_ms: SLOW_MS, idle_limit_ms: Some(15_000), ..Behaviour::default() };
-    let server = json!({"sessionTimeout": "20s"});
+    let server = json!({"sessionTimeout": "20s", "maxMessagesPerConnection": 10_000});
     RelayOptions { behaviour, server, ..RelayOptions::new(name, 2) }
 }
 

@@ -12,7 +12,7 @@ use testkit::{Door, RedisServer};
 
 use super::{
     Reach, Scenario, Trial,
-    setup::{LEASE, SLOW_MS, Undo, two_pods},
+    setup::{LEASE, SLOW_MS, Undo, lasting},
     trial::{PATIENCE, millis},
 };
 use crate::{
@@ -29,7 +29,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "SIGKILL and restart of Redis, 20 times",
         reach: Reach::All,
         slice: false,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(killed(trial)),
     },
     Scenario {
@@ -37,7 +37,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "DEL of the ledger, 6 times, while sessions last and while they come and go",
         reach: Reach::Own,
         slice: true,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(ledger_deleted(trial)),
     },
     Scenario {
@@ -45,7 +45,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "FLUSHALL, 3 times",
         reach: Reach::All,
         slice: true,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(flushed(trial)),
     },
     Scenario {
@@ -53,7 +53,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "restart of Redis without its data, 3 times",
         reach: Reach::All,
         slice: false,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(restarted_empty(trial)),
     },
     Scenario {
@@ -61,7 +61,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "restart of Redis from an older copy, 3 times",
         reach: Reach::All,
         slice: false,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(restarted_older(trial)),
     },
     Scenario {
@@ -69,7 +69,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "the first replica is attached, and goes again",
         reach: Reach::All,
         slice: false,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(first_replica(trial)),
     },
     Scenario {
@@ -77,7 +77,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "promotion of a replica that missed the last writes, and the way back",
         reach: Reach::All,
         slice: false,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(stale_promoted(trial)),
     },
     Scenario {
@@ -85,7 +85,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "SIGSTOP of Redis for 3 s, 3 times",
         reach: Reach::All,
         slice: true,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(paused_short(trial)),
     },
     Scenario {
@@ -93,7 +93,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "SIGSTOP of Redis for 20 s",
         reach: Reach::All,
         slice: false,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(paused_long(trial)),
     },
 ];

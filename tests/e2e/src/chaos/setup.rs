@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
 use mailsink::Behaviour;
 use rand::RngExt;
+use serde_json::json;
 
 use super::Trial;
 use crate::RelayOptions;
@@ -20,6 +21,11 @@ pub(super) const CLOSE_GRACE: Duration = Duration::from_secs(2);
 /// Two workers with 8 sessions each.
 pub(super) fn two_pods(name: &str) -> RelayOptions {
     pods(name, 2)
+}
+
+/// The same, and no session is closed for the mails that it has sent: whatever else closes one shows in the sink's count.
+pub(super) fn lasting(name: &str) -> RelayOptions {
+    RelayOptions { server: json!({"maxMessagesPerConnection": 10_000}), ..two_pods(name) }
 }
 
 /// So many workers that share 16 sessions, and mails that take a while.

@@ -11,7 +11,7 @@ use testkit::RedisServer;
 use super::{
     Reach, Scenario, Trial,
     redis::{flowing, no_session_closed},
-    setup::{LEASE, Undo, two_pods},
+    setup::{LEASE, Undo, lasting},
     trial::{PATIENCE, millis},
 };
 use crate::{
@@ -27,7 +27,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "maxmemory is reached, for 15 s",
         reach: Reach::All,
         slice: false,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(memory_full(trial)),
     },
     Scenario {
@@ -35,7 +35,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "the disk of Redis is full, so that it ends, again at each start, until there is room",
         reach: Reach::All,
         slice: false,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(disk_full(trial)),
     },
     Scenario {
@@ -43,7 +43,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "SCRIPT FLUSH, 50 times",
         reach: Reach::Own,
         slice: false,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(scripts_flushed(trial)),
     },
     Scenario {
@@ -51,7 +51,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "the ACL takes scripts away, for 15 s",
         reach: Reach::All,
         slice: false,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(scripts_denied(trial)),
     },
     Scenario {
@@ -59,7 +59,7 @@ pub(super) const ALL: &[Scenario] = &[
         fault: "another password, and nobody is told, for 15 s",
         reach: Reach::All,
         slice: false,
-        relay: two_pods,
+        relay: lasting,
         act: |trial| Box::pin(password_changed(trial)),
     },
 ];
