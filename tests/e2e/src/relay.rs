@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use crate::{
     Stage,
     command::{self, Output, apply, kubectl},
-    mails,
+    mails::{self, id_of},
     options::{DEPLOYMENT, RELAY, RelayOptions},
     process::worker_of,
     stage::PODS,
@@ -311,11 +311,6 @@ impl<'a> Relay<'a> {
     pub async fn lower(self) -> Result<()> {
         self.stage.delete_namespace(&self.namespace).await
     }
-}
-
-/// The mail's id in a Message-ID that mailrelay made.
-fn id_of(message_id: &str) -> Option<&str> {
-    message_id.trim_matches(['<', '>']).split_once('@').map(|(id, _)| id)
 }
 
 fn is_ready(pod: &Pod) -> bool {

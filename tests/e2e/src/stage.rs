@@ -18,6 +18,7 @@ use testkit::{Persistence, RedisServer};
 use crate::{
     command::{apply, kubectl, repository, run, succeed},
     options::SMTP_PASSWORD,
+    process::Process,
 };
 
 /// Namespace of the controller.
@@ -126,6 +127,12 @@ impl Stage {
     /// The secrets of this installation, as plain text: none of them may show up anywhere.
     pub fn canaries(&self) -> Vec<String> {
         vec![REDIS_PASSWORD.into(), SMTP_PASSWORD.into()]
+    }
+
+    /// The process of Redis.
+    pub fn redis_process(&self) -> Result<Process> {
+        let pid = self.with_redis(|redis| redis.pid()).context("Redis does not run")?;
+        Ok(Process { pid, inner: pid })
     }
 
     /// Crashes Redis (SIGKILL) and starts it again with what it had persisted.

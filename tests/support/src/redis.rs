@@ -363,6 +363,11 @@ impl RedisServer {
         self.child = Some(child);
     }
 
+    /// The id of its process, while it runs.
+    pub fn pid(&self) -> Option<i32> {
+        self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok())
+    }
+
     /// Stops (SIGSTOP) the process without ending it.
     ///
     /// # Panics

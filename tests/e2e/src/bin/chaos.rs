@@ -53,7 +53,7 @@ async fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    match run(&choice, interrupted()).await {
+    match Box::pin(run(&choice, interrupted())).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

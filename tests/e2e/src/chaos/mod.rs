@@ -70,6 +70,23 @@ pub enum Reach {
     All,
 }
 
+impl Scenario {
+    /// One that disturbs only its own relay.
+    const fn own(name: &'static str, fault: &'static str, relay: fn(&str) -> RelayOptions, act: Act) -> Self {
+        Self { name, fault, reach: Reach::Own, slice: false, relay, act }
+    }
+
+    /// One that others would notice.
+    const fn alone(name: &'static str, fault: &'static str, relay: fn(&str) -> RelayOptions, act: Act) -> Self {
+        Self { name, fault, reach: Reach::All, slice: false, relay, act }
+    }
+
+    /// The same as part of the slice.
+    const fn in_slice(self) -> Self {
+        Self { slice: true, ..self }
+    }
+}
+
 /// Every scenario, in the order of the report.
 pub fn scenarios() -> impl Iterator<Item = &'static Scenario> {
     [

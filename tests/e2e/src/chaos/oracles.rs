@@ -26,6 +26,7 @@ use super::{
 use crate::{
     Stage,
     command::kubectl,
+    mails::id_of,
     stage::SYSTEM,
     wait::{Look, until},
 };
@@ -168,7 +169,7 @@ async fn mails(trial: &Trial<'_>, seen: &mut Seen) -> Result<()> {
     let mut found: HashSet<&str> = HashSet::new();
     let mut again = 0;
     for entry in &journal {
-        again += usize::from(!found.insert(id_of(&entry.message_id)));
+        again += usize::from(!found.insert(id_of(&entry.message_id).unwrap_or(&entry.message_id)));
     }
     seen.delivered = found.len();
     seen.duplicates = again;
@@ -278,9 +279,4 @@ fn dumps(folder: &Path) -> Vec<(String, Vec<u8>)> {
         }
     }
     found
-}
-
-/// The mail's id in a Message-ID that mailrelay made.
-fn id_of(message_id: &str) -> &str {
-    message_id.split_once('@').map_or(message_id, |(id, _)| id)
 }

@@ -30,8 +30,12 @@ pub(super) fn lasting(name: &str) -> RelayOptions {
 
 /// So many workers that share 16 sessions, and mails that take a while.
 pub(super) fn pods(name: &str, replicas: u32) -> RelayOptions {
-    let behaviour = Behaviour { mail_delay_ms: SLOW_MS, ..Behaviour::default() };
-    RelayOptions { behaviour, ..RelayOptions::new(name, replicas) }
+    RelayOptions { behaviour: slow(), ..RelayOptions::new(name, replicas) }
+}
+
+/// A server that takes its time for each mail.
+pub(super) fn slow() -> Behaviour {
+    Behaviour { mail_delay_ms: SLOW_MS, ..Behaviour::default() }
 }
 
 /// One of the pods, as the seed decides.

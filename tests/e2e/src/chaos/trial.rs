@@ -1,6 +1,7 @@
 //! What a scenario works with.
 
 use std::{
+    collections::HashSet,
     ops::Range,
     time::{Duration, Instant},
 };
@@ -11,7 +12,11 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::Serialize;
 
 use super::{Scenario, load::Load, logs::Logs};
-use crate::{Relay, Stage};
+use crate::{
+    Relay, Stage,
+    mails::id_of,
+    wait::{Look, until},
+};
 
 /// How long the sessions may take to be all busy at the start, and anything else that is not a bound.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -125,6 +130,25 @@ impl<'s> Trial<'s> {
     pub async fn sink_until(&self, what: &str, fits: impl Fn(&Stats) -> bool) -> Result<Stats> {
         let seen = self.relay.sink.wait_for(PATIENCE, fits).await;
         seen.map_err(|last| anyhow::anyhow!("waited {PATIENCE:?} for {what}; the sink says {last:?}"))
+    }
+
+    /// Waits until of the mails accepted first, `count` of them, each is delivered or held.
+    pub async fn settled_until(&self, count: usize, limit: Duration) -> Result<()> {
+        let mut accepted = self.load.sent().accepted;
+        accepted.truncate(count);
+        until("all mail accepted before is settled", limit + PATIENCE, async || {
+            let held = self.relay.parked().await?.0;
+            let journal = self.relay.sink.journal();
+            let found: HashSet<&str> = journal
+                .iter()
+                .filter_map(|entry| id_of(&entry.message_id))
+                .chain(held.iter().map(String::as_str))
+                .collect();
+            let missing = accepted.iter().filter(|id| !found.contains(id.as_str())).count();
+            Ok(Look::when(missing == 0, (), || format!("{missing} are not")))
+        })
+        .await
+        .map(drop)
     }
 
     /// Lets a time of the seed's choice pass, so that the fault strikes at another moment each time.
