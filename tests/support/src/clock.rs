@@ -55,7 +55,7 @@ pub struct WallClock {
 impl WallClock {
     /// Finds it. Fails when there is no such process, when it runs without the library or has not loaded it yet, and when
     /// we may not look into it.
-    pub fn of(pid: u32) -> io::Result<Self> {
+    pub fn of(pid: i32) -> io::Result<Self> {
         for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
             let path = entry?.path();
             // A descriptor may be closed while we look.

@@ -184,14 +184,6 @@ impl RedisServer {
         SocketAddr::new(self.host.parse().expect("an address"), self.port)
     }
 
-    /// Its process id.
-    ///
-    /// # Panics
-    /// When it does not run.
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("redis-server runs").id()
-    }
-
     /// The folder that holds its data.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -385,7 +377,7 @@ impl RedisServer {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.pid()).expect("a process id");
+        let pid = self.pid().expect("redis-server runs");
         kill(Pid::from_raw(pid), signal).expect("the signal is delivered");
     }
 

@@ -111,7 +111,8 @@ async fn redis(trial: &mut Trial<'_>) -> Result<()> {
     let stage = trial.stage;
     let _back = Undo::new(|| stage.with_redis(RedisServer::give_clock_back));
     stage.with_redis(|redis| redis.take_clock(&library));
-    let clock = WallClock::of(stage.with_redis(|redis| redis.pid())).context("Redis' clock")?;
+    let pid = stage.with_redis(|redis| redis.pid()).context("Redis does not run")?;
+    let clock = WallClock::of(pid).context("Redis' clock")?;
     jump(trial, &[clock]).await
 }
 
@@ -148,9 +149,7 @@ fn clocks_of(pod: &Pod, command: &str) -> Result<Vec<WallClock>> {
     ensure!(!processes.is_empty(), "no process with mailrelay {command} in {:?}", pod.metadata.name);
     processes
         .into_iter()
-        .map(|process| {
-            WallClock::of(process.pid.unsigned_abs()).with_context(|| format!("the clock of process {}", process.pid))
-        })
+        .map(|process| WallClock::of(process.pid).with_context(|| format!("the clock of process {}", process.pid)))
         .collect()
 }
 

@@ -54,6 +54,7 @@ pub(crate) struct Seen {
     pub lost: usize,
     pub lost_by_store: usize,
     pub duplicates: usize,
+    pub duplicates_by_store: usize,
     pub held: usize,
     pub dead: usize,
     pub recover_ms: u64,
@@ -172,7 +173,6 @@ async fn mails(trial: &Trial<'_>, seen: &mut Seen) -> Result<()> {
         again += usize::from(!found.insert(id_of(&entry.message_id).unwrap_or(&entry.message_id)));
     }
     seen.delivered = found.len();
-    seen.duplicates = again;
     seen.accepted = accepted.len();
     let (held, dead) = trial.relay.parked().await?;
     (seen.held, seen.dead) = (held.len(), dead.len());
@@ -180,10 +180,10 @@ async fn mails(trial: &Trial<'_>, seen: &mut Seen) -> Result<()> {
     let lost = accepted.iter().filter(|id| !found.contains(id.as_str())).count();
     let expect = &trial.expect;
     if expect.store_lost {
-        seen.lost_by_store = lost;
+        (seen.lost_by_store, seen.duplicates_by_store) = (lost, again);
         return Ok(());
     }
-    seen.lost = lost;
+    (seen.lost, seen.duplicates) = (lost, again);
     must(seen, lost == 0, || format!("O2: {lost} of {} accepted mails are nowhere", accepted.len()));
     let audit = trial.relay.audit().await?;
     let most = accepted.len() + uncertain.len();

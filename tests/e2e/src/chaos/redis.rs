@@ -18,7 +18,6 @@ use super::{
 use crate::{
     Stage,
     network::Diversion,
-    process::Process,
     wait::{Look, until},
 };
 
@@ -295,7 +294,7 @@ async fn paused_short(trial: &mut Trial<'_>) -> Result<()> {
         trial.moment(0..1_000).await;
         let before = trial.all_busy().await?;
         trial.strike();
-        let paused = redis_process(trial.stage)?.pause()?;
+        let paused = trial.stage.redis_process()?.pause()?;
         tokio::time::sleep(Duration::from_secs(3)).await;
         drop(paused);
         let back = trial.strike();
@@ -311,7 +310,7 @@ async fn paused_long(trial: &mut Trial<'_>) -> Result<()> {
     trial.moment(0..1_000).await;
     trial.all_busy().await?;
     let struck = trial.strike();
-    let paused = redis_process(trial.stage)?.pause()?;
+    let paused = trial.stage.redis_process()?.pause()?;
     trial.sink_until("all sessions are closed", |stats| stats.open == 0).await?;
     trial.time("all sessions closed after the stop", struck.elapsed(), LEASE);
     let none: Stats = trial.relay.sink.stats();
@@ -323,9 +322,4 @@ async fn paused_long(trial: &mut Trial<'_>) -> Result<()> {
     trial.all_busy().await?;
     trial.time("all sessions open again", back.elapsed(), Duration::from_secs(2));
     flowing(trial).await
-}
-
-fn redis_process(stage: &Stage) -> Result<Process> {
-    let pid = i32::try_from(stage.with_redis(|redis| redis.pid()))?;
-    Ok(Process { pid, inner: pid })
 }

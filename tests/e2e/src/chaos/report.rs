@@ -45,6 +45,8 @@ pub(crate) struct Entry {
     /// The same where the fault takes the whole store away.
     pub lost_by_store: usize,
     pub duplicates: usize,
+    /// The same where the fault takes the store back to an older state, which knows nothing of what was delivered since.
+    pub duplicates_by_store: usize,
     /// How many of the duplicates the policy allows.
     pub duplicates_allowed: usize,
     pub held: usize,
@@ -66,6 +68,7 @@ pub(crate) struct Total {
     pub lost: usize,
     pub lost_by_store: usize,
     pub duplicates: usize,
+    pub duplicates_by_store: usize,
     pub duplicates_allowed: usize,
     pub held: usize,
     pub violations: usize,
@@ -86,6 +89,7 @@ impl Entry {
             lost: 0,
             lost_by_store: 0,
             duplicates: 0,
+            duplicates_by_store: 0,
             duplicates_allowed: 0,
             held: 0,
             dead: 0,
@@ -132,6 +136,7 @@ impl Report {
             total.lost += entry.lost;
             total.lost_by_store += entry.lost_by_store;
             total.duplicates += entry.duplicates;
+            total.duplicates_by_store += entry.duplicates_by_store;
             total.duplicates_allowed += entry.duplicates_allowed;
             total.held += entry.held;
             total.violations += entry.violations.len();
@@ -184,8 +189,10 @@ impl Report {
             for figure in &entry.figures {
                 let _ = writeln!(text, "{:<width$} {}", entry.name, figure.describe());
             }
-            if entry.lost_by_store > 0 {
-                let _ = writeln!(text, "{:<width$} {} mails were lost with the store", entry.name, entry.lost_by_store);
+            let (lost, again) = (entry.lost_by_store, entry.duplicates_by_store);
+            if lost + again > 0 {
+                let _ =
+                    writeln!(text, "{:<width$} by the store: {lost} mails lost, {again} delivered again", entry.name);
             }
         }
         let violated = self.scenarios.iter().flat_map(|entry| entry.violations.iter().map(move |v| (entry.name, v)));
@@ -196,7 +203,7 @@ impl Report {
         let _ = writeln!(
             text,
             "\n{} runs of {} scenarios in {} s, seed {}: {} mails accepted, {} delivered, {} held, {} lost, {} delivered \
-             again ({} by policy); {} violations",
+             again ({} by policy); by lost stores {} lost, {} delivered again; {} violations",
             total.runs,
             total.scenarios,
             self.seconds,
@@ -207,6 +214,8 @@ impl Report {
             total.lost,
             total.duplicates,
             total.duplicates_allowed,
+            total.lost_by_store,
+            total.duplicates_by_store,
             total.violations
         );
         text

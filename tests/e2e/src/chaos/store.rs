@@ -168,7 +168,7 @@ async fn scripts_denied(trial: &mut Trial<'_>) -> Result<()> {
     });
     let struck = trial.strike();
     order(stage, &["ACL", "SETUSER", "default", "-@scripting"])?;
-    refused(trial, struck, async |_| {
+    refused(trial, struck, async || {
         let stats = order(stage, &["INFO", "errorstats"])?;
         let denied = stats.lines().find_map(|line| line.strip_prefix("errorstat_NOPERM:count="));
         Ok(denied.and_then(|count| count.trim().parse().ok()).unwrap_or(0))
@@ -201,7 +201,7 @@ async fn password_changed(trial: &mut Trial<'_>) -> Result<()> {
             .command_as(Some(("default", "another")), &["CLIENT", "KILL", "TYPE", "pubsub"])
             .map_err(anyhow::Error::msg)
     })?;
-    refused(trial, struck, async |_| knocks.count()).await?;
+    refused(trial, struck, async || knocks.count()).await?;
     back()?;
     healed(trial).await
 }
@@ -210,15 +210,15 @@ async fn password_changed(trial: &mut Trial<'_>) -> Result<()> {
 const IN_VAIN: RangeInclusive<u64> = 1..=100;
 
 /// While Redis refuses: the sessions end with their leases, the status says why, and nobody asks in a loop.
-async fn refused(trial: &mut Trial<'_>, struck: Instant, asked: impl AsyncFn(()) -> Result<u64>) -> Result<()> {
-    let first = asked(()).await?;
+async fn refused(trial: &mut Trial<'_>, struck: Instant, asked: impl AsyncFn() -> Result<u64>) -> Result<()> {
+    let first = asked().await?;
     let counting = Instant::now();
     trial.sink_until("all sessions are closed", |stats| stats.open == 0).await?;
     trial.time("all sessions closed after the refusals began", struck.elapsed(), LEASE);
     trial.relay.await_condition("Ready", "False", PATIENCE).await?;
     trial.note("Ready is False after", millis(struck.elapsed()), "ms");
     tokio::time::sleep_until((struck + REFUSES).into()).await;
-    let asked = asked(()).await? - first;
+    let asked = asked().await? - first;
     let seconds = counting.elapsed().as_secs().max(1);
     trial.figure("asked in vain", asked / seconds, "times a second", IN_VAIN);
     ensure!(trial.relay.sink.stats().open == 0, "a session without a lease");
