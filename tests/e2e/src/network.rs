@@ -71,10 +71,10 @@ impl Diversion {
     /// Leads new connections to a server beside the cluster to another port of the same machine: those of one pod, or
     /// everybody's, this program's own included.
     pub fn of(pod: Option<IpAddr>, server: SocketAddr, port: u16) -> Result<Self> {
-        let (from, to) = (server.port().to_string(), port.to_string());
+        let (from, to) = (server.port().to_string(), format!("{}:{port}", server.ip()));
         let source = pod.map(|pod| ["-s".to_owned(), pod.to_string()]);
         let target =
-            ["-d", &server.ip().to_string(), "-p", "tcp", "--dport", &from, "-j", "REDIRECT", "--to-ports", &to];
+            ["-d", &server.ip().to_string(), "-p", "tcp", "--dport", &from, "-j", "DNAT", "--to-destination", &to];
         let rule = |chain| {
             let words: Vec<&str> =
                 [chain].into_iter().chain(source.iter().flatten().map(String::as_str)).chain(target).collect();

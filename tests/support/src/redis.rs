@@ -66,6 +66,8 @@ impl RedisServer {
         let folder = tempfile::Builder::new().prefix("mailrelay-redis-").tempdir().expect("a temporary folder");
         let mut arguments: Vec<String> =
             ["--bind", host, "--maxmemory-policy", "noeviction", "--daemonize", "no"].map(Into::into).into();
+        // A replica need not wait for others that might come.
+        arguments.extend(["--repl-diskless-sync-delay", "0"].map(Into::into));
         arguments.extend(match persistence {
             Persistence::Always => {
                 ["--appendonly", "yes", "--appendfsync", "always", "--save", "60 1000"].map(Into::into)
@@ -113,7 +115,11 @@ impl RedisServer {
         };
         replica.resume();
         let linked = until(Duration::from_secs(20), || {
-            replica.command(&["INFO", "replication"]).is_ok_and(|info| info.contains("master_link_status:up"))
+            let has = |section, fact| replica.command(&["INFO", section]).is_ok_and(|info| info.contains(fact));
+            // Until it has written all it was given into a new AOF, it writes nothing else into the old one.
+            has("replication", "master_link_status:up")
+                && has("persistence", "aof_rewrite_in_progress:0")
+                && has("persistence", "aof_rewrite_scheduled:0")
         });
         assert!(linked, "the replica on port {} does not follow {primary}", replica.port);
         replica
