@@ -88,7 +88,7 @@ impl Diversion {
     }
 }
 
-/// Counts attempts to connect, also while nobody listens.
+/// Counts attempts of pods to connect, also while nobody listens.
 #[derive(Debug)]
 pub struct Knocks {
     rule: Rule,
@@ -98,7 +98,7 @@ impl Knocks {
     /// Counts those at a server beside the cluster.
     pub fn at(server: SocketAddr) -> Result<Self> {
         let port = server.port().to_string();
-        Ok(Self { rule: Rule::add("filter", &["INPUT", "-p", "tcp", "--syn", "--dport", &port])? })
+        Ok(Self { rule: Rule::add("filter", &["INPUT", "!", "-i", "lo", "-p", "tcp", "--syn", "--dport", &port])? })
     }
 
     /// How many there were.

@@ -277,9 +277,8 @@ async fn stale_promoted(trial: &mut Trial<'_>) -> Result<()> {
     lose_ledger(trial, |stage| {
         replica.crash();
         let copy = replica.copy_data();
-        restart(stage, |redis| redis.restore_data(&copy));
         diversion = None;
-        Instant::now()
+        restart(stage, |redis| redis.restore_data(&copy))
     })
     .await
 }

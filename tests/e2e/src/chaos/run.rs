@@ -2,11 +2,12 @@
 
 use std::{
     fs,
+    panic::AssertUnwindSafe,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::time::timeout;
 
 use super::{
@@ -122,10 +123,12 @@ async fn run_one(run: Run, stage: &Stage, logs: &Logs) -> Outcome {
     let began = Instant::now();
     let budget = (run.scenario.relay)(&name).budget;
     let mut result = Outcome { run, budget, allowed: 0, figures: Vec::new(), seen: Seen::default() };
-    let tried = timeout(LONGEST, attempt(&mut result, stage, logs, &name)).await;
-    let failed = match tried {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(format!("the scenario could not go on: {error:#}")),
+    // A tool that panics ends its scenario and not the run: what was set up must be taken away.
+    let attempt = AssertUnwindSafe(attempt(&mut result, stage, logs, &name)).catch_unwind();
+    let failed = match timeout(LONGEST, attempt).await {
+        Ok(Ok(Ok(()))) => None,
+        Ok(Ok(Err(error))) => Some(format!("the scenario could not go on: {error:#}")),
+        Ok(Err(_)) => Some("it panicked".into()),
         Err(_) => Some(format!("it had not ended after {LONGEST:?}")),
     };
     result.seen.violations.extend(failed);
