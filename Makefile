@@ -120,8 +120,8 @@ test-unit: ## unit and property tests
 	$(CARGO) test --locked --workspace --lib --bins
 
 .PHONY: test-components
-test-components: setup ## conformance and contract tests against real Redis, the sink and Postfix
-	$(CARGO) test --locked -p mailrelay -p mailsink -p testkit --test '*'
+test-components: setup ## conformance and contract tests against real Redis, the simulated one, the sink and Postfix
+	$(CARGO) test --locked -p mailrelay -p mailsink -p simredis -p testkit --test '*'
 
 .PHONY: model
 model: ## the model of the lease protocol with the scenarios that take minutes too

@@ -36,6 +36,7 @@
 //!
 //! | module | what | uses |
 //! |---|---|---|
+//! | [`system`] | clocks and chance, so that a simulation can give its own | |
 //! | [`api`] | the `MailRelay` types, their rules, the record and the reports | |
 //! | [`budget`] | the division of a budget, pure | |
 //! | [`store`] | the connection to Redis: limits, and what a failure means | |
@@ -60,7 +61,9 @@
 //! | `mailrelay:reports:<namespace>/<name>` | HASH: pod UID -> what a worker says of its servers | [`api::reports_key`]; written by [`worker`] |
 //! | the queue's list and `{<queue>}:*`, the dead-letter list, `<payloadPrefix><id>` | mail in all its states | the table in [`queue`] |
 //!
-//! In Kubernetes the controller keeps a Lease (who leads) and a `ConfigMap` (the epoch, and which budgets were ever opened).
+//! In Kubernetes the controller keeps a Lease (who leads), a `ConfigMap` (the epoch, and which budgets were ever opened), and
+//! in each relay's status the holders and withheld slots of its budgets ([`controller::mirror`]), from which a new leader
+//! starts when Redis has lost a ledger.
 
 pub mod api;
 pub mod budget;
@@ -70,5 +73,6 @@ pub mod lease;
 pub mod queue;
 pub mod smtp;
 pub mod store;
+pub mod system;
 pub mod telemetry;
 pub mod worker;

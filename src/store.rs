@@ -5,15 +5,17 @@
 //! [`crate::queue`]).
 
 use std::{
+    io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use futures::future::BoxFuture;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, RedisError, Script,
-    TlsCertificates,
-    aio::{MultiplexedConnection, PubSub},
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, RedisConnectionInfo,
+    RedisError, RedisResult, Script, TlsCertificates,
+    aio::{AsyncStream, MultiplexedConnection, PubSub},
 };
 
 /// How long a connection to Redis may take.
@@ -108,9 +110,47 @@ pub struct Store {
     inner: Arc<Inner>,
 }
 
-// No `Debug` here: the client knows the password.
+/// Makes connections to a Redis that is not reached by TCP: a simulated one.
+pub trait Dialer: Send + Sync {
+    /// One more connection.
+    fn dial(&self) -> BoxFuture<'static, io::Result<Box<dyn AsyncStream + Send + Sync + Unpin>>>;
+}
+
+/// How connections are made. No `Debug` here: the client knows the password.
+enum Way {
+    Tcp(Client),
+    Dialed(Arc<dyn Dialer>),
+}
+
+impl Way {
+    async fn connect(&self, limit: Duration) -> RedisResult<MultiplexedConnection> {
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(limit));
+        match self {
+            Self::Tcp(client) => {
+                let config = config.set_connection_timeout(Some(CONNECT_LIMIT));
+                client.get_multiplexed_async_connection_with_config(&config).await
+            }
+            Self::Dialed(dialer) => {
+                let stream = dialer.dial().await?;
+                let login = RedisConnectionInfo::default();
+                let (connection, driver) = MultiplexedConnection::new_with_config(&login, stream, config).await?;
+                // Ends when the connection is dropped and what was asked for has been answered.
+                tokio::spawn(driver);
+                Ok(connection)
+            }
+        }
+    }
+
+    async fn subscribe(&self) -> RedisResult<PubSub> {
+        match self {
+            Self::Tcp(client) => client.get_async_pubsub().await,
+            Self::Dialed(dialer) => PubSub::new(&RedisConnectionInfo::default(), dialer.dial().await?).await,
+        }
+    }
+}
+
 struct Inner {
-    client: Client,
+    way: Way,
     address: String,
     current: Mutex<Current>,
 }
@@ -173,7 +213,16 @@ impl Store {
             }
         }
         .map_err(|error| invalid(error.to_string()))?;
-        Ok(Self { inner: Arc::new(Inner { client, address, current: Mutex::default() }) })
+        Ok(Self::by(Way::Tcp(client), address))
+    }
+
+    /// A Redis whose connections `dialer` makes; does not connect. `address` is for messages.
+    pub fn dialed(dialer: Arc<dyn Dialer>, address: impl Into<String>) -> Self {
+        Self::by(Way::Dialed(dialer), address.into())
+    }
+
+    fn by(way: Way, address: String) -> Self {
+        Self { inner: Arc::new(Inner { way, address, current: Mutex::default() }) }
     }
 
     /// Host and port, for messages.
@@ -206,9 +255,7 @@ impl Store {
 
     /// A connection of its own, for blocking commands; `limit` bounds each answer.
     pub async fn dedicated(&self, limit: Duration) -> Result<MultiplexedConnection, StoreError> {
-        let config =
-            AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_LIMIT)).set_response_timeout(Some(limit));
-        let connecting = self.inner.client.get_multiplexed_async_connection_with_config(&config);
+        let connecting = self.inner.way.connect(limit);
         // The library's own limit does not cover the greeting of a server that accepts and says nothing.
         match tokio::time::timeout(CONNECT_LIMIT * 2, connecting).await {
             Ok(connected) => connected.map_err(|error| self.error(&error, CONNECT_LIMIT)),
@@ -218,7 +265,7 @@ impl Store {
 
     /// A connection of its own, for subscriptions.
     pub async fn subscriber(&self) -> Result<PubSub, StoreError> {
-        match tokio::time::timeout(CONNECT_LIMIT * 2, self.inner.client.get_async_pubsub()).await {
+        match tokio::time::timeout(CONNECT_LIMIT * 2, self.inner.way.subscribe()).await {
             Ok(connected) => connected.map_err(|error| self.error(&error, CONNECT_LIMIT)),
             Err(_) => Err(StoreError::TimedOut { address: self.inner.address.clone(), limit: CONNECT_LIMIT * 2 }),
         }

@@ -7,8 +7,8 @@ use std::{
 };
 
 /// From top to bottom. `telemetry` is a leaf that imports nothing of ours; everybody below may use it.
-const ORDER: [&str; 10] =
-    ["telemetry", "api", "budget", "store", "lease", "queue", "smtp", "controller", "worker", "cli"];
+const ORDER: [&str; 11] =
+    ["telemetry", "system", "api", "budget", "store", "lease", "queue", "smtp", "controller", "worker", "cli"];
 
 /// What is above and yet not to be used: the two halves of the product never import each other, and only one sends.
 const FORBIDDEN: [(&str, &str); 3] = [("worker", "controller"), ("worker", "budget"), ("controller", "smtp")];
@@ -17,13 +17,14 @@ const FORBIDDEN: [(&str, &str); 3] = [("worker", "controller"), ("worker", "budg
 const KUBERNETES: [&str; 2] = ["api", "controller"];
 
 /// Sources that decide and do nothing else: clock and randomness are arguments, and nothing waits.
-const PURE: [&str; 20] = [
+const PURE: [&str; 22] = [
     "api/spec.rs",
     "api/record.rs",
     "budget.rs",
     "lease/holder.rs",
     "lease/quarantine.rs",
     "lease/recovery.rs",
+    "lease/recovery/mirror.rs",
     "lease/state/ledger.rs",
     "queue/compose.rs",
     "queue/mail.rs",
@@ -33,6 +34,7 @@ const PURE: [&str; 20] = [
     "smtp/table.rs",
     "controller/conditions.rs",
     "controller/evidence.rs",
+    "controller/mirror.rs",
     "controller/plan.rs",
     "controller/saturation.rs",
     "controller/shares.rs",

@@ -6,7 +6,7 @@ use mailrelay::{
     api::{DurationText, RelayRecord, record_key},
     controller::{
         ApplyError, Candidate, Driven, Happening, Incident, Plan, Pool, PoolPlan, Records, RelayKey, Safety, Turn, ask,
-        discard_expired, judge, plan,
+        discard_expired, judge, mirror, plan,
     },
     lease::{BootTime, Evidence, LedgerState, LedgerStore, LedgerView, ProcessId, SyncReply, SyncRequest, Timing},
     queue::{Queue, QueueNames, UnixMillis},
@@ -217,6 +217,81 @@ async fn a_silent_worker_loses_its_slots_to_quarantine_and_they_come_back() {
         Happening::WorkerLost { pod, slots: 8, hold } if pod == "mail/a" && *hold < Duration::from_secs(10)
     )));
     leader.drive_until(Some(&plan), |ledger| ledger.quarantine.is_empty()).await;
+}
+
+/// Two workers die without a word, the first one long before; then Redis loses the ledger, and the leader dies with it. The
+/// next leader has only the status. Returns its ledger once it is open.
+async fn after_losing_ledger_and_leader(status_survives: bool) -> LedgerView {
+    let bench = bench();
+    let mut leader = Leader::new(&bench, 1);
+    let plan = pool_plan(&["a", "b"]);
+    leader.open(&plan).await;
+    register(&bench.store, "a").await;
+    let silent = leader.drive_until(Some(&plan), |ledger| ledger.quarantined() == 8).await;
+    assert_eq!(silent.quarantine[0].seconds, 300, "no sign of life of its node");
+    let inc = register(&bench.store, "b").await;
+    leader.drive_until(Some(&plan), |ledger| ledger.holder(&inc).is_some()).await;
+    let shown = mirror::show(POOL, &leader.pool.mirror(&timing()), &BTreeMap::new(), None, jiff::Timestamp::now());
+    let relay = json!({ "spec": {}, "status": { "leases": [shown] } });
+    drop(leader);
+    bench.store.query::<()>(&redis::cmd("FLUSHALL"), LIMIT).await.expect("flushed");
+
+    let mut next = Leader::new(&bench, 2);
+    if status_survives {
+        next.pool.restore(&mirror::read(mirror::leases(&relay))[POOL]);
+    }
+    let plan = pool_plan(&["c"]);
+    let begun = BootTime::now();
+    let opened = next.drive_until(Some(&plan), |ledger| ledger.state == LedgerState::Open).await;
+    assert!(BootTime::now().saturating_since(begun) >= next.timing.reclaim, "never by roll call");
+    opened
+}
+
+#[tokio::test]
+async fn a_new_leader_that_finds_the_ledger_lost_withholds_what_the_status_tells() {
+    let ledger = after_losing_ledger_and_leader(true).await;
+    // The server may still count all sixteen sessions.
+    let withheld: Vec<_> = ledger.quarantine.iter().map(|entry| (entry.slots, entry.seconds, &*entry.why)).collect();
+    assert!(ledger.quarantined() >= ledger.budget, "{withheld:?}");
+    assert!(withheld.contains(&(8, 300, "silent")) && withheld.contains(&(8, 300, "missing")), "{withheld:?}");
+    // Without the status all of them would be granted again: that is what the mirror is for.
+    assert_eq!(after_losing_ledger_and_leader(false).await.quarantine, []);
+}
+
+#[tokio::test]
+async fn a_pool_that_the_status_knows_was_open_whatever_became_of_its_mark() {
+    let bench = bench();
+    let mut leader = Leader::new(&bench, 1);
+    let plan = pool_plan(&["a"]);
+    leader.open(&plan).await;
+    let mirror = leader.pool.mirror(&timing());
+    bench.store.query::<()>(&redis::cmd("FLUSHALL"), LIMIT).await.expect("flushed");
+    let mut next = Leader::new(&bench, 2);
+    next.pool.restore(&mirror);
+    let begun = BootTime::now();
+    assert!(next.drive(Some(&plan), false).await.expect("a turn").wants_mark);
+    next.drive_until(Some(&plan), |ledger| ledger.state == LedgerState::Open).await;
+    assert!(BootTime::now().saturating_since(begun) >= next.timing.reclaim);
+}
+
+#[tokio::test]
+async fn a_lost_pool_that_nobody_names_is_kept_until_nobody_can_hold_its_slots() {
+    let bench = bench();
+    let mut leader = Leader::new(&bench, 1);
+    let mut plan = pool_plan(&["a"]);
+    plan.session_timeout = DurationText::new(Duration::from_secs(1));
+    leader.open(&plan).await;
+    let inc = register(&bench.store, "a").await;
+    leader.drive_until(Some(&plan), |ledger| ledger.holder(&inc).is_some()).await;
+    bench.store.query::<()>(&redis::cmd("FLUSHALL"), LIMIT).await.expect("flushed");
+    // The relay is deleted in the same moment. Its worker may still be connected.
+    let ledger = leader.drive_until(None, |ledger| ledger.quarantined() == 16).await;
+    assert_eq!((ledger.state, ledger.quarantine[0].seconds), (LedgerState::Open, 1));
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !leader.drive(None, true).await.expect("a turn").removed {
+        assert!(tokio::time::Instant::now() < deadline, "still kept");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::{
     api::{RelayRecord, record_key, reports_key},
     lease::{
         Action, BootTime, CALL_LIMIT, Evidence, HolderView, Holds, InitReply, InitRequest, LedgerState, LedgerStore,
-        LedgerView, OpenReply, OpenRequest, Policy, PolicyReply, ProcessId, ReapReply, Snapshot, Timing, Watch,
+        LedgerView, Mirror, OpenReply, OpenRequest, Policy, PolicyReply, ProcessId, ReapReply, Snapshot, Timing, Watch,
     },
     store::{Store, StoreError},
 };
@@ -24,7 +24,7 @@ const LOOKS: usize = 4;
 /// How long an old primary may still write after another node answers (lease R8): a single node has none.
 const OLD_PRIMARY: Duration = Duration::ZERO;
 
-/// How long slots stay withheld on a pool that no relay names any more: as long as the API allows at most.
+/// How long slots stay withheld on a pool that no relay named since this leader began: as long as the API allows at most.
 const NAMELESS: Holds =
     Holds { close_grace: Duration::from_secs(300), session_timeout: Duration::from_secs(24 * 3_600) };
 
@@ -102,7 +102,7 @@ pub struct Driven {
     pub snapshot: Snapshot,
     /// The pool must be marked as opened before it can be.
     pub wants_mark: bool,
-    /// The ledger was removed: nobody names the pool and nothing was left on it.
+    /// The ledger is gone: nobody names the pool and nothing was left on it.
     pub removed: bool,
     /// The slots that are shared out while the server takes fewer sessions than the budget (R10).
     pub effective: Option<u32>,
@@ -115,6 +115,8 @@ pub struct Pool {
     /// The last shares seen in force: they outlive the ledger.
     shares: BTreeMap<String, u32>,
     budget: u32,
+    /// How long slots stay withheld, as the plan said last.
+    holds: Holds,
     /// Whether this leader found neither ledger nor mark: nobody can hold a slot of a pool that never was open.
     fresh: Option<bool>,
     /// What the server takes; `None` until the record of the leader before was read.
@@ -125,7 +127,19 @@ impl Pool {
     /// A pool of which nothing is known yet.
     pub fn new(store: Store, name: &str) -> Self {
         let ledger = LedgerStore::new(store, name);
-        Self { ledger, watch: Watch::default(), shares: BTreeMap::new(), budget: 0, fresh: None, saturation: None }
+        let (watch, shares) = (Watch::default(), BTreeMap::new());
+        Self { ledger, watch, shares, budget: 0, holds: NAMELESS, fresh: None, saturation: None }
+    }
+
+    /// Takes in what the leader before wrote down of the pool; to be called before the pool is driven (lease R8).
+    pub fn restore(&mut self, mirror: &Mirror) {
+        self.watch.restore(mirror, BootTime::now());
+        self.shares = mirror.holders.iter().map(|holder| (holder.pod_uid.clone(), holder.share)).collect();
+    }
+
+    /// What the leader after this one must know if the ledger is lost.
+    pub fn mirror(&self, timing: &Timing) -> Mirror {
+        self.watch.mirror(BootTime::now(), timing)
     }
 
     /// Looks at the ledger and does what it needs, until nothing is left to do now.
@@ -252,11 +266,15 @@ impl Pool {
         driven: &mut Driven,
         incidents: &mut Vec<Incident>,
     ) -> Result<bool, ApplyError> {
-        if plan.is_none() && driven.snapshot.ledger.is_none() {
+        let nothing_known = self.mirror(turn.timing).is_empty();
+        // A lost ledger is made anew as long as someone may hold its slots: the pool may be named again before that is over.
+        if plan.is_none() && driven.snapshot.ledger.is_none() && nothing_known {
             driven.removed = true;
             return Ok(false);
         }
-        let fresh = *self.fresh.get_or_insert(!marked && driven.snapshot.ledger.is_none());
+        // A mirror tells of a pool that was open, even when ledger and mark are lost.
+        let is_new = !marked && driven.snapshot.ledger.is_none() && nothing_known;
+        let fresh = *self.fresh.get_or_insert(is_new);
         let mut changed = false;
         let target = self.target(plan, driven.snapshot.in_force(), turn);
         if let Some(ledger) = driven.snapshot.in_force() {
@@ -285,11 +303,10 @@ impl Pool {
                 }
             }
         }
-        let holds = plan.map_or(NAMELESS, |plan| Holds {
-            close_grace: plan.close_grace.get(),
-            session_timeout: plan.session_timeout.get(),
-        });
-        let actions = self.watch.actions(BootTime::now(), turn.timing, holds, !fresh, OLD_PRIMARY, turn.evidence);
+        if let Some(plan) = plan {
+            self.holds = Holds { close_grace: plan.close_grace.get(), session_timeout: plan.session_timeout.get() };
+        }
+        let actions = self.watch.actions(BootTime::now(), turn.timing, self.holds, !fresh, OLD_PRIMARY, turn.evidence);
         for action in actions {
             // The mark comes first, or a crash in between would open a pool twice without the reclaim time.
             if matches!(action, Action::Open { .. }) && !marked {

@@ -19,9 +19,10 @@ use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
 };
+use rand::RngExt;
 use tokio::time::{sleep, timeout};
 
-use crate::lease::BootTime;
+use crate::{lease::BootTime, system};
 
 /// How long a leader may be silent before another takes over.
 pub const LEASE: Duration = Duration::from_secs(5);
@@ -118,7 +119,7 @@ impl Election {
                     tracing::warn!(error = &error as &dyn std::error::Error, "cannot take part in the election");
                 }
             }
-            sleep(RENEW.mul_f64(rand::random_range(0.8..1.2))).await;
+            sleep(RENEW.mul_f64(system::chance().random_range(0.8..1.2))).await;
         }
     }
 
@@ -194,7 +195,7 @@ impl Election {
 
     /// The Lease with our name and the time on it; the resource version of `old` makes the write a compare-and-swap.
     fn signed(&self, old: Option<Lease>) -> Lease {
-        let now = MicroTime(k8s_openapi::jiff::Timestamp::now());
+        let now = MicroTime(system::timestamp());
         let mut lease = old.unwrap_or_else(|| Lease {
             metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
             spec: None,

@@ -19,9 +19,10 @@ use kube::{
         watcher,
     },
 };
+use rand::RngExt;
 use tokio::sync::watch;
 
-use crate::api::MailRelay;
+use crate::{api::MailRelay, system};
 
 /// How long one watch request lives: a dead one is noticed after as long (kube's default is 295 s).
 const WATCH_SECONDS: u32 = 25;
@@ -214,7 +215,7 @@ impl Iterator for Again {
     fn next(&mut self) -> Option<Duration> {
         let wait = Duration::from_millis(200 << self.failures.min(5)).min(Duration::from_secs(5));
         self.failures += 1;
-        Some(wait.mul_f64(rand::random_range(0.8..1.2)))
+        Some(wait.mul_f64(system::chance().random_range(0.8..1.2)))
     }
 }
 

@@ -29,7 +29,7 @@ use super::{
     shares::Liveness,
 };
 use crate::{
-    lease::{BootTime, Evidence, LedgerView, Timing},
+    lease::{BootTime, Evidence, LedgerView, Mirror, Timing},
     store::{Store, StoreError},
 };
 
@@ -47,6 +47,8 @@ pub struct PoolView {
     pub ledger: Option<LedgerView>,
     /// The slots that are shared out while the server takes fewer sessions than the budget.
     pub effective: Option<u32>,
+    /// What the next leader must know if the ledger is lost.
+    pub mirror: Mirror,
 }
 
 /// What the leader knows: for those who show it.
@@ -97,6 +99,8 @@ pub struct Pools {
     pub opened: BTreeSet<String>,
     /// The pools that have a ledger, whoever named them.
     pub known: BTreeSet<String>,
+    /// What the leader before wrote down, by pool; taken in by the first turn.
+    pub mirrors: BTreeMap<String, Mirror>,
     /// Whose nodes are in question.
     pub questions: watch::Sender<BTreeSet<String>>,
     /// What was seen of them.
@@ -128,12 +132,13 @@ struct Outcome {
     name: String,
     driven: Result<Driven, ApplyError>,
     incidents: Vec<Incident>,
+    mirror: Mirror,
 }
 
 async fn drive(name: &str, pool: &mut Pool, plan: Option<&PoolPlan>, marked: bool, turn: &Turn<'_>) -> Outcome {
     let mut incidents = Vec::new();
     let driven = pool.drive(plan, marked, turn, &mut incidents).await;
-    Outcome { name: name.to_owned(), driven, incidents }
+    Outcome { name: name.to_owned(), driven, incidents, mirror: pool.mirror(turn.timing) }
 }
 
 impl Pools {
@@ -193,6 +198,11 @@ impl Pools {
         let started = Instant::now();
         self.take_marks(memory).await?;
         let plan = Arc::clone(&memory.world.plan);
+        for (name, mirror) in std::mem::take(&mut self.mirrors) {
+            let mut pool = Pool::new(self.store.clone(), &name);
+            pool.restore(&mirror);
+            memory.pools.insert(name, pool);
+        }
         for name in plan.pools.keys().chain(&self.opened).chain(&self.known) {
             if !memory.pools.contains_key(name) {
                 memory.pools.insert(name.clone(), Pool::new(self.store.clone(), name));
@@ -224,7 +234,7 @@ impl Pools {
         let now = BootTime::now();
         let mut problem = None;
         let mut wanted = BTreeSet::new();
-        for Outcome { name, driven, incidents } in outcomes {
+        for Outcome { name, driven, incidents, mirror } in outcomes {
             for incident in incidents {
                 // Nobody listens only while the process ends.
                 let _ = self.incidents.send(incident);
@@ -246,12 +256,12 @@ impl Pools {
                         }
                         continue;
                     }
-                    memory.world.pools.insert(name, PoolView { ledger, effective: driven.effective });
+                    memory.world.pools.insert(name, PoolView { ledger, effective: driven.effective, mirror });
                 }
                 Err(ApplyError::Deposed(deposed)) => return Err(deposed.into()),
                 Err(ApplyError::Store(error)) => {
                     memory.world.liveness.learn(&name, None, false, now);
-                    memory.world.pools.insert(name, PoolView::default());
+                    memory.world.pools.insert(name, PoolView { mirror, ..PoolView::default() });
                     problem = Some(error);
                 }
             }

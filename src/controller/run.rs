@@ -1,8 +1,17 @@
 //! The controller process: waits to lead, leads, and ends when it leads no more.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
-use kube::{Client, Config};
+use kube::{
+    Api, Client, Config,
+    api::{DynamicObject, ListParams},
+    core::ApiResource,
+};
 use prometheus_client::registry::Registry;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -14,6 +23,7 @@ use super::{
     events::Teller,
     leader::{Election, LeaderError, Marks},
     metrics::ControllerMetrics,
+    mirror,
     nodes::{Signs, watch_nodes},
     observe::Observed,
     pools::{Pools, PoolsError, World},
@@ -22,7 +32,8 @@ use super::{
     safety::{Safety, watch_safety},
 };
 use crate::{
-    lease::{LedgerStore, ProcessId, Timing, pools},
+    api::MailRelay,
+    lease::{LedgerStore, Mirror, ProcessId, Timing, pools},
     store::{Store, StoreError, StoreOptions},
     telemetry::http::{Routes, serve},
 };
@@ -102,34 +113,69 @@ async fn run_until(options: ControllerOptions, stop: impl Future<Output = ()>) -
     let store = Store::new(&options.store)?;
     let client = client().await?;
     let mut registry = Registry::default();
-    let metrics = ControllerMetrics::register(&mut registry);
     let (ready, readiness) = watch::channel(false);
-    let identity = format!("{}_{}", options.identity, ProcessId::random());
-    let election = Election::new(client.clone(), &options.namespace, &options.lease_name, identity);
-    let (observed, watches) = Observed::start(&client);
-    let work = async {
-        // A standby observes too, so that it can act at once.
-        observed.ready().await;
-        ready.send_replace(true);
-        tracing::info!("relays and pods are observed; waiting to lead");
-        election.win().await;
+    let http = options.http;
+    let replica = Replica::new(options, store, client, &mut registry, ready);
+    let served = serve(http, Routes::new(readiness, Arc::new(registry)));
+    let stop = async {
         tokio::select! {
-            ended = lead(&options, &client, &store, &observed, &metrics) => ended,
-            lost = election.keep() => Err(ControllerError::Deposed(lost.to_string())),
+            () = stop => Ok(()),
+            () = served => Err(ControllerError::TaskEnded("http")),
         }
     };
-    let ended = tokio::select! {
-        ended = work => ended,
-        () = watches => Err(ControllerError::TaskEnded("watches")),
-        () = serve(options.http, Routes::new(readiness, Arc::new(registry))) => Err(ControllerError::TaskEnded("http")),
-        () = stop => {
-            tracing::info!("asked to stop");
-            Ok(())
-        }
-    };
-    // Everything that leads is dropped by now, so the next leader may start.
-    let _ = tokio::time::timeout(RESIGN_LIMIT, election.resign()).await;
-    ended
+    replica.run(stop).await
+}
+
+/// A controller without what belongs to its process: signals, HTTP, and how Redis and the API server are reached.
+pub struct Replica {
+    options: ControllerOptions,
+    store: Store,
+    client: Client,
+    metrics: ControllerMetrics,
+    ready: watch::Sender<bool>,
+}
+
+impl Replica {
+    /// A controller that does nothing yet. `ready` is told when it observes.
+    pub fn new(
+        options: ControllerOptions,
+        store: Store,
+        client: Client,
+        registry: &mut Registry,
+        ready: watch::Sender<bool>,
+    ) -> Self {
+        Self { options, store, client, metrics: ControllerMetrics::register(registry), ready }
+    }
+
+    /// Waits to lead, and leads, until `stop` resolves or leadership is lost. Cancelling ends it as a crash would.
+    pub async fn run(self, stop: impl Future<Output = Result<(), ControllerError>>) -> Result<(), ControllerError> {
+        let Self { options, store, client, metrics, ready } = self;
+        let identity = format!("{}_{}", options.identity, ProcessId::random());
+        let election = Election::new(client.clone(), &options.namespace, &options.lease_name, identity);
+        let (observed, watches) = Observed::start(&client);
+        let work = async {
+            // A standby observes too, so that it can act at once.
+            observed.ready().await;
+            ready.send_replace(true);
+            tracing::info!("relays and pods are observed; waiting to lead");
+            election.win().await;
+            tokio::select! {
+                ended = lead(&options, &client, &store, &observed, &metrics) => ended,
+                lost = election.keep() => Err(ControllerError::Deposed(lost.to_string())),
+            }
+        };
+        let ended = tokio::select! {
+            ended = work => ended,
+            () = watches => Err(ControllerError::TaskEnded("watches")),
+            stopped = stop => {
+                tracing::info!("asked to stop");
+                stopped
+            }
+        };
+        // Everything that leads is dropped by now, so the next leader may start.
+        let _ = tokio::time::timeout(RESIGN_LIMIT, election.resign()).await;
+        ended
+    }
 }
 
 async fn client() -> Result<Client, ControllerError> {
@@ -153,6 +199,7 @@ async fn lead(
     let marks = Marks::new(client.clone(), &options.namespace, &format!("{}-epoch", options.lease_name));
     let (known, highest) = highest_epoch(store).await;
     let (epoch, opened) = begin(&marks, highest).await?;
+    let mirrors = mirrors(client).await;
     metrics.lead(epoch);
     tracing::info!(leader.epoch = epoch, pools.known = known.len(), "this replica leads");
 
@@ -171,6 +218,7 @@ async fn lead(
         marks,
         opened,
         known,
+        mirrors,
         questions,
         signs,
         world: show_world,
@@ -228,6 +276,22 @@ async fn begin(marks: &Marks, highest: u64) -> Result<(u64, BTreeSet<String>), C
             Ok(begun) => return Ok(begun),
             Err(error) if error.is_lost() => return Err(ControllerError::Epoch(error)),
             Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot begin an epoch"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// What the leader before wrote into the statuses, again while the API server cannot be reached: to act without it could
+/// free slots that are withheld. Asked for anew, since the watch may be behind.
+async fn mirrors(client: &Client) -> BTreeMap<String, Mirror> {
+    let resource = ApiResource::erase::<MailRelay>(&());
+    // A relay whose spec cannot be read still has a status.
+    let relays = Api::<DynamicObject>::all_with(client.clone(), &resource);
+    loop {
+        match tokio::time::timeout(READ_LIMIT, relays.list(&ListParams::default())).await {
+            Ok(Ok(list)) => return mirror::read(list.iter().flat_map(|relay| mirror::leases(&relay.data))),
+            Ok(Err(error)) => tracing::warn!(%error, "cannot list the relays' statuses"),
+            Err(_) => tracing::warn!("cannot list the relays' statuses: no answer in time"),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

@@ -10,12 +10,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
     conditions::conditions,
+    mirror,
     plan::{PoolPlan, RelayPlan, pools_of},
     pools::World,
     safety::Safety,
 };
 use crate::{
-    api::{BudgetStatus, MailRelayStatus, QueueStatus, ServerStatus, WorkerReport, WorkerStatus},
+    api::{BudgetStatus, LeaseStatus, MailRelayStatus, QueueStatus, ServerStatus, WorkerReport, WorkerStatus},
     lease::{LedgerState, LedgerView},
     queue::Depths,
 };
@@ -69,6 +70,8 @@ pub struct Facts<'a> {
     pub relay: &'a RelayPlan,
     /// Its pools, by name.
     pub pools: BTreeMap<String, PoolFigures<'a>>,
+    /// Who holds what of its pools, for people and for the next leader.
+    pub leases: Vec<LeaseStatus>,
     /// Why Redis cannot be used.
     pub store_problem: Option<&'a str>,
     /// What was measured.
@@ -78,8 +81,14 @@ pub struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    /// Gathers them.
-    pub fn of(world: &'a World, relay: &'a RelayPlan, measured: &'a Measured, now: Timestamp) -> Self {
+    /// Gathers them; `old` is the status that is shown.
+    pub fn of(
+        world: &'a World,
+        relay: &'a RelayPlan,
+        measured: &'a Measured,
+        old: &MailRelayStatus,
+        now: Timestamp,
+    ) -> Self {
         let pools = pools_of(&relay.relay)
             .into_iter()
             .map(|name| {
@@ -90,7 +99,8 @@ impl<'a> Facts<'a> {
                 (name, figures)
             })
             .collect();
-        Self { relay, pools, store_problem: world.store_problem.as_deref(), measured, now }
+        let leases = leases(world, relay, &old.leases, now);
+        Self { relay, pools, leases, store_problem: world.store_problem.as_deref(), measured, now }
     }
 
     /// Share and open connections of each of its workers, over all pools, by pod UID.
@@ -154,7 +164,28 @@ pub fn status(facts: &Facts<'_>, old: &MailRelayStatus) -> MailRelayStatus {
         ready_workers: i32::try_from(ready).ok(),
         workers,
         workers_omitted: i32::try_from(omitted).ok().filter(|omitted| *omitted > 0),
+        leases: facts.leases.clone(),
     }
+}
+
+/// What is known of the relay's pools; of a pool that it names no more, as long as slots of it may be held and nobody else
+/// shows them.
+fn leases(world: &World, relay: &RelayPlan, old: &[LeaseStatus], now: Timestamp) -> Vec<LeaseStatus> {
+    if relay.stalled.as_ref().is_some_and(|stall| stall.reason == "BudgetConflict") {
+        // The budget is another tenant's.
+        return Vec::new();
+    }
+    let mut budgets = pools_of(&relay.relay);
+    budgets
+        .extend(old.iter().map(|lease| lease.budget_name.clone()).filter(|name| !world.plan.pools.contains_key(name)));
+    let namespace = relay.relay.metadata.namespace.as_deref().unwrap_or_default();
+    let names = relay.workers.iter().map(|(uid, name)| (uid.clone(), format!("{namespace}/{name}"))).collect();
+    let show = |budget: &String| {
+        let shown = old.iter().find(|lease| lease.budget_name == *budget);
+        let mirror = &world.pools.get(budget)?.mirror;
+        (!mirror.is_empty()).then(|| mirror::show(budget, mirror, &names, shown, now))
+    };
+    budgets.iter().filter_map(show).collect()
 }
 
 fn budget(facts: &Facts<'_>, old: &MailRelayStatus) -> BudgetStatus {
@@ -264,6 +295,7 @@ pub fn steady(status: &MailRelayStatus) -> MailRelayStatus {
     if let Some(budget) = &mut steady.budget {
         (budget.leased, budget.open) = (0, 0);
     }
+    steady.leases.iter_mut().for_each(mirror::steady);
     steady.queue = None;
     steady.servers_summary = None;
     steady

@@ -2,7 +2,7 @@
 
 use std::{ops::Add, time::Duration};
 
-use nix::time::{ClockId, clock_gettime};
+use crate::system;
 
 /// A moment since the machine's boot, suspend included. `std::time::Instant` stops in suspend and must not time a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -10,11 +10,8 @@ pub struct BootTime(Duration);
 
 impl BootTime {
     /// Now.
-    ///
-    /// # Panics
-    /// Never on Linux 2.6.39 or later, which all have this clock.
     pub fn now() -> Self {
-        Self(Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has had CLOCK_BOOTTIME since 2.6.39")))
+        Self(system::boot_clock())
     }
 
     /// The moment so long after boot; for tests and simulations.

@@ -15,7 +15,7 @@ pub struct ProcessId(String);
 impl ProcessId {
     /// A new one.
     pub fn random() -> Self {
-        Self(format!("{:032x}", rand::random::<u128>()))
+        Self(format!("{:032x}", u128::from_le_bytes(crate::system::random_bytes())))
     }
 
     /// The id from its text; `None` unless it is 32 lower-case hexadecimal digits.

@@ -1,12 +1,17 @@
 //! What the leader does to a ledger besides writing shares: pure decisions on what it saw, timed on its own clock.
 //!
 //! The leader takes a [`Snapshot`] of each pool every 250 ms, gives it to [`Watch::observe`] and does what
-//! [`Watch::actions`] says. A new leader starts with an empty [`Watch`] and thereby waits the full times (R8).
+//! [`Watch::actions`] says. A new leader starts with what the one before wrote down ([`Mirror`]), and waits the full times
+//! (R8).
+
+mod mirror;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
+
+pub use mirror::{Incarnation, Mirror, MirroredHolder, MirroredQuarantine};
 
 use super::{
     clock::BootTime,
@@ -118,8 +123,8 @@ struct Sent {
 #[derive(Clone, Debug, Default)]
 pub struct Watch {
     seen: BTreeMap<String, Seen>,
-    /// Incarnations that we saw end: a stale copy of the ledger cannot bring them back.
-    over: BTreeSet<String>,
+    /// Incarnations that we saw end, with their pods: a stale copy of the ledger cannot bring them back.
+    over: BTreeMap<String, String>,
     withheld: QuarantineTimers,
     /// Since when nothing has been in force, and on which node.
     outage: Option<(String, BootTime)>,
@@ -138,6 +143,10 @@ pub struct Watch {
     looked: Option<BootTime>,
     /// The pods that the API lists as workers of the pool.
     listed: Option<BTreeSet<String>>,
+    /// Holders that the mirror of the leader before did not list.
+    unlisted: Option<mirror::Unlisted>,
+    /// Whose slots a quarantine holds, as the leader before knew it, by its id.
+    origins: BTreeMap<String, String>,
 }
 
 impl Watch {
@@ -170,8 +179,9 @@ impl Watch {
             // Whoever is not in an open ledger has been reaped, replaced or withheld by it.
             LedgerState::Open => {
                 self.recovery = None;
-                let over = self.seen.keys().filter(|inc| view.holder(inc).is_none()).cloned();
-                self.over.extend(over);
+                let over = self.seen.iter().filter(|(inc, _)| view.holder(inc).is_none());
+                self.over.extend(over.map(|(inc, seen)| (inc.clone(), seen.holder.pod.clone())));
+                self.forget_restored(view);
                 self.seen.retain(|inc, _| view.holder(inc).is_some());
                 if self.over.len() > MOST_REMEMBERED {
                     self.over.clear();
@@ -200,10 +210,9 @@ impl Watch {
         self.attended = Some(now);
     }
 
-    /// Takes in a ledger that is not in force, such as a stale copy or what is mirrored in the status: what we saw
-    /// ourselves goes first.
+    /// Takes in a ledger that is not in force, such as a stale copy: what we saw ourselves goes first.
     pub fn load(&mut self, view: &LedgerView, now: BootTime) {
-        for holder in view.holders.iter().filter(|holder| !self.over.contains(&holder.inc)) {
+        for holder in view.holders.iter().filter(|holder| !self.over.contains_key(&holder.inc)) {
             let seen = || Seen { holder: holder.clone(), since: now, first: now, heard: None };
             self.seen.entry(holder.inc.clone()).or_insert_with(seen);
         }
@@ -392,7 +401,7 @@ impl Watch {
         // Generations begin anew with the ledger, so what came later to our eyes is also newer.
         let is_newer = |heir: &HolderView| {
             let later = self.seen.get(&heir.inc).is_some_and(|seen| seen.first > gone.since);
-            let later = later && !self.over.contains(&heir.inc);
+            let later = later && !self.over.contains_key(&heir.inc);
             heir.generation > gone.holder.generation || later
         };
         if heirs().any(|heir| heir.boot_id == gone.holder.boot_id && is_newer(heir)) {
@@ -428,7 +437,10 @@ impl Watch {
         });
         let strangers = strangers
             .filter_map(|(pod, share)| withhold("", format!("{pod}.{}", view.token), *share, holds.session_timeout));
-        holders.chain(strangers).collect()
+        let unlisted = self.unlisted.iter().filter_map(|unlisted| {
+            withhold("", format!("unlisted.{}", view.token), unlisted.missing(view), holds.session_timeout)
+        });
+        holders.chain(strangers).chain(unlisted).collect()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
+use rand::RngExt;
 use tracing::{debug, info, warn};
 
 use super::{
@@ -11,7 +12,10 @@ use super::{
     state::{LeaveReply, SyncRequest},
     store::LedgerStore,
 };
-use crate::store::{CONNECT_LIMIT, StoreError};
+use crate::{
+    store::{CONNECT_LIMIT, StoreError},
+    system,
+};
 
 /// The least pause for the sake of a quarantine: one that nobody can end now must not make a hot loop.
 const LEAST_REST: Duration = Duration::from_millis(100);
@@ -105,7 +109,7 @@ async fn clear(shared: &Shared, ledger: &LedgerStore) {
 /// Waits for the next heartbeat, the end of a quarantine, a reason to go at once, or the deadline.
 async fn rest(shared: &Shared) {
     let pause = shared.look(|holder, now| {
-        let heartbeat = holder.pause(rand::random_range(-1.0..=1.0));
+        let heartbeat = holder.pause(system::chance().random_range(-1.0..=1.0));
         holder.next_over(now).map_or(heartbeat, |over| heartbeat.min(over.max(LEAST_REST)))
     });
     let end = tokio::time::Instant::now() + pause;
@@ -128,7 +132,7 @@ pub(super) async fn listen(shared: &Shared, ledger: &LedgerStore) {
             debug!(ledger.pool = ledger.pool(), %error, "cannot follow the pool's events");
         }
         let pause = shared.look(|holder, _| holder.timing().retry);
-        tokio::time::sleep(pause.mul_f64(rand::random_range(1.0..2.0))).await;
+        tokio::time::sleep(pause.mul_f64(system::chance().random_range(1.0..2.0))).await;
     }
 }
 

@@ -1,12 +1,10 @@
 //! Claiming: mails into the hands of a process, looked at before anyone sends them.
 
-use std::{
-    sync::PoisonError,
-    time::{Duration, Instant},
-};
+use std::{sync::PoisonError, time::Duration};
 
 use futures::future::try_join_all;
 use redis::cmd;
+use tokio::time::Instant;
 
 use super::{
     ALONE_FROM, Advance, ClaimId, Claimed, DeadLetter, Entry, Header, Mail, Priority, Queue, SCRIPT_LIMIT, Stage,

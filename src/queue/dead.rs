@@ -7,7 +7,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use redis::cmd;
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, Header, Priority, Queue, Refusal, SCRIPT_LIMIT, Stage, Try, UnixMillis, envelope, scripts};
+use super::{
+    Entry, Header, Priority, Queue, Refusal, SCRIPT_LIMIT, Stage, Try, UnixMillis, envelope, ids::fresh_id, scripts,
+};
 use crate::store::StoreError;
 
 /// Which entries to act on; empty fits all.
@@ -158,7 +160,7 @@ impl DeadLetter {
             self.id = id;
         }
         if self.serial.is_empty() {
-            self.serial = uuid::Uuid::new_v4().simple().to_string();
+            self.serial = fresh_id();
         }
         self
     }

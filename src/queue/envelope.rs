@@ -6,7 +6,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mail, Priority, UnixMillis};
+use super::{
+    Mail, Priority, UnixMillis,
+    ids::{fresh_id, sortable_id},
+};
 
 /// How every envelope begins; the scripts know it too.
 pub const MAGIC: &[u8] = b"mailrelay/1 ";
@@ -123,8 +126,8 @@ impl Header {
     /// Fixes the header of a mail that has none yet. `id` is the bare id that lay in the list, if that was all; else
     /// the mail's own counts, or one is made.
     pub fn fix(mail: &Mail, id: Option<&str>, now: UnixMillis) -> Self {
-        let serial = uuid::Uuid::new_v4().simple().to_string();
-        let id = id.map(str::to_owned).or_else(|| mail.id.clone()).unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+        let serial = fresh_id();
+        let id = id.map(str::to_owned).or_else(|| mail.id.clone()).unwrap_or_else(|| sortable_id(now));
         Self {
             message_id: mail.message_id(&id),
             serial,

@@ -72,6 +72,7 @@ mod compose;
 mod dead;
 mod envelope;
 mod held;
+mod ids;
 mod inspect;
 mod mail;
 mod names;

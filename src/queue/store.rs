@@ -3,12 +3,13 @@
 use std::{
     fmt,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
-use super::{Header, Mail, MailError, QueueNames, Refusal, UnixMillis, parse, scripts};
+use super::{Header, Mail, MailError, QueueNames, Refusal, UnixMillis, ids::fresh_id, parse, scripts};
 use crate::store::{Store, StoreError};
 
 /// How long a script may take: `committing` may wait for an fsync.
@@ -86,7 +87,7 @@ impl ClaimId {
     }
 
     pub(super) fn random() -> Self {
-        Self(uuid::Uuid::new_v4().simple().to_string())
+        Self(fresh_id())
     }
 }
 
@@ -103,7 +104,7 @@ pub struct OperationId(pub(super) String);
 impl OperationId {
     /// A new one; make it once for each settlement and keep it for the repetitions.
     pub fn random() -> Self {
-        Self(uuid::Uuid::new_v4().simple().to_string())
+        Self(fresh_id())
     }
 }
 

@@ -1,26 +1,20 @@
 //! Where a server is, how to prove who we are, and a socket to it.
 
-use std::{
-    fmt, io,
-    net::{SocketAddr, TcpStream as StdStream},
-    os::fd::AsFd,
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 use tokio::{
-    net::{TcpSocket, lookup_host},
+    net::lookup_host,
     time::{Instant, timeout, timeout_at},
 };
 
 use crate::api;
 
 use super::{
+    network::{Dial, Network},
     session::Closed,
     wire::{Wire, finish_socket},
 };
@@ -42,6 +36,8 @@ pub struct Endpoint {
     pub helo: String,
     /// How long each step may take.
     pub limits: StepLimits,
+    /// The way there: [`super::Tcp`].
+    pub network: Arc<dyn Network>,
 }
 
 /// The time limit of every step.
@@ -133,12 +129,21 @@ impl TlsRoots {
                 return Err(invalid("no CA certificate found: write it in PEM".into()));
             }
         }
+        Self::of(roots)
+    }
+
+    fn of(roots: RootCertStore) -> Result<Self, io::Error> {
         let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?
             .with_root_certificates(roots)
             .with_no_client_auth();
         Ok(Self(Arc::new(config)))
+    }
+
+    /// Nobody: for servers that are spoken to without TLS.
+    pub fn nobody() -> Result<Self, io::Error> {
+        Self::of(RootCertStore::empty())
     }
 
     pub(super) fn config(&self) -> Arc<ClientConfig> {
@@ -191,7 +196,7 @@ pub(super) async fn connect(
     for address in addresses {
         let share = deadline.saturating_duration_since(Instant::now()) / left;
         left = (left - 1).max(1);
-        match attempt(address, share, limits.close, unwanted.as_mut()).await {
+        match attempt(endpoint, address, share, unwanted.as_mut()).await {
             Ok(wire) => return Ok(wire),
             // Only one socket may count: where the server may have seen this one, another is not tried.
             Err(fault) if fault.closed == Closed::NoEof || fault.why == ConnectFailure::Unwanted => return Err(fault),
@@ -202,9 +207,9 @@ pub(super) async fn connect(
 }
 
 async fn attempt(
+    endpoint: &Endpoint,
     address: SocketAddr,
     limit: Duration,
-    close: Duration,
     unwanted: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Wire, ConnectFault> {
     let failed = |error: io::Error| ConnectFault {
@@ -212,14 +217,9 @@ async fn attempt(
         detail: format!("cannot connect to {address}: {error}"),
         closed: Closed::NeverOpen,
     };
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
-    // Nagle's algorithm would hold the end of each message back until a delayed ACK, some 40 ms.
-    socket.set_nodelay(true).map_err(failed)?;
-    // A second handle on the same socket: to ask after a time-out whether it was connected after all, to look for the
-    // server's end without reading, and to end our side below TLS.
-    let handle = StdStream::from(socket.as_fd().try_clone_to_owned().map_err(failed)?);
+    let Dial { connecting, handle } = endpoint.network.dial(address).map_err(failed)?;
     let (why, detail) = tokio::select! {
-        connected = timeout(limit, socket.connect(address)) => match connected {
+        connected = timeout(limit, connecting) => match connected {
             Ok(Ok(stream)) => return Ok(Wire::new(stream, handle)),
             Ok(Err(error)) => return Err(failed(error)),
             Err(_) => (ConnectFailure::TimedOut, format!("no answer from {address} within {limit:?}")),
@@ -227,8 +227,8 @@ async fn attempt(
         () = unwanted => (ConnectFailure::Unwanted, format!("given up while connecting to {address}")),
     };
     // While connecting, this takes the attempt back, and the socket has no peer; once connected, it sends FIN.
-    let _ = handle.shutdown(std::net::Shutdown::Write);
-    let connected = handle.peer_addr().is_ok();
-    let closed = if connected { finish_socket(handle, close).await } else { Closed::NeverOpen };
+    handle.end();
+    let closed =
+        if handle.is_connected() { finish_socket(handle, endpoint.limits.close).await } else { Closed::NeverOpen };
     Err(ConnectFault { why, detail, closed })
 }

@@ -10,6 +10,7 @@
 //! server's end of a session. `lettre` builds the messages (`queue`).
 
 mod connect;
+mod network;
 mod reply;
 mod send;
 mod session;
@@ -19,6 +20,7 @@ mod wire;
 mod words;
 
 pub use connect::{Credentials, Endpoint, StepLimits, TlsRoots};
+pub use network::{Bytes, Connection, Dial, Handle, Network, Tcp};
 pub use reply::{Context, EnhancedCode, Event, PauseReason, Reply, Resend, Ruling, Sign, Stage, Verdict, Why};
 pub use session::{Closed, Features, Offers, OpenError, Session};
 pub use table::judge;

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    net::TcpStream as StdStream,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -11,13 +10,13 @@ use std::{
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::TcpStream,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     connect::TlsRoots,
+    network::{Connection, Handle},
     reply::{Event, Reply},
     session::Closed,
 };
@@ -74,7 +73,7 @@ pub(super) struct WriteFault {
 /// A connection to a server and what was read ahead.
 pub(super) struct Wire {
     stream: Stream,
-    handle: StdStream,
+    handle: Box<dyn Handle>,
     ahead: Vec<u8>,
     lines: Vec<String>,
     farewell: bool,
@@ -82,14 +81,14 @@ pub(super) struct Wire {
 
 #[derive(Debug)]
 enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Connection),
+    Tls(Box<TlsStream<Connection>>),
     Gone,
 }
 
 impl Wire {
     /// `handle` is a second handle on the socket of `stream`.
-    pub fn new(stream: TcpStream, handle: StdStream) -> Self {
+    pub fn new(stream: Connection, handle: Box<dyn Handle>) -> Self {
         Self { stream: Stream::Plain(stream), handle, ahead: Vec::new(), lines: Vec::new(), farewell: false }
     }
 
@@ -167,7 +166,7 @@ impl Wire {
         if !self.ahead.is_empty() {
             return false;
         }
-        match self.handle.peek(&mut [0]) {
+        match self.handle.peek() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
             Ok(1..) if matches!(self.stream, Stream::Tls(_)) => {
                 // It may be a session ticket, which is nobody's business but TLS's.
@@ -201,7 +200,7 @@ impl Wire {
             return closed;
         }
         if timeout_at(deadline, self.stream.shutdown()).await.is_err() {
-            let _ = self.handle.shutdown(std::net::Shutdown::Write);
+            self.handle.end();
         }
         let left = deadline.saturating_duration_since(Instant::now());
         // Below TLS: the server's farewell is not yet its FIN.
@@ -214,16 +213,16 @@ impl Wire {
 }
 
 /// Ends our side of a socket and waits for the server's end.
-pub(super) async fn finish_socket(socket: StdStream, limit: Duration) -> Closed {
-    let _ = socket.shutdown(std::net::Shutdown::Write);
-    match TcpStream::from_std(socket) {
+pub(super) async fn finish_socket(socket: Box<dyn Handle>, limit: Duration) -> Closed {
+    socket.end();
+    match socket.into_connection() {
         Ok(mut stream) => end_of(&mut stream, limit, false).await.unwrap_or(Closed::NoEof),
         Err(_) => Closed::NoEof,
     }
 }
 
 /// Reads and drops everything until the server's end; `None` when it does not come in time.
-async fn end_of(stream: &mut TcpStream, limit: Duration, farewell: bool) -> Option<Closed> {
+async fn end_of(stream: &mut Connection, limit: Duration, farewell: bool) -> Option<Closed> {
     let mut scratch = [0; 4096];
     let reading = async {
         loop {
@@ -281,7 +280,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(u16, Vec<String>, usize)>, String> {
 }
 
 impl Stream {
-    fn socket(&mut self) -> Option<&mut TcpStream> {
+    fn socket(&mut self) -> Option<&mut Connection> {
         match self {
             Self::Plain(stream) => Some(stream),
             Self::Tls(stream) => Some(stream.get_mut().0),

@@ -3,6 +3,10 @@
 
 use std::time::Duration;
 
+use rand::RngExt;
+
+use crate::system;
+
 /// Waits between tries: 50 ms doubling up to one second, each shortened at random by up to half.
 #[derive(Debug, Default)]
 pub struct Backoff {
@@ -20,7 +24,7 @@ impl Backoff {
 
     /// Counts a failure; how long to wait now.
     pub fn next(&mut self) -> Duration {
-        let delay = Self::delay(self.tries, rand::random());
+        let delay = Self::delay(self.tries, system::chance().random());
         self.tries = self.tries.saturating_add(1);
         delay
     }

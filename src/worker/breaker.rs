@@ -3,7 +3,9 @@
 //! Single failures space the next connections out; many in a row, or one that judges our credentials, pause the server.
 //! After a pause one session probes; a mail transaction that the server took part in ends the matter.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::api::Unavailable;
 

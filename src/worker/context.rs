@@ -6,16 +6,24 @@ use std::{
     time::Duration,
 };
 
+use rand::RngExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    credentials::CredentialsFolder, fleet::Fleet, follow::Followed, intake::Intake, outcome::Chance, settle::Settler,
+    credentials::CredentialsFolder,
+    fleet::Fleet,
+    follow::Followed,
+    host::{Guard, Host},
+    intake::Intake,
+    outcome::Chance,
+    settle::Settler,
 };
 use crate::{
-    lease::{Identity, PodGuard, ProcessId},
+    lease::{Identity, ProcessId},
     queue::{Queue, UnixMillis},
     store::Store,
+    system,
     telemetry::metrics::WorkerMetrics,
 };
 
@@ -24,6 +32,8 @@ const EVERYBODY: u32 = 1 << 20;
 
 /// What all tasks of a worker share.
 pub struct Context {
+    /// The machine.
+    pub host: Arc<dyn Host>,
     /// Redis.
     pub store: Store,
     /// The relay in force.
@@ -39,7 +49,7 @@ pub struct Context {
     /// The task that answers them.
     pub intake_task: TaskTracker,
     /// Proof that no other process of this pod is a worker, kept until this one ends.
-    pub only_worker: OnceLock<PodGuard>,
+    pub only_worker: OnceLock<Guard>,
     /// The servers and their sessions.
     pub fleet: Fleet,
     /// Where outcomes go.
@@ -99,6 +109,6 @@ pub fn default_helo() -> String {
 impl Chance {
     /// Now, and a throw.
     pub fn now() -> Self {
-        Self { now: UnixMillis::now(), random: rand::random() }
+        Self { now: UnixMillis::now(), random: system::chance().random() }
     }
 }

@@ -108,8 +108,12 @@ impl CredentialsFolder {
             Some(auth) => Some(login(server, auth, &files, &folder)?),
         };
         // Without TLS nobody is trusted, and reading the platform's store is slow.
-        let ca = if server.tls == Tls::None { None } else { files.ca };
-        Ok(Access { credentials, roots: self.trusted(ca, &folder)? })
+        let roots = if server.tls == Tls::None {
+            TlsRoots::nobody().map_err(|error| unusable(&folder, &error))?
+        } else {
+            self.trusted(files.ca, &folder)?
+        };
+        Ok(Access { credentials, roots })
     }
 
     /// A number that changes when any file of the server changes; `None` when they cannot be read.
@@ -125,13 +129,16 @@ impl CredentialsFolder {
         if let Some((_, roots)) = known.iter().find(|(key, _)| *key == ca) {
             return Ok(roots.clone());
         }
-        let roots = TlsRoots::platform(ca.as_deref())
-            .map_err(|error| CredentialsError::Unusable { file: folder.join("ca.crt"), detail: error.to_string() })?;
+        let roots = TlsRoots::platform(ca.as_deref()).map_err(|error| unusable(folder, &error))?;
         // A handful of servers; a rotated CA leaves its predecessor behind, so the list is kept short.
         known.truncate(15);
         known.insert(0, (ca, roots.clone()));
         Ok(roots)
     }
+}
+
+fn unusable(folder: &Path, error: &io::Error) -> CredentialsError {
+    CredentialsError::Unusable { file: folder.join("ca.crt"), detail: error.to_string() }
 }
 
 fn login(server: &Server, auth: Auth, files: &Files, folder: &Path) -> Result<Credentials, CredentialsError> {

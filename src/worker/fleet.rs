@@ -3,10 +3,10 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     api::{RelayRecord, ServerReport, Unavailable},
-    lease::{DeadManSwitch, KernelSwitch, SlotOptions, SlotPool, SwitchError, Timing, Unprotected},
+    lease::{DeadManSwitch, SlotOptions, SlotPool, SwitchError, Timing, Unprotected},
     telemetry::metrics::{ByPool, ByServer, WorkerMetrics},
 };
 
@@ -227,7 +227,7 @@ impl Fleet {
             let pool = pools.entry(name.clone()).or_insert_with(|| {
                 let timing = Timing::with_lease(lease);
                 let switch: Box<dyn DeadManSwitch> =
-                    if protected { Box::new(KernelSwitch::new()) } else { Box::new(Unprotected) };
+                    if protected { context.host.switch() } else { Box::new(Unprotected) };
                 let options = SlotOptions {
                     session_timeout: settings.session_timeout.get(),
                     close_grace: settings.close_grace.get(),

@@ -3,14 +3,13 @@
 //! Claims belong to free sessions only, so no mail waits in a worker that could be sent by another. With nothing to do,
 //! the blocking move of the queue wakes this task; nothing is polled.
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use super::{backoff::Backoff, context::Context, fleet::Room, settle::Work};
 use crate::{
@@ -135,7 +134,7 @@ pub async fn run(context: Arc<Context>, mut requests: Requests) {
 
 async fn until(time: Option<Instant>) {
     match time {
-        Some(time) => tokio::time::sleep_until(time.into()).await,
+        Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
 }

@@ -12,6 +12,7 @@ mod context;
 mod credentials;
 mod fleet;
 mod follow;
+mod host;
 mod intake;
 mod outcome;
 mod recover;
@@ -23,4 +24,5 @@ pub mod supervisor;
 mod upkeep;
 mod withhold;
 
-pub use run::{WorkerError, WorkerOptions, run};
+pub use host::{Guard, Host, Machine};
+pub use run::{Draining, Worker, WorkerError, WorkerOptions, run};

@@ -11,7 +11,7 @@ use std::{
 use super::{backoff::Backoff, context::Context};
 use crate::{
     api::{RelayRecord, Server},
-    lease::{HolderView, LedgerStore, older_sockets},
+    lease::{HolderView, LedgerStore},
     queue::{Queue, QueueNames, RecoverOptions, UnixMillis},
     store::{Store, StoreError},
     telemetry::metrics::{ByKind, WorkerMetrics},
@@ -37,7 +37,7 @@ pub async fn recover_predecessors(context: &Context, record: &RelayRecord) -> BT
         tracing::debug!(%error, retry_ms = pause.as_millis(), "cannot look for claims of an older process");
         tokio::time::sleep(pause).await;
     };
-    past.sockets(record).await
+    past.sockets(context, record).await
 }
 
 /// What the ledgers still know of this pod.
@@ -97,7 +97,7 @@ impl Past {
 
     /// Sockets that the kernel has not ended yet, by pool. What cannot be looked up is left to the ledger, which
     /// withholds the older process's slots anyway.
-    async fn sockets(&self, record: &RelayRecord) -> BTreeMap<String, u32> {
+    async fn sockets(&self, context: &Context, record: &RelayRecord) -> BTreeMap<String, u32> {
         let mut left = BTreeMap::new();
         for (pool, _) in &self.holders {
             if left.contains_key(pool) {
@@ -110,7 +110,7 @@ impl Past {
                     addresses.extend(found);
                 }
             }
-            let count = older_sockets(&addresses).await.unwrap_or(0);
+            let count = context.host.older_sockets(&addresses).await.unwrap_or(0);
             if count > 0 {
                 tracing::warn!(
                     ledger.pool = pool,

@@ -21,13 +21,14 @@ use super::{
     credentials::CredentialsFolder,
     fleet::Fleet,
     follow::follow,
+    host::{Guard, Host, Machine},
     intake::{self, Intake, Requests},
     recover::recover_predecessors,
     settle::Settler,
     upkeep,
 };
 use crate::{
-    lease::{Identity, PodGuard, ProcessId, SwitchError, bind_pod, boot_id, self_check},
+    lease::{Identity, ProcessId, SwitchError, boot_id},
     store::{Store, StoreError, StoreOptions},
     telemetry::{
         http::{self, Routes},
@@ -105,77 +106,113 @@ pub async fn run(options: WorkerOptions) -> Result<(), WorkerError> {
     let (ready, readiness) = watch::channel(true);
     tokio::spawn(http::serve(options.http, Routes::new(readiness, Arc::new(registry))));
 
-    let identity = Identity {
-        pod_uid: options.pod_uid.clone(),
-        pod: options.pod.clone(),
-        namespace: options.namespace.clone(),
-        process: ProcessId::random(),
-        boot_id: boot_id().map_err(system("read the id of this boot"))?,
-    };
-    let (context, requests) = context(&options, identity, store, metrics);
-    tracing::info!(
-        relay.namespace = options.namespace,
-        relay.name = options.relay,
-        pod.name = options.pod,
-        process.id = context.process.as_str(),
-        redis.address = context.store.address(),
-        version = env!("CARGO_PKG_VERSION"),
-        "the worker starts"
-    );
+    let boot_id = boot_id().map_err(system("read the id of this boot"))?;
+    let worker = Worker::new(&options, store, boot_id, Arc::new(Machine), metrics);
     let stopped = async {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
     };
-    let outcome = tokio::select! {
-        () = work(Arc::clone(&context), requests) => Err(WorkerError::Failed),
-        () = stopped => Ok(()),
-    };
+    let draining = worker.work(stopped).await;
     let _ = ready.send(false);
     tokio::select! {
-        drained = drain(&context, options.drain) => drained.and(outcome),
+        drained = draining.finish() => drained,
         _ = terminate.recv() => Err(WorkerError::NotDrained { limit: Duration::ZERO }),
         _ = interrupt.recv() => Err(WorkerError::NotDrained { limit: Duration::ZERO }),
     }
 }
 
-fn context(
-    options: &WorkerOptions,
-    identity: Identity,
-    store: Store,
-    metrics: WorkerMetrics,
-) -> (Arc<Context>, Requests) {
-    let (intake, requests) = Intake::new();
-    let relay = follow(store.clone(), &options.namespace, &options.relay);
-    let context = Context {
-        relay_name: options.relay.clone(),
-        process: identity.process.clone(),
-        intake,
-        intake_task: TaskTracker::new(),
-        only_worker: OnceLock::new(),
-        fleet: Fleet::new(),
-        settler: Settler::new(identity.process.clone(), relay.clone(), metrics.clone()),
-        relay,
-        files: CredentialsFolder::new(&options.credentials),
-        metrics,
-        queue: Mutex::default(),
-        helo: options.helo.clone().unwrap_or_else(default_helo),
-        idle: options.idle,
-        stop: CancellationToken::new(),
-        out_of_time: CancellationToken::new(),
-        promote: Notify::new(),
-        company: Context::company(),
-        identity,
-        store,
-    };
-    (Arc::new(context), requests)
+/// A worker without what belongs to its process: signals and HTTP.
+pub struct Worker {
+    context: Arc<Context>,
+    requests: Requests,
+    drain: Duration,
+}
+
+/// A worker that is on its way out.
+pub struct Draining {
+    context: Arc<Context>,
+    limit: Duration,
+    outcome: Result<(), WorkerError>,
+}
+
+impl Worker {
+    /// A worker in a machine whose boot has this id, to be called inside a tokio runtime. It follows the relay's record
+    /// from now on and does nothing else yet.
+    pub fn new(
+        options: &WorkerOptions,
+        store: Store,
+        boot_id: String,
+        host: Arc<dyn Host>,
+        metrics: WorkerMetrics,
+    ) -> Self {
+        let identity = Identity {
+            pod_uid: options.pod_uid.clone(),
+            pod: options.pod.clone(),
+            namespace: options.namespace.clone(),
+            process: ProcessId::random(),
+            boot_id,
+        };
+        tracing::info!(
+            relay.namespace = options.namespace,
+            relay.name = options.relay,
+            pod.name = options.pod,
+            process.id = identity.process.as_str(),
+            redis.address = store.address(),
+            version = env!("CARGO_PKG_VERSION"),
+            "the worker starts"
+        );
+        let (intake, requests) = Intake::new();
+        let relay = follow(store.clone(), &options.namespace, &options.relay);
+        let context = Context {
+            relay_name: options.relay.clone(),
+            process: identity.process.clone(),
+            intake,
+            intake_task: TaskTracker::new(),
+            only_worker: OnceLock::new(),
+            fleet: Fleet::new(),
+            settler: Settler::new(identity.process.clone(), relay.clone(), metrics.clone()),
+            relay,
+            files: CredentialsFolder::new(&options.credentials),
+            metrics,
+            queue: Mutex::default(),
+            helo: options.helo.clone().unwrap_or_else(default_helo),
+            idle: options.idle,
+            stop: CancellationToken::new(),
+            out_of_time: CancellationToken::new(),
+            promote: Notify::new(),
+            company: Context::company(),
+            identity,
+            host,
+            store,
+        };
+        Self { context: Arc::new(context), requests, drain: options.drain }
+    }
+
+    /// Works until `stop` resolves, or until a task has failed that all depends on. Cancelling ends it as a crash would.
+    pub async fn work(self, stop: impl Future<Output = ()>) -> Draining {
+        let Self { context, requests, drain } = self;
+        let outcome = tokio::select! {
+            () = work(Arc::clone(&context), requests) => Err(WorkerError::Failed),
+            () = stop => Ok(()),
+        };
+        Draining { context, limit: drain, outcome }
+    }
+}
+
+impl Draining {
+    /// Finishes what is being sent and gives the slots back; says how the worker ended. Cancelling leaves the rest to
+    /// be resolved by its stage.
+    pub async fn finish(self) -> Result<(), WorkerError> {
+        drain(&self.context, self.limit).await.and(self.outcome)
+    }
 }
 
 /// Works until dropped: proof of being the pod's only worker, what older ones left, then mail. Ends only when a task that
 /// all depends on has failed.
 async fn work(context: Arc<Context>, requests: Requests) {
-    let (only, protected) = tokio::join!(only_worker(&context.identity.pod_uid), protected());
+    let (only, protected) = tokio::join!(only_worker(&context), protected(&context));
     // Kept until the process ends, also while it drains.
     let _ = context.only_worker.set(only);
     if let Err(error) = protected {
@@ -213,11 +250,11 @@ async fn work(context: Arc<Context>, requests: Requests) {
 }
 
 /// Whether the dead-man switch works here (lease R6). A trial that could not be made is made again.
-async fn protected() -> Result<(), SwitchError> {
+async fn protected(context: &Context) -> Result<(), SwitchError> {
     let mut left = TRIALS;
     loop {
         left -= 1;
-        match self_check().await {
+        match context.host.check_switch().await {
             Err(SwitchError::NotTried(error)) if left > 0 => {
                 tracing::warn!(error, "the dead-man switch is tried out again");
                 tokio::time::sleep(TRIAL_PAUSE).await;
@@ -228,11 +265,11 @@ async fn protected() -> Result<(), SwitchError> {
 }
 
 /// Waits until no other process of this pod is a worker (lease R5a).
-async fn only_worker(pod_uid: &str) -> PodGuard {
+async fn only_worker(context: &Context) -> Guard {
     let mut backoff = Backoff::new();
     let mut complained = false;
     loop {
-        match bind_pod(pod_uid) {
+        match context.host.claim_pod(&context.identity.pod_uid) {
             Ok(guard) => return guard,
             Err(error) => {
                 if !std::mem::replace(&mut complained, true) {

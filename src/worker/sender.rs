@@ -1,13 +1,9 @@
 //! One session's life: slot, session, claim, send, settle, and again; then the slot goes back.
 
-use std::{
-    pin::pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures::FutureExt;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{
     context::Context,
@@ -100,6 +96,7 @@ async fn open(context: &Context, server: &Arc<Server>, slot: Slot) -> Option<(Se
         roots: access.roots,
         helo: context.helo.clone(),
         limits: StepLimits::with_close_grace(close_grace),
+        network: context.host.network(),
     };
     // A server that is slow to greet holds up neither the end of the process nor those whom the slot is taken for.
     let unwanted = async {

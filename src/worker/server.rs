@@ -5,10 +5,10 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -283,7 +283,7 @@ impl Server {
             Closed::NoEof => self.settings().session_timeout.get(),
         };
         if too_many {
-            let withhold = self.state().withholding.refused(Instant::now());
+            let withhold = self.state().withholding.refused(Instant::now().into_std());
             slot.quarantine(TOO_MANY, withhold.max(forgotten));
         } else if forgotten.is_zero() {
             slot.release();

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use rand::RngExt;
 use tokio::time::Instant;
 
 use super::context::Context;
@@ -10,6 +11,7 @@ use crate::{
     lease::LedgerStore,
     queue::{ClaimId, Queue, UnixMillis},
     store::StoreError,
+    system,
     telemetry::metrics::ByKind,
 };
 
@@ -32,7 +34,7 @@ pub async fn run(context: Arc<Context>) {
         Upkeep { context, reported: None, measured: None, compared: Instant::now(), strange: BTreeSet::new() };
     loop {
         upkeep.turn().await;
-        let tick = TICK.mul_f64(0.85 + 0.3 * rand::random::<f64>());
+        let tick = TICK.mul_f64(0.85 + 0.3 * system::chance().random::<f64>());
         tokio::select! {
             () = tokio::time::sleep(tick) => {}
             () = upkeep.context.promote.notified() => {}

@@ -31,9 +31,9 @@ pub struct Faults {
     pub wipe: u8,
     /// The replica (with the copy, if one was made) is promoted while the old primary goes on for a while.
     pub failover: u8,
-    /// A second leader comes, with another epoch, an empty memory, and the first one still at work.
+    /// A second leader comes, with another epoch, what the first one wrote down, and that one still at work.
     pub second_leader: u8,
-    /// The leader dies and another one begins, with another epoch and an empty memory.
+    /// The leader dies and another one begins, with another epoch and what the one before wrote down after its last look.
     pub new_leader: u8,
     /// A session that nobody revoked is closed.
     pub close: u8,
@@ -68,6 +68,8 @@ pub enum Variant {
     NoQuarantineAtOpen,
     /// The leader does not remember the shares that it sent before it sees them in the ledger.
     SentSharesForgotten,
+    /// A new leader does not read what the one before wrote down.
+    NoMirror,
     /// A process after a reboot proves the death of the one before as if in the same boot.
     ProofAcrossReboot,
     /// No dead-man switch at all.

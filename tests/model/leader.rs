@@ -128,7 +128,10 @@ impl State {
         let left = if beside { &mut self.left.second_leader } else { &mut self.left.new_leader };
         *left -= 1;
         let before = self.leaders.last().expect("one leads always");
-        let leader = Leader::new(before.epoch + 1, before.plan);
+        let mut leader = Leader::new(before.epoch + 1, before.plan);
+        if scenario.variant != Variant::NoMirror {
+            leader.watch.restore(&before.watch.mirror(self.clock(), &timing()), self.clock());
+        }
         if !beside {
             self.leaders.clear();
         }

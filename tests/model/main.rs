@@ -139,6 +139,11 @@ mod correct {
     }
 
     #[test]
+    fn a_new_leader_that_finds_the_ledger_lost_knows_the_holders_from_the_mirror() {
+        holds_and_recovers(&world_of::WIPE_NEW_LEADER);
+    }
+
+    #[test]
     fn a_pod_that_registered_after_the_last_look_is_not_forgotten_at_open() {
         holds_and_recovers(&world_of::UNSEEN);
     }
@@ -202,6 +207,11 @@ mod broken {
     #[ignore = "1.1 million states until it is found: make model"]
     fn shares_sent_but_not_remembered() {
         breaks(&world_of::UNSEEN_SHARE, Variant::SentSharesForgotten);
+    }
+
+    #[test]
+    fn no_mirror_for_the_next_leader() {
+        breaks(&world_of::WIPE_NEW_LEADER, Variant::NoMirror);
     }
 
     #[test]

@@ -132,6 +132,13 @@ pub const SILENCE_NEW_LEADER: Scenario = Scenario {
     faults: Faults { new_leader: 1, kill: 1, cut: 1, ..NONE },
     ..CONTENDED
 };
+/// The leader is replaced about when the ledger is deleted and a node is cut off: only the mirror knows of its worker.
+pub const WIPE_NEW_LEADER: Scenario = Scenario {
+    name: "wipe, new leader",
+    ticks: 5,
+    faults: Faults { wipe: 1, new_leader: 1, cut: 1, ..NONE },
+    ..CONTENDED
+};
 /// A worker dies and comes back while one of its SYNCs is late.
 pub const RESTART_LATE: Scenario =
     Scenario { name: "restart, late", ticks: 3, faults: Faults { slow: 1, kill: 1, restart: 1, ..NONE }, ..CONTENDED };

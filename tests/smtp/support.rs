@@ -1,10 +1,10 @@
 //! What the SMTP tests share.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use mailrelay::{
     api::Tls,
-    smtp::{Commit, Endpoint, MailOutcome, Session, StepLimits, TlsRoots, Transaction},
+    smtp::{Commit, Endpoint, MailOutcome, Session, StepLimits, Tcp, TlsRoots, Transaction},
 };
 use mailsink::{Behaviour, Sink, SinkConfig};
 
@@ -20,6 +20,7 @@ pub fn endpoint(address: SocketAddr, tls: Tls, certificate: Option<&str>) -> End
         roots: TlsRoots::platform(certificate.map(str::as_bytes)).expect("roots"),
         helo: "client.test".into(),
         limits: StepLimits::default(),
+        network: Arc::new(Tcp),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
         plan::{Candidate, RelayKey, plan},
         pools::PoolView,
     },
-    lease::{HolderView, QuarantineView},
+    lease::{HolderView, Incarnation, Mirror, MirroredHolder, MirroredQuarantine, QuarantineView},
     queue::UnixMillis,
 };
 
@@ -79,7 +79,27 @@ impl Scene {
             generations: BTreeMap::new(),
             quarantine: Vec::new(),
         };
-        self.world.pools.insert("mx".into(), PoolView { ledger: Some(ledger), effective: None });
+        self.world.pools.insert("mx".into(), PoolView { ledger: Some(ledger), ..PoolView::default() });
+        self
+    }
+
+    /// What the leader knows of a pool: these holders with a share of 8 each, and 4 slots withheld that `mail/gone` held.
+    fn mirror(mut self, pool: &str, pods: &[&str]) -> Self {
+        let holder = |pod: &&str| MirroredHolder {
+            pod_uid: format!("uid-{pod}"),
+            share: 8,
+            incarnation: Some(Incarnation {
+                inc: format!("inc-{pod}"),
+                pod: format!("mail/{pod}"),
+                process: "p".into(),
+                boot_id: "b".into(),
+                claim: 8,
+            }),
+        };
+        let entry = QuarantineView { id: "q".into(), slots: 4, seconds: 300, why: "silent".into() };
+        let withheld = MirroredQuarantine { entry, pod: Some("mail/gone".into()), left: Duration::from_secs(300) };
+        let mirror = Mirror { holders: pods.iter().map(holder).collect(), unlisted: 0, quarantine: vec![withheld] };
+        self.world.pools.entry(pool.into()).or_default().mirror = mirror;
         self
     }
 
@@ -100,7 +120,7 @@ impl Scene {
     fn after(&self, old: &MailRelayStatus) -> MailRelayStatus {
         let key = RelayKey { namespace: "mail".into(), name: "corporate".into() };
         let now = Timestamp::from_second(self.now).expect("a time");
-        status(&Facts::of(&self.world, &self.world.plan.relays[&key], &self.measured, now), old)
+        status(&Facts::of(&self.world, &self.world.plan.relays[&key], &self.measured, old, now), old)
     }
 
     fn show(&self) -> MailRelayStatus {
@@ -293,4 +313,44 @@ fn a_server_that_takes_fewer_sessions_shows_the_effective_budget_and_is_no_arrea
     assert!(condition(&status, "Reconciling").is_none(), "{status:?}");
     let budget = status.budget.expect("figures");
     assert_eq!((budget.total, budget.effective), (16, 9));
+}
+
+fn budgets(status: &MailRelayStatus) -> Vec<&str> {
+    status.leases.iter().map(|lease| &*lease.budget_name).collect()
+}
+
+#[test]
+fn who_holds_what_is_shown_also_while_redis_is_away_and_comes_back_from_the_api_server_as_it_was() {
+    let mut scene = scene(&["a"]).ledger(LedgerState::Open, &[("a", 8, 8)]).mirror("mx", &["a"]);
+    let status = scene.show();
+    assert_eq!((budgets(&status), status.leases[0].holders.len()), (vec!["mx"], 1));
+    assert_eq!(status.leases[0].quarantine[0].pod.as_deref(), Some("mail/gone"));
+    let stored: MailRelayStatus = serde_json::from_value(json!(status)).expect("a status");
+    assert_eq!(stored, status, "else it would be written again and again");
+    scene.world.store_problem = Some("gone".into());
+    scene.world.pools.get_mut("mx").expect("the pool").ledger = None;
+    assert_eq!(scene.after(&status).leases, status.leases);
+}
+
+#[test]
+fn a_budget_that_is_named_no_more_is_shown_until_nothing_is_held_of_it() {
+    let old = scene(&[]).mirror("old", &["a"]);
+    let mut before = MailRelayStatus::default();
+    assert_eq!(budgets(&old.after(&before)), Vec::<&str>::new(), "it never was this relay's");
+    before.leases.push(LeaseStatus { budget_name: "old".into(), ..LeaseStatus::default() });
+    let shown = old.after(&before);
+    assert_eq!(budgets(&shown), ["old"]);
+    let mut over = old;
+    over.world.pools.clear();
+    assert_eq!(budgets(&over.after(&shown)), Vec::<&str>::new());
+}
+
+#[test]
+fn a_relay_that_was_refused_a_budget_shows_nobody_s_pods() {
+    let scene = scene(&["a"]).mirror("mx", &["a"]);
+    let key = RelayKey { namespace: "mail".into(), name: "corporate".into() };
+    let mut relay = scene.world.plan.relays[&key].clone();
+    relay.stalled = Some(crate::controller::plan::Stall { reason: "BudgetConflict", message: "taken".into() });
+    let facts = Facts::of(&scene.world, &relay, &scene.measured, &scene.show(), Timestamp::UNIX_EPOCH);
+    assert_eq!(facts.leases, []);
 }

@@ -1,6 +1,8 @@
 use super::*;
 use crate::lease::{Ledger, Policy, SyncRequest};
 
+mod mirror;
+
 const HOLDS: Holds = Holds { close_grace: Duration::from_secs(2), session_timeout: Duration::from_secs(300) };
 
 struct Scene {

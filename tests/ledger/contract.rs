@@ -1,4 +1,4 @@
-//! The ledger in Redis does exactly what the pure machine does, and neither lets the sum pass the budget.
+//! The ledger's contract, against whichever Redis the module around it names.
 
 #![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 
@@ -14,7 +14,9 @@ use mailrelay::{
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use redis::Cmd;
-use testkit::{Persistence, RedisServer};
+use testkit::Persistence;
+
+use super::RedisServer;
 
 const LIMIT: Duration = Duration::from_secs(5);
 const PODS: [&str; 4] = ["uid-a", "uid-b", "uid-c", "uid-d"];

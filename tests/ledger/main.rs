@@ -1,0 +1,16 @@
+//! The ledger in Redis does exactly what the pure machine does, and neither lets the sum pass the budget: in a real Redis
+//! and in the simulated one.
+
+#![expect(clippy::duplicate_mod, reason = "one contract, two servers that must keep it")]
+
+#[path = "."]
+mod real {
+    use testkit::RedisServer;
+    mod contract;
+}
+
+#[path = "."]
+mod simulated {
+    use simredis::SimRedisServer as RedisServer;
+    mod contract;
+}

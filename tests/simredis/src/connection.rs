@@ -1,0 +1,123 @@
+//! Reads requests from a stream, runs them, writes the replies.
+
+use std::{future::pending, io, sync::Arc};
+
+use bytes::BytesMut;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    Power, Shared,
+    resp::{ProtocolError, Reply, take_request},
+    session::{Outcome, Session},
+};
+
+/// Serves one client until it goes, or the server crashes.
+pub(crate) async fn serve(shared: Arc<Shared>, stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let power = shared.power.subscribe();
+    let run = power.borrow().run;
+    if power.borrow().is_down {
+        return;
+    }
+    let mut crashed = power.clone();
+    let (session, pushes) = Session::new(shared, run);
+    let connection = Connection { stream, power, session, pushes, input: BytesMut::new(), output: Vec::new() };
+    tokio::select! {
+        biased;
+        // Its sender lives as long as the server, which the session holds.
+        _ = crashed.wait_for(|power| power.run != run || power.is_down) => {}
+        // How a client goes makes no difference.
+        _ = connection.run() => {}
+    }
+}
+
+struct Connection<S> {
+    stream: S,
+    power: watch::Receiver<Power>,
+    session: Session,
+    pushes: mpsc::UnboundedReceiver<Reply>,
+    input: BytesMut,
+    output: Vec<u8>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    async fn run(mut self) -> io::Result<()> {
+        loop {
+            self.thawed().await;
+            match take_request(&mut self.input) {
+                Ok(Some(words)) if words.is_empty() => {}
+                Ok(Some(words)) => match self.session.execute(&words) {
+                    Outcome::Reply(reply) => reply.encode(&mut self.output),
+                    Outcome::Replies(replies) => replies.iter().for_each(|reply| reply.encode(&mut self.output)),
+                    Outcome::Wait(reply, end) => {
+                        self.flush().await?;
+                        let Some(reply) = self.wait(reply, end).await? else { return Ok(()) };
+                        reply.encode(&mut self.output);
+                    }
+                    Outcome::Close(reply) => {
+                        reply.encode(&mut self.output);
+                        return self.flush().await;
+                    }
+                    Outcome::Gone => return Ok(()),
+                },
+                Ok(None) => {
+                    self.flush().await?;
+                    tokio::select! {
+                        biased;
+                        _ = self.power.changed() => {}
+                        Some(push) = self.pushes.recv() => push.encode(&mut self.output),
+                        read = self.stream.read_buf(&mut self.input) => if read? == 0 { return Ok(()) },
+                    }
+                }
+                Err(ProtocolError(what)) => {
+                    Reply::Error(format!("ERR Protocol error: {what}").into()).encode(&mut self.output);
+                    return self.flush().await;
+                }
+            }
+        }
+    }
+
+    /// While the server is frozen nothing happens.
+    async fn thawed(&mut self) {
+        // Its sender lives as long as the server, which the session holds.
+        let _ = self.power.wait_for(|power| !power.is_frozen).await;
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        if !self.output.is_empty() {
+            self.stream.write_all(&self.output).await?;
+            self.stream.flush().await?;
+            self.output.clear();
+        }
+        Ok(())
+    }
+
+    /// The answer to a blocking command; `None` when the client went.
+    async fn wait(&mut self, mut reply: oneshot::Receiver<Reply>, end: Option<Instant>) -> io::Result<Option<Reply>> {
+        loop {
+            let ended = async {
+                match end {
+                    Some(end) => sleep_until(end).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                answer = &mut reply => {
+                    self.thawed().await;
+                    return Ok(Some(answer.unwrap_or(Reply::NilArray)));
+                }
+                () = ended => {
+                    self.thawed().await;
+                    self.session.stop_waiting();
+                    // Something may have come while the server was frozen, or just now.
+                    return Ok(Some(reply.try_recv().unwrap_or(Reply::NilArray)));
+                }
+                read = self.stream.read_buf(&mut self.input) => if read? == 0 { return Ok(None) },
+            }
+        }
+    }
+}
