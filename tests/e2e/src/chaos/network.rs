@@ -60,6 +60,14 @@ pub(super) const ALL: &[Scenario] = &[
         act: |trial| Box::pin(server_cut(trial, Way::Both)),
     },
     Scenario {
+        name: "network_server_deaf",
+        fault: "the mail server does not hear one pod for 20 s, one way",
+        reach: Reach::Own,
+        slice: false,
+        relay: lasting,
+        act: |trial| Box::pin(server_cut(trial, Way::FromPod)),
+    },
+    Scenario {
         name: "network_server_mute",
         fault: "one pod does not hear the mail server for 20 s, one way",
         reach: Reach::Own,
