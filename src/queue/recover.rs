@@ -6,10 +6,10 @@ use redis::cmd;
 use serde::Serialize;
 
 use super::{
-    DeadLetter, Entry, HeldMail, Queue, RecoverOptions, Resolution, SCRIPT_LIMIT, Stage, StageMark, UnixMillis,
-    envelope, resolve, scripts,
+    ClaimId, DeadLetter, Entry, HeldMail, Queue, RecoverOptions, Resolution, SCRIPT_LIMIT, Stage, StageMark,
+    UnixMillis, envelope, resolve, scripts,
 };
-use crate::store::StoreError;
+use crate::{api::UnknownOutcome, store::StoreError};
 
 /// What became of a dead process's claims.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -25,6 +25,21 @@ pub struct Recovery {
     pub poison: u64,
     /// Left alone, since the claim changed under our hands: its process lives, or someone else recovers it too.
     pub skipped: u64,
+}
+
+impl Recovery {
+    /// Counts an answer of the script; whether the claim was moved.
+    fn count(&mut self, answer: &str) -> bool {
+        let counter = match answer {
+            "queue" => &mut self.requeued,
+            "held" => &mut self.held,
+            "resend" => &mut self.resent,
+            "dead" => &mut self.poison,
+            _ => return false,
+        };
+        *counter += 1;
+        true
+    }
 }
 
 /// How many claims one script call resolves.
@@ -70,6 +85,41 @@ impl Queue {
         Ok(recovery)
     }
 
+    /// The claims that the store has of a process.
+    pub async fn claims_of(&self, process: &str) -> Result<Vec<ClaimId>, StoreError> {
+        let ids: Vec<String> = self.store.query(cmd("HKEYS").arg(self.names.claims(process)), SCRIPT_LIMIT).await?;
+        Ok(ids.into_iter().map(ClaimId).collect())
+    }
+
+    /// Resolves claims of a process that lives and knows nothing of them: the store went back to an older state, in which
+    /// the process had not settled them yet. What became of them is forgotten, so all are unknown outcomes.
+    ///
+    /// Safe to repeat. Cancelling leaves the rest for the next call.
+    pub async fn disown(
+        &self,
+        process: &str,
+        claims: &[ClaimId],
+        unknown: UnknownOutcome,
+        now: UnixMillis,
+    ) -> Result<Recovery, StoreError> {
+        let options = RecoverOptions { unknown, fence_changed: true, crashed: false };
+        let mut recovery = Recovery::default();
+        for ids in claims.chunks(BATCH) {
+            let mut command = cmd("HMGET");
+            command.arg(self.names.claims(process));
+            for id in ids {
+                command.arg(id.as_str());
+            }
+            let entries: Vec<Option<Vec<u8>>> = self.store.query(&command, SCRIPT_LIMIT).await?;
+            let batch: Vec<(String, Vec<u8>)> =
+                ids.iter().zip(entries).filter_map(|(id, entry)| Some((id.as_str().to_owned(), entry?))).collect();
+            for answer in self.recover_batch(process, &batch, &options, now).await? {
+                recovery.count(&answer);
+            }
+        }
+        Ok(recovery)
+    }
+
     async fn recover_pass(
         &self,
         process: &str,
@@ -84,18 +134,11 @@ impl Queue {
             let (next, page): (u64, Vec<(String, Vec<u8>)>) = self.store.query(&command, SCRIPT_LIMIT).await?;
             for batch in page.chunks(BATCH) {
                 for answer in self.recover_batch(process, batch, options, now).await? {
-                    let counter = match answer.as_str() {
-                        "queue" => &mut recovery.requeued,
-                        "held" => &mut recovery.held,
-                        "resend" => &mut recovery.resent,
-                        "dead" => &mut recovery.poison,
-                        _ => {
-                            skipped += 1;
-                            continue;
-                        }
-                    };
-                    *counter += 1;
-                    moved += 1;
+                    if recovery.count(&answer) {
+                        moved += 1;
+                    } else {
+                        skipped += 1;
+                    }
                 }
             }
             cursor = next;

@@ -3,9 +3,12 @@
 //! A settlement is made once and repeated under the same operation id, so a lost reply changes nothing. A mail is never
 //! sent again because its settlement failed.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::runtime::Handle;
@@ -18,7 +21,7 @@ use super::{
 };
 use crate::{
     lease::ProcessId,
-    queue::{Claimed, OperationId, Queue, Settled, UnixMillis},
+    queue::{ClaimId, Claimed, OperationId, Queue, Settled, UnixMillis},
     store::StoreError,
     telemetry::metrics::{ByKind, WorkerMetrics},
 };
@@ -41,6 +44,7 @@ pub struct Work {
 impl Work {
     /// A mail that was just claimed from the queue.
     pub fn new(claimed: Claimed, queue: Queue, settler: Settler) -> Self {
+        settler.holds(&claimed.claim_id);
         Self {
             claimed: Arc::new(claimed),
             queue,
@@ -69,7 +73,7 @@ impl Work {
     /// Somebody else has the mail now: nothing is to be told.
     pub fn lost(mut self) {
         self.ended = true;
-        self.settler.metrics.claims_open.dec();
+        self.settler.is_rid_of(&self.claimed.claim_id);
     }
 }
 
@@ -102,12 +106,33 @@ pub struct Settler {
     relay: Followed,
     metrics: WorkerMetrics,
     tasks: TaskTracker,
+    /// Claims in our hands, and those whose settlement Redis has not heard yet.
+    claims: Arc<Mutex<BTreeSet<ClaimId>>>,
 }
 
 impl Settler {
     /// Nothing to settle yet.
     pub fn new(process: ProcessId, relay: Followed, metrics: WorkerMetrics) -> Self {
-        Self { process, relay, metrics, tasks: TaskTracker::new() }
+        Self { process, relay, metrics, tasks: TaskTracker::new(), claims: Arc::default() }
+    }
+
+    /// Whether a claim is in our hands, or its settlement is not heard yet.
+    pub fn knows(&self, claim: &ClaimId) -> bool {
+        self.claims().contains(claim)
+    }
+
+    fn holds(&self, claim: &ClaimId) {
+        self.claims().insert(claim.clone());
+        self.metrics.claims_open.inc();
+    }
+
+    fn is_rid_of(&self, claim: &ClaimId) {
+        self.claims().remove(claim);
+        self.metrics.claims_open.dec();
+    }
+
+    fn claims(&self) -> MutexGuard<'_, BTreeSet<ClaimId>> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the spec in force says about failures.
@@ -149,7 +174,7 @@ impl Settler {
                     Err(error) => persistence.pause(&error).await,
                 }
             };
-            settler.metrics.claims_open.dec();
+            settler.is_rid_of(&claimed.claim_id);
             if settled == Settled::Lost {
                 tracing::warn!(
                     mail.id = claimed.header.id,
@@ -182,7 +207,7 @@ impl Settler {
             {
                 persistence.pause(&error).await;
             }
-            settler.metrics.claims_open.dec();
+            settler.is_rid_of(&claimed.claim_id);
         });
     }
 }
