@@ -16,7 +16,7 @@ CACHE := $(or $(MAILRELAY_CACHE),$(HOME)/.cache/mailrelay)
 DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 STATIC_DIR := target/$(STATIC_TARGET)/release
-TEST_PACKAGES := redis-server postfix sasl2-bin libsasl2-modules
+TEST_PACKAGES := redis-server postfix sasl2-bin libsasl2-modules gcc libc6-dev
 LINT_PACKAGES := shellcheck
 # The cluster goes down however its user ends, Ctrl-C included, unless KEEP is set.
 LOWER_AT_EXIT := [ -n "$${KEEP:-}" ] || trap '$(MAKE) cluster-down' EXIT
@@ -55,6 +55,11 @@ release: ## build the static release binaries
 .PHONY: image
 image: release ## build the container image and load it into the local cluster
 	@hack/image/build $(STATIC_DIR)/mailrelay >/dev/null
+
+.PHONY: clock-image
+clock-image: cluster-up ## build and load the image of the product whose wall clock tests can move
+	$(CARGO) build --locked -p mailrelay
+	@hack/image/build-clock target/debug/mailrelay
 
 ##@ Check
 
@@ -115,8 +120,8 @@ test-unit: ## unit and property tests
 	$(CARGO) test --locked --workspace --lib --bins
 
 .PHONY: test-components
-test-components: setup ## conformance and contract tests against real Redis, the sink and Postfix
-	$(CARGO) test --locked -p mailrelay -p mailsink --test '*'
+test-components: setup ## conformance and contract tests against real Redis, the simulated one, the sink and Postfix
+	$(CARGO) test --locked -p mailrelay -p mailsink -p simredis -p testkit --test '*'
 
 # A profile and a flag of its own, so a folder of its own: debug builds are not made anew by it. The flag lets tokio's choice
 # among branches be seeded.
@@ -136,6 +141,18 @@ test-e2e: cluster-up image ## end-to-end tests on the local cluster (ONLY=name r
 	$(CARGO) test --locked -p e2e --no-run
 	@$(LOWER_AT_EXIT); \
 	  hack/cluster/run env MAILRELAY_BIN=$(CURDIR)/$(STATIC_DIR)/mailrelay $(CARGO) test --locked --offline -p e2e --test e2e -- $(ONLY)
+
+# Make hands ONLY, SEED, RUNS, SLICE and JOBS on in the environment.
+.PHONY: chaos
+ifdef LIST
+chaos:
+	@$(CARGO) run --locked --quiet -p e2e --bin chaos -- --list
+else
+chaos: cluster-up image clock-image ## break it in every way (LIST=1, ONLY=name, SEED=n, RUNS=n, SLICE=1: 4 minutes; KEEP=1 keeps the cluster)
+	@hack/debian.sh redis-server iptables gcc libc6-dev
+	@$(LOWER_AT_EXIT); \
+	  hack/cluster/run env MAILRELAY_BIN=$(CURDIR)/$(STATIC_DIR)/mailrelay $(CURDIR)/$(STATIC_DIR)/chaos
+endif
 
 ##@ Generate
 

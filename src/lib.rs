@@ -55,13 +55,15 @@
 //! | key | type | module |
 //! |---|---|---|
 //! | `mailrelay:{<budget>}:ledger` | HASH: one budget's ledger, without expiry | [`lease::LedgerStore`] |
-//! | `mailrelay:{<budget>}:log` | STREAM: grants, reaps and recoveries, about the last 1,000 | [`lease::LedgerStore`] |
+//! | `mailrelay:{<budget>}:log` | STREAM: grants, reaps, recoveries and refused writes, about the last 1,000 | [`lease::LedgerStore`] |
 //! | `mailrelay:{<budget>}:events` | channel: a hint that a SYNC is worth it | [`lease::LedgerStore`] |
 //! | `mailrelay:config:<namespace>/<name>` | STRING: the record; the channel of that name tells of changes | [`api::record_key`]; written by [`controller`] |
 //! | `mailrelay:reports:<namespace>/<name>` | HASH: pod UID -> what a worker says of its servers | [`api::reports_key`]; written by [`worker`] |
 //! | the queue's list and `{<queue>}:*`, the dead-letter list, `<payloadPrefix><id>` | mail in all its states | the table in [`queue`] |
 //!
-//! In Kubernetes the controller keeps a Lease (who leads) and a `ConfigMap` (the epoch, and which budgets were ever opened).
+//! In Kubernetes the controller keeps a Lease (who leads), a `ConfigMap` (the epoch, and which budgets were ever opened), and
+//! in each relay's status the holders and withheld slots of its budgets ([`controller::mirror`]), from which a new leader
+//! starts when Redis has lost a ledger.
 
 pub mod api;
 pub mod budget;

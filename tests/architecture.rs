@@ -17,13 +17,14 @@ const FORBIDDEN: [(&str, &str); 3] = [("worker", "controller"), ("worker", "budg
 const KUBERNETES: [&str; 2] = ["api", "controller"];
 
 /// Sources that decide and do nothing else: clock and randomness are arguments, and nothing waits.
-const PURE: [&str; 20] = [
+const PURE: [&str; 22] = [
     "api/spec.rs",
     "api/record.rs",
     "budget.rs",
     "lease/holder.rs",
     "lease/quarantine.rs",
     "lease/recovery.rs",
+    "lease/recovery/mirror.rs",
     "lease/state/ledger.rs",
     "queue/compose.rs",
     "queue/mail.rs",
@@ -33,6 +34,7 @@ const PURE: [&str; 20] = [
     "smtp/table.rs",
     "controller/conditions.rs",
     "controller/evidence.rs",
+    "controller/mirror.rs",
     "controller/plan.rs",
     "controller/saturation.rs",
     "controller/shares.rs",

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use mailrelay::{
     api::{DurationText, RelayRecord, record_key},
     controller::{
-        ApplyError, Candidate, Driven, Happening, Incident, Plan, Pool, PoolPlan, Records, RelayKey, Safety, Turn, ask,
-        discard_expired, judge, plan,
+        ApplyError, Candidate, Deposed, Driven, Happening, Incident, Plan, Pool, PoolPlan, Records, RelayKey, Safety,
+        Turn, ask, discard_expired, judge, mirror, plan,
     },
     lease::{BootTime, Evidence, LedgerState, LedgerStore, LedgerView, ProcessId, SyncReply, SyncRequest, Timing},
     queue::{Queue, QueueNames, UnixMillis},
@@ -22,6 +22,13 @@ const LIMIT: Duration = Duration::from_secs(5);
 struct Bench {
     redis: RedisServer,
     store: Store,
+}
+
+impl Bench {
+    /// Another connection.
+    fn connect(&self) -> Store {
+        Store::new(&StoreOptions::from_url(self.redis.url())).expect("a store")
+    }
 }
 
 fn bench() -> Bench {
@@ -59,7 +66,11 @@ struct Leader {
 
 impl Leader {
     fn new(bench: &Bench, epoch: u64) -> Self {
-        let pool = Pool::new(bench.store.clone(), POOL);
+        Self::at(bench.store.clone(), epoch)
+    }
+
+    fn at(store: Store, epoch: u64) -> Self {
+        let pool = Pool::new(store, POOL);
         Self { pool, epoch, timing: timing(), evidence: Evidence::default(), incidents: Vec::new() }
     }
 
@@ -199,6 +210,78 @@ async fn a_leader_that_was_replaced_changes_nothing_and_hears_of_it() {
     assert_eq!((ledger.epoch, ledger.entitlements), (2, shares(&[("a", 16)])));
 }
 
+/// The entries of the ledger's log, each as its fields in order.
+async fn log(store: &Store) -> Vec<Vec<String>> {
+    let mut command = redis::cmd("XRANGE");
+    command.arg(format!("mailrelay:{{{POOL}}}:log")).arg("-").arg("+");
+    let entries: Vec<(String, Vec<String>)> = store.query(&command, LIMIT).await.expect("the log");
+    entries.into_iter().map(|(_, fields)| fields).collect()
+}
+
+/// Two controllers believe that they lead. The older one has looked at the ledger and is about to write, as if it had been
+/// stopped just then, when what the newer one writes arrives. Returns how the older one's turn ends.
+async fn overtaken(bench: &Bench, old: &mut Leader, plan: &PoolPlan) -> Result<Driven, ApplyError> {
+    // Redis keeps writes back, and does them afterwards in the order in which they came; looks are answered. What follows
+    // on the same connection waits, too, so that each needs its own.
+    let admin = bench.connect();
+    let client =
+        async |words: &[&str]| admin.query::<String>(redis::cmd("CLIENT").arg(words), LIMIT).await.expect("an answer");
+    let kept_back = async |count: usize| {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        loop {
+            let clients = client(&["LIST"]).await;
+            if clients.lines().filter(|client| client.contains(" flags=b")).count() == count {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "not {count} writes are kept back: {clients}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // A script that Redis does not know yet would come again, and later.
+    let mut warm = Leader { pool: Pool::new(bench.connect(), "warm"), ..Leader::at(bench.connect(), 1) };
+    warm.open(&pool_plan(&["a"])).await;
+    warm.drive_until(Some(&pool_plan(&["b"])), |ledger| ledger.entitlements.contains_key("b")).await;
+    client(&["PAUSE", "20000", "WRITE"]).await;
+    let mut newer = Leader::at(bench.connect(), 2);
+    let (newer, older, ()) = tokio::join!(
+        newer.drive(Some(plan), true),
+        async {
+            kept_back(1).await;
+            old.drive(Some(plan), true).await
+        },
+        async {
+            kept_back(2).await;
+            client(&["UNPAUSE"]).await;
+        }
+    );
+    newer.expect("the newer leader's writes are taken");
+    older
+}
+
+#[tokio::test]
+async fn writes_of_a_leader_that_was_replaced_after_its_look_are_refused_and_recorded() {
+    for what in ["policy", "init", "open"] {
+        let bench = bench();
+        let (mut old, plan) = (Leader::new(&bench, 1), pool_plan(&["a"]));
+        let mut next = plan.clone();
+        match what {
+            "policy" => {
+                old.open(&plan).await;
+                next = pool_plan(&["a", "b"]);
+            }
+            // In recovery; it opens as soon as the mark is there.
+            "open" => drop(old.drive(Some(&plan), false).await.expect("a turn")),
+            _ => {}
+        }
+        let error = overtaken(&bench, &mut old, &next).await.expect_err("refused");
+        let ApplyError::Deposed(deposed) = &error else { panic!("{what}: {error}") };
+        assert_eq!((deposed.refused, deposed.ours, deposed.theirs), (Some(what), 1, 2), "{error}");
+        assert!(error.to_string().contains(&format!("our {what} was refused")), "{error}");
+        let refused = ["op", "refused", "what", what, "epoch", "1", "later", "2"].map(str::to_owned);
+        assert_eq!(log(&bench.store).await.iter().filter(|entry| **entry == refused).count(), 1, "{what}");
+    }
+}
+
 #[tokio::test]
 async fn a_silent_worker_loses_its_slots_to_quarantine_and_they_come_back() {
     let bench = bench();
@@ -217,6 +300,81 @@ async fn a_silent_worker_loses_its_slots_to_quarantine_and_they_come_back() {
         Happening::WorkerLost { pod, slots: 8, hold } if pod == "mail/a" && *hold < Duration::from_secs(10)
     )));
     leader.drive_until(Some(&plan), |ledger| ledger.quarantine.is_empty()).await;
+}
+
+/// Two workers die without a word, the first one long before; then Redis loses the ledger, and the leader dies with it. The
+/// next leader has only the status. Returns its ledger once it is open.
+async fn after_losing_ledger_and_leader(status_survives: bool) -> LedgerView {
+    let bench = bench();
+    let mut leader = Leader::new(&bench, 1);
+    let plan = pool_plan(&["a", "b"]);
+    leader.open(&plan).await;
+    register(&bench.store, "a").await;
+    let silent = leader.drive_until(Some(&plan), |ledger| ledger.quarantined() == 8).await;
+    assert_eq!(silent.quarantine[0].seconds, 300, "no sign of life of its node");
+    let inc = register(&bench.store, "b").await;
+    leader.drive_until(Some(&plan), |ledger| ledger.holder(&inc).is_some()).await;
+    let shown = mirror::show(POOL, &leader.pool.mirror(&timing()), &BTreeMap::new(), None, jiff::Timestamp::now());
+    let relay = json!({ "spec": {}, "status": { "leases": [shown] } });
+    drop(leader);
+    bench.store.query::<()>(&redis::cmd("FLUSHALL"), LIMIT).await.expect("flushed");
+
+    let mut next = Leader::new(&bench, 2);
+    if status_survives {
+        next.pool.restore(&mirror::read(mirror::leases(&relay))[POOL]);
+    }
+    let plan = pool_plan(&["c"]);
+    let begun = BootTime::now();
+    let opened = next.drive_until(Some(&plan), |ledger| ledger.state == LedgerState::Open).await;
+    assert!(BootTime::now().saturating_since(begun) >= next.timing.reclaim, "never by roll call");
+    opened
+}
+
+#[tokio::test]
+async fn a_new_leader_that_finds_the_ledger_lost_withholds_what_the_status_tells() {
+    let ledger = after_losing_ledger_and_leader(true).await;
+    // The server may still count all sixteen sessions.
+    let withheld: Vec<_> = ledger.quarantine.iter().map(|entry| (entry.slots, entry.seconds, &*entry.why)).collect();
+    assert!(ledger.quarantined() >= ledger.budget, "{withheld:?}");
+    assert!(withheld.contains(&(8, 300, "silent")) && withheld.contains(&(8, 300, "missing")), "{withheld:?}");
+    // Without the status all of them would be granted again: that is what the mirror is for.
+    assert_eq!(after_losing_ledger_and_leader(false).await.quarantine, []);
+}
+
+#[tokio::test]
+async fn a_pool_that_the_status_knows_was_open_whatever_became_of_its_mark() {
+    let bench = bench();
+    let mut leader = Leader::new(&bench, 1);
+    let plan = pool_plan(&["a"]);
+    leader.open(&plan).await;
+    let mirror = leader.pool.mirror(&timing());
+    bench.store.query::<()>(&redis::cmd("FLUSHALL"), LIMIT).await.expect("flushed");
+    let mut next = Leader::new(&bench, 2);
+    next.pool.restore(&mirror);
+    let begun = BootTime::now();
+    assert!(next.drive(Some(&plan), false).await.expect("a turn").wants_mark);
+    next.drive_until(Some(&plan), |ledger| ledger.state == LedgerState::Open).await;
+    assert!(BootTime::now().saturating_since(begun) >= next.timing.reclaim);
+}
+
+#[tokio::test]
+async fn a_lost_pool_that_nobody_names_is_kept_until_nobody_can_hold_its_slots() {
+    let bench = bench();
+    let mut leader = Leader::new(&bench, 1);
+    let mut plan = pool_plan(&["a"]);
+    plan.session_timeout = DurationText::new(Duration::from_secs(1));
+    leader.open(&plan).await;
+    let inc = register(&bench.store, "a").await;
+    leader.drive_until(Some(&plan), |ledger| ledger.holder(&inc).is_some()).await;
+    bench.store.query::<()>(&redis::cmd("FLUSHALL"), LIMIT).await.expect("flushed");
+    // The relay is deleted in the same moment. Its worker may still be connected.
+    let ledger = leader.drive_until(None, |ledger| ledger.quarantined() == 16).await;
+    assert_eq!((ledger.state, ledger.quarantine[0].seconds), (LedgerState::Open, 1));
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while !leader.drive(None, true).await.expect("a turn").removed {
+        assert!(tokio::time::Instant::now() < deadline, "still kept");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]
@@ -282,8 +440,9 @@ async fn an_older_leader_neither_replaces_nor_removes_a_record() {
     let relay = &plan.relays[&key];
     Records::default().publish(&bench.store, &key, relay, &turn(5)).await.expect("published");
     let mut old = Records::default();
-    assert!(matches!(old.publish(&bench.store, &key, relay, &turn(4)).await, Err(ApplyError::Deposed(_))));
-    assert!(matches!(old.withdraw(&bench.store, &key, &turn(4)).await, Err(ApplyError::Deposed(_))));
+    let is_refused = |end| matches!(end, Err(ApplyError::Deposed(Deposed { refused: Some("record"), .. })));
+    assert!(is_refused(old.publish(&bench.store, &key, relay, &turn(4)).await));
+    assert!(is_refused(old.withdraw(&bench.store, &key, &turn(4)).await));
     assert_eq!(published(&bench.store).await.map(|record| record.epoch), Some(5));
     Records::default().withdraw(&bench.store, &key, &turn(6)).await.expect("withdrawn");
     assert_eq!(published(&bench.store).await, None);

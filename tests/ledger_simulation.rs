@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use mailrelay::lease::{
-    Action, BootTime, Evidence, Holder, Holds, Identity, InitRequest, Ledger, LedgerView, OpenRequest, Policy,
+    Action, BootTime, Evidence, Holder, Holds, Identity, InitRequest, Ledger, LedgerView, Mirror, OpenRequest, Policy,
     ProcessId, SyncReply, SyncRequest, Timing, Watch,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -49,7 +49,7 @@ struct World {
     ledger: Ledger,
     stale: Option<LedgerView>,
     /// What the leader wrote down outside Redis.
-    mirror: Option<LedgerView>,
+    mirror: Mirror,
     workers: Vec<Worker>,
     /// Messages with the time of their arrival.
     wire: Vec<(BootTime, Message)>,
@@ -76,7 +76,7 @@ impl World {
             timing: Timing::default(),
             ledger: Ledger::new("node0"),
             stale: None,
-            mirror: None,
+            mirror: Mirror::default(),
             workers: Vec::new(),
             wire: Vec::new(),
             ghosts: Vec::new(),
@@ -327,12 +327,10 @@ impl World {
         }
     }
 
-    /// Another leader: it knows the mirrored quarantine, and of holders only what the ledger says.
+    /// Another leader: it knows what the ledger says, if there is one, and what was mirrored.
     fn change_leader(&mut self) {
         self.watch = Watch::default();
-        if let Some(mirror) = &self.mirror {
-            self.watch.load(mirror, self.now);
-        }
+        self.watch.restore(&self.mirror, self.now);
         self.count("new leader");
     }
 
@@ -340,10 +338,9 @@ impl World {
         self.next_look = self.now + Duration::from_millis(250);
         self.watch.list(&(0..PODS).map(|pod| format!("uid{pod}")).collect());
         self.watch.observe(&self.ledger.snapshot(), self.now);
-        if let Some(view) = self.ledger.snapshot().in_force() {
-            let mut mirror = view.clone();
-            mirror.holders.clear();
-            self.mirror = Some(mirror);
+        // Written at a bounded rate.
+        if self.below(100) < 25 {
+            self.mirror = self.watch.mirror(self.now, &self.timing);
         }
         let mut evidence = Evidence::default();
         evidence.nodes.insert("boot0".into(), self.now);

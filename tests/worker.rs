@@ -283,11 +283,13 @@ async fn a_session_without_work_is_kept_for_a_while_and_then_closed() {
     let mut scene = Scene::open(4, SinkConfig::default(), json!({})).await;
     scene.add_worker();
     scene.share(4, &[4]).await;
-    scene.send(1).await;
-    scene.all_delivered(1).await;
-    scene.send(1).await;
-    scene.all_delivered(2).await;
-    assert_eq!(scene.sink.stats().sessions, 1, "the second mail went through the kept session");
+    // A mail may find the session still busy with what follows the mail before, but not each of them.
+    for mail in 1..=5 {
+        scene.send(1).await;
+        scene.all_delivered(mail).await;
+    }
+    let sessions = scene.sink.stats().sessions;
+    assert!(sessions <= 3, "mails go through a kept session: {sessions} sessions for 5 mails");
     scene.sink_until("the idle session is closed", |stats| stats.open == 0).await;
     scene.logs_are_clean();
 }

@@ -255,3 +255,55 @@ async fn a_server_that_takes_fewer_sessions_than_the_budget_is_used_as_far_as_it
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}, where 8 sessions need 8 s", start.elapsed());
     scene.logs_are_clean();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_outlives_a_redis_that_restarts_just_before_its_mail_is_complete() {
+    let mut scene = Scene::sixteen(1, json!({})).await;
+    // The server answers MAIL and RCPT late, so that the mail is being sent for a while before it could be complete.
+    let hide = vec!["PIPELINING".into()];
+    scene.sink.set_behaviour(Behaviour { reply_delay_ms: 500, hide, ..Behaviour::default() });
+    scene.send(1).await;
+    eventually("the mail is being sent", async || {
+        let flights = scene.queue.in_flight().await.map_err(|error| error.to_string())?;
+        let sending = flights.first().and_then(|flight| flight.stages.get(&Stage::Sending).copied());
+        (sending == Some(1)).then_some(()).ok_or(format!("{flights:?}"))
+    })
+    .await;
+    scene.redis.crash();
+    eventually("the last stage cannot be written", async || {
+        let (_, metrics) = scene.workers[0].get("/metrics").await.ok_or("no metrics")?;
+        let told = metrics.lines().any(|line| line.contains("store_failures") && line.contains("\"advance\""));
+        told.then_some(()).ok_or("not yet")
+    })
+    .await;
+    scene.redis.resume();
+    scene.all_delivered(1).await;
+    let stats = scene.sink.stats();
+    assert_eq!((stats.sessions, stats.duplicates), (1, 0), "the session went on: {stats:?}");
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mails_that_an_older_copy_of_redis_puts_back_into_a_worker_s_hands_are_held() {
+    let mut scene = Scene::sixteen(1, json!({})).await;
+    scene.sink.set_behaviour(Behaviour { mail_delay_ms: 300, ..Behaviour::default() });
+    scene.send(16).await;
+    scene.sink_until("16 mails are being sent", |stats| stats.open == 16).await;
+    eventually("all are in the worker's hands", async || {
+        let depths = scene.queue.depths(UnixMillis::now()).await.map_err(|error| error.to_string())?;
+        if depths.in_flight == 16 { Ok(()) } else { Err(format!("{depths:?}")) }
+    })
+    .await;
+    let copy = scene.redis.copy_data();
+    scene.all_delivered(16).await;
+    scene.redis.crash();
+    scene.redis.restore_data(&copy);
+    scene.redis.resume();
+    let audit = scene.audit_until("nothing is in any hand", |audit| audit.in_flight == 0 && audit.queued == 0).await;
+    assert_eq!((audit.held, audit.delivered), (16, 0), "{audit:?}");
+    assert_eq!(scene.sink.stats().accepted, 16, "none was sent again");
+    // What is claimed from now on is as safe as ever.
+    scene.send(20).await;
+    scene.audit_until("new mail is sent", |audit| audit.delivered == 20 && audit.in_flight == 0).await;
+    scene.logs_are_clean();
+}

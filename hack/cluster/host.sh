@@ -23,7 +23,9 @@ make_network() {
 	[[ -e $NETNS_FILE ]] || ip netns add "$NETNS"
 	ip -n "$NETNS" link set lo up
 	if ! ip -n "$NETNS" link show cni0 >/dev/null 2>&1; then
-		ip -n "$NETNS" link add cni0 type bridge
+		# With an address of its own: otherwise it takes the lowest of its ports, and when that pod goes, all others
+		# send to an address that nobody has, for half a minute.
+		ip -n "$NETNS" link add cni0 address 02:00:0a:58:00:01 type bridge
 		ip -n "$NETNS" address add "$NODE_IP/${POD_NET#*/}" dev cni0
 		ip -n "$NETNS" address add "$SERVICE_IP/32" dev cni0
 		ip -n "$NETNS" link set cni0 up

@@ -6,6 +6,20 @@ readonly IMAGE_HACK
 # shellcheck source=../cluster/lib.sh
 source "$IMAGE_HACK/../cluster/lib.sh"
 
+readonly CERTIFICATES=/etc/ssl/certs/ca-certificates.crt
+
+# The files of the product's image: lay_out ROOT BINARY
+lay_out() {
+	local root=$1 binary=$2
+	mkdir -p "$root/etc/ssl/certs" "$root/tmp"
+	chmod 1777 "$root/tmp"
+	install -m 755 "$binary" "$root/mailrelay"
+	install -m 644 "$CERTIFICATES" "$root$CERTIFICATES"
+	echo 'nonroot:x:65532:65532:nonroot:/:/sbin/nologin' >"$root/etc/passwd"
+	echo 'nonroot:x:65532:' >"$root/etc/group"
+	echo 'hosts: files dns' >"$root/etc/nsswitch.conf"
+}
+
 digest_of() { cat "$@" | sha256sum | cut -c1-16; }
 
 archive_of() { echo "$CACHE/images/$1-$2.tar"; } # NAME DIGEST

@@ -14,7 +14,10 @@ pub use record::{RelayRecord, ServerReport, Unavailable, WorkerReport, record_ke
 pub use spec::{
     Auth, Breaker, MailRelay, MailRelaySpec, Queue, RateLimit, Retry, Server, Tls, UnknownOutcome, Workers,
 };
-pub use status::{BudgetStatus, Condition, MailRelayStatus, QueueStatus, ServerStatus, WorkerStatus};
+pub use status::{
+    BudgetStatus, Condition, HolderStatus, LeaseStatus, MailRelayStatus, QuarantineStatus, QueueStatus, ServerStatus,
+    WorkerStatus,
+};
 
 /// The label that ties a pod to its relay when `spec.workers.selector` is absent; its value is the relay's name.
 pub const RELAY_LABEL: &str = "mailrelay.dev/relay";

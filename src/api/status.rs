@@ -15,7 +15,7 @@ pub struct MailRelayStatus {
     /// The label selector in use, as text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
-    /// Ready, `QueueDepthHigh` and the others.
+    /// Ready, `QueueDepthHigh`, `SlotsQuarantined` and the others.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// Connections over all servers of the relay.
@@ -39,6 +39,9 @@ pub struct MailRelayStatus {
     /// Worker pods beyond those listed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers_omitted: Option<i32>,
+    /// Who holds, or may hold, connections of each budget. A new leader starts from it when Redis has lost its ledger.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["budgetName"]))]
+    pub leases: Vec<LeaseStatus>,
 }
 
 /// Connections.
@@ -102,4 +105,64 @@ pub struct WorkerStatus {
     pub share: i32,
     /// Connections it has open.
     pub open: i32,
+}
+
+/// Who holds, or may hold, connections of one budget, as the ledger in Redis said last.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct LeaseStatus {
+    /// As `spec.servers[].budgetName`, or the host.
+    pub budget_name: String,
+    /// The 64 largest holders.
+    #[serde(default)]
+    pub holders: Vec<HolderStatus>,
+    /// Slots of the holders that are not listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slots_omitted: Option<i32>,
+    /// Slots withheld for a while, since the server may still count their connections: 63 entries, and the rest in one.
+    #[serde(default)]
+    pub quarantine: Vec<QuarantineStatus>,
+}
+
+/// A worker pod that holds connections of a budget, or may open some. Without an incarnation it has not registered yet.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct HolderStatus {
+    /// `namespace/name` of the pod; empty while its name is not known.
+    pub pod: String,
+    /// `metadata.uid` of the pod.
+    #[serde(rename = "podUID")]
+    pub pod_uid: String,
+    /// Slots leased to it.
+    pub share: i32,
+    /// Slots counted against it.
+    pub claim: i32,
+    /// Its registration in the ledger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<String>,
+    /// Its process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
+    /// The boot of its node, as `Node.status.nodeInfo.bootID`.
+    #[serde(default, rename = "bootID", skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
+}
+
+/// Slots withheld.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct QuarantineStatus {
+    /// Its id in the ledger.
+    pub id: String,
+    /// `namespace/name` of the pod that held the slots, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// How many.
+    pub slots: i32,
+    /// Why, in one word.
+    pub why: String,
+    /// For how long, in seconds from when a leader first sees it.
+    pub seconds: i64,
+    /// When that is over, as the leader expects.
+    pub until: Time,
 }

@@ -13,7 +13,7 @@ use crate::{
     api::{RelayRecord, record_key, reports_key},
     lease::{
         Action, BootTime, CALL_LIMIT, Evidence, HolderView, Holds, InitReply, InitRequest, LedgerState, LedgerStore,
-        LedgerView, OpenReply, OpenRequest, Policy, PolicyReply, ProcessId, ReapReply, Snapshot, Timing, Watch,
+        LedgerView, Mirror, OpenReply, OpenRequest, Policy, PolicyReply, ProcessId, ReapReply, Snapshot, Timing, Watch,
     },
     store::{Store, StoreError},
 };
@@ -24,20 +24,25 @@ const LOOKS: usize = 4;
 /// How long an old primary may still write after another node answers (lease R8): a single node has none.
 const OLD_PRIMARY: Duration = Duration::ZERO;
 
-/// How long slots stay withheld on a pool that no relay names any more: as long as the API allows at most.
+/// How long slots stay withheld on a pool that no relay named since this leader began: as long as the API allows at most.
 const NAMELESS: Holds =
     Holds { close_grace: Duration::from_secs(300), session_timeout: Duration::from_secs(24 * 3_600) };
 
 /// Why this process must not go on writing.
 #[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
-#[error("the ledger of {pool} was written by epoch {theirs}, ours is {ours}: another controller leads")]
+#[error(
+    "{of} was written by epoch {theirs}, ours is {ours}: another controller leads{}",
+    refused.map_or_else(String::new, |what| format!("; our {what} was refused"))
+)]
 pub struct Deposed {
-    /// The pool.
-    pub pool: String,
+    /// What the other leader wrote.
+    pub of: String,
     /// The other leader's epoch.
     pub theirs: u64,
     /// Our epoch.
     pub ours: u64,
+    /// Which write of ours was refused for that; `None` when a look was enough to see it.
+    pub refused: Option<&'static str>,
 }
 
 /// Why a turn did not come to its end.
@@ -102,7 +107,7 @@ pub struct Driven {
     pub snapshot: Snapshot,
     /// The pool must be marked as opened before it can be.
     pub wants_mark: bool,
-    /// The ledger was removed: nobody names the pool and nothing was left on it.
+    /// The ledger is gone: nobody names the pool and nothing was left on it.
     pub removed: bool,
     /// The slots that are shared out while the server takes fewer sessions than the budget (R10).
     pub effective: Option<u32>,
@@ -115,6 +120,8 @@ pub struct Pool {
     /// The last shares seen in force: they outlive the ledger.
     shares: BTreeMap<String, u32>,
     budget: u32,
+    /// How long slots stay withheld, as the plan said last.
+    holds: Holds,
     /// Whether this leader found neither ledger nor mark: nobody can hold a slot of a pool that never was open.
     fresh: Option<bool>,
     /// What the server takes; `None` until the record of the leader before was read.
@@ -125,7 +132,19 @@ impl Pool {
     /// A pool of which nothing is known yet.
     pub fn new(store: Store, name: &str) -> Self {
         let ledger = LedgerStore::new(store, name);
-        Self { ledger, watch: Watch::default(), shares: BTreeMap::new(), budget: 0, fresh: None, saturation: None }
+        let (watch, shares) = (Watch::default(), BTreeMap::new());
+        Self { ledger, watch, shares, budget: 0, holds: NAMELESS, fresh: None, saturation: None }
+    }
+
+    /// Takes in what the leader before wrote down of the pool; to be called before the pool is driven (lease R8).
+    pub fn restore(&mut self, mirror: &Mirror) {
+        self.watch.restore(mirror, BootTime::now());
+        self.shares = mirror.holders.iter().map(|holder| (holder.pod_uid.clone(), holder.share)).collect();
+    }
+
+    /// What the leader after this one must know if the ledger is lost.
+    pub fn mirror(&self, timing: &Timing) -> Mirror {
+        self.watch.mirror(BootTime::now(), timing)
     }
 
     /// Looks at the ledger and does what it needs, until nothing is left to do now.
@@ -219,7 +238,7 @@ impl Pool {
             self.shares.clone_from(&ledger.entitlements);
         }
         if let Some(ledger) = snapshot.in_force() {
-            self.check(ledger.epoch, turn)?;
+            self.check(ledger.epoch, None, turn)?;
         }
         Ok(Driven { snapshot, wants_mark: false, removed: false, effective: None })
     }
@@ -236,9 +255,10 @@ impl Pool {
         }
     }
 
-    fn check(&self, theirs: u64, turn: &Turn<'_>) -> Result<(), Deposed> {
+    fn check(&self, theirs: u64, refused: Option<&'static str>, turn: &Turn<'_>) -> Result<(), Deposed> {
         if theirs > turn.epoch {
-            return Err(Deposed { pool: self.ledger.pool().to_owned(), theirs, ours: turn.epoch });
+            let of = format!("the ledger of {}", self.ledger.pool());
+            return Err(Deposed { of, theirs, ours: turn.epoch, refused });
         }
         Ok(())
     }
@@ -252,11 +272,15 @@ impl Pool {
         driven: &mut Driven,
         incidents: &mut Vec<Incident>,
     ) -> Result<bool, ApplyError> {
-        if plan.is_none() && driven.snapshot.ledger.is_none() {
+        let nothing_known = self.mirror(turn.timing).is_empty();
+        // A lost ledger is made anew as long as someone may hold its slots: the pool may be named again before that is over.
+        if plan.is_none() && driven.snapshot.ledger.is_none() && nothing_known {
             driven.removed = true;
             return Ok(false);
         }
-        let fresh = *self.fresh.get_or_insert(!marked && driven.snapshot.ledger.is_none());
+        // A mirror tells of a pool that was open, even when ledger and mark are lost.
+        let is_new = !marked && driven.snapshot.ledger.is_none() && nothing_known;
+        let fresh = *self.fresh.get_or_insert(is_new);
         let mut changed = false;
         let target = self.target(plan, driven.snapshot.in_force(), turn);
         if let Some(ledger) = driven.snapshot.in_force() {
@@ -280,16 +304,15 @@ impl Pool {
                         tracing::info!(pool, policy.budget, policy.revision, ?shares, "wrote the shares");
                         changed = true;
                     }
-                    PolicyReply::Old { epoch, .. } => self.check(epoch, turn)?,
+                    PolicyReply::Old { epoch, .. } => self.check(epoch, Some("policy"), turn)?,
                     PolicyReply::Wait(_) => return Ok(true),
                 }
             }
         }
-        let holds = plan.map_or(NAMELESS, |plan| Holds {
-            close_grace: plan.close_grace.get(),
-            session_timeout: plan.session_timeout.get(),
-        });
-        let actions = self.watch.actions(BootTime::now(), turn.timing, holds, !fresh, OLD_PRIMARY, turn.evidence);
+        if let Some(plan) = plan {
+            self.holds = Holds { close_grace: plan.close_grace.get(), session_timeout: plan.session_timeout.get() };
+        }
+        let actions = self.watch.actions(BootTime::now(), turn.timing, self.holds, !fresh, OLD_PRIMARY, turn.evidence);
         for action in actions {
             // The mark comes first, or a crash in between would open a pool twice without the reclaim time.
             if matches!(action, Action::Open { .. }) && !marked {
@@ -326,7 +349,9 @@ impl Pool {
                         tracing::warn!(pool = self.ledger.pool(), "the ledger is new: recovery starts");
                         incidents.push(happened(Happening::RecoveryStarted));
                     }
-                    InitReply::Exists { epoch, .. } | InitReply::Old { epoch } => self.check(epoch, turn)?,
+                    InitReply::Exists { epoch, .. } | InitReply::Old { epoch } => {
+                        self.check(epoch, Some("init"), turn)?;
+                    }
                     InitReply::Wait(_) => {}
                 }
             }
@@ -345,7 +370,7 @@ impl Pool {
                             incidents.push(happened(Happening::Withheld { slots: withheld, hold }));
                         }
                     }
-                    OpenReply::Old { epoch } => self.check(epoch, turn)?,
+                    OpenReply::Old { epoch } => self.check(epoch, Some("open"), turn)?,
                     OpenReply::Already | OpenReply::Wait(_) | OpenReply::Token { .. } => {}
                 }
             }
@@ -485,7 +510,8 @@ fn stalled(plan: &RelayPlan) -> Option<String> {
 
 fn refused(answer: i64, key: &str, turn: &Turn<'_>) -> Result<(), Deposed> {
     if answer < 0 {
-        return Err(Deposed { pool: key.to_owned(), theirs: answer.unsigned_abs(), ours: turn.epoch });
+        let (of, theirs) = (format!("the record {key}"), answer.unsigned_abs());
+        return Err(Deposed { of, theirs, ours: turn.epoch, refused: Some("record") });
     }
     Ok(())
 }

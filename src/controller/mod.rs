@@ -10,6 +10,7 @@
 //! | `pools` | the loop of the steps so far: the only writer of ledgers and records |
 //! | `nodes`, `claims`, `retention`, `safety` | I/O beside it: signs of life of nodes, mail of dead workers, old dead letters, how Redis keeps its data |
 //! | `status`, `conditions` | pure: what a relay's status says |
+//! | `mirror` | pure: what of the ledgers is shown in the statuses, and read back by the next leader |
 //! | `events` | pure: what is worth an Event; and publishing it |
 //! | `relays` | I/O: the only writer of `MailRelay` objects |
 //! | `leader`, `run` | who leads, under which epoch; the process |
@@ -24,6 +25,7 @@ mod events;
 mod evidence;
 mod leader;
 mod metrics;
+pub mod mirror;
 mod nodes;
 mod observe;
 mod plan;

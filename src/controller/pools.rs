@@ -29,7 +29,7 @@ use super::{
     shares::Liveness,
 };
 use crate::{
-    lease::{BootTime, Evidence, LedgerView, Timing},
+    lease::{BootTime, Evidence, LedgerView, Mirror, Timing},
     store::{Store, StoreError},
 };
 
@@ -47,6 +47,8 @@ pub struct PoolView {
     pub ledger: Option<LedgerView>,
     /// The slots that are shared out while the server takes fewer sessions than the budget.
     pub effective: Option<u32>,
+    /// What the next leader must know if the ledger is lost.
+    pub mirror: Mirror,
 }
 
 /// What the leader knows: for those who show it.
@@ -66,6 +68,8 @@ pub struct World {
     pub fence_changed: Option<BootTime>,
     /// UIDs of the pods that exist, and whether they are being deleted.
     pub pods: BTreeMap<String, bool>,
+    /// UIDs of pods that hold slots and are gone from the API server, and the node they were last seen on.
+    pub vanished: BTreeMap<String, Option<String>>,
 }
 
 /// Why the loop ended.
@@ -97,6 +101,8 @@ pub struct Pools {
     pub opened: BTreeSet<String>,
     /// The pools that have a ledger, whoever named them.
     pub known: BTreeSet<String>,
+    /// What the leader before wrote down, by pool; taken in by the first turn.
+    pub mirrors: BTreeMap<String, Mirror>,
     /// Whose nodes are in question.
     pub questions: watch::Sender<BTreeSet<String>>,
     /// What was seen of them.
@@ -128,12 +134,13 @@ struct Outcome {
     name: String,
     driven: Result<Driven, ApplyError>,
     incidents: Vec<Incident>,
+    mirror: Mirror,
 }
 
 async fn drive(name: &str, pool: &mut Pool, plan: Option<&PoolPlan>, marked: bool, turn: &Turn<'_>) -> Outcome {
     let mut incidents = Vec::new();
     let driven = pool.drive(plan, marked, turn, &mut incidents).await;
-    Outcome { name: name.to_owned(), driven, incidents }
+    Outcome { name: name.to_owned(), driven, incidents, mirror: pool.mirror(turn.timing) }
 }
 
 impl Pools {
@@ -193,6 +200,11 @@ impl Pools {
         let started = Instant::now();
         self.take_marks(memory).await?;
         let plan = Arc::clone(&memory.world.plan);
+        for (name, mirror) in std::mem::take(&mut self.mirrors) {
+            let mut pool = Pool::new(self.store.clone(), &name);
+            pool.restore(&mirror);
+            memory.pools.insert(name, pool);
+        }
         for name in plan.pools.keys().chain(&self.opened).chain(&self.known) {
             if !memory.pools.contains_key(name) {
                 memory.pools.insert(name.clone(), Pool::new(self.store.clone(), name));
@@ -213,6 +225,7 @@ impl Pools {
         };
         memory.note_problem(problem.map(|error| error.to_string()));
         memory.note_released(&self.observed, &plan);
+        memory.note_vanished();
         self.ask_about_nodes(memory);
         self.world.send_replace(Arc::new(memory.world.clone()));
         self.metrics.turn(started.elapsed(), &memory.world);
@@ -222,9 +235,12 @@ impl Pools {
     /// Takes in how each pool's turn ended. Returns the store's problem, if it had one.
     fn note_outcomes(&mut self, memory: &mut Memory, outcomes: Vec<Outcome>) -> Result<Option<StoreError>, PoolsError> {
         let now = BootTime::now();
+        for error in outcomes.iter().filter_map(|outcome| outcome.driven.as_ref().err()) {
+            self.metrics.refused(error);
+        }
         let mut problem = None;
         let mut wanted = BTreeSet::new();
-        for Outcome { name, driven, incidents } in outcomes {
+        for Outcome { name, driven, incidents, mirror } in outcomes {
             for incident in incidents {
                 // Nobody listens only while the process ends.
                 let _ = self.incidents.send(incident);
@@ -246,12 +262,12 @@ impl Pools {
                         }
                         continue;
                     }
-                    memory.world.pools.insert(name, PoolView { ledger, effective: driven.effective });
+                    memory.world.pools.insert(name, PoolView { ledger, effective: driven.effective, mirror });
                 }
                 Err(ApplyError::Deposed(deposed)) => return Err(deposed.into()),
                 Err(ApplyError::Store(error)) => {
                     memory.world.liveness.learn(&name, None, false, now);
-                    memory.world.pools.insert(name, PoolView::default());
+                    memory.world.pools.insert(name, PoolView { mirror, ..PoolView::default() });
                     problem = Some(error);
                 }
             }
@@ -273,6 +289,7 @@ impl Pools {
                 continue;
             }
             if let Err(error) = memory.records.publish(&self.store, key, relay, turn).await {
+                self.metrics.refused(&error);
                 return store_problem(error);
             }
         }
@@ -285,6 +302,7 @@ impl Pools {
         let leaving = memory.leaving(&self.observed, plan);
         for key in gone.into_iter().chain(leaving) {
             if let Err(error) = memory.records.withdraw(&self.store, &key, turn).await {
+                self.metrics.refused(&error);
                 return store_problem(error);
             }
             memory.world.released.insert(key);
@@ -374,6 +392,14 @@ impl Memory {
             Some(_) => {}
             None => self.fence = Some(fence),
         }
+    }
+
+    fn note_vanished(&mut self) {
+        let holders =
+            self.world.pools.values().filter_map(|pool| pool.ledger.as_ref()).flat_map(|ledger| &ledger.holders);
+        let vanished = holders.filter(|holder| holder.claim > 0 && !self.world.pods.contains_key(&holder.pod_uid));
+        self.world.vanished =
+            vanished.map(|holder| (holder.pod_uid.clone(), self.pods.node(&holder.pod_uid).cloned())).collect();
     }
 
     /// Relays that are being deleted, still carry our finalizer and are not released yet.

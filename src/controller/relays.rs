@@ -84,6 +84,18 @@ struct Shown {
     measured_at: Option<Instant>,
 }
 
+impl Shown {
+    /// Takes in what the API server shows. A leader that was stopped, and does not know yet that it leads no more, may
+    /// have written over it.
+    fn notice(&mut self, observed: Option<&MailRelayStatus>) {
+        let settled = self.written.is_some_and(|written| written.elapsed() >= FIGURES_EVERY);
+        let (Some(observed), Some(ours)) = (observed.filter(|_| settled), &self.status) else { return };
+        if steady(observed) != steady(ours) {
+            self.status = Some(observed.clone());
+        }
+    }
+}
+
 /// Writes that may still be made in this second.
 struct Allowance {
     left: f64,
@@ -190,8 +202,9 @@ impl Relays {
             memory.measured = self.measure(world, key, relay).await;
         }
         memory.measured.safety = self.safety.borrow().clone();
+        memory.notice(relay.relay.status.as_ref());
         let old = memory.status.get_or_insert_with(|| relay.relay.status.clone().unwrap_or_default());
-        let facts = Facts::of(world, relay, &memory.measured, system::timestamp());
+        let facts = Facts::of(world, relay, &memory.measured, old, system::timestamp());
         let new = status(&facts, old);
         if new == *old {
             return;
@@ -374,7 +387,8 @@ fn differs(old: &World, new: &World) -> bool {
             let shares = ledger.map(|ledger| (ledger.state, ledger.budget, ledger.entitlements.clone()));
             let registered: Vec<String> =
                 ledger.into_iter().flat_map(|ledger| ledger.holders.iter().map(|h| h.inc.clone())).collect();
-            (name.clone(), shares, registered)
+            let withheld: Vec<String> = pool.mirror.quarantine.iter().map(|w| w.entry.id.clone()).collect();
+            (name.clone(), shares, registered, withheld)
         });
         pools.collect::<Vec<_>>()
     };
@@ -382,4 +396,27 @@ fn differs(old: &World, new: &World) -> bool {
         || old.released != new.released
         || old.store_problem.is_some() != new.store_problem.is_some()
         || shape(old) != shape(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::QueueStatus;
+
+    #[test]
+    fn a_status_that_another_leader_wrote_over_is_written_again_once_ours_must_have_been_seen() {
+        let ours = MailRelayStatus { ready_workers: Some(2), ..MailRelayStatus::default() };
+        let theirs = MailRelayStatus { ready_workers: Some(1), ..MailRelayStatus::default() };
+        let after = |seconds, observed: &MailRelayStatus| {
+            let written = Instant::now().checked_sub(Duration::from_secs(seconds));
+            let mut shown = Shown { status: Some(ours.clone()), written, ..Shown::default() };
+            shown.notice(Some(observed));
+            shown.status.expect("a status")
+        };
+        assert_eq!(after(6, &theirs), theirs, "what is compared with is what the API server has");
+        assert_eq!(after(1, &theirs), ours, "the watch may be behind our own write");
+        let busier =
+            MailRelayStatus { queue: Some(QueueStatus { pending: 7, ..QueueStatus::default() }), ..ours.clone() };
+        assert_eq!(after(6, &busier), ours, "figures follow by themselves");
+    }
 }

@@ -1,8 +1,17 @@
 //! The controller process: waits to lead, leads, and ends when it leads no more.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
-use kube::{Client, Config};
+use kube::{
+    Api, Client, Config,
+    api::{DynamicObject, ListParams},
+    core::ApiResource,
+};
 use prometheus_client::registry::Registry;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -14,6 +23,7 @@ use super::{
     events::Teller,
     leader::{Election, LeaderError, Marks},
     metrics::ControllerMetrics,
+    mirror,
     nodes::{Signs, watch_nodes},
     observe::Observed,
     pools::{Pools, PoolsError, World},
@@ -22,7 +32,8 @@ use super::{
     safety::{Safety, watch_safety},
 };
 use crate::{
-    lease::{LedgerStore, ProcessId, Timing, pools},
+    api::MailRelay,
+    lease::{LedgerStore, Mirror, ProcessId, Timing, pools},
     store::{Store, StoreError, StoreOptions},
     telemetry::http::{Routes, serve},
 };
@@ -188,6 +199,7 @@ async fn lead(
     let marks = Marks::new(client.clone(), &options.namespace, &format!("{}-epoch", options.lease_name));
     let (known, highest) = highest_epoch(store).await;
     let (epoch, opened) = begin(&marks, highest).await?;
+    let mirrors = mirrors(client).await;
     metrics.lead(epoch);
     tracing::info!(leader.epoch = epoch, pools.known = known.len(), "this replica leads");
 
@@ -206,6 +218,7 @@ async fn lead(
         marks,
         opened,
         known,
+        mirrors,
         questions,
         signs,
         world: show_world,
@@ -263,6 +276,22 @@ async fn begin(marks: &Marks, highest: u64) -> Result<(u64, BTreeSet<String>), C
             Ok(begun) => return Ok(begun),
             Err(error) if error.is_lost() => return Err(ControllerError::Epoch(error)),
             Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot begin an epoch"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// What the leader before wrote into the statuses, again while the API server cannot be reached: to act without it could
+/// free slots that are withheld. Asked for anew, since the watch may be behind.
+async fn mirrors(client: &Client) -> BTreeMap<String, Mirror> {
+    let resource = ApiResource::erase::<MailRelay>(&());
+    // A relay whose spec cannot be read still has a status.
+    let relays = Api::<DynamicObject>::all_with(client.clone(), &resource);
+    loop {
+        match tokio::time::timeout(READ_LIMIT, relays.list(&ListParams::default())).await {
+            Ok(Ok(list)) => return mirror::read(list.iter().flat_map(|relay| mirror::leases(&relay.data))),
+            Ok(Err(error)) => tracing::warn!(%error, "cannot list the relays' statuses"),
+            Err(_) => tracing::warn!("cannot list the relays' statuses: no answer in time"),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

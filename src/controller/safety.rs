@@ -45,15 +45,20 @@ pub enum Safety {
 impl Safety {
     /// Whether no acknowledged write can be missing after a restart.
     pub fn keeps_every_write(&self) -> bool {
-        *self == Self::Safe
+        // It is the reason only where nothing else is wrong.
+        matches!(self, Self::Safe | Self::Unsafe { reason: MEMORY_FULL, .. })
     }
 }
+
+/// What new mail is refused for, and nothing is lost by.
+const MEMORY_FULL: &str = "MemoryFull";
 
 type Finding = Option<(&'static str, String)>;
 
 /// Judges the facts: every check that fails is named, the first gives the reason.
 pub fn judge(facts: &StoreFacts) -> Safety {
-    let checks: [fn(&StoreFacts) -> Finding; 8] = [version, role, aof, fsync, rdb, eviction, last_writes, split_brain];
+    let checks: [fn(&StoreFacts) -> Finding; 9] =
+        [version, role, aof, fsync, rdb, eviction, last_writes, split_brain, memory];
     let findings: Vec<(&'static str, String)> = checks.iter().filter_map(|check| check(facts)).collect();
     match findings.first() {
         Some((reason, _)) => {
@@ -127,6 +132,19 @@ fn split_brain(facts: &StoreFacts) -> Finding {
     })
 }
 
+fn memory(facts: &StoreFacts) -> Finding {
+    let bytes = |field| info(facts, field).parse::<u64>().unwrap_or(0);
+    let (used, limit) = (bytes("used_memory"), bytes("maxmemory"));
+    (limit > 0 && used >= limit).then(|| {
+        (
+            MEMORY_FULL,
+            format!(
+                "all of maxmemory ({limit} bytes) is in use: new mail is refused, what is queued is sent; raise it"
+            ),
+        )
+    })
+}
+
 /// Asks Redis what [`judge`] needs.
 pub async fn ask(store: &Store) -> Result<StoreFacts, StoreError> {
     let text: String = store.query(&redis::cmd("INFO"), LIMIT).await?;
@@ -187,7 +205,7 @@ mod tests {
     #[test]
     fn each_weakness_is_named() {
         type Pairs = &'static [(&'static str, &'static str)];
-        let cases: [(Pairs, Pairs, &str); 9] = [
+        let cases: [(Pairs, Pairs, &str); 10] = [
             (&[("redis_version", "6.2.7")], GOOD, "VersionTooOld"),
             (&[("role", "slave")], GOOD, "ReadOnlyReplica"),
             (&[("aof_enabled", "0")], GOOD, "AofOff"),
@@ -197,6 +215,7 @@ mod tests {
             (&[("aof_last_write_status", "err")], GOOD, "WritesFailing"),
             (&[("rdb_last_bgsave_status", "err")], GOOD, "WritesFailing"),
             (&[("connected_slaves", "1")], GOOD, "SplitBrainPossible"),
+            (&[("used_memory", "1000"), ("maxmemory", "1000")], GOOD, "MemoryFull"),
         ];
         for (info, settings, expected) in cases {
             match judge(&facts(info, Some(settings))) {
@@ -206,6 +225,16 @@ mod tests {
         }
         let guarded = [("appendfsync", "always"), ("save", "60 1"), ("min-replicas-to-write", "1")];
         assert_eq!(judge(&facts(&[("connected_slaves", "1")], Some(&guarded))), Safety::Safe);
+        assert_eq!(judge(&facts(&[("used_memory", "999"), ("maxmemory", "1000")], Some(GOOD))), Safety::Safe);
+        assert_eq!(judge(&facts(&[("used_memory", "1000"), ("maxmemory", "0")], Some(GOOD))), Safety::Safe, "no limit");
+    }
+
+    #[test]
+    fn a_redis_without_memory_for_new_mail_still_keeps_what_it_has() {
+        let full: &[(&str, &str)] = &[("used_memory", "1001"), ("maxmemory", "1000")];
+        assert!(judge(&facts(full, Some(GOOD))).keeps_every_write());
+        let worse = [full, &[("aof_enabled", "0")]].concat();
+        assert!(!judge(&facts(&worse, Some(GOOD))).keeps_every_write());
     }
 
     #[test]

@@ -10,13 +10,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
     conditions::conditions,
+    mirror,
     plan::{PoolPlan, RelayPlan, pools_of},
     pools::World,
     safety::Safety,
 };
 use crate::{
-    api::{BudgetStatus, MailRelayStatus, QueueStatus, ServerStatus, WorkerReport, WorkerStatus},
-    lease::{LedgerState, LedgerView},
+    api::{BudgetStatus, LeaseStatus, MailRelayStatus, QueueStatus, ServerStatus, WorkerReport, WorkerStatus},
+    lease::{HolderView, LedgerState, LedgerView},
     queue::Depths,
 };
 
@@ -69,6 +70,10 @@ pub struct Facts<'a> {
     pub relay: &'a RelayPlan,
     /// Its pools, by name.
     pub pools: BTreeMap<String, PoolFigures<'a>>,
+    /// Who holds what of its pools, for people and for the next leader.
+    pub leases: Vec<LeaseStatus>,
+    /// Pods that hold slots of its pools and are gone from the API server, and the node they were last seen on.
+    pub vanished: Vec<(&'a HolderView, Option<&'a str>)>,
     /// Why Redis cannot be used.
     pub store_problem: Option<&'a str>,
     /// What was measured.
@@ -78,9 +83,15 @@ pub struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    /// Gathers them.
-    pub fn of(world: &'a World, relay: &'a RelayPlan, measured: &'a Measured, now: Timestamp) -> Self {
-        let pools = pools_of(&relay.relay)
+    /// Gathers them; `old` is the status that is shown.
+    pub fn of(
+        world: &'a World,
+        relay: &'a RelayPlan,
+        measured: &'a Measured,
+        old: &MailRelayStatus,
+        now: Timestamp,
+    ) -> Self {
+        let pools: BTreeMap<String, PoolFigures<'_>> = pools_of(&relay.relay)
             .into_iter()
             .map(|name| {
                 let pool = world.pools.get(&name);
@@ -90,7 +101,12 @@ impl<'a> Facts<'a> {
                 (name, figures)
             })
             .collect();
-        Self { relay, pools, store_problem: world.store_problem.as_deref(), measured, now }
+        let leases = leases(world, relay, &old.leases, now);
+        let holders = pools.values().filter_map(|pool| pool.ledger).flat_map(|ledger| &ledger.holders);
+        let holders = holders.filter(|holder| holder.claim > 0 && !is_foreign(relay));
+        let vanished =
+            holders.filter_map(|holder| Some((holder, world.vanished.get(&holder.pod_uid)?.as_deref()))).collect();
+        Self { relay, pools, leases, vanished, store_problem: world.store_problem.as_deref(), measured, now }
     }
 
     /// Share and open connections of each of its workers, over all pools, by pod UID.
@@ -154,7 +170,32 @@ pub fn status(facts: &Facts<'_>, old: &MailRelayStatus) -> MailRelayStatus {
         ready_workers: i32::try_from(ready).ok(),
         workers,
         workers_omitted: i32::try_from(omitted).ok().filter(|omitted| *omitted > 0),
+        leases: facts.leases.clone(),
     }
+}
+
+/// Whether its budget is another tenant's, whose pods it must not show.
+fn is_foreign(relay: &RelayPlan) -> bool {
+    relay.stalled.as_ref().is_some_and(|stall| stall.reason == "BudgetConflict")
+}
+
+/// What is known of the relay's pools; of a pool that it names no more, as long as slots of it may be held and nobody else
+/// shows them.
+fn leases(world: &World, relay: &RelayPlan, old: &[LeaseStatus], now: Timestamp) -> Vec<LeaseStatus> {
+    if is_foreign(relay) {
+        return Vec::new();
+    }
+    let mut budgets = pools_of(&relay.relay);
+    budgets
+        .extend(old.iter().map(|lease| lease.budget_name.clone()).filter(|name| !world.plan.pools.contains_key(name)));
+    let namespace = relay.relay.metadata.namespace.as_deref().unwrap_or_default();
+    let names = relay.workers.iter().map(|(uid, name)| (uid.clone(), format!("{namespace}/{name}"))).collect();
+    let show = |budget: &String| {
+        let shown = old.iter().find(|lease| lease.budget_name == *budget);
+        let mirror = &world.pools.get(budget)?.mirror;
+        (!mirror.is_empty()).then(|| mirror::show(budget, mirror, &names, shown, now))
+    };
+    budgets.iter().filter_map(show).collect()
 }
 
 fn budget(facts: &Facts<'_>, old: &MailRelayStatus) -> BudgetStatus {
@@ -264,6 +305,7 @@ pub fn steady(status: &MailRelayStatus) -> MailRelayStatus {
     if let Some(budget) = &mut steady.budget {
         (budget.leased, budget.open) = (0, 0);
     }
+    steady.leases.iter_mut().for_each(mirror::steady);
     steady.queue = None;
     steady.servers_summary = None;
     steady

@@ -25,7 +25,7 @@
 //! | R5 | death: (a) [`bind_pod`], [`older_sockets`], registration in `scripts/sync.lua`; (b), (c) | [`Watch::actions`], `scripts/reap.lua` |
 //! | R6 | dead-man switch, armed while a socket may be open | [`KernelSwitch`], [`SlotPool`], [`self_check`] |
 //! | R7 | fence and token on every command | `scripts/prelude.lua` |
-//! | R8 | recovery, early by roll call | [`Watch::actions`], [`Watch::list`], `scripts/init.lua`, `scripts/open.lua` |
+//! | R8 | recovery, early by roll call; what outlives the ledger | [`Watch::actions`], [`Watch::list`], [`Mirror`], `scripts/init.lua`, `scripts/open.lua` |
 //! | R9 | epoch: compared in INIT, OPEN, POLICY; the `ConfigMap` is the controller's | `scripts/policy.lua`, [`InitReply`] |
 //! | R10 | unclean ends: `closeGrace` and `sessionTimeout`; "too many connections" | [`Slot::quarantine`], [`QuarantineTimers`], [`TOO_MANY`] |
 //!
@@ -52,7 +52,7 @@ pub use deadman::{DeadManSwitch, KernelSwitch, NoSwitch, SwitchError, TRIAL, Unp
 pub use evidence::{Identity, PodGuard, ProcessId, bind_pod, boot_id};
 pub use holder::{Holder, Leaving};
 pub use quarantine::QuarantineTimers;
-pub use recovery::{Action, Evidence, Holds, Watch};
+pub use recovery::{Action, Evidence, Holds, Incarnation, Mirror, MirroredHolder, MirroredQuarantine, Watch};
 pub use slot::{Slot, SlotOptions, SlotPool, SlotStatus};
 pub use sockets::{SEARCH_LIMIT, older_sockets};
 pub use state::{

@@ -30,6 +30,13 @@ impl QuarantineTimers {
         self.seen.values().filter(|seen| !Self::is_over(seen, now, timing)).map(|(_, entry)| entry.clone()).collect()
     }
 
+    /// The entries that are not over, each with how long it still is.
+    pub fn left(&self, now: BootTime, timing: &Timing) -> impl Iterator<Item = (QuarantineView, Duration)> {
+        let left = move |since, entry: &QuarantineView| Self::end(since, entry, timing).saturating_since(now);
+        let entries = self.seen.values().map(move |(since, entry)| (entry.clone(), left(*since, entry)));
+        entries.filter(|(_, left)| !left.is_zero())
+    }
+
     /// Takes in entries beside those known.
     pub fn add(&mut self, entries: &[QuarantineView], now: BootTime) {
         for entry in entries {

@@ -1,12 +1,17 @@
 //! What the leader does to a ledger besides writing shares: pure decisions on what it saw, timed on its own clock.
 //!
 //! The leader takes a [`Snapshot`] of each pool every 250 ms, gives it to [`Watch::observe`] and does what
-//! [`Watch::actions`] says. A new leader starts with an empty [`Watch`] and thereby waits the full times (R8).
+//! [`Watch::actions`] says. A new leader starts with what the one before wrote down ([`Mirror`]), and waits the full times
+//! (R8).
+
+mod mirror;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
+
+pub use mirror::{Incarnation, Mirror, MirroredHolder, MirroredQuarantine};
 
 use super::{
     clock::BootTime,
@@ -19,11 +24,15 @@ use super::{
 /// What the leader knows besides the ledger.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
-    /// For each boot of a node (boot id), when the leader last saw the node's Lease renewed, on the leader's clock.
+    /// For each boot of a node (boot id), a moment after which the node's Lease was surely renewed, on the leader's clock.
     pub nodes: BTreeMap<String, BootTime>,
+    /// For each of these renewals, when the leader saw it; now, when that is not known.
+    pub reached: BTreeMap<String, BootTime>,
     /// UIDs of pods whose worker process is proven dead by R5b: pod phase Succeeded or Failed AND the worker's container
     /// terminated with a container id, in the same boot of the node that the ledger names.
     pub dead: BTreeSet<String>,
+    /// When the leader first saw that their pods were over, as the kubelet said; now, when that is not known.
+    pub ended: BTreeMap<String, BootTime>,
     /// UIDs of pods whose worker container has never run: nothing can be open there.
     pub never_started: BTreeSet<String>,
 }
@@ -118,8 +127,8 @@ struct Sent {
 #[derive(Clone, Debug, Default)]
 pub struct Watch {
     seen: BTreeMap<String, Seen>,
-    /// Incarnations that we saw end: a stale copy of the ledger cannot bring them back.
-    over: BTreeSet<String>,
+    /// Incarnations that we saw end, with their pods: a stale copy of the ledger cannot bring them back.
+    over: BTreeMap<String, String>,
     withheld: QuarantineTimers,
     /// Since when nothing has been in force, and on which node.
     outage: Option<(String, BootTime)>,
@@ -138,6 +147,10 @@ pub struct Watch {
     looked: Option<BootTime>,
     /// The pods that the API lists as workers of the pool.
     listed: Option<BTreeSet<String>>,
+    /// Holders that the mirror of the leader before did not list.
+    unlisted: Option<mirror::Unlisted>,
+    /// Whose slots a quarantine holds, as the leader before knew it, by its id.
+    origins: BTreeMap<String, String>,
 }
 
 impl Watch {
@@ -170,8 +183,9 @@ impl Watch {
             // Whoever is not in an open ledger has been reaped, replaced or withheld by it.
             LedgerState::Open => {
                 self.recovery = None;
-                let over = self.seen.keys().filter(|inc| view.holder(inc).is_none()).cloned();
-                self.over.extend(over);
+                let over = self.seen.iter().filter(|(inc, _)| view.holder(inc).is_none());
+                self.over.extend(over.map(|(inc, seen)| (inc.clone(), seen.holder.pod.clone())));
+                self.forget_restored(view);
                 self.seen.retain(|inc, _| view.holder(inc).is_some());
                 if self.over.len() > MOST_REMEMBERED {
                     self.over.clear();
@@ -200,10 +214,9 @@ impl Watch {
         self.attended = Some(now);
     }
 
-    /// Takes in a ledger that is not in force, such as a stale copy or what is mirrored in the status: what we saw
-    /// ourselves goes first.
+    /// Takes in a ledger that is not in force, such as a stale copy: what we saw ourselves goes first.
     pub fn load(&mut self, view: &LedgerView, now: BootTime) {
-        for holder in view.holders.iter().filter(|holder| !self.over.contains(&holder.inc)) {
+        for holder in view.holders.iter().filter(|holder| !self.over.contains_key(&holder.inc)) {
             let seen = || Seen { holder: holder.clone(), since: now, first: now, heard: None };
             self.seen.entry(holder.inc.clone()).or_insert_with(seen);
         }
@@ -306,7 +319,7 @@ impl Watch {
             if !opened || now.saturating_since(*since) >= reclaim || self.all_answer(view, evidence) {
                 actions.push(Action::Open {
                     token: token.clone(),
-                    missing: if opened { self.missing(view, now, holds, evidence) } else { Vec::new() },
+                    missing: if opened { self.missing(view, now, timing, holds, evidence) } else { Vec::new() },
                 });
             }
         }
@@ -331,17 +344,17 @@ impl Watch {
     ) -> Option<Action> {
         let seen = self.seen.get(&holder.inc)?;
         let silent = now.saturating_since(seen.since);
-        let short = seen.hold(holds, now);
         let (token, inc) = (view.token.clone(), holder.inc.clone());
         if evidence.dead.contains(&holder.pod_uid) {
-            return Some(Action::ReapDead { token, inc, quarantine: short });
+            let proof = evidence.ended.get(&holder.pod_uid).copied().unwrap_or(now);
+            return Some(Action::ReapDead { token, inc, quarantine: seen.hold(proof, holds, timing, now) });
         }
         let reclaim = timing.reclaim.max(timing.stretched(view.lease + Timing::SLACK));
         if silent < reclaim {
             return None;
         }
-        let quarantine = if self.node_lives(view, holder, seen.since, timing, evidence) {
-            short
+        let quarantine = if let Some(proof) = self.node_lives(view, holder, seen.since, timing, now, evidence) {
+            seen.hold(proof, holds, timing, now)
         } else if silent < reclaim + timing.stretched(timing.node_renewal) {
             return None;
         } else {
@@ -350,22 +363,25 @@ impl Watch {
         Some(Action::Reap { token, inc, seq: holder.seq, quarantine })
     }
 
-    /// Whether the holder's node, in the same boot, gave a sign of life after the holder's process must have been dead.
+    /// When the holder's node, in the same boot, had surely given a sign of life after the holder's process must have been
+    /// dead; `None` when it gave none.
     fn node_lives(
         &self,
         view: &LedgerView,
         holder: &HolderView,
         since: BootTime,
         timing: &Timing,
+        now: BootTime,
         evidence: &Evidence,
-    ) -> bool {
+    ) -> Option<BootTime> {
         let dead_by = since + timing.stretched(view.lease.max(timing.lease));
-        let renewed = evidence.nodes.get(&holder.boot_id).is_some_and(|renewed| *renewed > dead_by);
-        let neighbour = self.seen.values().any(|other| {
-            let same_node = other.holder.boot_id == holder.boot_id && other.holder.process != holder.process;
-            same_node && other.heard.is_some_and(|heard| heard > dead_by)
-        });
-        renewed || neighbour
+        let boot = &holder.boot_id;
+        let renewed = evidence.nodes.get(boot).filter(|renewed| **renewed > dead_by);
+        let renewed = renewed.map(|_| evidence.reached.get(boot).copied().unwrap_or(now));
+        let others = self.seen.values().map(|seen| (&seen.holder, seen));
+        let neighbours = others.filter(|(other, _)| other.boot_id == *boot && other.process != holder.process);
+        let heard = neighbours.filter(|(_, seen)| seen.heard.is_some_and(|heard| heard > dead_by));
+        heard.map(|(_, seen)| seen.since).chain(renewed).min()
     }
 
     /// Whether everyone on the roll has re-asserted, is proven dead or never started: then nothing is open that the new
@@ -392,7 +408,7 @@ impl Watch {
         // Generations begin anew with the ledger, so what came later to our eyes is also newer.
         let is_newer = |heir: &HolderView| {
             let later = self.seen.get(&heir.inc).is_some_and(|seen| seen.first > gone.since);
-            let later = later && !self.over.contains(&heir.inc);
+            let later = later && !self.over.contains_key(&heir.inc);
             heir.generation > gone.holder.generation || later
         };
         if heirs().any(|heir| heir.boot_id == gone.holder.boot_id && is_newer(heir)) {
@@ -402,7 +418,14 @@ impl Watch {
     }
 
     /// Who was seen before and has not re-asserted, with the larger of its claim and its share.
-    fn missing(&self, view: &LedgerView, now: BootTime, holds: Holds, evidence: &Evidence) -> Vec<Missing> {
+    fn missing(
+        &self,
+        view: &LedgerView,
+        now: BootTime,
+        timing: &Timing,
+        holds: Holds,
+        evidence: &Evidence,
+    ) -> Vec<Missing> {
         let withhold = |inc: &str, id: String, slots: u32, hold: Duration| {
             let quarantine = Quarantine { id, slots, seconds: wire::seconds(hold), why: "missing".to_owned() };
             (slots > 0).then(|| Missing { inc: inc.to_owned(), quarantine })
@@ -415,7 +438,10 @@ impl Watch {
                 Fate::Lives => return None,
                 // It looked for the sockets that were left before it came (R5a).
                 Fate::Replaced => holds.close_grace,
-                Fate::Dead => seen.hold(holds, now),
+                Fate::Dead => {
+                    let proof = evidence.ended.get(&seen.holder.pod_uid).copied().unwrap_or(now);
+                    seen.hold(proof, holds, timing, now)
+                }
                 Fate::Unknown => holds.session_timeout,
             };
             let holder = &seen.holder;
@@ -428,7 +454,10 @@ impl Watch {
         });
         let strangers = strangers
             .filter_map(|(pod, share)| withhold("", format!("{pod}.{}", view.token), *share, holds.session_timeout));
-        holders.chain(strangers).collect()
+        let unlisted = self.unlisted.iter().filter_map(|unlisted| {
+            withhold("", format!("unlisted.{}", view.token), unlisted.missing(view), holds.session_timeout)
+        });
+        holders.chain(strangers).chain(unlisted).collect()
     }
 }
 
@@ -445,11 +474,18 @@ enum Fate {
 }
 
 impl Seen {
-    /// How long the slots of a dead process are withheld (R5c): a FIN that was lost is sent again within as long again as
-    /// the process has been silent. That can be told only by who heard it before.
-    fn hold(&self, holds: Holds, now: BootTime) -> Duration {
-        let silent = self.heard.map(|heard| now.saturating_since(heard));
-        silent.map_or(holds.session_timeout, |silent| (holds.close_grace + silent).min(holds.session_timeout))
+    /// How long the slots of a dead process are still withheld (R5c), when its node had surely been reachable after its
+    /// death, at the latest at `proof`. If the network had been away when the process died, its FIN was lost, and TCP sends
+    /// it again within as long again as it was away: less than from when the process was heard last until the proof, however
+    /// often the network came and went. Then the server has `closeGrace` to notice.
+    ///
+    /// What nobody heard before may have been cut off for long.
+    fn hold(&self, proof: BootTime, holds: Holds, timing: &Timing, now: BootTime) -> Duration {
+        let Some(heard) = self.heard else { return holds.session_timeout };
+        let hold = proof.saturating_since(heard) + holds.close_grace;
+        // What of it is over by now; whoever times the rest allows for the clocks.
+        let over = timing.shrunk(now.saturating_since(proof));
+        hold.saturating_sub(over).min(holds.session_timeout)
     }
 }
 

@@ -222,7 +222,6 @@ impl Task {
                     self.backoff.reset();
                 }
                 self.context.metrics.claims.inc_by(count as u64);
-                self.context.metrics.claims_open.inc_by(i64::try_from(count).unwrap_or(i64::MAX));
                 for claimed in claimed {
                     let work = Work::new(claimed, queue.clone(), self.context.settler.clone());
                     // What nobody takes goes back to the queue.

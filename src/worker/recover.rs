@@ -124,7 +124,8 @@ impl Past {
     }
 }
 
-fn count(metrics: &WorkerMetrics, recovery: &crate::queue::Recovery) {
+/// Adds what was resolved to the figures.
+pub(super) fn count(metrics: &WorkerMetrics, recovery: &crate::queue::Recovery) {
     let kinds = [
         ("requeued", recovery.requeued),
         ("held", recovery.held),

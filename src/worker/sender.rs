@@ -297,7 +297,8 @@ impl Sender {
             }
             (_, Some(Stopped::Store)) => {
                 self.settle(work, outcome::stopped("Redis did not confirm the stage", chance.now));
-                Err(End::Orderly)
+                // As above: whether the session may stay open is for its lease to say, not for one lost answer.
+                Ok(())
             }
             (None, None) if work.is_committed() => {
                 let why = "the lease ended before the server answered";

@@ -44,7 +44,7 @@ pub struct Work {
 impl Work {
     /// A mail that was just claimed from the queue.
     pub fn new(claimed: Claimed, queue: Queue, settler: Settler) -> Self {
-        settler.in_hand().insert(claimed.claim_id.as_str().to_owned());
+        settler.began(&claimed);
         Self {
             claimed: Arc::new(claimed),
             queue,
@@ -123,6 +123,11 @@ impl Settler {
 
     fn in_hand(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn began(&self, claimed: &Claimed) {
+        self.metrics.claims_open.inc();
+        self.in_hand().insert(claimed.claim_id.as_str().to_owned());
     }
 
     fn ended(&self, claimed: &Claimed) {

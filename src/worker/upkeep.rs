@@ -119,6 +119,7 @@ impl Upkeep {
             let unknown = record.spec.unknown_outcome;
             let options = RecoverOptions { unknown, fence_changed: true, crashed: false };
             let recovery = queue.recover_claims(process, &found, &options, UnixMillis::now()).await?;
+            super::recover::count(&context.metrics, &recovery);
             tracing::warn!(
                 claims.held = recovery.held,
                 claims.resent = recovery.resent,

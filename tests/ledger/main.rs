@@ -1,6 +1,8 @@
 //! The ledger in Redis does exactly what the pure machine does, and neither lets the sum pass the budget: in a real Redis
 //! and in the simulated one.
 
+#![expect(clippy::duplicate_mod, reason = "one contract, two servers that must keep it")]
+
 #[path = "."]
 mod real {
     use testkit::RedisServer;
@@ -9,6 +11,6 @@ mod real {
 
 #[path = "."]
 mod simulated {
-    use testkit::SimulatedRedis as RedisServer;
+    use simredis::SimRedisServer as RedisServer;
     mod contract;
 }

@@ -31,9 +31,9 @@ pub struct Faults {
     pub wipe: u8,
     /// The replica (with the copy, if one was made) is promoted while the old primary goes on for a while.
     pub failover: u8,
-    /// A second leader comes, with another epoch, an empty memory, and the first one still at work.
+    /// A second leader comes, with another epoch, what the first one wrote down, and that one still at work.
     pub second_leader: u8,
-    /// The leader dies and another one begins, with another epoch and an empty memory.
+    /// The leader dies and another one begins, with another epoch and what the one before wrote down after its last look.
     pub new_leader: u8,
     /// A session that nobody revoked is closed.
     pub close: u8,
@@ -64,10 +64,15 @@ pub enum Variant {
     ArmedAfterConnect,
     /// A slot is free when the server's kernel acknowledged the FIN, not at EOF.
     FreeAtAck,
+    /// The slots of a silent process are withheld for `closeGrace` and the reclaim time, however long its node took to prove
+    /// that it lives: what a bound on the whole of it would ask for.
+    HeldForTheReclaimTime,
     /// OPEN withholds nothing for those who did not re-assert.
     NoQuarantineAtOpen,
     /// The leader does not remember the shares that it sent before it sees them in the ledger.
     SentSharesForgotten,
+    /// A new leader does not read what the one before wrote down.
+    NoMirror,
     /// A process after a reboot proves the death of the one before as if in the same boot.
     ProofAcrossReboot,
     /// No dead-man switch at all.
@@ -91,6 +96,8 @@ pub struct Scenario {
     pub old_primary: u64,
     /// The server's session timeout, in ticks.
     pub session_timeout: u32,
+    /// How many ticks a leader waits for a silent worker's node to prove that it lives.
+    pub renewal: u32,
     /// How often a process may SYNC in one tick.
     pub syncs: u8,
     /// Whether the leader's decisions are carried out one by one, later than they were taken.
@@ -113,6 +120,7 @@ impl Scenario {
         ticks: 4,
         old_primary: 0,
         session_timeout: 6,
+        renewal: 1,
         syncs: 2,
         slow_leader: false,
         unseen: false,
@@ -146,6 +154,11 @@ impl Scenario {
     /// The server's times.
     pub fn holds(&self) -> Holds {
         Holds { close_grace: TICK, session_timeout: TICK * self.session_timeout }
+    }
+
+    /// The leader's times.
+    pub fn timing(&self) -> Timing {
+        Timing { node_renewal: TICK * self.renewal, ..timing() }
     }
 
     /// The same, broken.

@@ -139,6 +139,11 @@ mod correct {
     }
 
     #[test]
+    fn a_new_leader_that_finds_the_ledger_lost_knows_the_holders_from_the_mirror() {
+        holds_and_recovers(&world_of::WIPE_NEW_LEADER);
+    }
+
+    #[test]
     fn a_pod_that_registered_after_the_last_look_is_not_forgotten_at_open() {
         holds_and_recovers(&world_of::UNSEEN);
     }
@@ -166,6 +171,11 @@ mod broken {
     fn slots_freed_at_once_after_a_kill_whose_fin_was_lost() {
         breaks(&world_of::SILENCE, Variant::FreedAtOnce);
         breaks(&world_of::RESTART, Variant::FreedAtOnce);
+    }
+
+    #[test]
+    fn slots_held_no_longer_than_the_reclaim_time_when_the_node_was_away_for_longer() {
+        breaks(&world_of::SILENCE, Variant::HeldForTheReclaimTime);
     }
 
     #[test]
@@ -202,6 +212,11 @@ mod broken {
     #[ignore = "1.1 million states until it is found: make model"]
     fn shares_sent_but_not_remembered() {
         breaks(&world_of::UNSEEN_SHARE, Variant::SentSharesForgotten);
+    }
+
+    #[test]
+    fn no_mirror_for_the_next_leader() {
+        breaks(&world_of::WIPE_NEW_LEADER, Variant::NoMirror);
     }
 
     #[test]

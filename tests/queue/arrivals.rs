@@ -6,7 +6,7 @@ use mailrelay::queue::{Arrivals, Wake};
 use redis::cmd;
 use testkit::eventually;
 
-use crate::support::*;
+use super::support::*;
 
 async fn until_blocked(fixture: &Fixture, clients: usize) {
     eventually("the clients are blocked", async || {

@@ -8,7 +8,7 @@ use mailrelay::queue::{
 use redis::cmd;
 use testkit::Persistence;
 
-use crate::support::*;
+use super::support::*;
 
 #[tokio::test]
 async fn two_hundred_mails_are_claimed_once_each_by_four_processes() {

@@ -13,7 +13,7 @@ use mailrelay::{
 use redis::cmd;
 use testkit::eventually;
 
-use crate::support::*;
+use crate::real::support::*;
 
 /// The process and its folder; both go with the test.
 struct ClusterNode {

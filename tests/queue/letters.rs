@@ -8,7 +8,7 @@ use mailrelay::{
 };
 use redis::cmd;
 
-use crate::support::*;
+use super::support::*;
 
 fn failure(counted: Counted) -> Failure {
     Failure { counted, reason: "Greylisted".into(), reply: "451 4.7.1 later".into(), delay: None }

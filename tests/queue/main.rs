@@ -1,9 +1,28 @@
-//! The queue against a real Redis.
+//! The queue in a real Redis, and in the simulated one.
 
-mod arrivals;
-mod claims;
+#![expect(clippy::duplicate_mod, reason = "one contract, two servers that must keep it")]
+
+/// One slot for each script: only a real Redis can be in Cluster mode.
 mod cluster;
-mod letters;
-mod model;
-mod recovery;
-mod support;
+
+#[path = "."]
+mod real {
+    use testkit::RedisServer;
+    mod arrivals;
+    mod claims;
+    mod letters;
+    mod model;
+    mod recovery;
+    pub mod support;
+}
+
+#[path = "."]
+mod simulated {
+    use simredis::SimRedisServer as RedisServer;
+    mod arrivals;
+    mod claims;
+    mod letters;
+    mod model;
+    mod recovery;
+    mod support;
+}

@@ -12,7 +12,7 @@ use mailrelay::{
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use redis::cmd;
 
-use crate::support::*;
+use super::support::*;
 
 /// Where the ids of all mails are, read key by key.
 async fn places(fixture: &Fixture) -> BTreeMap<String, usize> {

@@ -5,7 +5,7 @@ use mailrelay::{
     queue::{Advance, Filter, RecoverOptions, Recovery, Settled, Stage},
 };
 
-use crate::support::*;
+use super::support::*;
 
 const HOLD: RecoverOptions = RecoverOptions { unknown: UnknownOutcome::Hold, fence_changed: false, crashed: false };
 const CRASHED: RecoverOptions = RecoverOptions { crashed: true, ..HOLD };

@@ -7,7 +7,9 @@ use mailrelay::{
     store::{Store, StoreOptions},
 };
 use redis::cmd;
-use testkit::{Persistence, RedisServer};
+use testkit::Persistence;
+
+use super::RedisServer;
 
 pub const NOW: UnixMillis = UnixMillis(1_790_000_000_000);
 pub const NO_LIMITS: EnqueueLimits = EnqueueLimits { max_length: 1_000_000, max_bytes: 0 };

@@ -54,6 +54,8 @@ pub struct Failure {
     pub close: bool,
     /// Nothing is said for so long, and then the rest happens.
     pub delay_ms: u64,
+    /// After that all goes on as if there had been no failure; not at `dot`, where the message is over by then.
+    pub resume: bool,
 }
 
 /// Where a scripted failure happens.
@@ -97,6 +99,11 @@ impl Failure {
     /// The end of the connection at a stage, always.
     pub fn closing(stage: FailureStage) -> Self {
         Self { stage, close: true, ..Self::default() }
+    }
+
+    /// A silence at a stage, always, after which all goes on as usual.
+    pub fn silence(stage: FailureStage, delay: Duration) -> Self {
+        Self { stage, resume: true, ..Self::default() }.after(delay)
     }
 
     /// Only so often.

@@ -9,7 +9,13 @@ mod session;
 mod state;
 mod tls;
 
-use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
     net::TcpListener,
@@ -86,7 +92,16 @@ pub struct Sink {
     smtps: Option<SocketAddr>,
     control: Option<SocketAddr>,
     certificate: Option<String>,
-    tasks: Vec<JoinHandle<()>>,
+    ports: Vec<Port>,
+    /// One for each port that is open, and the control's.
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// A port that mail comes to.
+struct Port {
+    address: SocketAddr,
+    shared: Shared,
+    implicit: bool,
 }
 
 impl Sink {
@@ -101,23 +116,47 @@ impl Sink {
         let certificate = tls.as_ref().map(|tls| tls.certificate.clone());
         let offered = tls.clone().filter(|_| config.tls);
         let shared = Shared { state: state.clone(), tls: offered, login: config.login.clone() };
-        let listener = TcpListener::bind(config.smtp).await?;
-        let smtp = listener.local_addr()?;
-        let mut tasks = vec![tokio::spawn(accept(listener, shared, false))];
-        let mut smtps = None;
+        let mut ports = vec![Port { address: config.smtp, shared, implicit: false }];
         if let Some(address) = config.smtps {
-            let listener = TcpListener::bind(address).await?;
-            smtps = Some(listener.local_addr()?);
             let shared = Shared { state: state.clone(), tls, login: config.login };
-            tasks.push(tokio::spawn(accept(listener, shared, true)));
+            ports.push(Port { address, shared, implicit: true });
         }
+        let mut tasks = Vec::new();
+        for port in &mut ports {
+            let listener = TcpListener::bind(port.address).await?;
+            port.address = listener.local_addr()?;
+            tasks.push(port.serve(listener));
+        }
+        let (smtp, smtps) = (ports[0].address, ports.get(1).map(|port| port.address));
         let mut control = None;
         if let Some(address) = config.control {
             let listener = TcpListener::bind(address).await?;
             control = Some(listener.local_addr()?);
             tasks.push(tokio::spawn(accept_control(listener, state.clone())));
         }
-        Ok(Self { state, smtp, smtps, control, certificate, tasks })
+        Ok(Self { state, smtp, smtps, control, certificate, ports, tasks: Mutex::new(tasks) })
+    }
+
+    /// Ends all sessions and closes the ports, as a server does that goes down: whoever connects is refused by the kernel.
+    /// Figures, journal and behaviour stay. The control, if there is one, ends too.
+    pub async fn go_down(&self) {
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in tasks {
+            task.abort();
+            let _ = task.await;
+        }
+        // The sessions' own tasks end a moment after the one that accepted them.
+        let mut changes = self.state.changes();
+        let _ = changes.wait_for(|()| self.state.is_empty()).await;
+    }
+
+    /// Opens the same ports again. Fails when somebody else took one meanwhile.
+    pub async fn come_up(&self) -> io::Result<()> {
+        for port in &self.ports {
+            let task = port.serve(TcpListener::bind(port.address).await?);
+            self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+        }
+        Ok(())
     }
 
     /// Where SMTP listens.
@@ -155,6 +194,11 @@ impl Sink {
         self.state.messages()
     }
 
+    /// The behaviour in force; what is left of each failure's times is in it.
+    pub fn behaviour(&self) -> Behaviour {
+        self.state.behaviour()
+    }
+
     /// From now on, in open sessions too.
     pub fn set_behaviour(&self, behaviour: Behaviour) {
         self.state.set_behaviour(behaviour);
@@ -178,9 +222,15 @@ impl Sink {
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        for task in &self.tasks {
+        for task in self.tasks.get_mut().unwrap_or_else(PoisonError::into_inner) {
             task.abort();
         }
+    }
+}
+
+impl Port {
+    fn serve(&self, listener: TcpListener) -> JoinHandle<()> {
+        tokio::spawn(accept(listener, self.shared.clone(), self.implicit))
     }
 }
 

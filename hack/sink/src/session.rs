@@ -165,12 +165,16 @@ impl Session {
     /// Plays a scripted failure, if one fits; true when the usual reply is not to follow.
     async fn failed(&mut self, stage: FailureStage, recipient: Option<&str>) -> Result<bool, End> {
         let Some(failure) = self.shared.state.fail(stage, recipient) else { return Ok(false) };
+        let resume = failure.resume;
         self.play(failure).await?;
-        Ok(true)
+        Ok(!resume)
     }
 
     async fn play(&mut self, failure: Failure) -> Result<(), End> {
-        sleep(Duration::from_millis(failure.delay_ms)).await;
+        if failure.delay_ms > 0 {
+            let _silent = self.shared.state.fall_silent();
+            sleep(Duration::from_millis(failure.delay_ms)).await;
+        }
         if let Some(reply) = &failure.reply {
             self.say(reply);
         }

@@ -30,6 +30,8 @@ pub struct Stats {
     pub rejected: usize,
     /// Sessions that were let in.
     pub sessions: u64,
+    /// Sessions that a scripted failure keeps waiting now.
+    pub silent: usize,
     /// Messages taken.
     pub accepted: u64,
     /// Different Message-IDs among them.
@@ -71,6 +73,15 @@ struct Inner {
     keep_messages: bool,
     seen: HashMap<String, HashMap<String, u64>>,
     file: Option<File>,
+}
+
+/// A session that says nothing until this is dropped, however its task ends.
+pub(crate) struct Silent(State);
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        self.0.change(|inner| inner.stats.silent -= 1);
+    }
 }
 
 /// Shared by all sessions.
@@ -117,6 +128,12 @@ impl State {
         Stats { limit: inner.limit(), ..inner.stats.clone() }
     }
 
+    /// Whether no connection is open, not even to be refused.
+    pub fn is_empty(&self) -> bool {
+        let inner = self.lock();
+        inner.stats.open == 0 && inner.refusing == 0
+    }
+
     pub fn journal(&self) -> Vec<JournalEntry> {
         self.lock().journal.clone()
     }
@@ -135,6 +152,12 @@ impl State {
 
     pub fn fail(&self, stage: FailureStage, recipient: Option<&str>) -> Option<Failure> {
         self.lock().behaviour.fail(stage, recipient)
+    }
+
+    /// Counts a session as silent until the value returned is dropped.
+    pub fn fall_silent(&self) -> Silent {
+        self.change(|inner| inner.stats.silent += 1);
+        Silent(self.clone())
     }
 
     pub fn turnaround(&self) {

@@ -10,7 +10,7 @@ use crate::{
         plan::{Candidate, RelayKey, plan},
         pools::PoolView,
     },
-    lease::{HolderView, QuarantineView},
+    lease::{HolderView, Incarnation, Mirror, MirroredHolder, MirroredQuarantine, QuarantineView},
     queue::UnixMillis,
 };
 
@@ -79,7 +79,27 @@ impl Scene {
             generations: BTreeMap::new(),
             quarantine: Vec::new(),
         };
-        self.world.pools.insert("mx".into(), PoolView { ledger: Some(ledger), effective: None });
+        self.world.pools.insert("mx".into(), PoolView { ledger: Some(ledger), ..PoolView::default() });
+        self
+    }
+
+    /// What the leader knows of a pool: these holders with a share of 8 each, and 4 slots withheld that `mail/gone` held.
+    fn mirror(mut self, pool: &str, pods: &[&str]) -> Self {
+        let holder = |pod: &&str| MirroredHolder {
+            pod_uid: format!("uid-{pod}"),
+            share: 8,
+            incarnation: Some(Incarnation {
+                inc: format!("inc-{pod}"),
+                pod: format!("mail/{pod}"),
+                process: "p".into(),
+                boot_id: "b".into(),
+                claim: 8,
+            }),
+        };
+        let entry = QuarantineView { id: "q".into(), slots: 4, seconds: 300, why: "silent".into() };
+        let withheld = MirroredQuarantine { entry, pod: Some("mail/gone".into()), left: Duration::from_secs(300) };
+        let mirror = Mirror { holders: pods.iter().map(holder).collect(), unlisted: 0, quarantine: vec![withheld] };
+        self.world.pools.entry(pool.into()).or_default().mirror = mirror;
         self
     }
 
@@ -100,7 +120,7 @@ impl Scene {
     fn after(&self, old: &MailRelayStatus) -> MailRelayStatus {
         let key = RelayKey { namespace: "mail".into(), name: "corporate".into() };
         let now = Timestamp::from_second(self.now).expect("a time");
-        status(&Facts::of(&self.world, &self.world.plan.relays[&key], &self.measured, now), old)
+        status(&Facts::of(&self.world, &self.world.plan.relays[&key], &self.measured, old, now), old)
     }
 
     fn show(&self) -> MailRelayStatus {
@@ -254,14 +274,55 @@ fn a_missing_secret_stalls_the_relay() {
 }
 
 #[test]
-fn withheld_slots_are_shown() {
-    let mut scene = scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 12)]);
+fn withheld_slots_are_told_with_their_pod_their_end_and_what_to_do() {
+    let mut scene = scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 12)]).mirror("mx", &["a"]);
     let pool = scene.world.pools.get_mut("mx").expect("the pool");
     let entry = QuarantineView { id: "q".into(), slots: 4, seconds: 300, why: "silent".into() };
     pool.ledger.as_mut().expect("the ledger").quarantine.push(entry);
     let status = scene.show();
     assert_eq!(status.servers[0].quarantined, 4);
     assert_eq!(says(&status, "SlotsQuarantined"), pair("True", "SessionsMayLinger"));
+    let message = &condition(&status, "SlotsQuarantined").expect("the condition").message;
+    assert!(message.contains("4 of mx (mail/gone, silent) until 1970-01-01T00:21:41Z"), "{message}");
+    assert!(message.contains("come back by themselves") && message.contains("sessionTimeout"), "{message}");
+    // As long as nothing changes, nothing is written.
+    scene.now += 7;
+    scene.world.pools.get_mut("mx").expect("the pool").mirror.quarantine[0].left = Duration::from_secs(293);
+    assert_eq!(scene.after(&status), status);
+    scene.world.pools.get_mut("mx").expect("the pool").mirror.quarantine.clear();
+    assert_eq!(condition(&scene.after(&status), "SlotsQuarantined"), None);
+}
+
+#[test]
+fn of_many_withheld_slots_the_message_names_some_and_counts_all() {
+    let mut scene = scene(&[]).mirror("mx", &[]);
+    let quarantine = &mut scene.world.pools.get_mut("mx").expect("the pool").mirror.quarantine;
+    for number in 0..5 {
+        let mut another = quarantine[0].clone();
+        another.entry.id = format!("q{number}");
+        another.entry.why = "too_many_connections".into();
+        quarantine.push(another);
+    }
+    let status = scene.show();
+    let message = &condition(&status, "SlotsQuarantined").expect("the condition").message;
+    assert!(message.starts_with("24 slots") && message.contains("and 2 more in status.leases"), "{message}");
+    assert!(message.contains("too many connections"), "{message}");
+}
+
+#[test]
+fn a_pod_that_is_gone_and_still_holds_slots_is_named_with_its_node() {
+    let mut scene = scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 8), ("forced", 0, 8)]);
+    scene.world.vanished.insert("uid-forced".into(), Some("node-7".into()));
+    let status = scene.show();
+    assert_eq!(says(&status, "SlotsQuarantined"), pair("True", "HeldByVanishedPod"));
+    let message = &condition(&status, "SlotsQuarantined").expect("the condition").message;
+    assert!(message.contains("8 slots are held by mail/forced") && message.contains("node-7"), "{message}");
+    scene.world.vanished.insert("uid-forced".into(), None);
+    let message = scene.show().conditions.into_iter().map(|c| c.message).find(|m| m.contains("its node"));
+    assert!(message.is_some());
+    // It gave its slots back, though it still renews.
+    let scene = scene.ledger(LedgerState::Open, &[("a", 16, 16), ("forced", 0, 0)]);
+    assert_eq!(condition(&scene.show(), "SlotsQuarantined"), None);
 }
 
 #[test]
@@ -293,4 +354,44 @@ fn a_server_that_takes_fewer_sessions_shows_the_effective_budget_and_is_no_arrea
     assert!(condition(&status, "Reconciling").is_none(), "{status:?}");
     let budget = status.budget.expect("figures");
     assert_eq!((budget.total, budget.effective), (16, 9));
+}
+
+fn budgets(status: &MailRelayStatus) -> Vec<&str> {
+    status.leases.iter().map(|lease| &*lease.budget_name).collect()
+}
+
+#[test]
+fn who_holds_what_is_shown_also_while_redis_is_away_and_comes_back_from_the_api_server_as_it_was() {
+    let mut scene = scene(&["a"]).ledger(LedgerState::Open, &[("a", 8, 8)]).mirror("mx", &["a"]);
+    let status = scene.show();
+    assert_eq!((budgets(&status), status.leases[0].holders.len()), (vec!["mx"], 1));
+    assert_eq!(status.leases[0].quarantine[0].pod.as_deref(), Some("mail/gone"));
+    let stored: MailRelayStatus = serde_json::from_value(json!(status)).expect("a status");
+    assert_eq!(stored, status, "else it would be written again and again");
+    scene.world.store_problem = Some("gone".into());
+    scene.world.pools.get_mut("mx").expect("the pool").ledger = None;
+    assert_eq!(scene.after(&status).leases, status.leases);
+}
+
+#[test]
+fn a_budget_that_is_named_no_more_is_shown_until_nothing_is_held_of_it() {
+    let old = scene(&[]).mirror("old", &["a"]);
+    let mut before = MailRelayStatus::default();
+    assert_eq!(budgets(&old.after(&before)), Vec::<&str>::new(), "it never was this relay's");
+    before.leases.push(LeaseStatus { budget_name: "old".into(), ..LeaseStatus::default() });
+    let shown = old.after(&before);
+    assert_eq!(budgets(&shown), ["old"]);
+    let mut over = old;
+    over.world.pools.clear();
+    assert_eq!(budgets(&over.after(&shown)), Vec::<&str>::new());
+}
+
+#[test]
+fn a_relay_that_was_refused_a_budget_shows_nobody_s_pods() {
+    let scene = scene(&["a"]).mirror("mx", &["a"]);
+    let key = RelayKey { namespace: "mail".into(), name: "corporate".into() };
+    let mut relay = scene.world.plan.relays[&key].clone();
+    relay.stalled = Some(crate::controller::plan::Stall { reason: "BudgetConflict", message: "taken".into() });
+    let facts = Facts::of(&scene.world, &relay, &scene.measured, &scene.show(), Timestamp::UNIX_EPOCH);
+    assert_eq!(facts.leases, []);
 }

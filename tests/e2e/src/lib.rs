@@ -3,12 +3,27 @@
 //! Everything runs where the cluster can be seen, so start it through `hack/cluster/run`. Redis and the mail sink run
 //! beside the cluster, as a company's would, on [`Stage::address`].
 
+pub mod chaos;
 pub mod command;
 pub mod mails;
-mod process;
+pub mod network;
+mod options;
+pub mod process;
 mod relay;
 mod stage;
 pub mod wait;
 
-pub use relay::{Rebalance, Relay, RelayOptions};
+pub use options::RelayOptions;
+pub use relay::{Rebalance, Relay};
 pub use stage::{Stage, is_local};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Ctrl-C, or SIGTERM where there is no terminal to press it on.
+pub async fn interrupted() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}

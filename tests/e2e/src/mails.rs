@@ -17,3 +17,8 @@ pub fn mail(batch: &str, index: usize) -> Value {
 pub fn lines(batch: &str, count: usize) -> String {
     (0..count).flat_map(|index| [mail(batch, index).to_string(), "\n".into()]).collect()
 }
+
+/// The mail's id in a Message-ID that mailrelay made.
+pub fn id_of(message_id: &str) -> Option<&str> {
+    message_id.trim_matches(['<', '>']).split_once('@').map(|(id, _)| id)
+}

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,36 +14,22 @@ use kube::{
 };
 use mailrelay::{
     api::{MailRelay, RELAY_LABEL},
-    lease::LedgerStore,
+    lease::{LedgerStore, LedgerView},
     queue::{Audit, Depths, Filter, Queue, QueueNames, UnixMillis},
 };
-use mailsink::{Behaviour, Sink, SinkConfig, Stats};
+use mailsink::{Sink, Stats};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::{
     Stage,
-    command::{self, Output, apply, kubectl, repository},
-    mails,
+    command::{self, Output, apply, kubectl},
+    mails::{self, id_of},
+    options::{DEPLOYMENT, RELAY, RelayOptions},
     process::worker_of,
     stage::PODS,
     wait::{Look, until},
 };
-
-/// What to set up.
-#[derive(Clone, Debug)]
-pub struct RelayOptions {
-    /// Name of the namespace, of the pool and, unless `queue` says otherwise, part of the queue's name.
-    pub name: String,
-    /// Name of the queue.
-    pub queue: String,
-    /// Worker pods at the start.
-    pub replicas: u32,
-    /// How the sink behaves at the start.
-    pub behaviour: Behaviour,
-    /// Servers beside the sink's own.
-    pub more_servers: Vec<Value>,
-}
 
 /// A relay under test.
 pub struct Relay<'a> {
@@ -50,7 +37,9 @@ pub struct Relay<'a> {
     /// Its namespace.
     pub namespace: String,
     /// Its mail server.
-    pub sink: Sink,
+    pub sink: Arc<Sink>,
+    /// Connections in its budget.
+    pub budget: u32,
     /// Its queue.
     pub queue: Queue,
     queue_name: String,
@@ -72,82 +61,27 @@ pub struct Rebalance {
     pub milliseconds_since_asked: u64,
 }
 
-/// Name of the `MailRelay`, as in the examples.
-const RELAY: &str = "corporate";
-/// Name of the Deployment, as in the examples.
-const DEPLOYMENT: &str = "web";
-
-impl RelayOptions {
-    /// A relay with one sink of 16 connections and a queue of its own.
-    pub fn new(name: &str, replicas: u32) -> Self {
-        Self {
-            name: name.into(),
-            queue: format!("mail_{name}"),
-            replicas,
-            behaviour: Behaviour::default(),
-            more_servers: Vec::new(),
-        }
-    }
-}
-
 impl<'a> Relay<'a> {
     /// Starts the sink, applies the `MailRelay` and the Deployment of the examples, and waits until the pods are ready
     /// and the shares in force.
     pub async fn raise(stage: &'a Stage, options: RelayOptions) -> Result<Relay<'a>> {
-        let config =
-            SinkConfig { smtp: (stage.address, 0).into(), behaviour: options.behaviour, ..SinkConfig::default() };
-        let sink = Sink::start(config).await.context("cannot start the sink")?;
-        let dead_letters = format!("{}_dead", options.queue);
-        let dead_letters = if options.queue == "mail_queue" { "mail_dead_letter_queue" } else { &dead_letters };
-        let mut relay = Relay {
+        let sink = options.sink(stage.address).await?;
+        let relay = Relay {
             stage,
             namespace: options.name.clone(),
-            queue: Queue::new(stage.store.clone(), QueueNames::new(&options.queue, dead_letters)),
+            budget: options.budget,
+            queue: Queue::new(stage.store.clone(), QueueNames::new(&options.queue, &options.dead_letters())),
             queue_name: options.queue.clone(),
             raised: None,
-            ledger: LedgerStore::new(stage.store.clone(), &format!("{}.test", options.name)),
-            sink,
+            ledger: LedgerStore::new(stage.store.clone(), &options.budget_name),
+            sink: Arc::new(sink),
         };
         stage.create_namespace(&relay.namespace).await?;
-        let mut servers = vec![json!({
-            "name": "primary",
-            "host": stage.address.to_string(),
-            "port": relay.sink.smtp().port(),
-            "budgetName": format!("{}.test", options.name),
-            "tls": "None",
-            "maxConnections": 16,
-        })];
-        servers.extend(options.more_servers);
-        apply(&json!({
-            "apiVersion": "mailrelay.dev/v1alpha1",
-            "kind": "MailRelay",
-            "metadata": {"name": RELAY, "namespace": relay.namespace},
-            "spec": {"servers": servers, "queue": {"name": options.queue, "deadLetterName": dead_letters}},
-        }))
-        .await?;
+        apply(&options.relay(stage.address, &relay.sink)).await?;
         let asked = Instant::now();
-        apply(&relay.workload(options.replicas).await?).await?;
-        relay.raised = Some(relay.await_rebalance(options.replicas, asked).await?);
-        Ok(relay)
-    }
-
-    /// The Secret and the Deployment of the examples, in this relay's namespace and with an application at hand.
-    async fn workload(&self, replicas: u32) -> Result<Value> {
-        let example = repository().join("examples/deployment.yaml");
-        let arguments = ["create", "--dry-run=client", "-o", "json", "-f", &example.to_string_lossy()];
-        let text = command::succeed("kubectl", &arguments, "").await?;
-        let mut objects: Vec<Value> = serde_json::Deserializer::from_str(&text)
-            .into_iter()
-            .collect::<Result<_, _>>()
-            .context("examples/deployment.yaml is not what kubectl understands")?;
-        for object in &mut objects {
-            object["metadata"]["namespace"] = json!(self.namespace);
-            if object["kind"] == "Deployment" {
-                object["spec"]["replicas"] = json!(replicas);
-                object["spec"]["template"]["spec"]["containers"][0]["image"] = json!("localhost/pause:dev");
-            }
-        }
-        Ok(json!({"apiVersion": "v1", "kind": "List", "items": objects}))
+        apply(&options.workload(&relay.sink).await?).await?;
+        let raised = Some(relay.await_rebalance(options.replicas, asked).await?);
+        Ok(Relay { raised, ..relay })
     }
 
     /// Scales the workers without waiting for anything.
@@ -169,7 +103,7 @@ impl<'a> Relay<'a> {
             Ok::<_, anyhow::Error>(Instant::now())
         };
         let in_force = async {
-            let shares = self.await_shares(pods, 16).await?;
+            let shares = self.await_shares(pods, self.budget).await?;
             Ok::<_, anyhow::Error>((shares, Instant::now()))
         };
         let (ready_at, (shares, shared_at)) = tokio::try_join!(there, in_force)?;
@@ -201,6 +135,16 @@ impl<'a> Relay<'a> {
         })
         .await?;
         Ok(shares)
+    }
+
+    /// The ledger, when there is one and it is in force.
+    pub async fn ledger(&self) -> Result<LedgerView> {
+        self.ledger.snapshot().await?.in_force().cloned().context("no ledger in force")
+    }
+
+    /// The key of the ledger in Redis.
+    pub fn ledger_key(&self) -> &str {
+        self.ledger.key()
     }
 
     /// The slots that the ledger counts for each holder, largest first.
@@ -323,13 +267,20 @@ impl<'a> Relay<'a> {
         Ok(took)
     }
 
+    /// The ids of the mails that are held, and of the dead letters.
+    pub async fn parked(&self) -> Result<(Vec<String>, Vec<String>)> {
+        let everything = Filter::default();
+        let held = self.queue.held_list(&everything, usize::MAX).await?;
+        let dead = self.queue.dead_list(&everything, usize::MAX).await?;
+        Ok((held.into_iter().map(|held| held.id).collect(), dead.into_iter().map(|dead| dead.id).collect()))
+    }
+
     /// The mails of the batches that are neither at the sink nor anywhere in the queue's keeping.
     pub async fn lost(&self, batches: &[(&str, usize)]) -> Result<Vec<String>> {
-        let everything = Filter::default();
         let mut found: HashSet<String> =
             self.sink.journal().iter().filter_map(|entry| id_of(&entry.message_id).map(str::to_owned)).collect();
-        found.extend(self.queue.held_list(&everything, usize::MAX).await?.into_iter().map(|held| held.id));
-        found.extend(self.queue.dead_list(&everything, usize::MAX).await?.into_iter().map(|dead| dead.id));
+        let (held, dead) = self.parked().await?;
+        found.extend(held.into_iter().chain(dead));
         let sent = batches.iter().flat_map(|(batch, count)| (0..*count).map(move |index| format!("{batch}-{index}")));
         Ok(sent.filter(|id| !found.contains(id)).collect())
     }
@@ -360,11 +311,6 @@ impl<'a> Relay<'a> {
     pub async fn lower(self) -> Result<()> {
         self.stage.delete_namespace(&self.namespace).await
     }
-}
-
-/// The mail's id in a Message-ID that mailrelay made.
-fn id_of(message_id: &str) -> Option<&str> {
-    message_id.trim_matches(['<', '>']).split_once('@').map(|(id, _)| id)
 }
 
 fn is_ready(pod: &Pod) -> bool {

@@ -12,16 +12,21 @@ use anyhow::{Context, Result};
 use kube::{Client, Config};
 use mailrelay::store::{Store, StoreOptions};
 use serde_json::json;
+use tempfile::TempDir;
 use testkit::{Persistence, RedisServer};
 
-use crate::command::{apply, kubectl, repository, run, succeed};
+use crate::{
+    command::{apply, kubectl, repository, run, succeed},
+    options::SMTP_PASSWORD,
+    process::Process,
+};
 
 /// Namespace of the controller.
-const SYSTEM: &str = "mailrelay-system";
+pub const SYSTEM: &str = "mailrelay-system";
 /// Name of the Secret with the URL and the password of Redis, in every namespace that needs it, as in the examples.
 const REDIS_SECRET: &str = "mailrelay-redis";
 /// Password of the Redis of tests and demo; it must never show up in a log.
-const REDIS_PASSWORD: &str = "canary-redis-password";
+pub(crate) const REDIS_PASSWORD: &str = "canary-redis-password";
 /// Where pods of the local cluster reach what runs beside it (hack/cluster).
 const LOCAL_ADDRESS: &str = "10.88.0.1";
 
@@ -34,6 +39,7 @@ pub struct Stage {
     /// A handle on the installation's Redis.
     pub store: Store,
     redis: Mutex<RedisServer>,
+    logs: TempDir,
     /// What to take away at the end, the latest last.
     namespaces: Mutex<Vec<String>>,
 }
@@ -49,7 +55,8 @@ impl Stage {
         let address = address.parse().with_context(|| format!("MAILRELAY_TEST_ADDRESS={address} is not an address"))?;
         let redis = RedisServer::start_on(&format!("{address}"), Some(REDIS_PASSWORD), Persistence::Always);
         let store = store_of(&redis)?;
-        let stage = Self { client, address, store, redis: Mutex::new(redis), namespaces: Mutex::default() };
+        let logs = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let stage = Self { client, address, store, redis: Mutex::new(redis), logs, namespaces: Mutex::default() };
         stage.create_namespace(SYSTEM).await?;
         stage.install().await?;
         Ok(stage)
@@ -112,6 +119,22 @@ impl Stage {
         })
     }
 
+    /// Where programs that a test runs outside the cluster write their logs.
+    pub fn log_folder(&self) -> PathBuf {
+        self.logs.path().to_owned()
+    }
+
+    /// The secrets of this installation, as plain text: none of them may show up anywhere.
+    pub fn canaries(&self) -> Vec<String> {
+        vec![REDIS_PASSWORD.into(), SMTP_PASSWORD.into()]
+    }
+
+    /// The process of Redis.
+    pub fn redis_process(&self) -> Result<Process> {
+        let pid = self.with_redis(|redis| redis.pid()).context("Redis does not run")?;
+        Ok(Process { pid, inner: pid })
+    }
+
     /// Crashes Redis (SIGKILL) and starts it again with what it had persisted.
     pub fn restart_redis(&self) {
         self.with_redis(|redis| {
@@ -148,7 +171,8 @@ impl Stage {
         Ok(())
     }
 
-    fn with_redis<T>(&self, act: impl FnOnce(&mut RedisServer) -> T) -> T {
+    /// Does something with the Redis process.
+    pub fn with_redis<T>(&self, act: impl FnOnce(&mut RedisServer) -> T) -> T {
         act(&mut self.redis.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

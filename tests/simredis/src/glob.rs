@@ -6,8 +6,7 @@ pub(crate) fn fits(pattern: &[u8], text: &[u8]) -> bool {
         ([], []) => true,
         ([b'*', rest @ ..], _) => (0..=text.len()).any(|at| fits(rest, &text[at..])),
         ([b'?', rest @ ..], [_, others @ ..]) => fits(rest, others),
-        ([b'\\', byte, rest @ ..], [first, others @ ..]) => byte == first && fits(rest, others),
-        ([byte, rest @ ..], [first, others @ ..]) => byte == first && fits(rest, others),
+        ([b'\\', byte, rest @ ..] | [byte, rest @ ..], [first, others @ ..]) => byte == first && fits(rest, others),
         _ => false,
     }
 }

@@ -196,9 +196,9 @@ impl Keyspace {
         true
     }
 
-    /// When it goes; `None` inside when never.
-    pub(crate) fn expiry(&self, key: &Bytes) -> Option<Option<Instant>> {
-        self.entries.get(key).map(|entry| entry.expires)
+    /// When it goes, if ever.
+    pub(crate) fn expiry(&self, key: &Bytes) -> Option<Instant> {
+        self.entries.get(key).and_then(|entry| entry.expires)
     }
 
     /// Removes what expired by now.

@@ -1,5 +1,5 @@
 //! A Redis in memory, for simulations: it speaks RESP2 over any stream, runs mailrelay's own Lua scripts, and answers as
-//! Redis 7.0 does as far as the product and its tests go (`tests/redis_differential.rs` compares the two byte by byte).
+//! Redis 7.0 does as far as the product and its tests go (`tests/differential` compares the two byte by byte).
 //!
 //! - Time is tokio's, so that a paused clock works; the wall clock (TIME, ids of streams) is an argument.
 //! - Nothing is random and nothing depends on addresses or on the order of hashing: the same commands give the same answers.
@@ -25,6 +25,7 @@ mod node;
 mod number;
 mod resp;
 mod scripts;
+mod server;
 mod session;
 
 use std::{
@@ -44,6 +45,7 @@ use tokio::{
 pub use faults::Snapshot;
 pub use look::StreamEntry;
 pub use node::WallClock;
+pub use server::SimRedisServer;
 
 use crate::{config::Config, keyspace::Keyspace, node::Node, scripts::Scripts};
 
@@ -90,8 +92,7 @@ impl Ids {
 
     /// 40 hexadecimal digits.
     fn id(&mut self) -> String {
-        let digits: String = (0..3).map(|_| format!("{:016x}", self.number())).collect();
-        digits[..40].to_owned()
+        format!("{:016x}{:016x}{:08x}", self.number(), self.number(), self.number() >> 32)
     }
 }
 

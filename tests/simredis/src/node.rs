@@ -14,7 +14,7 @@ use tokio::{
 use crate::{
     commands::{self, Command},
     config::Config,
-    failure::{Failure, OUT_OF_MEMORY, READ_ONLY, WRONG_TYPE, failure, fixed},
+    failure::{Failure, OUT_OF_MEMORY, READ_ONLY, failure, fixed},
     keyspace::{Keyspace, List, Value},
     resp::Reply,
 };
@@ -130,6 +130,9 @@ impl Node {
 
     /// An error when the user may not call the command.
     pub(crate) fn permits(&self, command: &Command, words: &[Bytes]) -> Result<(), Failure> {
+        if self.denied.is_empty() {
+            return Ok(());
+        }
         let sub = words.get(1).map_or_else(String::new, |word| String::from_utf8_lossy(word).to_lowercase());
         let whole = format!("{}|{sub}", command.name);
         if self.denied.contains(command.name) {
@@ -152,10 +155,7 @@ impl Node {
     pub(crate) fn push(&mut self, key: &Bytes, end: End, elements: &[Bytes]) -> Result<usize, Failure> {
         let length = self.keys.edit(key, |list: &mut List| {
             for element in elements {
-                match end {
-                    End::Left => list.push_front(element.clone()),
-                    End::Right => list.push_back(element.clone()),
-                }
+                put(list, end, element.clone());
             }
             list.len()
         })?;
@@ -174,10 +174,7 @@ impl Node {
         if self.keys.read::<List>(key)?.is_none() {
             return Ok(None);
         }
-        self.keys.edit(key, |list: &mut List| match end {
-            End::Left => list.pop_front(),
-            End::Right => list.pop_back(),
-        })
+        self.keys.edit(key, |list: &mut List| take(list, end))
     }
 
     /// LMOVE: nothing when the source is empty; an error, and no change, when either is no list.
@@ -192,6 +189,18 @@ impl Node {
             return Ok(None);
         }
         self.keys.read::<List>(target)?;
+        if source == target {
+            // In place: a list of one element is never empty, and keeps its expiry.
+            let element = self.keys.edit(source, |list: &mut List| {
+                let element = take(list, from);
+                if let Some(element) = &element {
+                    put(list, to, element.clone());
+                }
+                element
+            })?;
+            self.has_grown(source);
+            return Ok(element);
+        }
         let Some(element) = self.pop(source, from)? else { return Ok(None) };
         self.push(target, to, std::slice::from_ref(&element))?;
         Ok(Some(element))
@@ -237,17 +246,20 @@ impl Node {
     pub(crate) fn info(&self, sections: &[Bytes]) -> String {
         let wanted: BTreeSet<String> =
             sections.iter().map(|section| String::from_utf8_lossy(section).to_lowercase()).collect();
-        let parts: [(&str, fn(&Self) -> String); 6] = [
-            ("Server", Self::info_server),
-            ("Clients", Self::info_clients),
-            ("Memory", Self::info_memory),
-            ("Persistence", Self::info_persistence),
-            ("Replication", Self::info_replication),
-            ("Keyspace", Self::info_keyspace),
-        ];
-        let parts = parts.iter().filter(|(title, _)| wanted.is_empty() || wanted.contains(&title.to_lowercase()));
-        let parts: Vec<String> = parts.map(|(title, text)| format!("# {title}\r\n{}", text(self))).collect();
-        parts.join("\r\n")
+        let titles = ["Server", "Clients", "Memory", "Persistence", "Replication", "Keyspace"];
+        let titles = titles.iter().filter(|title| wanted.is_empty() || wanted.contains(&title.to_lowercase()));
+        let parts = titles.map(|title| {
+            let fields = match *title {
+                "Server" => self.info_server(),
+                "Clients" => self.info_clients(),
+                "Memory" => self.info_memory(),
+                "Persistence" => self.info_persistence(),
+                "Replication" => self.info_replication(),
+                _ => self.info_keyspace(),
+            };
+            format!("# {title}\r\n{fields}")
+        });
+        parts.collect::<Vec<_>>().join("\r\n")
     }
 
     fn info_server(&self) -> String {
@@ -297,11 +309,16 @@ impl Node {
     }
 }
 
-/// Whether a key may be the source of a blocking move now: an error when it is of another kind.
-pub(crate) fn is_list(keys: &Keyspace, key: &Bytes) -> Result<bool, Failure> {
-    match keys.get(key) {
-        None => Ok(false),
-        Some(Value::List(_)) => Ok(true),
-        Some(_) => Err(WRONG_TYPE),
+fn put(list: &mut List, end: End, element: Bytes) {
+    match end {
+        End::Left => list.push_front(element),
+        End::Right => list.push_back(element),
+    }
+}
+
+fn take(list: &mut List, end: End) -> Option<Bytes> {
+    match end {
+        End::Left => list.pop_front(),
+        End::Right => list.pop_back(),
     }
 }

@@ -4,14 +4,13 @@ use std::cmp::Ordering;
 
 use crate::failure::{Failure, NOT_AN_INTEGER};
 
-/// A score, ordered; never NaN.
+/// A score, ordered; never NaN, nor -0.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Score(pub(crate) f64);
 
 impl Ord for Score {
     fn cmp(&self, other: &Self) -> Ordering {
-        // -0 is 0, as in C.
-        (self.0 + 0.0).total_cmp(&(other.0 + 0.0))
+        self.0.total_cmp(&other.0)
     }
 }
 
@@ -56,11 +55,10 @@ pub(crate) fn general(number: f64) -> String {
     let scientific = format!("{number:.16e}");
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
-    let shortened = |text: String| match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
-        false => text,
+    let shortened = |text: String| {
+        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
     };
-    if (-5..17).contains(&exponent) && exponent != -5 {
+    if (-4..17).contains(&exponent) {
         let decimals = usize::try_from(16 - exponent).unwrap_or(0);
         return shortened(format!("{number:.decimals$}"));
     }

@@ -1,6 +1,6 @@
 //! One connection: who it is, what it waits for, what it follows.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, fmt::Write, sync::Arc};
 
 use bytes::Bytes;
 use tokio::{
@@ -11,9 +11,9 @@ use tokio::{
 use crate::{
     Shared,
     commands::{self, Command, Run, SessionCommand},
-    failure::{Failure, failure, fixed},
+    failure::{Failure, SYNTAX, failure, fixed, wrong_arity},
     lock,
-    node::{ClientId, Node, Waiter, is_list},
+    node::{ClientId, Node, Waiter},
     resp::Reply,
 };
 
@@ -50,14 +50,15 @@ impl Session {
     /// A new client, and the messages of the channels it will follow.
     pub(crate) fn new(shared: Arc<Shared>, run: u64) -> (Self, mpsc::UnboundedReceiver<Reply>) {
         let (pushes, messages) = mpsc::unbounded_channel();
-        let client = {
+        let (client, authenticated) = {
             let mut node = lock(&shared.node);
             node.next_client += 1;
             let client = node.next_client;
             node.clients.insert(client);
-            client
+            // Who came while no password was asked for stays.
+            (client, node.config.get("requirepass").is_empty())
         };
-        (Self { shared, run, client, authenticated: false, channels: BTreeSet::new(), pushes }, messages)
+        (Self { shared, run, client, authenticated, channels: BTreeSet::new(), pushes }, messages)
     }
 
     /// No longer waits: the element that came meanwhile, if any, is in the receiver.
@@ -95,11 +96,10 @@ impl Session {
     fn admit(&self, node: &Node, words: &[Bytes]) -> Result<&'static Command, Failure> {
         let Some(command) = commands::find(&words[0]) else { return Err(unknown(words)) };
         if !command.takes(words.len()) {
-            return Err(crate::failure::wrong_arity(command.name));
+            return Err(wrong_arity(command.name));
         }
-        let password = node.config.get("requirepass");
         let free = matches!(command.run, Run::Session(SessionCommand::Auth | SessionCommand::Quit));
-        if !password.is_empty() && !self.authenticated && !free {
+        if !self.authenticated && !free {
             return Err(fixed("NOAUTH Authentication required."));
         }
         node.permits(command, words)?;
@@ -140,7 +140,7 @@ impl Session {
         let (user, password) = match words {
             [_, password] => (&b"default"[..], password),
             [_, user, password] => (&user[..], password),
-            _ => return Err(crate::failure::SYNTAX),
+            _ => return Err(SYNTAX),
         };
         if expected.is_empty() && words.len() == 2 {
             return Err(fixed(
@@ -160,7 +160,7 @@ impl Session {
         let word = match words {
             [_] => None,
             [_, word] => Some(word.clone()),
-            _ => return Err(crate::failure::wrong_arity("ping")),
+            _ => return Err(wrong_arity("ping")),
         };
         Ok(match word {
             word if !self.channels.is_empty() => Reply::bulks([Bytes::from_static(b"pong"), word.unwrap_or_default()]),
@@ -173,9 +173,7 @@ impl Session {
         let (source, target) = (&words[1], &words[2]);
         let (from, to) = (commands::end(&words[3])?, commands::end(&words[4])?);
         let limit = commands::timeout(&words[5])?;
-        if is_list(&node.keys, source)?
-            && let Some(element) = node.shift(source, target, from, to)?
-        {
+        if let Some(element) = node.shift(source, target, from, to)? {
             return Ok(Outcome::Reply(Reply::Bulk(element)));
         }
         let (reply, receiver) = oneshot::channel();
@@ -226,13 +224,17 @@ impl Session {
 /// The refusal names the command and as many of its words as fit.
 fn unknown(words: &[Bytes]) -> Failure {
     const MOST: usize = 128;
-    let cut = |word: &[u8], most: usize| String::from_utf8_lossy(&word[..word.len().min(most)]).into_owned();
+    // A zero byte ends a text in C.
+    let cut = |word: &[u8], most: usize| {
+        let end = word.iter().position(|&byte| byte == 0).unwrap_or(word.len());
+        String::from_utf8_lossy(&word[..end.min(most)]).into_owned()
+    };
     let mut arguments = String::new();
     for word in &words[1..] {
         if arguments.len() >= MOST {
             break;
         }
-        arguments.push_str(&format!("'{}' ", cut(word, MOST - arguments.len())));
+        let _ = write!(arguments, "'{}' ", cut(word, MOST - arguments.len()));
     }
     failure(format!("ERR unknown command '{}', with args beginning with: {arguments}", cut(&words[0], MOST)))
 }

@@ -1,13 +1,16 @@
-//! Fixtures of mailrelay's tests: real servers on free loopback ports, each with a folder of its own, gone with the test.
+//! Fixtures of mailrelay's tests: real servers on free loopback ports, each with a folder of its own, gone with the test,
+//! and what disturbs them.
 
+mod clock;
+mod door;
 mod ports;
 mod postfix;
 mod redis;
-mod simulated;
 mod wait;
 
+pub use clock::{ClockLibrary, WallClock};
+pub use door::Door;
 pub use ports::free_port;
 pub use postfix::Postfix;
-pub use redis::{Persistence, RedisServer};
-pub use simulated::SimulatedRedis;
+pub use redis::{DataCopy, Persistence, RedisServer};
 pub use wait::{PATIENCE, eventually, throughout};

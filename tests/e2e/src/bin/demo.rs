@@ -6,11 +6,11 @@ use anyhow::{Context, Result};
 use e2e::{
     Rebalance, Relay, RelayOptions, Stage,
     command::{kubectl, repository},
+    interrupted,
     wait::{Look, until},
 };
 use mailsink::Behaviour;
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// What is sent, each batch at once.
 const BATCHES: [(&str, usize); 3] = [("burst", 200), ("scaled", 600), ("killed", 200)];
@@ -198,15 +198,6 @@ async fn keep(stage: &Stage) {
     }
     println!("  hack/cluster/run target/*/release/mailrelay leases");
     interrupted().await;
-}
-
-/// Ctrl-C, or SIGTERM where there is no terminal to press it on.
-async fn interrupted() {
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
 }
 
 fn heading(text: &str) {

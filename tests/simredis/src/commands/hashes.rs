@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::keys::ScanOptions;
+use super::keys::{ScanOptions, cursor};
 use crate::{
     failure::{Failure, fixed, wrong_arity},
     keyspace::{self, Hash},
@@ -52,7 +52,7 @@ pub(super) fn hvals(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> 
 
 pub(super) fn hset(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
     let pairs = &words[2..];
-    if pairs.len() % 2 != 0 {
+    if !pairs.len().is_multiple_of(2) {
         return Err(wrong_arity("hset"));
     }
     let set = |hash: &mut Hash| pairs.chunks(2).filter(|pair| hash.set(pair[0].clone(), pair[1].clone())).count();
@@ -80,8 +80,9 @@ pub(super) fn hincrby(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure
 }
 
 pub(super) fn hscan(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
-    let options = ScanOptions::read(&words[2..])?;
+    let cursor = cursor(&words[2])?;
     let Some(hash) = node.keys.read::<Hash>(&words[1])? else { return Ok(ScanOptions::reply(0, Vec::new())) };
+    let options = ScanOptions::read(cursor, &words[3..])?;
     let (next, page) = if hash.large {
         keyspace::scan(hash.fields.iter(), options.cursor, options.count)
     } else {

@@ -1,4 +1,5 @@
 //! Commands on keys of any kind, and on plain text.
+#![expect(clippy::unnecessary_wraps, reason = "all commands have the same signature")]
 
 use std::time::Duration;
 
@@ -62,6 +63,10 @@ pub(super) fn keys(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
 pub(super) fn pexpire(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
     let [_, key, time] = words else { return Err(SYNTAX) };
     let time = integer(time)?;
+    // Redis keeps the end as milliseconds since 1970.
+    let ends = i64::try_from((node.wall)()).ok().and_then(|now| now.checked_add(time));
+    let invalid = fixed("ERR invalid expire time in 'pexpire' command");
+    ends.ok_or(invalid.clone())?;
     if node.keys.get(key).is_none() {
         return Ok(Reply::Integer(0));
     }
@@ -70,7 +75,7 @@ pub(super) fn pexpire(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure
         return Ok(Reply::Integer(1));
     };
     let Some(at) = node.now.checked_add(Duration::from_millis(time)) else {
-        return Err(fixed("ERR invalid expire time in 'pexpire' command"));
+        return Err(invalid);
     };
     node.keys.expire_at(key, at);
     node.keys.expire(node.now);
@@ -80,9 +85,9 @@ pub(super) fn pexpire(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure
 /// Milliseconds, or -1 for ever, or -2 when it is not there.
 fn left(node: &Node, key: &Bytes) -> i64 {
     match node.keys.expiry(key) {
-        None => -2,
-        Some(None) => -1,
-        Some(Some(at)) => i64::try_from((at - node.now).as_millis()).unwrap_or(i64::MAX),
+        None if node.keys.get(key).is_none() => -2,
+        None => -1,
+        Some(at) => i64::try_from((at - node.now).as_millis()).unwrap_or(i64::MAX),
     }
 }
 
@@ -95,6 +100,13 @@ pub(super) fn ttl(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
     Ok(Reply::Integer(if left < 0 { left } else { (left + 500) / 1000 }))
 }
 
+pub(super) fn cursor(word: &Bytes) -> Result<u64, Failure> {
+    // As C's `strtoul`, for which nothing is 0.
+    let cursor = std::str::from_utf8(word).ok();
+    let cursor = cursor.and_then(|text| if text.is_empty() { Some(0) } else { text.parse().ok() });
+    cursor.ok_or(fixed("ERR invalid cursor"))
+}
+
 /// How a scan goes.
 pub(super) struct ScanOptions {
     pub(super) cursor: u64,
@@ -103,11 +115,9 @@ pub(super) struct ScanOptions {
 }
 
 impl ScanOptions {
-    /// From the cursor and what follows it.
-    pub(super) fn read(words: &[Bytes]) -> Result<Self, Failure> {
-        let cursor = std::str::from_utf8(&words[0]).ok().and_then(|text| text.parse().ok());
-        let mut options = Self { cursor: cursor.ok_or(fixed("ERR invalid cursor"))?, count: 10, pattern: None };
-        for pair in words[1..].chunks(2) {
+    pub(super) fn read(cursor: u64, words: &[Bytes]) -> Result<Self, Failure> {
+        let mut options = Self { cursor, count: 10, pattern: None };
+        for pair in words.chunks(2) {
             let [name, value] = pair else { return Err(SYNTAX) };
             match option(name).as_str() {
                 "COUNT" => {
@@ -131,7 +141,7 @@ impl ScanOptions {
 }
 
 pub(super) fn scan(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
-    let options = ScanOptions::read(&words[1..])?;
+    let options = ScanOptions::read(cursor(&words[1])?, &words[2..])?;
     let (next, page) = keyspace::scan(node.keys.keys().map(|key| (key, ())), options.cursor, options.count);
     let page = page.into_iter().filter(|(key, ())| options.fits(key)).map(|(key, ())| Reply::Bulk(key.clone()));
     Ok(ScanOptions::reply(next, page.collect()))

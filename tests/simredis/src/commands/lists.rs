@@ -24,10 +24,9 @@ pub(crate) fn end(word: &Bytes) -> Result<End, Failure> {
 /// Seconds; `None` is for ever.
 pub(crate) fn timeout(word: &Bytes) -> Result<Option<Duration>, Failure> {
     let seconds = float(word).ok_or(fixed("ERR timeout is not a float or out of range"))?;
-    if seconds < 0.0 {
-        return Err(fixed("ERR timeout is negative"));
-    }
-    let time = Duration::try_from_secs_f64(seconds).map_err(|_| fixed("ERR timeout is out of range"))?;
+    // Milliseconds that do not fit overflow there, and are called negative.
+    let time = Duration::try_from_secs_f64(seconds).ok().filter(|time| i64::try_from(time.as_millis()).is_ok());
+    let time = time.ok_or(fixed("ERR timeout is negative"))?;
     Ok((!time.is_zero()).then_some(time))
 }
 
@@ -51,12 +50,12 @@ pub(super) fn lindex(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure>
 }
 
 pub(super) fn lrange(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
-    let (first, last) = (integer(&words[2])?, integer(&words[3])?);
-    let Some(list) = node.keys.read::<List>(&words[1])? else { return Ok(Reply::Array(Vec::new())) };
-    let first = place(first, list.len()).unwrap_or(0);
-    let Some(last) = place(last, list.len()) else { return Ok(Reply::Array(Vec::new())) };
-    let last = last.min(list.len() - 1);
-    Ok(Reply::bulks(list.iter().take(last + 1).skip(first).cloned()))
+    let (begin, end) = (integer(&words[2])?, integer(&words[3])?);
+    let Some(elements) = node.keys.read::<List>(&words[1])? else { return Ok(Reply::Array(Vec::new())) };
+    let begin = place(begin, elements.len()).unwrap_or(0);
+    let Some(end) = place(end, elements.len()) else { return Ok(Reply::Array(Vec::new())) };
+    let end = end.min(elements.len() - 1);
+    Ok(Reply::bulks(elements.iter().take(end + 1).skip(begin).cloned()))
 }
 
 pub(super) fn lpush(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {

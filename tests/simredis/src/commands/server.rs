@@ -1,4 +1,5 @@
 //! Commands on the server itself.
+#![expect(clippy::unnecessary_wraps, reason = "all commands have the same signature")]
 
 use bytes::Bytes;
 
@@ -31,7 +32,7 @@ pub(super) fn config(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure>
                 pairs.into_iter().flat_map(|(name, value)| [Reply::bulk(name), Reply::bulk(value)]).collect(),
             ))
         }
-        "set" if words.len() < 4 || words.len() % 2 != 0 => Err(wrong_arity("config|set")),
+        "set" if words.len() < 4 || !words.len().is_multiple_of(2) => Err(wrong_arity("config|set")),
         "set" => {
             for pair in words[2..].chunks(2) {
                 node.config.set(&String::from_utf8_lossy(&pair[0]), &String::from_utf8_lossy(&pair[1]))?;

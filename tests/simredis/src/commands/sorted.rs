@@ -14,10 +14,11 @@ use crate::{
 /// Without options: nobody uses them.
 pub(super) fn zadd(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
     let pairs = &words[2..];
-    if pairs.len() % 2 != 0 {
+    if !pairs.len().is_multiple_of(2) {
         return Err(SYNTAX);
     }
-    let scores: Option<Vec<f64>> = pairs.chunks(2).map(|pair| float(&pair[0])).collect();
+    // Adding makes -0 a 0.
+    let scores: Option<Vec<f64>> = pairs.chunks(2).map(|pair| float(&pair[0]).map(|score| score + 0.0)).collect();
     let scores = scores.ok_or(NOT_A_FLOAT)?;
     let members = pairs.chunks(2).map(|pair| pair[1].clone());
     let add = |set: &mut Sorted| members.zip(scores).filter(|(member, score)| set.set(member.clone(), *score)).count();
@@ -49,7 +50,10 @@ fn bound(word: &Bytes) -> Result<(f64, bool), Failure> {
         Some(text) => (text, true),
         None => (&word[..], false),
     };
-    Ok((float(text).ok_or(fixed("ERR min or max is not a float"))?, open))
+    // As C's `strtod`, which skips blanks, and for which nothing is 0.
+    let text = text.trim_ascii_start();
+    let score = if text.is_empty() { Some(0.0) } else { float(text) };
+    Ok((score.ok_or(fixed("ERR min or max is not a float"))?, open))
 }
 
 /// With LIMIT at most: nobody uses WITHSCORES.

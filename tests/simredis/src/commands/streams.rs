@@ -24,7 +24,7 @@ pub(super) fn xadd(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
     if id != "*".as_bytes() {
         return Err(fixed("ERR Invalid stream ID specified as stream command argument"));
     }
-    if pairs.is_empty() || pairs.len() % 2 != 0 {
+    if pairs.is_empty() || !pairs.len().is_multiple_of(2) {
         return Err(wrong_arity("xadd"));
     }
     let now = (node.wall)();

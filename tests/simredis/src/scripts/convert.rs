@@ -8,25 +8,13 @@ use crate::{failure::Failure, number::general, resp::Reply};
 /// What our functions throw.
 #[derive(Clone, Debug)]
 pub(super) enum Thrown {
-    /// A command was refused; scripts see a table with the text under `err`.
+    /// A command was refused.
     Reply(Failure),
-    /// A library complains; scripts see a text.
+    /// A library complains.
     Plain(String),
 }
 
 impl Thrown {
-    /// As `pcall` shows it.
-    pub(super) fn value(&self, lua: &Lua) -> mlua::Result<Value> {
-        match self {
-            Self::Plain(text) => lua.create_string(text).map(Value::String),
-            Self::Reply(failure) => {
-                let table = lua.create_table()?;
-                table.raw_set("err", &*failure.0)?;
-                Ok(Value::Table(table))
-            }
-        }
-    }
-
     /// As a client sees it, its code first.
     pub(super) fn text(&self) -> String {
         match self {
@@ -49,6 +37,17 @@ pub(super) fn thrown(value: &Value) -> Option<Thrown> {
     let Value::Error(error) = value else { return None };
     let ours = error.downcast_ref::<Thrown>().cloned();
     Some(ours.unwrap_or_else(|| Thrown::Plain(error.to_string())))
+}
+
+/// As `pcall` shows what was thrown: as its text, also when that lies in a table under `err`.
+pub(super) fn plain(lua: &Lua, value: Value) -> mlua::Result<Value> {
+    let text = match (thrown(&value), &value) {
+        (Some(Thrown::Plain(text)), _) => Some(lua.create_string(text)?),
+        (Some(Thrown::Reply(failure)), _) => Some(lua.create_string(&*failure.0)?),
+        (None, Value::Table(table)) => table.raw_get::<Option<LuaString>>("err")?,
+        (None, _) => None,
+    };
+    Ok(text.map_or(value, Value::String))
 }
 
 /// An argument of `redis.call`; `None` when it is neither text nor number.
@@ -120,7 +119,7 @@ fn truncated(number: f64) -> i64 {
 }
 
 /// `cjson.decode`.
-pub(super) fn decode(lua: &Lua, text: LuaString) -> mlua::Result<Value> {
+pub(super) fn decode(lua: &Lua, text: &LuaString) -> mlua::Result<Value> {
     let parsed = serde_json::from_slice(&text.as_bytes());
     let parsed = parsed.map_err(|error| Error::external(Thrown::Plain(error.to_string())))?;
     from_json(lua, &parsed)

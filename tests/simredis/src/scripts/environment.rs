@@ -2,13 +2,14 @@
 
 use std::sync::{Arc, Mutex};
 
-use mlua::{Error, Function, Lua, LuaOptions, MultiValue, StdLib, Table, Value};
+use mlua::{Error, Function, Lua, LuaOptions, LuaString, MultiValue, StdLib, Table, Value};
 
 use super::convert::{self, Thrown};
 use crate::{
     failure::fixed,
     lock,
     node::{Node, ScriptRights},
+    resp::Reply,
 };
 
 /// How Redis names the code of a script.
@@ -56,17 +57,14 @@ pub(super) fn build(node: &Arc<Mutex<Node>>, rights: &Arc<Mutex<ScriptRights>>) 
     let (data, may) = (node.clone(), rights.clone());
     let pcall = move |lua: &Lua, words: MultiValue| match call(lua, &words, &data, &may) {
         Ok(answer) => answer,
-        Err(thrown) => thrown.value(lua),
+        Err(thrown) => convert::value_of(lua, &Reply::Error(thrown.text().into())),
     };
     redis.set("pcall", lua.create_function(pcall)?)?;
     redis.set("error_reply", lua.create_function(|lua, text: Value| single(lua, "err", &text))?)?;
     redis.set("status_reply", lua.create_function(|lua, text: Value| single(lua, "ok", &text))?)?;
     let cjson = lua.create_table()?;
-    cjson.set("decode", lua.create_function(convert::decode)?)?;
-    let plain = lua.create_function(|lua, thrown: Value| match convert::thrown(&thrown) {
-        Some(thrown) => thrown.value(lua),
-        None => Ok(thrown),
-    })?;
+    cjson.set("decode", lua.create_function(|lua, text: LuaString| convert::decode(lua, &text))?)?;
+    let plain = lua.create_function(|lua, thrown: Value| convert::plain(lua, thrown))?;
     let handler = lua.create_function(|lua, thrown: Value| fault(lua, &thrown))?;
     let frame = lua.load(FRAME).set_name("=frame");
     let (globals, environment, run) = frame.call((redis, cjson, plain, handler))?;

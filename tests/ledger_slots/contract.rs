@@ -1,4 +1,4 @@
-//! Workers share a budget through a real Redis.
+//! Workers share a budget through whichever Redis the module around it names.
 
 #![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 
@@ -15,7 +15,9 @@ use mailrelay::{
     },
     store::{Store, StoreOptions},
 };
-use testkit::{Persistence, RedisServer, throughout};
+use testkit::{Persistence, throughout};
+
+use super::RedisServer;
 
 const POOL: &str = "smtp.example.com";
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,12 +1,12 @@
 //! The simulated Redis behind a port, in the place of a real one.
 
-use simredis::SimRedis;
+use testkit::{Persistence, free_port};
 use tokio::{net::TcpListener, runtime::Runtime, task::JoinHandle};
 
-use crate::{Persistence, free_port};
+use crate::SimRedis;
 
-/// Does what [`crate::RedisServer`] does, without a process: a test that runs against the one runs against the other.
-pub struct SimulatedRedis {
+/// Does what [`testkit::RedisServer`] does, without a process: a test that runs against the one runs against the other.
+pub struct SimRedisServer {
     redis: SimRedis,
     persistence: Persistence,
     port: u16,
@@ -15,7 +15,7 @@ pub struct SimulatedRedis {
     door: Option<JoinHandle<()>>,
 }
 
-impl SimulatedRedis {
+impl SimRedisServer {
     /// Starts one on loopback.
     ///
     /// # Panics
@@ -90,7 +90,7 @@ impl SimulatedRedis {
     }
 }
 
-impl Drop for SimulatedRedis {
+impl Drop for SimRedisServer {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             // It may be dropped inside another runtime, where waiting is not allowed.

@@ -1,0 +1,251 @@
+//! Calls of the queue's scripts, and of the controller's; and what clients do beside them.
+
+use rand::RngExt;
+
+use super::{Draw, Generator};
+use crate::wire::{Words, words};
+
+/// The keys that every script of the queue knows.
+pub(super) const QUEUE: &[&str] = &[
+    "{mail_queue}:counters",
+    "{mail_queue}:events",
+    "mail_queue",
+    "{mail_queue}:high",
+    "{mail_queue}:low",
+    "{mail_queue}:arrived",
+    "{mail_queue}:delayed",
+    "{mail_queue}:delayed:mails",
+    "{mail_queue}:held",
+    "{mail_queue}:processes",
+    "mail_dead_letter_queue",
+];
+const CLAIMS: &[&str] = &["c1", "c2", "c3"];
+const SERIALS: &[&str] = &["s1", "s2"];
+const IDS: &[&str] = &["i1", "i2"];
+const NOW: &[&str] = &["1790000000000", "1790000001000", "1790000300000"];
+const TTLS: &[&str] = &["0", "86400000"];
+const DEAD: &[&str] = &["letter 1", "letter 2"];
+const HEADERS: &[&str] = &["", "mailrelay/1 n {\"id\":\"i1\",\"since\":1790000000000}\n", "mailrelay/1 h {}\n"];
+const ENTRIES: &[&str] = &[
+    "{\"id\":\"i1\"}",
+    "plain\nlines",
+    "mailrelay/1 h {\"since\":1789999999999}\nurgent",
+    "mailrelay/1 l {}\nslow",
+    "mailrelay/1 n {}\nnormal",
+    "",
+];
+
+impl Generator {
+    /// A mail that is recovered by sending it again, and turns out to be delivered: chance seldom finds the way.
+    pub(super) fn late(&mut self) {
+        const RECORD: &str = "{mail_queue}:mail:i1";
+        let own = ["{mail_queue}:claims:p1", "{mail_queue}:stages:p1"];
+        let now = "1790000000000";
+        let lists =
+            ["mail_queue", "{mail_queue}:high", "{mail_queue}:low", "{mail_queue}:arrived", "{mail_queue}:held"];
+        let mut clear = vec!["DEL", RECORD, "{mail_queue}:delayed", "{mail_queue}:delayed:mails"];
+        clear.extend(lists.into_iter().chain(own));
+        let take = ["p1", "pod", now, "1000", "c1"];
+        let admit = [now, "0", "c1", "kept", HEADERS[1], "i1", "s1", "<m@id>", now, "", "", "1"];
+        let resend =
+            ["p1", now, "0", "c1", "committing", "resend", "", "", now, "i1", "s1", "<m@id>", "ProcessDied", "1"];
+        let settle =
+            ["c1", "op9", "delivered", now, HEADERS[1], "", "", "s1", "i1", "<m@id>", "", "250 ok", "86400000"];
+        self.story.push_back(("plain", words(&clear)));
+        self.story.push_back(("plain", words(&["LPUSH", "mail_queue", "plain"])));
+        let recorded = [own[0], own[1], RECORD];
+        let calls: [(&str, &[&str], &[&str]); 8] = [
+            ("take", &own, &take),
+            ("admit", &recorded, &admit),
+            ("advance", &own, &["c1", "committing", now]),
+            ("recover", &recorded, &resend),
+            ("promote", &[], &[now, "10"]),
+            ("settle", &recorded, &settle),
+            ("take", &own, &take),
+            ("admit", &recorded, &admit),
+        ];
+        for (name, keys, arguments) in calls {
+            let keys: Vec<String> = QUEUE.iter().chain(keys).map(|key| (*key).to_owned()).collect();
+            let call = self.call(name, keys, arguments.iter().map(|word| (*word).to_owned()).collect());
+            self.story.push_back((name, call));
+        }
+    }
+}
+
+impl Draw<'_> {
+    pub(super) fn queue(&mut self, name: &str) {
+        self.keys.extend(QUEUE.iter().map(|key| (*key).to_owned()));
+        let process = self.one(&["p1", "p2"]);
+        if matches!(name, "take" | "admit" | "advance" | "settle" | "recover") {
+            self.keys.push(format!("{{mail_queue}}:claims:{process}"));
+            self.keys.push(format!("{{mail_queue}}:stages:{process}"));
+        }
+        match name {
+            "enqueue" => {
+                self.records(2);
+                self.push_one(ENTRIES);
+                self.push_one(SERIALS);
+                self.push_one(IDS);
+                self.push_one(&["1000000", "1000000", "3"]);
+                self.push_one(&["0", "100000", "50"]);
+                self.push_one(NOW);
+                self.push_one(&["", "", "1790000000500"]);
+                self.push_one(CLAIMS);
+            }
+            "take" => {
+                self.push(process);
+                self.push("pod");
+                self.push_one(NOW);
+                self.push_one(&["1000000", "20"]);
+                for _ in 0..=self.below(3) {
+                    self.push_one(CLAIMS);
+                }
+            }
+            "admit" => self.admit(),
+            "advance" => {
+                self.push_one(CLAIMS);
+                self.push_one(&["sending", "committing", "nonsense"]);
+                self.push_one(NOW);
+            }
+            "settle" => self.settle(),
+            "recover" => self.recover(process),
+            "promote" => {
+                self.push_one(NOW);
+                self.push_below(4);
+            }
+            "release" | "dead" => {
+                self.records(2);
+                self.push_one(if name == "dead" { DEAD } else { CLAIMS });
+                self.push_one(if name == "dead" { &["requeue", "discard"] } else { &["release", "discard"] });
+                if name == "dead" {
+                    self.push_one(&ENTRIES[2..5]);
+                }
+                self.push_one(NOW);
+                self.push_one(TTLS);
+                self.push_one(IDS);
+                self.push_one(SERIALS);
+                self.push("<m@id>");
+            }
+            _ => {
+                self.keys.push("{mail_queue}:samples".into());
+                self.push_one(&["", "1790000000000", "1790000009000"]);
+                for process in self.one(&["", "p1", "p2", "p1 p2", "p1 p2"]).split_whitespace() {
+                    self.keys.push(format!("{{mail_queue}}:claims:{process}"));
+                    self.push(process);
+                }
+            }
+        }
+    }
+
+    /// Up to so many records; how many.
+    fn records(&mut self, most: u32) -> u32 {
+        let number = self.below(most + 1);
+        for record in ["{mail_queue}:mail:i1", "{mail_queue}:key:k1"].iter().take(number as usize) {
+            self.keys.push((*record).into());
+        }
+        number
+    }
+
+    fn admit(&mut self) {
+        self.push_one(NOW);
+        self.push_one(TTLS);
+        for _ in 0..=self.below(2) {
+            self.push_one(CLAIMS);
+            self.push_one(&["kept", "kept", "delayed", "dead", "expired"]);
+            self.push_one(HEADERS);
+            self.push_one(IDS);
+            self.push_one(SERIALS);
+            self.push("<m@id>");
+            self.push_one(&["1790000000000", "1790000100000"]);
+            self.push("Policy");
+            self.push_one(DEAD);
+            let number = self.records(2);
+            self.push(number.to_string());
+        }
+    }
+
+    fn settle(&mut self) {
+        self.records(2);
+        if self.keys.len() == 13 {
+            self.keys.push("{mail_queue}:mail:i1".into());
+        }
+        self.push_one(CLAIMS);
+        self.push_one(&["op1", "op2"]);
+        self.push_one(&["delivered", "delivered", "delayed", "dead", "held"]);
+        self.push_one(NOW);
+        self.push_one(&HEADERS[1..]);
+        self.push_one(&["1790000000000", "1790000100000"]);
+        self.push_one(DEAD);
+        self.push_one(SERIALS);
+        self.push_one(IDS);
+        self.push("<m@id>");
+        self.push_one(&["", "Greylisted"]);
+        self.push_one(&["250 ok", "451 later"]);
+        self.push_one(TTLS);
+    }
+
+    fn recover(&mut self, process: &str) {
+        self.push(process);
+        self.push_one(NOW);
+        self.push_one(TTLS);
+        for _ in 0..self.below(3) {
+            self.push_one(CLAIMS);
+            self.push_one(&["early", "early", "claimed", "sending", "committing"]);
+            self.push_one(&["queue", "held", "resend", "dead"]);
+            self.push_one(HEADERS);
+            self.push_one(DEAD);
+            self.push_one(&["1790000000000", "1790000100000"]);
+            self.push_one(IDS);
+            self.push_one(SERIALS);
+            self.push("<m@id>");
+            self.push("ProcessDied");
+            let number = self.records(2);
+            self.push(number.to_string());
+        }
+    }
+
+    pub(super) fn record(&mut self, name: &str) {
+        let relay = self.one(&["mailrelay:{mail/a}:relay", "mailrelay:{mail/b}:relay"]);
+        self.keys.push(relay.into());
+        let (epoch, revision) = (self.below(4), self.below(4));
+        if name == "publish" {
+            let spec = self.one(&["{}", "[1,2.5,\"x\",null,true]", "\"text\""]);
+            let json = format!("{{\"epoch\":{epoch},\"revision\":{revision},\"spec\":{spec}}}");
+            let json = if self.below(20) == 0 { "not json".into() } else { json };
+            self.push(json);
+            self.push(epoch.to_string());
+            self.push(revision.to_string());
+        } else {
+            self.push(epoch.to_string());
+        }
+    }
+
+    /// What clients do beside the scripts, to the same keys.
+    pub(super) fn plain(&mut self) -> Words {
+        let claim = self.one(CLAIMS);
+        let (entry, list) = (self.one(ENTRIES), self.one(&["mail_queue", "{mail_queue}:high", "{mail_queue}:arrived"]));
+        let commands: [&[&str]; 15] = [
+            &["HSET", "mailrelay:{smtp}:ledger", "fence", "stale"],
+            &["LPUSH", list, entry],
+            &["LPUSH", list, entry, entry],
+            &["BLMOVE", list, "{mail_queue}:arrived", "RIGHT", "LEFT", "0.001"],
+            &["HSCAN", "{mail_queue}:claims:p1", "0", "COUNT", "1000"],
+            &["HSCAN", "{mail_queue}:held", "0", "COUNT", "1000"],
+            &["HVALS", "{mail_queue}:stages:p2"],
+            &["HGETALL", "{mail_queue}:counters"],
+            &["HGETALL", "{mail_queue}:mail:i1"],
+            &["LRANGE", "mail_dead_letter_queue", "-100", "-1"],
+            &["SCAN", "0", "MATCH", "mailrelay:{*}:ledger", "COUNT", "1000"],
+            &["HSET", "mailrelay:{smtp}:saturation", "effective", "9", "since", "0"],
+            &["DEL", "mailrelay:{smtp}:saturation", "mailrelay:{other}:ledger"],
+            &["HMGET", "{mail_queue}:claims:p1", claim, "c9"],
+            &["DEL", "{mail_queue}:key:k1"],
+        ];
+        if self.random.random_bool(0.01) {
+            // Another kind of value where the scripts expect theirs.
+            return words(&["SET", "{mail_queue}:key:k1", "x"]);
+        }
+        let at = self.random.random_range(0..commands.len());
+        words(commands[at])
+    }
+}

@@ -1,0 +1,6 @@
+//! Controllers that die, stop, and lead twice.
+
+use super::Scenario;
+
+/// The scenarios.
+pub(super) const ALL: &[Scenario] = &[];

@@ -1,0 +1,106 @@
+//! `make chaos`: the fault matrix on the local cluster, judged from outside.
+//!
+//! Every scenario gets a relay of its own (namespace, mail server, queue, pool), runs under load, does its harm at moments
+//! that its seed decides, heals it, and ends. Then all oracles are judged by the same code, whatever the scenario was:
+//! what the sink counted, what the producer had accepted, what Redis and the API server say, what the logs show.
+//!
+//! | file | what |
+//! |---|---|
+//! | `trial` | what a scenario works with: relay, load, seeded choices, figures, what the fault excuses |
+//! | `load` | the producer, whose record of accepted mail is the truth |
+//! | `oracles` | O1 to O6 |
+//! | `logs` | every log line of every container, gone ones included |
+//! | `report` | the table and `target/chaos/report.json` |
+//! | `run` | which scenarios run, beside each other or alone |
+//! | `setup` | relays to ask for, times, pods to choose from |
+//! | `controller`, `api`, `resource`, `redis`, `store`, `worker`, `pod`, `network`, `server`, `clocks` | the scenarios, by what is harmed |
+
+mod api;
+mod clocks;
+mod controller;
+mod load;
+mod logs;
+mod network;
+mod oracles;
+mod pod;
+mod redis;
+mod report;
+mod resource;
+mod run;
+mod server;
+mod setup;
+mod store;
+mod trial;
+mod worker;
+
+use std::{future::Future, pin::Pin};
+
+use anyhow::Result;
+
+use crate::RelayOptions;
+
+pub use run::{Choice, run};
+pub use trial::Trial;
+
+/// What a scenario does between the first busy sessions and the judgement.
+type Act = for<'t, 's> fn(&'t mut Trial<'s>) -> Pin<Box<dyn Future<Output = Result<()>> + 't>>;
+
+/// One fault and what must come of it.
+pub struct Scenario {
+    /// `component_fault`, in lower case; names the namespace too.
+    pub name: &'static str,
+    /// The fault, in a few words.
+    pub fault: &'static str,
+    /// Whom it disturbs.
+    pub reach: Reach,
+    /// Whether it is part of the slice that `make test` runs.
+    pub slice: bool,
+    /// The relay that it needs, given the name.
+    pub relay: fn(&str) -> RelayOptions,
+    /// The fault.
+    pub act: Act,
+}
+
+/// Whom a scenario disturbs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Its own relay: others may run beside it.
+    Own,
+    /// Controller, Redis, API server or node: it runs alone.
+    All,
+}
+
+impl Scenario {
+    /// One that disturbs only its own relay.
+    const fn own(name: &'static str, fault: &'static str, relay: fn(&str) -> RelayOptions, act: Act) -> Self {
+        Self { name, fault, reach: Reach::Own, slice: false, relay, act }
+    }
+
+    /// One that others would notice.
+    const fn alone(name: &'static str, fault: &'static str, relay: fn(&str) -> RelayOptions, act: Act) -> Self {
+        Self { name, fault, reach: Reach::All, slice: false, relay, act }
+    }
+
+    /// The same as part of the slice.
+    const fn in_slice(self) -> Self {
+        Self { slice: true, ..self }
+    }
+}
+
+/// Every scenario, in the order of the report.
+pub fn scenarios() -> impl Iterator<Item = &'static Scenario> {
+    [
+        controller::ALL,
+        api::ALL,
+        resource::ALL,
+        redis::ALL,
+        store::ALL,
+        worker::ALL,
+        pod::ALL,
+        network::ALL,
+        server::ALL,
+        clocks::ALL,
+    ]
+    .into_iter()
+    .flatten()
+}

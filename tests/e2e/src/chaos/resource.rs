@@ -1,0 +1,6 @@
+//! Relays that change while mail flows.
+
+use super::Scenario;
+
+/// The scenarios.
+pub(super) const ALL: &[Scenario] = &[];

@@ -1,0 +1,141 @@
+//! What a relay under test is made of: the objects of the examples, with a mail server of the test's own.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+use mailsink::{Behaviour, Login, Sink, SinkConfig};
+use serde_json::{Value, json};
+
+use crate::command::{repository, succeed};
+
+/// Name of the `MailRelay`, as in the examples.
+pub(crate) const RELAY: &str = "corporate";
+/// Name of the Deployment, as in the examples.
+pub(crate) const DEPLOYMENT: &str = "web";
+/// Password for the mail server; it must never show up anywhere.
+pub(crate) const SMTP_PASSWORD: &str = "canary-smtp-password";
+const SMTP_USER: &str = "relay@example.com";
+
+/// What to set up.
+#[derive(Clone, Debug)]
+pub struct RelayOptions {
+    /// Name of the namespace and, unless other fields say so, part of the names of pool and queue.
+    pub name: String,
+    /// Name of the queue.
+    pub queue: String,
+    /// Name of the pool.
+    pub budget_name: String,
+    /// Connections that the server takes, all of which are in the budget.
+    pub budget: u32,
+    /// Worker pods at the start.
+    pub replicas: u32,
+    /// Image of the workers.
+    pub image: String,
+    /// How the sink behaves at the start.
+    pub behaviour: Behaviour,
+    /// Whether the server wants STARTTLS and a login.
+    pub secure: bool,
+    /// More fields of the sink's own server in the spec, as a JSON object.
+    pub server: Value,
+    /// More fields of the spec, as a JSON object.
+    pub spec: Value,
+    /// Servers beside the sink's own.
+    pub more_servers: Vec<Value>,
+}
+
+impl RelayOptions {
+    /// A relay with one sink of 16 connections and a queue and a pool of its own.
+    pub fn new(name: &str, replicas: u32) -> Self {
+        Self {
+            name: name.into(),
+            queue: format!("mail_{name}"),
+            budget_name: format!("{name}.test"),
+            budget: 16,
+            replicas,
+            image: "localhost/mailrelay:dev".into(),
+            behaviour: Behaviour::default(),
+            secure: false,
+            server: json!({}),
+            spec: json!({}),
+            more_servers: Vec::new(),
+        }
+    }
+
+    pub(crate) fn dead_letters(&self) -> String {
+        if self.queue == "mail_queue" { "mail_dead_letter_queue".into() } else { format!("{}_dead", self.queue) }
+    }
+
+    pub(crate) async fn sink(&self, address: IpAddr) -> Result<Sink> {
+        let login = Login { username: SMTP_USER.into(), password: SMTP_PASSWORD.into() };
+        let config = SinkConfig {
+            smtp: (address, 0).into(),
+            behaviour: self.behaviour.clone(),
+            limit: usize::try_from(self.budget)?,
+            tls: self.secure,
+            names: vec![address.to_string()],
+            login: self.secure.then_some(login),
+            ..SinkConfig::default()
+        };
+        Sink::start(config).await.context("cannot start the sink")
+    }
+
+    /// The `MailRelay`.
+    pub(crate) fn relay(&self, address: IpAddr, sink: &Sink) -> Value {
+        let mut server = json!({
+            "name": "primary",
+            "host": address.to_string(),
+            "port": sink.smtp().port(),
+            "budgetName": self.budget_name,
+            "tls": if self.secure { "StartTLS" } else { "None" },
+            "maxConnections": self.budget,
+        });
+        if self.secure {
+            server["auth"] = json!("Plain");
+        }
+        add(&mut server, &self.server);
+        let mut servers = vec![server];
+        servers.extend(self.more_servers.clone());
+        let mut spec =
+            json!({"servers": servers, "queue": {"name": self.queue, "deadLetterName": self.dead_letters()}});
+        add(&mut spec, &self.spec);
+        json!({
+            "apiVersion": "mailrelay.dev/v1alpha1",
+            "kind": "MailRelay",
+            "metadata": {"name": RELAY, "namespace": self.name},
+            "spec": spec,
+        })
+    }
+
+    /// The Secret and the Deployment of the examples, in this relay's namespace and with an application at hand.
+    pub(crate) async fn workload(&self, sink: &Sink) -> Result<Value> {
+        let example = repository().join("examples/deployment.yaml");
+        let arguments = ["create", "--dry-run=client", "-o", "json", "-f", &example.to_string_lossy()];
+        let text = succeed("kubectl", &arguments, "").await?;
+        let mut objects: Vec<Value> = serde_json::Deserializer::from_str(&text)
+            .into_iter()
+            .collect::<Result<_, _>>()
+            .context("examples/deployment.yaml is not what kubectl understands")?;
+        for object in &mut objects {
+            object["metadata"]["namespace"] = json!(self.name);
+            if object["kind"] == "Deployment" {
+                object["spec"]["replicas"] = json!(self.replicas);
+                object["spec"]["template"]["spec"]["initContainers"][0]["image"] = json!(self.image);
+                object["spec"]["template"]["spec"]["containers"][0]["image"] = json!("localhost/pause:dev");
+            } else {
+                let mut data = json!({"username": SMTP_USER, "password": SMTP_PASSWORD});
+                if let Some(certificate) = sink.certificate() {
+                    data["ca.crt"] = json!(certificate);
+                }
+                object["stringData"] = data;
+            }
+        }
+        Ok(json!({"apiVersion": "v1", "kind": "List", "items": objects}))
+    }
+}
+
+/// Adds the fields of one JSON object to another; those that are there already are replaced.
+fn add(object: &mut Value, more: &Value) {
+    for (name, value) in more.as_object().into_iter().flatten() {
+        object[name] = value.clone();
+    }
+}

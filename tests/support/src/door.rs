@@ -1,0 +1,140 @@
+//! A door in front of a TCP server: connections pass through it, late, or not at all, or to another server.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{mpsc, watch},
+    task::{JoinHandle, JoinSet},
+    time::{Instant, sleep_until},
+};
+
+/// Bytes that are read at once.
+const CHUNK: usize = 1 << 14;
+/// Chunks under way in one direction of one connection; beyond, the sender has to wait.
+const UNDER_WAY: usize = 1 << 10;
+
+/// What a door does with its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Plan {
+    target: SocketAddr,
+    /// For each direction.
+    delay: Duration,
+    frozen: bool,
+    /// Connections of an older generation are closed.
+    generation: u64,
+}
+
+/// A door: it ends TCP itself on both sides, so sessions are to be counted at the server behind it. Dropping it closes
+/// all its connections.
+#[derive(Debug)]
+pub struct Door {
+    address: SocketAddr,
+    plan: watch::Sender<Plan>,
+    task: JoinHandle<()>,
+}
+
+impl Door {
+    /// Opens a door on a free port of `listen` that leads to `target`. Fails when there is no such address.
+    pub async fn open(listen: IpAddr, target: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind((listen, 0)).await?;
+        let address = listener.local_addr()?;
+        let (plan, watching) = watch::channel(Plan { target, delay: Duration::ZERO, frozen: false, generation: 0 });
+        let task = tokio::spawn(accept(listener, watching));
+        Ok(Self { address, plan, task })
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on everything, the end of a connection too, takes so long in each direction. The connection itself is
+    /// taken at once: the door knows of no SYN.
+    pub fn delay(&self, each_way: Duration) {
+        self.plan.send_modify(|plan| plan.delay = each_way);
+    }
+
+    /// Nothing passes any more, in either direction, and nobody is told; [`Door::thaw`] lets go on what was held back.
+    pub fn freeze(&self) {
+        self.plan.send_modify(|plan| plan.frozen = true);
+    }
+
+    /// The end of [`Door::freeze`].
+    pub fn thaw(&self) {
+        self.plan.send_modify(|plan| plan.frozen = false);
+    }
+
+    /// From now on the door leads to another server; present connections are closed and what is under way is lost.
+    pub fn lead_to(&self, target: SocketAddr) {
+        self.plan.send_modify(|plan| {
+            plan.target = target;
+            plan.generation += 1;
+        });
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, plan: watch::Receiver<Plan>) {
+    let mut connections = JoinSet::new();
+    loop {
+        if let Ok((stream, _)) = listener.accept().await {
+            connections.spawn(pass(stream, plan.clone()));
+        }
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn pass(near: TcpStream, plan: watch::Receiver<Plan>) {
+    let Plan { target, generation, .. } = *plan.borrow();
+    let Ok(far) = TcpStream::connect(target).await else { return };
+    let _ = (near.set_nodelay(true), far.set_nodelay(true));
+    let (near_read, near_write) = near.into_split();
+    let (far_read, far_write) = far.into_split();
+    let passing = async { tokio::join!(one_way(near_read, far_write, &plan), one_way(far_read, near_write, &plan)) };
+    let mut closing = plan.clone();
+    tokio::select! {
+        _ = passing => {}
+        _ = closing.wait_for(|plan| plan.generation != generation) => {}
+    }
+}
+
+/// Carries bytes and then the end from one side to the other. A side that is reset is closed like one that ended.
+async fn one_way(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, plan: &watch::Receiver<Plan>) {
+    let (late, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(UNDER_WAY);
+    let reading = async move {
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let read = from.read(&mut buffer).await.unwrap_or(0);
+            let delay = plan.borrow().delay;
+            if late.send((Instant::now() + delay, buffer[..read].to_vec())).await.is_err() || read == 0 {
+                return;
+            }
+        }
+    };
+    let mut frozen = plan.clone();
+    let writing = async move {
+        while let Some((at, bytes)) = due.recv().await {
+            sleep_until(at).await;
+            let open = frozen.wait_for(|plan| !plan.frozen).await.is_ok();
+            if !open || bytes.is_empty() || to.write_all(&bytes).await.is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown().await;
+    };
+    tokio::join!(reading, writing);
+}
