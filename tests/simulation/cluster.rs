@@ -56,8 +56,10 @@ impl Node {
         })
     }
 
-    pub fn lease(&self, seconds: f64) -> Value {
-        let time = format!("2026-11-21T00:{:02}:{:09.6}Z", (seconds / 60.0) as u64, seconds % 60.0);
+    /// Renewed so long after the world began.
+    pub fn lease(&self, since: Duration) -> Value {
+        let seconds = since.as_secs();
+        let time = format!("2026-11-21T00:{:02}:{:02}.{:06}Z", seconds / 60, seconds % 60, since.subsec_micros());
         json!({
             "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
             "metadata": { "name": self.name, "namespace": "kube-node-lease" },

@@ -11,7 +11,15 @@
 //! A store that loses what it acknowledged loses the queue with it: then O2 and O3 are not judged, and such worlds are
 //! counted apart (`lost_by_store`).
 
-use std::{cell::RefCell, collections::BTreeMap, fmt::Write, panic, sync::Once};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    panic,
+    sync::{Once, atomic::Ordering},
+};
+
+use mailrelay::lease::LedgerState;
 
 use crate::{
     plan::{Broken, Plan},
@@ -110,7 +118,7 @@ fn count(world: &World) -> BTreeMap<String, u64> {
 fn judge(world: &World, rested: bool) -> Vec<String> {
     let mut violations = world.mail.seen(|seen| seen.violations.clone());
     if violations.is_empty() && !rested {
-        violations.push(format!("O4: {}", world.unrest().unwrap_or_default()));
+        violations.push(format!("O4: {}", unrest(world).unwrap_or_default()));
     }
     if world.lost_by_store {
         return violations;
@@ -148,4 +156,49 @@ fn judge(world: &World, rested: bool) -> Vec<String> {
         }
     }
     violations
+}
+
+/// Why shares are not as they should be, mail waits, or something is withheld; `None` once all is at rest.
+pub fn unrest(world: &World) -> Option<String> {
+    let inner = world.observer.inner();
+    if inner.tried < world.plan.mails {
+        return Some(format!("{} of {} mails were sent off", inner.tried, world.plan.mails));
+    }
+    let Some(look) = &inner.look else { return Some("nobody could look yet".into()) };
+    if look.at <= world.plan.calm.max(inner.last_try) {
+        return Some("the last look was long ago".into());
+    }
+    let audit = &look.audit;
+    // A wall clock that jumps moves the time of mails that wait for a retry.
+    let delayed = if world.skews.iter().any(|skew| skew.load(Ordering::Relaxed) != 0) { 0 } else { audit.delayed };
+    if audit.queued + delayed + audit.in_flight > 0 {
+        return Some(format!("mail waits: {audit:?}"));
+    }
+    let Some(ledger) = look.snapshot.in_force() else { return Some("no ledger is in force".into()) };
+    if ledger.state != LedgerState::Open {
+        return Some("the ledger is not open".into());
+    }
+    let members: BTreeSet<&str> =
+        world.pods.iter().filter(|pod| !pod.gone && !pod.leaving && !pod.over).map(|pod| &*pod.uid).collect();
+    let entitled: BTreeSet<&str> = ledger.entitlements.keys().map(|uid| &**uid).collect();
+    if entitled != members {
+        return Some(format!("shares are for {entitled:?}, pods are {members:?}"));
+    }
+    let holders: Vec<&str> = ledger.holders.iter().map(|holder| &*holder.pod_uid).collect();
+    let registered: BTreeSet<&str> = holders.iter().copied().collect();
+    if registered != members || holders.len() != members.len() {
+        return Some(format!("holders are {holders:?}, pods are {members:?}"));
+    }
+    // A server that takes less than the budget gets less, until it has proven itworld.
+    if let Some(effective) = look.effective {
+        return (effective > world.plan.budget).then(|| "more than the budget is shared out".into());
+    }
+    let shared: u32 = ledger.entitlements.values().sum();
+    if !members.is_empty() && shared != world.plan.budget {
+        return Some(format!("{shared} of {} slots are shared out", world.plan.budget));
+    }
+    if !ledger.quarantine.is_empty() {
+        return Some(format!("withheld: {:?}", ledger.quarantine));
+    }
+    None
 }

@@ -154,23 +154,23 @@ fn is_noticed(broken: Broken, oracle: &str, within: u64) {
 #[test]
 #[cfg_attr(not(tokio_unstable), ignore = "takes hundreds of seeds: make simulation")]
 fn a_world_without_a_fence_is_noticed() {
-    is_noticed(Broken::NoFence, "O1", 2_000);
+    is_noticed(Broken::NoFence, "O1", 1_000);
 }
 
 #[test]
 #[cfg_attr(not(tokio_unstable), ignore = "takes hundreds of seeds: make simulation")]
 fn a_world_without_dead_man_switches_is_noticed() {
-    is_noticed(Broken::NoSwitch, "O1", 2_000);
+    is_noticed(Broken::NoSwitch, "O1", 300);
 }
 
 #[test]
 #[cfg_attr(not(tokio_unstable), ignore = "takes hundreds of seeds: make simulation")]
 fn slots_that_are_free_before_the_servers_end_are_noticed() {
-    is_noticed(Broken::EofAtAck, "O1", 2_000);
+    is_noticed(Broken::EofAtAck, "O1", 1_000);
 }
 
 #[test]
 #[cfg_attr(not(tokio_unstable), ignore = "takes hundreds of seeds: make simulation")]
 fn mail_that_is_sent_again_blindly_is_noticed() {
-    is_noticed(Broken::NoCommitting, "O3", 2_000);
+    is_noticed(Broken::NoCommitting, "O3", 1_000);
 }

@@ -67,6 +67,7 @@ enum State {
 
 /// One end of a connection, as its kernel has it.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not states of one thing")]
 struct End {
     /// On their way to this end, in order.
     coming: VecDeque<Packet>,

@@ -124,6 +124,10 @@ impl Observer {
                 }
             }
         }
+        // What moved meanwhile was seen in two places, or in none.
+        if queue.audit().await.ok().as_ref() != Some(&audit) {
+            return;
+        }
         self.inner().look = Some(Look { at, audit, snapshot, effective, mails });
     }
 }

@@ -168,7 +168,7 @@ impl Plan {
         let mut pick = |range: Range<u64>| chance.random_range(range);
         let rough = pick(0..3);
         let latency = Latency {
-            least_ms: [4, 8, 8, 15, 25][usize::try_from(pick(0..5)).expect("small")],
+            least_ms: [6, 8, 10, 15, 25][usize::try_from(pick(0..5)).expect("small")],
             jitter_ms: pick(0..20),
             late_per_mille: u32::try_from([0, 0, 3, 10][usize::try_from(pick(0..4)).expect("small")]).expect("small"),
         };
@@ -233,7 +233,7 @@ impl Plan {
                 plan.faults.insert(at + after, fault);
             }
         }
-        if pick(0..4) == 0 {
+        if pick(0..4) == 0 || broken == Broken::NoFence {
             // Pods come and go.
             for _ in 0..pick(3..8) {
                 let fault = if pick(0..2) == 0 { Fault::AddPod } else { Fault::DeletePod { pod: 0 } };
@@ -242,7 +242,26 @@ impl Plan {
             let ledger = if pick(0..2) == 0 { Fault::StaleLedger } else { Fault::DeleteLedger };
             plan.faults.insert(Duration::from_millis(pick(4_000..end)), ledger);
         }
+        // Without a dead-man switch only the longest stops are noticed.
+        if pick(0..60) == 0 || broken == Broken::NoSwitch {
+            plan.stop_long(&mut pick);
+        }
         plan
+    }
+
+    /// A worker is stopped for longer than others are kept from its slots, at a server that is patient, and others come
+    /// and want them.
+    fn stop_long(&mut self, pick: &mut dyn FnMut(Range<u64>) -> u64) {
+        let ms = Duration::from_millis;
+        (self.calm, self.session_timeout) = (ms(45_000), ms(60_000));
+        (self.habits.patience, self.habits.mail_ms) = (ms(55_000), 1_500);
+        self.faults.insert(ms(pick(4_000..7_000)), Fault::PauseWorker { pod: 0, ms: 36_000 });
+        for _ in 0..2 {
+            self.faults.insert(ms(pick(8_000..15_000)), Fault::AddPod);
+        }
+        // In bursts that keep all slots busy.
+        self.arrivals = (1..11).flat_map(|burst| vec![ms(burst * 4_000); 12]).collect();
+        self.mails = self.arrivals.len();
     }
 
     fn fault(&self, pick: &mut dyn FnMut(Range<u64>) -> u64) -> Fault {

@@ -184,7 +184,10 @@ impl Running {
             rearmed: Notify::new(),
         });
         let entered = Entered::new(&process);
-        let main = runtime.block_on(async { tokio::spawn(main(Arc::clone(&process))) });
+        let main = {
+            let _inside = runtime.enter();
+            tokio::spawn(main(Arc::clone(&process)))
+        };
         drop(entered);
         Self { process, runtime: Some(runtime), main, stopped: false }
     }

@@ -73,7 +73,7 @@ impl Trace {
     }
 }
 
-/// The logs of the processes, as RUST_LOG asks for them.
+/// The logs of the processes, as `RUST_LOG` asks for them.
 pub fn log() {
     struct Clock;
     impl FormatTime for Clock {

@@ -1,0 +1,202 @@
+//! What Kubernetes does: pods, their processes, nodes, the controllers' Deployment.
+
+use std::time::Duration;
+
+use mailrelay::controller::{ControllerOptions, Replica};
+use prometheus_client::registry::Registry;
+use rand::{Rng, RngExt};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{CONTROLLERS, Event, PODS, World};
+use crate::{
+    cluster::{Pod, Shown, start_worker, store},
+    plan::Broken,
+    process::Running,
+};
+
+impl World {
+    pub(super) fn add_pod(&mut self) {
+        let number = self.pods.len();
+        let node = self.chance.random_range(0..self.nodes.len());
+        let uid = format!("{:08x}-{number}", self.chance.next_u32());
+        self.pods.push(Pod {
+            name: format!("web-{number}"),
+            uid,
+            node,
+            place: PODS + u32::try_from(number).expect("few"),
+            restarts: 0,
+            shown: Shown::Waiting,
+            over: false,
+            leaving: false,
+            gone: false,
+            running: None,
+            stop: CancellationToken::new(),
+            starts: 0,
+        });
+        self.tell_pod(number);
+        let wait = self.between(50, 500);
+        self.at(wait, Event::StartContainer { pod: number });
+    }
+
+    pub(super) fn start_container(&mut self, pod: usize) {
+        let node = self.pods[pod].node;
+        if self.pods[pod].leaving || !self.nodes[node].is_up || self.pods[pod].running.is_some() {
+            return;
+        }
+        if self.pods[pod].starts > 0 {
+            self.pods[pod].restarts += 1;
+        }
+        self.start_worker(pod);
+        self.pods[pod].shown = Shown::Running;
+        let lag = self.between(50, 1_000);
+        self.at(lag, Event::Tell { pod });
+    }
+
+    pub(super) fn start_worker(&mut self, pod: usize) {
+        let node = self.pods[pod].node;
+        if self.pods[pod].leaving || !self.nodes[node].is_up || self.pods[pod].running.is_some() {
+            return;
+        }
+        self.pods[pod].starts += 1;
+        let seed = self.chance.next_u64();
+        let has_switch = self.plan.broken != Broken::NoSwitch;
+        let running = start_worker(&self.pods[pod], &self.nodes[node], &self.net, seed, has_switch);
+        self.trace.note(|| format!("{} starts", running.process.name));
+        self.count("workers started");
+        self.pods[pod].running = Some(running);
+    }
+
+    /// SIGKILL; the supervisor starts another one.
+    pub(super) fn kill_worker(&mut self, pod: usize) {
+        if self.pods[pod].running.is_some() {
+            self.worker_ended(pod, "was killed");
+        }
+    }
+
+    /// The kernel closes what the process had; only then it is taken apart, which no order is promised for.
+    pub(super) fn end_worker(&mut self, pod: usize) {
+        self.net.hang_up(self.pods[pod].place);
+        self.pods[pod].running = None;
+    }
+
+    pub(super) fn end_controller(&mut self, replica: usize) {
+        self.net.hang_up(CONTROLLERS + u32::try_from(replica).expect("small"));
+        self.controllers[replica].running = None;
+    }
+
+    pub(super) fn worker_ended(&mut self, pod: usize, how: &str) {
+        self.end_worker(pod);
+        self.trace.note(|| format!("{}#{} {how}", self.pods[pod].name, self.pods[pod].starts));
+        if self.pods[pod].stop.is_cancelled() {
+            // Its pod is on its way out, and the kubelet sees that it is over.
+            (self.pods[pod].over, self.pods[pod].shown) = (true, Shown::Terminated);
+            let lag = self.between(100, 1_000);
+            self.at(lag, Event::Tell { pod });
+            self.at(lag + Duration::from_millis(300), Event::Remove { pod });
+        } else if !self.pods[pod].leaving {
+            let starts = self.pods[pod].starts;
+            let wait = self.between(20, 200);
+            self.at(wait, Event::StartWorker { pod, starts });
+        }
+    }
+
+    pub(super) fn delete_pod(&mut self, pod: usize) {
+        self.pods[pod].leaving = true;
+        self.pods[pod].stop.cancel();
+        self.tell_pod(pod);
+        if self.pods[pod].running.is_none() {
+            self.at(Duration::from_millis(500), Event::Remove { pod });
+        } else {
+            // The grace period.
+            let starts = self.pods[pod].starts;
+            self.at(Duration::from_secs(8), Event::KillStopped { pod, starts });
+        }
+    }
+
+    pub(super) fn tell_pod(&mut self, pod: usize) {
+        let pod = &self.pods[pod];
+        if pod.gone || !self.nodes[pod.node].is_up {
+            return;
+        }
+        let object = pod.object(&self.nodes[pod.node].name, pod.stop.is_cancelled());
+        self.api.put("pods", &pod.key(), object);
+    }
+
+    pub(super) fn remove_pod(&mut self, pod: usize) {
+        if !self.pods[pod].gone && self.nodes[self.pods[pod].node].is_up {
+            self.pods[pod].gone = true;
+            self.api.delete("pods", &self.pods[pod].key());
+        }
+    }
+
+    pub(super) fn tell_node(&mut self, node: usize) {
+        let node = &self.nodes[node];
+        self.api.put("nodes", &format!("/{}", node.name), node.object());
+        self.api.put("leases", &format!("kube-node-lease/{}", node.name), node.lease(self.now));
+    }
+
+    /// The machine is gone without a word.
+    pub(super) fn crash_node(&mut self, node: usize, span: Duration) {
+        if !self.nodes[node].is_up {
+            return;
+        }
+        self.nodes[node].is_up = false;
+        for pod in &mut self.pods {
+            if pod.node == node {
+                self.net.vanish(pod.place);
+                pod.running = None;
+                pod.starts += 1;
+            }
+        }
+        self.at(span, Event::Boot { node });
+    }
+
+    pub(super) fn boot(&mut self, node: usize) {
+        (self.nodes[node].is_up, self.nodes[node].boots) = (true, self.nodes[node].boots + 1);
+        self.tell_node(node);
+        for pod in 0..self.pods.len() {
+            if self.pods[pod].node != node || self.pods[pod].gone {
+                continue;
+            }
+            self.net.appear(self.pods[pod].place);
+            if self.pods[pod].leaving {
+                self.pods[pod].over = true;
+                self.pods[pod].shown = Shown::Terminated;
+                self.at(Duration::from_millis(500), Event::Remove { pod });
+            } else {
+                let wait = self.between(300, 2_000);
+                self.at(wait, Event::StartContainer { pod });
+            }
+        }
+    }
+
+    pub(super) fn start_controller(&mut self, replica: usize) {
+        if self.controllers[replica].running.is_some() {
+            return;
+        }
+        self.controllers[replica].starts += 1;
+        let (net, client) = (self.net.clone(), self.api.clone());
+        let place = CONTROLLERS + u32::try_from(replica).expect("small");
+        let name = format!("controller-{replica}");
+        let options = ControllerOptions {
+            store: mailrelay::store::StoreOptions::from_url("redis://simulated"),
+            namespace: "mailrelay".into(),
+            identity: name.clone(),
+            lease_name: "mailrelay-controller".into(),
+            shared_budgets: false,
+            http: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
+        };
+        let seed = self.chance.next_u64();
+        let skew = &self.skews[self.nodes.len()];
+        let running = Running::start(&name, place, skew, seed, move |process| async move {
+            let (ready, _) = watch::channel(false);
+            let store = store(&net, &process);
+            let replica = Replica::new(options, store, client.client(), &mut Registry::default(), ready);
+            // Why it ended is for its log.
+            let _ = Box::pin(replica.run(std::future::pending())).await;
+        });
+        self.trace.note(|| format!("{name} starts"));
+        self.controllers[replica].running = Some(running);
+    }
+}
