@@ -157,7 +157,7 @@ pub struct Plan {
     pub session_timeout: Duration,
     pub close_grace: Duration,
     pub faults: BTreeMap<Time, Fault>,
-    /// Until then faults begin.
+    /// No fault begins from then on, and what lasts of them ends.
     pub calm: Time,
 }
 
@@ -230,7 +230,7 @@ impl Plan {
             if pick(0..4) == 0 {
                 let after = Duration::from_millis(pick(50..2_500));
                 let fault = plan.fault(&mut pick);
-                plan.faults.insert((at + after).min(calm - Duration::from_millis(1)), fault);
+                plan.faults.insert(at + after, fault);
             }
         }
         if pick(0..4) == 0 {

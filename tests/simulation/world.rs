@@ -429,6 +429,9 @@ impl World {
     }
 
     fn befall(&mut self, fault: Fault) {
+        if self.now >= self.plan.calm {
+            return;
+        }
         let ms = Duration::from_millis;
         self.trace.note(|| format!("fault: {fault:?}"));
         self.count(format!("fault {}", fault.kind()));
