@@ -146,6 +146,17 @@ async fn silence(trial: &mut Trial<'_>) -> Result<(Pod, Process, Paused)> {
     Ok((pod, worker, paused))
 }
 
+/// Waits until a pod holds nothing and nothing is withheld.
+async fn slots_free(trial: &Trial<'_>, uid: &str) -> Result<()> {
+    until("its slots are free", PATIENCE, async || {
+        let ledger = trial.relay.ledger().await?;
+        let held = ledger.holders.iter().any(|holder| holder.pod_uid == uid);
+        Ok(Look::when(!held && ledger.quarantine.is_empty(), (), || format!("{ledger:?}")))
+    })
+    .await
+    .map(drop)
+}
+
 async fn silent(trial: &mut Trial<'_>) -> Result<()> {
     trial.expect.held = 8;
     trial.expect.ends = 1;
@@ -155,11 +166,13 @@ async fn silent(trial: &mut Trial<'_>) -> Result<()> {
     let (pod, worker, paused) = silence(trial).await?;
     trial.sink_until("its sessions are closed", |stats| stats.open <= 8).await?;
     let dead = Instant::now();
-    trial.all_busy().await?;
-    trial.time("slots used by others after its end", dead.elapsed(), SILENCE + NODE_RENEWAL + CLOSE_GRACE);
+    slots_free(trial, uid(&pod)?).await?;
+    // Free, yet not the other's: the pod exists and keeps its share for the process that comes back.
+    trial.time("slots free after its end", dead.elapsed(), SILENCE + NODE_RENEWAL + CLOSE_GRACE);
     trial.strike();
     drop(paused);
-    another_process(uid(&pod)?, worker).await
+    another_process(uid(&pod)?, worker).await?;
+    trial.all_busy().await.map(drop)
 }
 
 async fn silent_alone(trial: &mut Trial<'_>) -> Result<()> {
@@ -169,12 +182,7 @@ async fn silent_alone(trial: &mut Trial<'_>) -> Result<()> {
     trial.moment(0..1_000).await;
     let (pod, worker, paused) = silence(trial).await?;
     let dead = Instant::now();
-    until("its slots are free", PATIENCE, async || {
-        let ledger = trial.relay.ledger().await?;
-        let free = ledger.holders.is_empty() && ledger.quarantine.is_empty();
-        Ok(Look::when(free, (), || format!("{ledger:?}")))
-    })
-    .await?;
+    slots_free(trial, uid(&pod)?).await?;
     trial.time("slots free after its end", dead.elapsed(), SILENCE_ALONE);
     trial.strike();
     drop(paused);
