@@ -83,7 +83,8 @@ pub async fn run(choice: &Choice, interrupted: impl Future<Output = ()>) -> Resu
     let stage = Stage::raise().await?;
     let logs = Logs::start(stage.log_folder(), stage.canaries());
     let mut done = Vec::new();
-    let all = run_all(choice, &chosen, &stage, &logs, &mut done);
+    // Boxed, since the compiler gives up on a type as deep as all that runs in here.
+    let all = run_all(choice, &chosen, &stage, &logs, &mut done).boxed_local();
     let ended = tokio::select! {
         () = all => Ok(()),
         () = interrupted => Err(anyhow::anyhow!("interrupted")),
