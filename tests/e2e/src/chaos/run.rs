@@ -124,7 +124,7 @@ async fn run_one(run: Run, stage: &Stage, logs: &Logs) -> Outcome {
     let budget = (run.scenario.relay)(&name).budget;
     let mut result = Outcome { run, budget, allowed: 0, figures: Vec::new(), seen: Seen::default() };
     // A tool that panics ends its scenario and not the run: what was set up must be taken away.
-    let attempt = AssertUnwindSafe(attempt(&mut result, stage, logs, &name)).catch_unwind();
+    let attempt = AssertUnwindSafe(attempt(&mut result, stage, logs, &name).boxed_local()).catch_unwind();
     let failed = match timeout(LONGEST, attempt).await {
         Ok(Ok(Ok(()))) => None,
         Ok(Ok(Err(error))) => Some(format!("the scenario could not go on: {error:#}")),
