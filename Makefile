@@ -64,7 +64,7 @@ clock-image: cluster-up ## build and load the image of the product whose wall cl
 ##@ Check
 
 .PHONY: test
-test: setup lint verify test-unit test-components test-e2e ## everything: lint, drift, unit, property, conformance, SMTP, end to end
+test: setup lint verify test-unit test-components simulation test-e2e ## everything: lint, drift, unit, property, conformance, SMTP, simulation, end to end
 
 .PHONY: lint
 lint: fmt clippy shell doc ## format, clippy, shell scripts, rustdoc
@@ -122,6 +122,14 @@ test-unit: ## unit and property tests
 .PHONY: test-components
 test-components: setup ## conformance and contract tests against real Redis, the simulated one, the sink and Postfix
 	$(CARGO) test --locked -p mailrelay -p mailsink -p simredis -p testkit --test '*'
+
+# A profile and a flag of its own, so a folder of its own: debug builds are not made anew by it. The flag lets tokio's choice
+# among branches be seeded.
+.PHONY: simulation
+simulation: ## the simulation of workers and controllers: SEEDS=5000 worlds of random faults (SEED=n tells one of them)
+	@SEEDS=$(or $(SEEDS),5000) SEED=$(SEED) FIRST=$(FIRST) RUST_BACKTRACE=0 RUSTFLAGS="--cfg tokio_unstable" \
+	  CARGO_TARGET_DIR=target/simulation $(CARGO) test --locked --profile simulation -p mailrelay --test simulation -- \
+	  --nocapture --test-threads 1 $(if $(SEED),no_seed_breaks_a_promise)
 
 .PHONY: model
 model: ## the model of the lease protocol with the scenarios that take minutes too

@@ -55,7 +55,7 @@
 //! | key | type | module |
 //! |---|---|---|
 //! | `mailrelay:{<budget>}:ledger` | HASH: one budget's ledger, without expiry | [`lease::LedgerStore`] |
-//! | `mailrelay:{<budget>}:log` | STREAM: grants, reaps and recoveries, about the last 1,000 | [`lease::LedgerStore`] |
+//! | `mailrelay:{<budget>}:log` | STREAM: grants, reaps, recoveries and refused writes, about the last 1,000 | [`lease::LedgerStore`] |
 //! | `mailrelay:{<budget>}:events` | channel: a hint that a SYNC is worth it | [`lease::LedgerStore`] |
 //! | `mailrelay:config:<namespace>/<name>` | STRING: the record; the channel of that name tells of changes | [`api::record_key`]; written by [`controller`] |
 //! | `mailrelay:reports:<namespace>/<name>` | HASH: pod UID -> what a worker says of its servers | [`api::reports_key`]; written by [`worker`] |

@@ -118,7 +118,7 @@ pub trait Dialer: Send + Sync {
 
 /// How connections are made. No `Debug` here: the client knows the password.
 enum Way {
-    Tcp(Client),
+    Tcp(Box<Client>),
     Dialed(Arc<dyn Dialer>),
 }
 
@@ -213,7 +213,7 @@ impl Store {
             }
         }
         .map_err(|error| invalid(error.to_string()))?;
-        Ok(Self::by(Way::Tcp(client), address))
+        Ok(Self::by(Way::Tcp(Box::new(client)), address))
     }
 
     /// A Redis whose connections `dialer` makes; does not connect. `address` is for messages.

@@ -15,7 +15,7 @@ pub struct MailRelayStatus {
     /// The label selector in use, as text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
-    /// Ready, `QueueDepthHigh` and the others.
+    /// Ready, `QueueDepthHigh`, `SlotsQuarantined` and the others.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// Connections over all servers of the relay.

@@ -30,14 +30,19 @@ const NAMELESS: Holds =
 
 /// Why this process must not go on writing.
 #[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
-#[error("the ledger of {pool} was written by epoch {theirs}, ours is {ours}: another controller leads")]
+#[error(
+    "{of} was written by epoch {theirs}, ours is {ours}: another controller leads{}",
+    refused.map_or_else(String::new, |what| format!("; our {what} was refused"))
+)]
 pub struct Deposed {
-    /// The pool.
-    pub pool: String,
+    /// What the other leader wrote.
+    pub of: String,
     /// The other leader's epoch.
     pub theirs: u64,
     /// Our epoch.
     pub ours: u64,
+    /// Which write of ours was refused for that; `None` when a look was enough to see it.
+    pub refused: Option<&'static str>,
 }
 
 /// Why a turn did not come to its end.
@@ -233,7 +238,7 @@ impl Pool {
             self.shares.clone_from(&ledger.entitlements);
         }
         if let Some(ledger) = snapshot.in_force() {
-            self.check(ledger.epoch, turn)?;
+            self.check(ledger.epoch, None, turn)?;
         }
         Ok(Driven { snapshot, wants_mark: false, removed: false, effective: None })
     }
@@ -250,9 +255,10 @@ impl Pool {
         }
     }
 
-    fn check(&self, theirs: u64, turn: &Turn<'_>) -> Result<(), Deposed> {
+    fn check(&self, theirs: u64, refused: Option<&'static str>, turn: &Turn<'_>) -> Result<(), Deposed> {
         if theirs > turn.epoch {
-            return Err(Deposed { pool: self.ledger.pool().to_owned(), theirs, ours: turn.epoch });
+            let of = format!("the ledger of {}", self.ledger.pool());
+            return Err(Deposed { of, theirs, ours: turn.epoch, refused });
         }
         Ok(())
     }
@@ -298,7 +304,7 @@ impl Pool {
                         tracing::info!(pool, policy.budget, policy.revision, ?shares, "wrote the shares");
                         changed = true;
                     }
-                    PolicyReply::Old { epoch, .. } => self.check(epoch, turn)?,
+                    PolicyReply::Old { epoch, .. } => self.check(epoch, Some("policy"), turn)?,
                     PolicyReply::Wait(_) => return Ok(true),
                 }
             }
@@ -343,7 +349,9 @@ impl Pool {
                         tracing::warn!(pool = self.ledger.pool(), "the ledger is new: recovery starts");
                         incidents.push(happened(Happening::RecoveryStarted));
                     }
-                    InitReply::Exists { epoch, .. } | InitReply::Old { epoch } => self.check(epoch, turn)?,
+                    InitReply::Exists { epoch, .. } | InitReply::Old { epoch } => {
+                        self.check(epoch, Some("init"), turn)?;
+                    }
                     InitReply::Wait(_) => {}
                 }
             }
@@ -362,7 +370,7 @@ impl Pool {
                             incidents.push(happened(Happening::Withheld { slots: withheld, hold }));
                         }
                     }
-                    OpenReply::Old { epoch } => self.check(epoch, turn)?,
+                    OpenReply::Old { epoch } => self.check(epoch, Some("open"), turn)?,
                     OpenReply::Already | OpenReply::Wait(_) | OpenReply::Token { .. } => {}
                 }
             }
@@ -502,7 +510,8 @@ fn stalled(plan: &RelayPlan) -> Option<String> {
 
 fn refused(answer: i64, key: &str, turn: &Turn<'_>) -> Result<(), Deposed> {
     if answer < 0 {
-        return Err(Deposed { pool: key.to_owned(), theirs: answer.unsigned_abs(), ours: turn.epoch });
+        let (of, theirs) = (format!("the record {key}"), answer.unsigned_abs());
+        return Err(Deposed { of, theirs, ours: turn.epoch, refused: Some("record") });
     }
     Ok(())
 }

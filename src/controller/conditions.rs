@@ -8,7 +8,13 @@ use super::{
     safety::Safety,
     status::{Facts, PoolFigures, unavailable, waiting},
 };
-use crate::api::{Condition, Unavailable};
+use crate::api::{Condition, QuarantineStatus, Unavailable};
+
+/// The reason of `SlotsQuarantined` when a pod holds slots that the API server does not know any more.
+pub const HELD_BY_VANISHED: &str = "HeldByVanishedPod";
+
+/// How many pods a message names.
+const NAMED: usize = 4;
 
 /// What one function says: `None` leaves the condition away.
 type Verdict = Option<Saying>;
@@ -228,11 +234,43 @@ fn store_unsafe(facts: &Facts<'_>) -> Verdict {
     }
 }
 
+/// Nobody may use them: since the server may still count their connections, or since a pod holds them that is gone from
+/// the API server while its process may go on (deleted by force, or with its node out of reach).
 fn slots_quarantined(facts: &Facts<'_>) -> Verdict {
-    let slots: u32 =
-        facts.pools.values().filter_map(|pool| pool.ledger).map(crate::lease::LedgerView::quarantined).sum();
-    (slots > 0).then_some(())?;
-    say(true, "SessionsMayLinger", format!("{slots} slots are withheld: the server may still count their sessions"))
+    let mut withheld: Vec<(&str, &QuarantineStatus)> = facts
+        .leases
+        .iter()
+        .flat_map(|lease| lease.quarantine.iter().map(|quarantine| (&*lease.budget_name, quarantine)))
+        .collect();
+    withheld.sort_by_key(|(budget, quarantine)| (*budget, std::cmp::Reverse(quarantine.slots), &quarantine.id));
+    let mut sentences = Vec::new();
+    for (holder, node) in facts.vanished.iter().take(NAMED) {
+        let (slots, pod, node) = (holder.claim, &holder.pod, node.unwrap_or("its node"));
+        sentences.push(format!(
+            "{slots} slots are held by {pod}, which is gone from the API server, while its process may go on; they come \
+             back when it has ended: look for it on {node}"
+        ));
+    }
+    if !withheld.is_empty() {
+        let slots: i32 = withheld.iter().map(|(_, quarantine)| quarantine.slots).sum();
+        let each: Vec<String> = withheld.iter().take(NAMED).map(|(budget, q)| describe(budget, q)).collect();
+        let more = withheld.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(", and {more} more in status.leases") } else { String::new() };
+        sentences.push(format!(
+            "{slots} slots are withheld, since the server may still count their connections: {}{more}; they come back by \
+             themselves (sessionTimeout says how long the server keeps the session of a dead client)",
+            each.join(", ")
+        ));
+    }
+    (!sentences.is_empty()).then_some(())?;
+    let reason = if facts.vanished.is_empty() { "SessionsMayLinger" } else { HELD_BY_VANISHED };
+    say(true, reason, sentences.join("; "))
+}
+
+fn describe(budget: &str, quarantine: &QuarantineStatus) -> String {
+    let QuarantineStatus { pod, slots, why, until, .. } = quarantine;
+    let pod = pod.as_ref().map_or_else(String::new, |pod| format!("{pod}, "));
+    format!("{slots} of {budget} ({pod}{}) until {}", why.replace('_', " "), until.0)
 }
 
 fn shared_budget(facts: &Facts<'_>) -> Verdict {

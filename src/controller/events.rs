@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::{
     apply::{Happening, Incident},
     claims::Recovered,
+    conditions::HELD_BY_VANISHED,
     leader::API_LIMIT,
 };
 use crate::api::MailRelayStatus;
@@ -51,7 +52,11 @@ pub fn transitions(old: &MailRelayStatus, new: &MailRelayStatus) -> Vec<Note> {
         notes.push(Note::normal("SharesRebalanced", describe(&after, new.workers_omitted)));
     }
     for condition in &new.conditions {
-        let before = old.conditions.iter().find(|old| old.type_ == condition.type_).map_or("", |old| &*old.status);
+        let before = old.conditions.iter().find(|old| old.type_ == condition.type_);
+        if condition.reason == HELD_BY_VANISHED && before.is_none_or(|before| before.reason != HELD_BY_VANISHED) {
+            notes.push(Note::warning(HELD_BY_VANISHED, &condition.message));
+        }
+        let before = before.map_or("", |old| &*old.status);
         if before == condition.status {
             continue;
         }
@@ -226,6 +231,21 @@ mod tests {
         let (up, down) = (status(&[], &[("Ready", "True")]), status(&[], &[("Ready", "False")]));
         assert_eq!(reasons(&down, &up), [(false, "Ready".to_owned())]);
         assert_eq!(reasons(&up, &down), [(true, "Because".to_owned())]);
+    }
+
+    #[test]
+    fn a_vanished_pod_that_holds_slots_is_told_once_and_withheld_slots_are_not() {
+        let with = |reason: Option<&str>| {
+            let mut status = status(&[], reason.map(|_| ("SlotsQuarantined", "True")).as_slice());
+            status.conditions.iter_mut().for_each(|condition| condition.reason = reason.unwrap_or_default().into());
+            status
+        };
+        let vanished = with(Some(HELD_BY_VANISHED));
+        for before in [with(None), with(Some("SessionsMayLinger"))] {
+            assert_eq!(reasons(&before, &vanished), [(true, HELD_BY_VANISHED.to_owned())]);
+        }
+        assert_eq!(reasons(&vanished, &vanished), []);
+        assert_eq!(reasons(&with(None), &with(Some("SessionsMayLinger"))), []);
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{nodes::Signs, observe::PodFacts};
+use super::{
+    nodes::{Renewal, Signs},
+    observe::PodFacts,
+};
 use crate::lease::{BootTime, Evidence, HolderView};
 
 /// What is remembered of pods, also of those that are gone as long as a ledger names them.
@@ -48,8 +51,9 @@ impl Pods {
     pub fn evidence<'a>(&self, holders: impl Iterator<Item = &'a HolderView>, signs: &Signs) -> Evidence {
         let mut evidence = Evidence { never_started: self.never_started.clone(), ..Evidence::default() };
         for sign in signs.values() {
-            if let Some(renewed) = sign.renewed {
-                evidence.nodes.insert(sign.boot_id.clone(), renewed);
+            if let Some(Renewal { after, seen }) = sign.renewed {
+                evidence.nodes.insert(sign.boot_id.clone(), after);
+                evidence.reached.insert(sign.boot_id.clone(), seen);
             }
         }
         let mut doubtful = BTreeSet::new();
@@ -58,8 +62,10 @@ impl Pods {
             let sign = self.node(uid).and_then(|node| signs.get(node));
             // The node's status must have been asked for after the pod was over, or it may tell of the boot before.
             let proven = self.over.get(uid).zip(sign);
-            if proven.is_some_and(|(over, sign)| sign.boot_id == holder.boot_id && sign.asked >= *over) {
+            let proven = proven.filter(|(over, sign)| sign.boot_id == holder.boot_id && sign.asked >= **over);
+            if let Some((over, _)) = proven {
                 evidence.dead.insert(uid.clone());
+                evidence.ended.insert(uid.clone(), *over);
             } else {
                 doubtful.insert(uid);
             }
@@ -103,7 +109,8 @@ mod tests {
     }
 
     fn sign(boot: &str, asked: u64, renewed: Option<u64>) -> Signs {
-        [("n1".to_owned(), NodeSign { boot_id: boot.into(), asked: at(asked), renewed: renewed.map(at) })].into()
+        let renewed = renewed.map(|after| Renewal { after: at(after), seen: at(after + 2) });
+        [("n1".to_owned(), NodeSign { boot_id: boot.into(), asked: at(asked), renewed })].into()
     }
 
     /// What it is about, whether pod `a` is proven dead, and by what: pods, holders, nodes.
@@ -147,7 +154,9 @@ mod tests {
         let mut known = Pods::default();
         known.note(&[pod(true)], &BTreeSet::from(["a"]), at(10));
         known.note(&[], &BTreeSet::from(["a"]), at(11));
-        assert!(known.evidence([holder("a", "b1")].iter(), &sign("b1", 12, None)).dead.contains("a"));
+        let evidence = known.evidence([holder("a", "b1")].iter(), &sign("b1", 12, None));
+        assert!(evidence.dead.contains("a"));
+        assert_eq!(evidence.ended, BTreeMap::from([("a".to_owned(), at(10))]), "when it was seen to be over first");
         known.note(&[], &BTreeSet::new(), at(12));
         assert!(!known.is_over("a"), "forgotten once nobody names it");
     }
@@ -163,5 +172,6 @@ mod tests {
         assert!(evidence.dead.is_empty());
         assert_eq!(evidence.never_started, BTreeSet::from(["w".to_owned()]));
         assert_eq!(evidence.nodes, BTreeMap::from([("b1".to_owned(), at(10))]));
+        assert_eq!(evidence.reached, BTreeMap::from([("b1".to_owned(), at(12))]));
     }
 }

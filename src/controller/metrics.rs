@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::pools::World;
+use super::{apply::ApplyError, pools::World};
 use crate::{
     lease::{LedgerState, LedgerView},
     queue::Recovery,
@@ -36,6 +36,7 @@ pub struct ControllerMetrics {
     turn: Histogram,
     recovered: Family<ByKind, Counter>,
     status_writes: Counter,
+    refused_writes: Family<ByKind, Counter>,
 }
 
 impl ControllerMetrics {
@@ -51,6 +52,7 @@ impl ControllerMetrics {
             turn: Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5]),
             recovered: Family::default(),
             status_writes: Counter::default(),
+            refused_writes: Family::default(),
         };
         let all = registry.sub_registry_with_prefix("mailrelay_controller");
         let m = &metrics;
@@ -63,7 +65,20 @@ impl ControllerMetrics {
         all.register_with_unit("turn_duration", "One turn over all ledgers", Unit::Seconds, m.turn.clone());
         all.register("recovered", "Mail of dead workers, by what became of it", m.recovered.clone());
         all.register("status_writes", "Statuses written", m.status_writes.clone());
+        let refused =
+            "Writes to Redis that were refused since a later leader had written, by kind: policy, init, open, record";
+        all.register("refused_writes", refused, m.refused_writes.clone());
         metrics
+    }
+
+    /// A write failed; counts it if it was refused to a leader that was replaced. The process ends soon after, so that the
+    /// ledger's log says the same for longer.
+    pub fn refused(&self, error: &ApplyError) {
+        if let ApplyError::Deposed(deposed) = error
+            && let Some(kind) = deposed.refused
+        {
+            self.refused_writes.get_or_create(&ByKind { kind }).inc();
+        }
     }
 
     /// This replica leads.
@@ -115,5 +130,28 @@ impl ControllerMetrics {
     /// A status was written.
     pub fn status_written(&self) {
         self.status_writes.inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::apply::Deposed;
+
+    #[test]
+    fn refused_writes_are_counted_by_kind_and_a_look_that_sees_a_later_epoch_is_none() {
+        let mut registry = Registry::default();
+        let metrics = ControllerMetrics::register(&mut registry);
+        let deposed =
+            |refused| ApplyError::Deposed(Deposed { of: "the ledger of mx".into(), theirs: 2, ours: 1, refused });
+        for refused in [Some("policy"), None, Some("open"), Some("policy")] {
+            metrics.refused(&deposed(refused));
+        }
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("metrics");
+        let name = "mailrelay_controller_refused_writes_total";
+        assert!(text.contains(&format!("{name}{{kind=\"policy\"}} 2\n")), "{text}");
+        assert!(text.contains(&format!("{name}{{kind=\"open\"}} 1\n")), "{text}");
+        assert_eq!(text.lines().filter(|line| line.starts_with(name)).count(), 2, "{text}");
     }
 }

@@ -40,7 +40,7 @@ pub fn show(
         budget_name: budget.to_owned(),
         holders: listed,
         slots_omitted: (omitted > 0).then(|| int(omitted)),
-        quarantine: quarantine.iter().map(|withheld| quarantine_status(withheld, old, now)).collect(),
+        quarantine: quarantine.iter().map(|withheld| quarantine_status(withheld, names, old, now)).collect(),
     }
 }
 
@@ -81,8 +81,15 @@ fn folded(quarantine: &[MirroredQuarantine]) -> Vec<MirroredQuarantine> {
     listed.iter().cloned().chain([MirroredQuarantine { entry, pod: None, left }]).collect()
 }
 
-fn quarantine_status(withheld: &MirroredQuarantine, old: Option<&LeaseStatus>, now: Timestamp) -> QuarantineStatus {
+fn quarantine_status(
+    withheld: &MirroredQuarantine,
+    names: &BTreeMap<String, String>,
+    old: Option<&LeaseStatus>,
+    now: Timestamp,
+) -> QuarantineStatus {
     let MirroredQuarantine { entry, pod, left } = withheld.clone();
+    // What is withheld for a pod that never registered is named by its UID.
+    let pod = pod.or_else(|| names.get(entry.id.split('.').next()?).cloned());
     let end = now.checked_add(left).unwrap_or(now);
     let shown = old.into_iter().flat_map(|old| &old.quarantine).find(|shown| shown.id == entry.id);
     let holds = |shown: &&QuarantineStatus| shown.until.0.duration_since(end).unsigned_abs() <= STEADY;
@@ -252,6 +259,14 @@ mod tests {
         assert_eq!(shown(&mirror, Some(&first), 1_010), first, "ten seconds later it is the same");
         mirror.quarantine[0].left = Duration::from_secs(300);
         assert_eq!(shown(&mirror, Some(&first), 1_010).quarantine[0].until.0, at(1_311), "another leader began anew");
+    }
+
+    #[test]
+    fn what_is_withheld_for_a_pod_without_a_registration_is_named_by_its_uid() {
+        let mut unnamed = withheld("w.token", 3, 300);
+        unnamed.pod = None;
+        let status = shown(&Mirror { quarantine: vec![unnamed], ..Mirror::default() }, None, 1);
+        assert_eq!(status.quarantine[0].pod.as_deref(), Some("mail/web"));
     }
 
     #[test]

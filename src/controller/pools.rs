@@ -68,6 +68,8 @@ pub struct World {
     pub fence_changed: Option<BootTime>,
     /// UIDs of the pods that exist, and whether they are being deleted.
     pub pods: BTreeMap<String, bool>,
+    /// UIDs of pods that hold slots and are gone from the API server, and the node they were last seen on.
+    pub vanished: BTreeMap<String, Option<String>>,
 }
 
 /// Why the loop ended.
@@ -223,6 +225,7 @@ impl Pools {
         };
         memory.note_problem(problem.map(|error| error.to_string()));
         memory.note_released(&self.observed, &plan);
+        memory.note_vanished();
         self.ask_about_nodes(memory);
         self.world.send_replace(Arc::new(memory.world.clone()));
         self.metrics.turn(started.elapsed(), &memory.world);
@@ -232,6 +235,9 @@ impl Pools {
     /// Takes in how each pool's turn ended. Returns the store's problem, if it had one.
     fn note_outcomes(&mut self, memory: &mut Memory, outcomes: Vec<Outcome>) -> Result<Option<StoreError>, PoolsError> {
         let now = BootTime::now();
+        for error in outcomes.iter().filter_map(|outcome| outcome.driven.as_ref().err()) {
+            self.metrics.refused(error);
+        }
         let mut problem = None;
         let mut wanted = BTreeSet::new();
         for Outcome { name, driven, incidents, mirror } in outcomes {
@@ -283,6 +289,7 @@ impl Pools {
                 continue;
             }
             if let Err(error) = memory.records.publish(&self.store, key, relay, turn).await {
+                self.metrics.refused(&error);
                 return store_problem(error);
             }
         }
@@ -295,6 +302,7 @@ impl Pools {
         let leaving = memory.leaving(&self.observed, plan);
         for key in gone.into_iter().chain(leaving) {
             if let Err(error) = memory.records.withdraw(&self.store, &key, turn).await {
+                self.metrics.refused(&error);
                 return store_problem(error);
             }
             memory.world.released.insert(key);
@@ -384,6 +392,14 @@ impl Memory {
             Some(_) => {}
             None => self.fence = Some(fence),
         }
+    }
+
+    fn note_vanished(&mut self) {
+        let holders =
+            self.world.pools.values().filter_map(|pool| pool.ledger.as_ref()).flat_map(|ledger| &ledger.holders);
+        let vanished = holders.filter(|holder| holder.claim > 0 && !self.world.pods.contains_key(&holder.pod_uid));
+        self.world.vanished =
+            vanished.map(|holder| (holder.pod_uid.clone(), self.pods.node(&holder.pod_uid).cloned())).collect();
     }
 
     /// Relays that are being deleted, still carry our finalizer and are not released yet.

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     api::{BudgetStatus, LeaseStatus, MailRelayStatus, QueueStatus, ServerStatus, WorkerReport, WorkerStatus},
-    lease::{LedgerState, LedgerView},
+    lease::{HolderView, LedgerState, LedgerView},
     queue::Depths,
 };
 
@@ -72,6 +72,8 @@ pub struct Facts<'a> {
     pub pools: BTreeMap<String, PoolFigures<'a>>,
     /// Who holds what of its pools, for people and for the next leader.
     pub leases: Vec<LeaseStatus>,
+    /// Pods that hold slots of its pools and are gone from the API server, and the node they were last seen on.
+    pub vanished: Vec<(&'a HolderView, Option<&'a str>)>,
     /// Why Redis cannot be used.
     pub store_problem: Option<&'a str>,
     /// What was measured.
@@ -89,7 +91,7 @@ impl<'a> Facts<'a> {
         old: &MailRelayStatus,
         now: Timestamp,
     ) -> Self {
-        let pools = pools_of(&relay.relay)
+        let pools: BTreeMap<String, PoolFigures<'_>> = pools_of(&relay.relay)
             .into_iter()
             .map(|name| {
                 let pool = world.pools.get(&name);
@@ -100,7 +102,11 @@ impl<'a> Facts<'a> {
             })
             .collect();
         let leases = leases(world, relay, &old.leases, now);
-        Self { relay, pools, leases, store_problem: world.store_problem.as_deref(), measured, now }
+        let holders = pools.values().filter_map(|pool| pool.ledger).flat_map(|ledger| &ledger.holders);
+        let holders = holders.filter(|holder| holder.claim > 0 && !is_foreign(relay));
+        let vanished =
+            holders.filter_map(|holder| Some((holder, world.vanished.get(&holder.pod_uid)?.as_deref()))).collect();
+        Self { relay, pools, leases, vanished, store_problem: world.store_problem.as_deref(), measured, now }
     }
 
     /// Share and open connections of each of its workers, over all pools, by pod UID.
@@ -168,11 +174,15 @@ pub fn status(facts: &Facts<'_>, old: &MailRelayStatus) -> MailRelayStatus {
     }
 }
 
+/// Whether its budget is another tenant's, whose pods it must not show.
+fn is_foreign(relay: &RelayPlan) -> bool {
+    relay.stalled.as_ref().is_some_and(|stall| stall.reason == "BudgetConflict")
+}
+
 /// What is known of the relay's pools; of a pool that it names no more, as long as slots of it may be held and nobody else
 /// shows them.
 fn leases(world: &World, relay: &RelayPlan, old: &[LeaseStatus], now: Timestamp) -> Vec<LeaseStatus> {
-    if relay.stalled.as_ref().is_some_and(|stall| stall.reason == "BudgetConflict") {
-        // The budget is another tenant's.
+    if is_foreign(relay) {
         return Vec::new();
     }
     let mut budgets = pools_of(&relay.relay);

@@ -24,11 +24,15 @@ use super::{
 /// What the leader knows besides the ledger.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
-    /// For each boot of a node (boot id), when the leader last saw the node's Lease renewed, on the leader's clock.
+    /// For each boot of a node (boot id), a moment after which the node's Lease was surely renewed, on the leader's clock.
     pub nodes: BTreeMap<String, BootTime>,
+    /// For each of these renewals, when the leader saw it; now, when that is not known.
+    pub reached: BTreeMap<String, BootTime>,
     /// UIDs of pods whose worker process is proven dead by R5b: pod phase Succeeded or Failed AND the worker's container
     /// terminated with a container id, in the same boot of the node that the ledger names.
     pub dead: BTreeSet<String>,
+    /// When the leader first saw that their pods were over, as the kubelet said; now, when that is not known.
+    pub ended: BTreeMap<String, BootTime>,
     /// UIDs of pods whose worker container has never run: nothing can be open there.
     pub never_started: BTreeSet<String>,
 }
@@ -315,7 +319,7 @@ impl Watch {
             if !opened || now.saturating_since(*since) >= reclaim || self.all_answer(view, evidence) {
                 actions.push(Action::Open {
                     token: token.clone(),
-                    missing: if opened { self.missing(view, now, holds, evidence) } else { Vec::new() },
+                    missing: if opened { self.missing(view, now, timing, holds, evidence) } else { Vec::new() },
                 });
             }
         }
@@ -340,17 +344,17 @@ impl Watch {
     ) -> Option<Action> {
         let seen = self.seen.get(&holder.inc)?;
         let silent = now.saturating_since(seen.since);
-        let short = seen.hold(holds, now);
         let (token, inc) = (view.token.clone(), holder.inc.clone());
         if evidence.dead.contains(&holder.pod_uid) {
-            return Some(Action::ReapDead { token, inc, quarantine: short });
+            let proof = evidence.ended.get(&holder.pod_uid).copied().unwrap_or(now);
+            return Some(Action::ReapDead { token, inc, quarantine: seen.hold(proof, holds, timing, now) });
         }
         let reclaim = timing.reclaim.max(timing.stretched(view.lease + Timing::SLACK));
         if silent < reclaim {
             return None;
         }
-        let quarantine = if self.node_lives(view, holder, seen.since, timing, evidence) {
-            short
+        let quarantine = if let Some(proof) = self.node_lives(view, holder, seen.since, timing, now, evidence) {
+            seen.hold(proof, holds, timing, now)
         } else if silent < reclaim + timing.stretched(timing.node_renewal) {
             return None;
         } else {
@@ -359,22 +363,25 @@ impl Watch {
         Some(Action::Reap { token, inc, seq: holder.seq, quarantine })
     }
 
-    /// Whether the holder's node, in the same boot, gave a sign of life after the holder's process must have been dead.
+    /// When the holder's node, in the same boot, had surely given a sign of life after the holder's process must have been
+    /// dead; `None` when it gave none.
     fn node_lives(
         &self,
         view: &LedgerView,
         holder: &HolderView,
         since: BootTime,
         timing: &Timing,
+        now: BootTime,
         evidence: &Evidence,
-    ) -> bool {
+    ) -> Option<BootTime> {
         let dead_by = since + timing.stretched(view.lease.max(timing.lease));
-        let renewed = evidence.nodes.get(&holder.boot_id).is_some_and(|renewed| *renewed > dead_by);
-        let neighbour = self.seen.values().any(|other| {
-            let same_node = other.holder.boot_id == holder.boot_id && other.holder.process != holder.process;
-            same_node && other.heard.is_some_and(|heard| heard > dead_by)
-        });
-        renewed || neighbour
+        let boot = &holder.boot_id;
+        let renewed = evidence.nodes.get(boot).filter(|renewed| **renewed > dead_by);
+        let renewed = renewed.map(|_| evidence.reached.get(boot).copied().unwrap_or(now));
+        let others = self.seen.values().map(|seen| (&seen.holder, seen));
+        let neighbours = others.filter(|(other, _)| other.boot_id == *boot && other.process != holder.process);
+        let heard = neighbours.filter(|(_, seen)| seen.heard.is_some_and(|heard| heard > dead_by));
+        heard.map(|(_, seen)| seen.since).chain(renewed).min()
     }
 
     /// Whether everyone on the roll has re-asserted, is proven dead or never started: then nothing is open that the new
@@ -411,7 +418,14 @@ impl Watch {
     }
 
     /// Who was seen before and has not re-asserted, with the larger of its claim and its share.
-    fn missing(&self, view: &LedgerView, now: BootTime, holds: Holds, evidence: &Evidence) -> Vec<Missing> {
+    fn missing(
+        &self,
+        view: &LedgerView,
+        now: BootTime,
+        timing: &Timing,
+        holds: Holds,
+        evidence: &Evidence,
+    ) -> Vec<Missing> {
         let withhold = |inc: &str, id: String, slots: u32, hold: Duration| {
             let quarantine = Quarantine { id, slots, seconds: wire::seconds(hold), why: "missing".to_owned() };
             (slots > 0).then(|| Missing { inc: inc.to_owned(), quarantine })
@@ -424,7 +438,10 @@ impl Watch {
                 Fate::Lives => return None,
                 // It looked for the sockets that were left before it came (R5a).
                 Fate::Replaced => holds.close_grace,
-                Fate::Dead => seen.hold(holds, now),
+                Fate::Dead => {
+                    let proof = evidence.ended.get(&seen.holder.pod_uid).copied().unwrap_or(now);
+                    seen.hold(proof, holds, timing, now)
+                }
                 Fate::Unknown => holds.session_timeout,
             };
             let holder = &seen.holder;
@@ -457,11 +474,18 @@ enum Fate {
 }
 
 impl Seen {
-    /// How long the slots of a dead process are withheld (R5c): a FIN that was lost is sent again within as long again as
-    /// the process has been silent. That can be told only by who heard it before.
-    fn hold(&self, holds: Holds, now: BootTime) -> Duration {
-        let silent = self.heard.map(|heard| now.saturating_since(heard));
-        silent.map_or(holds.session_timeout, |silent| (holds.close_grace + silent).min(holds.session_timeout))
+    /// How long the slots of a dead process are still withheld (R5c), when its node had surely been reachable after its
+    /// death, at the latest at `proof`. If the network had been away when the process died, its FIN was lost, and TCP sends
+    /// it again within as long again as it was away: less than from when the process was heard last until the proof, however
+    /// often the network came and went. Then the server has `closeGrace` to notice.
+    ///
+    /// What nobody heard before may have been cut off for long.
+    fn hold(&self, proof: BootTime, holds: Holds, timing: &Timing, now: BootTime) -> Duration {
+        let Some(heard) = self.heard else { return holds.session_timeout };
+        let hold = proof.saturating_since(heard) + holds.close_grace;
+        // What of it is over by now; whoever times the rest allows for the clocks.
+        let over = timing.shrunk(now.saturating_since(proof));
+        hold.saturating_sub(over).min(holds.session_timeout)
     }
 }
 

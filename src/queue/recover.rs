@@ -6,10 +6,10 @@ use redis::cmd;
 use serde::Serialize;
 
 use super::{
-    ClaimId, DeadLetter, Entry, HeldMail, Queue, RecoverOptions, Resolution, SCRIPT_LIMIT, Stage, StageMark,
-    UnixMillis, envelope, resolve, scripts,
+    DeadLetter, Entry, HeldMail, Queue, RecoverOptions, Resolution, SCRIPT_LIMIT, Stage, StageMark, UnixMillis,
+    envelope, resolve, scripts,
 };
-use crate::{api::UnknownOutcome, store::StoreError};
+use crate::store::StoreError;
 
 /// What became of a dead process's claims.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -28,7 +28,7 @@ pub struct Recovery {
 }
 
 impl Recovery {
-    /// Counts an answer of the script; whether the claim was moved.
+    /// Counts one answer of the script; whether the claim was moved.
     fn count(&mut self, answer: &str) -> bool {
         let counter = match answer {
             "queue" => &mut self.requeued,
@@ -85,36 +85,30 @@ impl Queue {
         Ok(recovery)
     }
 
-    /// The claims that the store has of a process.
-    pub async fn claims_of(&self, process: &str) -> Result<Vec<ClaimId>, StoreError> {
-        let ids: Vec<String> = self.store.query(cmd("HKEYS").arg(self.names.claims(process)), SCRIPT_LIMIT).await?;
-        Ok(ids.into_iter().map(ClaimId).collect())
+    /// The ids of all claims under a process's name.
+    pub async fn claims_of(&self, process: &str) -> Result<Vec<String>, StoreError> {
+        self.store.query(cmd("HKEYS").arg(self.names.claims(process)), SCRIPT_LIMIT).await
     }
 
-    /// Resolves claims of a process that lives and knows nothing of them: the store went back to an older state, in which
-    /// the process had not settled them yet. What became of them is forgotten, so all are unknown outcomes.
-    ///
-    /// Safe to repeat. Cancelling leaves the rest for the next call.
-    pub async fn disown(
+    /// [`Queue::recover`] for these claims alone, of a process that lives but knows nothing of them.
+    pub async fn recover_claims(
         &self,
         process: &str,
-        claims: &[ClaimId],
-        unknown: UnknownOutcome,
+        claims: &[String],
+        options: &RecoverOptions,
         now: UnixMillis,
     ) -> Result<Recovery, StoreError> {
-        let options = RecoverOptions { unknown, fence_changed: true, crashed: false };
         let mut recovery = Recovery::default();
         for ids in claims.chunks(BATCH) {
             let mut command = cmd("HMGET");
-            command.arg(self.names.claims(process));
-            for id in ids {
-                command.arg(id.as_str());
-            }
+            command.arg(self.names.claims(process)).arg(ids);
             let entries: Vec<Option<Vec<u8>>> = self.store.query(&command, SCRIPT_LIMIT).await?;
-            let batch: Vec<(String, Vec<u8>)> =
-                ids.iter().zip(entries).filter_map(|(id, entry)| Some((id.as_str().to_owned(), entry?))).collect();
-            for answer in self.recover_batch(process, &batch, &options, now).await? {
-                recovery.count(&answer);
+            let found = ids.iter().cloned().zip(entries);
+            let batch: Vec<(String, Vec<u8>)> = found.filter_map(|(id, entry)| Some((id, entry?))).collect();
+            for answer in self.recover_batch(process, &batch, options, now).await? {
+                if !recovery.count(&answer) {
+                    recovery.skipped += 1;
+                }
             }
         }
         Ok(recovery)

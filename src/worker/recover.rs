@@ -11,7 +11,7 @@ use std::{
 use super::{backoff::Backoff, context::Context};
 use crate::{
     api::{RelayRecord, Server},
-    lease::{HolderView, LedgerStore},
+    lease::{HolderView, Identity, LedgerState, LedgerStore, Snapshot},
     queue::{Queue, QueueNames, RecoverOptions, UnixMillis},
     store::{Store, StoreError},
     telemetry::metrics::{ByKind, WorkerMetrics},
@@ -42,8 +42,10 @@ pub async fn recover_predecessors(context: &Context, record: &RelayRecord) -> BT
 
 /// What the ledgers still know of this pod.
 struct Past {
-    /// Older processes of this pod, each with its pool.
-    holders: Vec<(String, HolderView)>,
+    /// Older processes of this pod.
+    holders: Vec<HolderView>,
+    /// The pools of which an older process may have left sockets.
+    suspects: BTreeSet<String>,
     /// Whether the store is another one than the ledgers were granted on, and not one that keeps every write: then a
     /// `committing` may be lost, and no stage can be trusted.
     may_have_lost_stages: bool,
@@ -52,18 +54,20 @@ struct Past {
 impl Past {
     async fn read(context: &Context, record: &RelayRecord) -> Result<Self, StoreError> {
         let mut holders = Vec::new();
+        let mut suspects = BTreeSet::new();
         let mut same_store = true;
         let pools: BTreeSet<String> = record.spec.servers.iter().map(Server::pool).collect();
         for pool in pools {
             let snapshot = LedgerStore::new(context.store.clone(), &pool).snapshot().await?;
             same_store &= snapshot.in_force().is_some();
-            let found = snapshot.ledger.into_iter().flat_map(|ledger| ledger.holders);
-            holders.extend(found.map(|holder| (pool.clone(), holder)));
+            let older = predecessors(&snapshot, &context.identity);
+            if may_have_left_sockets(&snapshot, &older) {
+                suspects.insert(pool);
+            }
+            holders.extend(older);
         }
-        let identity = &context.identity;
-        holders.retain(|(_, holder)| holder.pod_uid == identity.pod_uid && holder.process != identity.process.as_str());
         let may_have_lost_stages = !same_store && !keeps_every_write(&context.store).await;
-        Ok(Self { holders, may_have_lost_stages })
+        Ok(Self { holders, suspects, may_have_lost_stages })
     }
 
     /// Resolves what they claimed.
@@ -73,9 +77,7 @@ impl Past {
         }
         let queue = Queue::new(context.store.clone(), QueueNames::from_spec(&record.spec.queue));
         for process in queue.processes().await? {
-            let Some((_, older)) = self.holders.iter().find(|(_, holder)| holder.process == process.process) else {
-                continue;
-            };
+            let Some(older) = self.holders.iter().find(|holder| holder.process == process.process) else { continue };
             // In another boot the node went down with it; in this one it was the process that ended, before its time.
             let crashed = older.boot_id == context.identity.boot_id;
             let unknown = record.spec.unknown_outcome;
@@ -99,10 +101,7 @@ impl Past {
     /// withholds the older process's slots anyway.
     async fn sockets(&self, context: &Context, record: &RelayRecord) -> BTreeMap<String, u32> {
         let mut left = BTreeMap::new();
-        for (pool, _) in &self.holders {
-            if left.contains_key(pool) {
-                continue;
-            }
+        for pool in &self.suspects {
             let mut addresses = Vec::new();
             for server in record.spec.servers.iter().filter(|server| server.pool() == *pool) {
                 let looking = tokio::net::lookup_host((server.host.as_str(), server.port));
@@ -122,6 +121,19 @@ impl Past {
         }
         left
     }
+}
+
+/// The older processes of this pod that a ledger knows, in force or not.
+fn predecessors(snapshot: &Snapshot, identity: &Identity) -> Vec<HolderView> {
+    let ours = |holder: &&HolderView| holder.pod_uid == identity.pod_uid && holder.process != identity.process.as_str();
+    snapshot.ledger.iter().flat_map(|ledger| &ledger.holders).filter(ours).cloned().collect()
+}
+
+/// Whether sockets of an older process must be looked for: it is in the ledger; or the ledger has been lost, so that it
+/// may have been in there. An open ledger in force that does not know it has accounted for all its slots, or it never had
+/// any. To look always would take the application's own connections to the server for ours, at each start of a pod.
+fn may_have_left_sockets(snapshot: &Snapshot, older: &[HolderView]) -> bool {
+    !older.is_empty() || snapshot.in_force().is_none_or(|ledger| ledger.state != LedgerState::Open)
 }
 
 /// Adds what was resolved to the figures.
@@ -149,4 +161,72 @@ async fn keeps_every_write(store: &Store) -> bool {
     ask.arg("replication");
     let replication: String = store.query(&ask, ANSWER_LIMIT).await.unwrap_or_default();
     is("appendonly", "yes") && is("appendfsync", "always") && replication.contains("connected_slaves:0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::{LedgerView, ProcessId};
+
+    fn identity() -> Identity {
+        Identity {
+            pod_uid: "us".into(),
+            pod: "pod".into(),
+            namespace: "mail".into(),
+            process: ProcessId::random(),
+            boot_id: "boot".into(),
+        }
+    }
+
+    fn holder(pod_uid: &str, process: &str) -> HolderView {
+        HolderView {
+            inc: format!("{pod_uid}.{process}"),
+            pod_uid: pod_uid.into(),
+            pod: format!("mail/{pod_uid}"),
+            process: process.into(),
+            boot_id: "boot".into(),
+            generation: 1,
+            seq: 1,
+            claim: 4,
+            limit: 4,
+            want: 4,
+            open: 4,
+            busy: 4,
+        }
+    }
+
+    fn snapshot(fence: &str, state: LedgerState, holders: Vec<HolderView>) -> Snapshot {
+        let ledger = LedgerView {
+            fence: fence.into(),
+            token: "t".into(),
+            state,
+            epoch: 1,
+            revision: 1,
+            budget: 8,
+            lease: Duration::from_secs(6),
+            holders,
+            entitlements: BTreeMap::new(),
+            generations: BTreeMap::new(),
+            quarantine: Vec::new(),
+        };
+        Snapshot { node_fence: "here".into(), ledger: Some(ledger) }
+    }
+
+    /// Whether sockets are looked for.
+    fn looks(snapshot: &Snapshot) -> bool {
+        may_have_left_sockets(snapshot, &predecessors(snapshot, &identity()))
+    }
+
+    #[test]
+    fn sockets_are_looked_for_unless_an_open_ledger_has_accounted_for_all_older_processes() {
+        use LedgerState::{Open, Rec};
+        let (us, them) = (|| vec![holder("us", "old")], || vec![holder("them", "old")]);
+        assert!(!looks(&snapshot("here", Open, them())), "a pod's first process");
+        assert!(looks(&snapshot("here", Open, us())), "its predecessor holds slots");
+        // Found by the simulation: a worker died with its FIN lost, the ledger was deleted, and the next process came
+        // before the ledger was open again. Its predecessor passed for one whose sockets had been looked for.
+        assert!(looks(&Snapshot { node_fence: "here".into(), ledger: None }), "the ledger was lost");
+        assert!(looks(&snapshot("here", Rec, them())), "and made anew");
+        assert!(looks(&snapshot("elsewhere", Open, them())), "an older copy");
+    }
 }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     lease::ProcessId,
-    queue::{ClaimId, Claimed, OperationId, Queue, Settled, UnixMillis},
+    queue::{Claimed, OperationId, Queue, Settled, UnixMillis},
     store::StoreError,
     telemetry::metrics::{ByKind, WorkerMetrics},
 };
@@ -44,7 +44,7 @@ pub struct Work {
 impl Work {
     /// A mail that was just claimed from the queue.
     pub fn new(claimed: Claimed, queue: Queue, settler: Settler) -> Self {
-        settler.holds(&claimed.claim_id);
+        settler.began(&claimed);
         Self {
             claimed: Arc::new(claimed),
             queue,
@@ -73,7 +73,7 @@ impl Work {
     /// Somebody else has the mail now: nothing is to be told.
     pub fn lost(mut self) {
         self.ended = true;
-        self.settler.is_rid_of(&self.claimed.claim_id);
+        self.settler.ended(&self.claimed);
     }
 }
 
@@ -106,33 +106,33 @@ pub struct Settler {
     relay: Followed,
     metrics: WorkerMetrics,
     tasks: TaskTracker,
-    /// Claims in our hands, and those whose settlement Redis has not heard yet.
-    claims: Arc<Mutex<BTreeSet<ClaimId>>>,
+    /// The ids of all claims that a [`Work`] or a settlement stands for.
+    in_hand: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Settler {
     /// Nothing to settle yet.
     pub fn new(process: ProcessId, relay: Followed, metrics: WorkerMetrics) -> Self {
-        Self { process, relay, metrics, tasks: TaskTracker::new(), claims: Arc::default() }
+        Self { process, relay, metrics, tasks: TaskTracker::new(), in_hand: Arc::default() }
     }
 
-    /// Whether a claim is in our hands, or its settlement is not heard yet.
-    pub fn knows(&self, claim: &ClaimId) -> bool {
-        self.claims().contains(claim)
+    /// Whether this process has a claim in hand, from the answer that brought it until Redis has heard its end.
+    pub fn has_in_hand(&self, claim: &str) -> bool {
+        self.in_hand().contains(claim)
     }
 
-    fn holds(&self, claim: &ClaimId) {
-        self.claims().insert(claim.clone());
+    fn in_hand(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn began(&self, claimed: &Claimed) {
         self.metrics.claims_open.inc();
+        self.in_hand().insert(claimed.claim_id.as_str().to_owned());
     }
 
-    fn is_rid_of(&self, claim: &ClaimId) {
-        self.claims().remove(claim);
+    fn ended(&self, claimed: &Claimed) {
         self.metrics.claims_open.dec();
-    }
-
-    fn claims(&self) -> MutexGuard<'_, BTreeSet<ClaimId>> {
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+        self.in_hand().remove(claimed.claim_id.as_str());
     }
 
     /// What the spec in force says about failures.
@@ -174,7 +174,7 @@ impl Settler {
                     Err(error) => persistence.pause(&error).await,
                 }
             };
-            settler.is_rid_of(&claimed.claim_id);
+            settler.ended(&claimed);
             if settled == Settled::Lost {
                 tracing::warn!(
                     mail.id = claimed.header.id,
@@ -207,7 +207,7 @@ impl Settler {
             {
                 persistence.pause(&error).await;
             }
-            settler.is_rid_of(&claimed.claim_id);
+            settler.ended(&claimed);
         });
     }
 }

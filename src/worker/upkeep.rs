@@ -1,15 +1,15 @@
 //! What a worker does now and then: bring due mail back, report, measure, look at files.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use rand::RngExt;
 use tokio::time::Instant;
 
-use super::context::Context;
+use super::{context::Context, strangers::Strangers};
 use crate::{
     api::{RelayRecord, WorkerReport, reports_key},
     lease::LedgerStore,
-    queue::{ClaimId, Queue, UnixMillis},
+    queue::{Queue, RecoverOptions, UnixMillis},
     store::StoreError,
     system,
     telemetry::metrics::ByKind,
@@ -23,15 +23,12 @@ const PROMOTE: usize = 64;
 const REPORT_AGAIN: Duration = Duration::from_secs(10);
 /// How often the queue is measured.
 const MEASURE: Duration = Duration::from_secs(5);
-/// How often our claims are compared with what the store has of them: longer than a claim is under way before we know.
-const COMPARE: Duration = Duration::from_secs(10);
 /// How long Redis may take to take a report.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// Runs until dropped.
 pub async fn run(context: Arc<Context>) {
-    let mut upkeep =
-        Upkeep { context, reported: None, measured: None, compared: Instant::now(), strange: BTreeSet::new() };
+    let mut upkeep = Upkeep { context, reported: None, measured: None, strangers: Strangers::default(), counted: None };
     loop {
         upkeep.turn().await;
         let tick = TICK.mul_f64(0.85 + 0.3 * system::chance().random::<f64>());
@@ -46,9 +43,9 @@ struct Upkeep {
     context: Arc<Context>,
     reported: Option<(Instant, WorkerReport)>,
     measured: Option<Instant>,
-    compared: Instant,
-    /// Claims of which the last comparison knew nothing.
-    strange: BTreeSet<ClaimId>,
+    strangers: Strangers,
+    /// When strangers were looked for.
+    counted: Option<Instant>,
 }
 
 impl Upkeep {
@@ -72,36 +69,13 @@ impl Upkeep {
             if returned > 0 {
                 tracing::info!(claims.returned = returned, "gave back claims whose answer had been lost");
             }
-            self.compare(&queue, &record).await?;
+            self.resolve_strangers(&queue, &record).await?;
             self.measure(&queue).await
         };
         if let Err(error) = turned.await {
             self.context.metrics.store_failures.get_or_create(&ByKind { kind: "upkeep" }).inc();
             tracing::debug!(%error, "upkeep did not reach Redis");
         }
-    }
-
-    /// Looks for claims of ours that we know nothing of, twice before anything is done: a Redis that went back to an older
-    /// state has mails in our hands again that we settled long ago, and nobody else resolves what a living process holds.
-    async fn compare(&mut self, queue: &Queue, record: &RelayRecord) -> Result<(), StoreError> {
-        if self.compared.elapsed() < COMPARE {
-            return Ok(());
-        }
-        let (process, settler) = (self.context.process.as_str(), &self.context.settler);
-        let found = queue.claims_of(process).await?;
-        let strange: BTreeSet<ClaimId> = found.into_iter().filter(|claim| !settler.knows(claim)).collect();
-        let disowned: Vec<ClaimId> = strange.intersection(&self.strange).cloned().collect();
-        if !disowned.is_empty() {
-            let recovery = queue.disown(process, &disowned, record.spec.unknown_outcome, UnixMillis::now()).await?;
-            super::recover::count(&self.context.metrics, &recovery);
-            tracing::warn!(
-                mails.held = recovery.held,
-                mails.resent = recovery.resent,
-                "Redis went back to an older state: it has claims of this process that were settled; they are resolved"
-            );
-        }
-        (self.compared, self.strange) = (Instant::now(), strange);
-        Ok(())
     }
 
     /// Brings due mail back: a batch always, more only while hardly any other mail waits, so that old retries after an
@@ -129,6 +103,30 @@ impl Upkeep {
                 return Err(error);
             }
         }
+        Ok(())
+    }
+
+    /// Resolves claims under our name that an older copy of Redis brought back.
+    async fn resolve_strangers(&mut self, queue: &Queue, record: &RelayRecord) -> Result<(), StoreError> {
+        let Self { context, strangers, counted, .. } = self;
+        if counted.is_some_and(|at| at.elapsed() < MEASURE) {
+            return Ok(());
+        }
+        let process = context.process.as_str();
+        let claims = queue.claims_of(process).await?;
+        let found = strangers.look(claims, |claim| context.settler.has_in_hand(claim), Instant::now());
+        if !found.is_empty() {
+            let unknown = record.spec.unknown_outcome;
+            let options = RecoverOptions { unknown, fence_changed: true, crashed: false };
+            let recovery = queue.recover_claims(process, &found, &options, UnixMillis::now()).await?;
+            super::recover::count(&context.metrics, &recovery);
+            tracing::warn!(
+                claims.held = recovery.held,
+                claims.resent = recovery.resent,
+                "Redis has claims of this process that it ended long ago, as an older copy would; their outcome is unknown"
+            );
+        }
+        *counted = Some(Instant::now());
         Ok(())
     }
 

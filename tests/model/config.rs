@@ -64,6 +64,9 @@ pub enum Variant {
     ArmedAfterConnect,
     /// A slot is free when the server's kernel acknowledged the FIN, not at EOF.
     FreeAtAck,
+    /// The slots of a silent process are withheld for `closeGrace` and the reclaim time, however long its node took to prove
+    /// that it lives: what a bound on the whole of it would ask for.
+    HeldForTheReclaimTime,
     /// OPEN withholds nothing for those who did not re-assert.
     NoQuarantineAtOpen,
     /// The leader does not remember the shares that it sent before it sees them in the ledger.
@@ -93,6 +96,8 @@ pub struct Scenario {
     pub old_primary: u64,
     /// The server's session timeout, in ticks.
     pub session_timeout: u32,
+    /// How many ticks a leader waits for a silent worker's node to prove that it lives.
+    pub renewal: u32,
     /// How often a process may SYNC in one tick.
     pub syncs: u8,
     /// Whether the leader's decisions are carried out one by one, later than they were taken.
@@ -115,6 +120,7 @@ impl Scenario {
         ticks: 4,
         old_primary: 0,
         session_timeout: 6,
+        renewal: 1,
         syncs: 2,
         slow_leader: false,
         unseen: false,
@@ -148,6 +154,11 @@ impl Scenario {
     /// The server's times.
     pub fn holds(&self) -> Holds {
         Holds { close_grace: TICK, session_timeout: TICK * self.session_timeout }
+    }
+
+    /// The leader's times.
+    pub fn timing(&self) -> Timing {
+        Timing { node_renewal: TICK * self.renewal, ..timing() }
     }
 
     /// The same, broken.

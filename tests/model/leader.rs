@@ -47,13 +47,13 @@ impl State {
         let clock = self.clock();
         let Some(snapshot) = self.redis.ledger().map(mailrelay::lease::Ledger::snapshot) else { return Vec::new() };
         let evidence = self.evidence();
-        let pods = (0..self.pods.len()).filter(|pod| !self.pods[*pod].over).map(uid).collect();
+        let pods = (0..self.pods.len()).filter(|pod| self.pods[*pod].over.is_none()).map(uid).collect();
         let wait = if scenario.variant == Variant::EarlyInit { 0 } else { scenario.old_primary };
         let wait = TICK * u32::try_from(wait).expect("few ticks");
         self.leaders[leader].edit(|leader| {
             leader.watch.list(&pods);
             leader.watch.observe(&snapshot, clock);
-            leader.watch.actions(clock, &timing(), scenario.holds(), true, wait, &evidence)
+            leader.watch.actions(clock, &scenario.timing(), scenario.holds(), true, wait, &evidence)
         })
     }
 
@@ -61,8 +61,14 @@ impl State {
         let primary = self.redis.nodes.len() - 1;
         let policy = self.leaders[leader].policy(scenario);
         let epoch = policy.epoch;
-        let freed = scenario.variant == Variant::FreedAtOnce;
-        let hold = |quarantine: Duration| if freed { 0 } else { quarantine.as_secs() };
+        // In whole seconds, rounded up, as the store writes them.
+        let seconds = |hold: Duration| hold.as_secs() + u64::from(hold.subsec_nanos() > 0);
+        let most = match scenario.variant {
+            Variant::FreedAtOnce => Duration::ZERO,
+            Variant::HeldForTheReclaimTime => timing().reclaim + scenario.holds().close_grace,
+            _ => Duration::MAX,
+        };
+        let hold = |quarantine: Duration| seconds(quarantine.min(most));
         match action {
             Action::Init { fence, quarantine } => {
                 self.redis.edit(|redis| redis.tokens += 1);

@@ -174,6 +174,11 @@ mod broken {
     }
 
     #[test]
+    fn slots_held_no_longer_than_the_reclaim_time_when_the_node_was_away_for_longer() {
+        breaks(&world_of::SILENCE, Variant::HeldForTheReclaimTime);
+    }
+
+    #[test]
     fn a_limit_raised_before_the_reply() {
         breaks(&world_of::LATE, Variant::RaisedBeforeReply);
     }

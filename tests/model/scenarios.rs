@@ -11,9 +11,15 @@ const MOVED: Scenario = Scenario { plans: &[&[2, 0], &[1, 1]], ..Scenario::PLAIN
 /// A worker is stopped, also between check and connect, and goes on.
 pub const PAUSE: Scenario =
     Scenario { name: "pause", ticks: 7, session_timeout: 1, faults: Faults { pause: 1, ..NONE }, ..CONTENDED };
-/// A worker dies, its FIN may be lost with its node's network; it is reaped by silence.
-pub const SILENCE: Scenario =
-    Scenario { name: "silence", ticks: 9, faults: Faults { kill: 1, cut: 1, ..NONE }, ..CONTENDED };
+/// A worker dies, its FIN may be lost with its node's network, which may come back late; it is reaped by silence.
+pub const SILENCE: Scenario = Scenario {
+    name: "silence",
+    ticks: 16,
+    session_timeout: 14,
+    renewal: 4,
+    faults: Faults { kill: 1, cut: 1, ..NONE },
+    ..CONTENDED
+};
 /// The same, and another process of the pod proves its death.
 pub const RESTART: Scenario =
     Scenario { name: "restart", ticks: 4, faults: Faults { kill: 1, cut: 1, restart: 1, ..NONE }, ..CONTENDED };

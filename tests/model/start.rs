@@ -72,7 +72,7 @@ pub fn first(scenario: &Scenario) -> State {
         boot: 0,
         cut: None,
         renewed: BTreeMap::from([(0, 0)]),
-        over: false,
+        over: None,
     });
     let redis = Redis { nodes: vec![Some(ledger)], old_ends: None, copy: None, touched: BTreeMap::new(), tokens: 0 };
     let mut state = State {

@@ -127,8 +127,8 @@ pub struct Pod {
     pub cut: Option<u64>,
     /// For each boot the tick of the last renewal of the node's Lease.
     pub renewed: BTreeMap<u8, u64>,
-    /// The pod is over, and the API says so.
-    pub over: bool,
+    /// Since when the pod is over, as the API says.
+    pub over: Option<u64>,
 }
 
 /// A session as the server counts it. A connection whose client end is open is always counted, too.

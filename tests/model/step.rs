@@ -100,7 +100,7 @@ fn on_pod(scenario: &Scenario, state: &State, index: usize, pod: &Pod, steps: &m
     let left = &state.left;
     let victim = index < scenario.victims;
     match &pod.process {
-        None if pod.over => {}
+        None if pod.over.is_some() => {}
         None => {
             if left.restart > 0 {
                 steps.push(Step::Restart(index));

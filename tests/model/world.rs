@@ -97,7 +97,8 @@ impl State {
             }
             Step::End(pod) => {
                 self.left.end -= 1;
-                self.pods[pod].edit(|pod| pod.over = true);
+                let now = self.now;
+                self.pods[pod].edit(|pod| pod.over = Some(now));
             }
             Step::Reboot(pod) => self.reboot(scenario, pod),
             Step::Cut(pod) => {
@@ -302,10 +303,13 @@ impl State {
         let mut evidence = Evidence::default();
         for (index, pod) in self.pods.iter().enumerate() {
             for (boot, tick) in &pod.renewed {
-                evidence.nodes.insert(crate::start::boot_id(index, *boot), crate::state::moment(*tick));
+                let boot = crate::start::boot_id(index, *boot);
+                evidence.nodes.insert(boot.clone(), crate::state::moment(*tick));
+                evidence.reached.insert(boot, crate::state::moment(*tick));
             }
-            if pod.over && pod.boot == 0 {
+            if let Some(over) = pod.over.filter(|_| pod.boot == 0) {
                 evidence.dead.insert(crate::start::uid(index));
+                evidence.ended.insert(crate::start::uid(index), crate::state::moment(over));
             }
         }
         evidence

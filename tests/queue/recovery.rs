@@ -40,6 +40,28 @@ async fn before_committing_mail_goes_back_and_committing_is_held() {
 }
 
 #[tokio::test]
+async fn of_a_process_that_lives_only_the_claims_that_it_does_not_know_are_resolved() {
+    let fixture = fixture();
+    for id in ["mine", "taken", "committing"] {
+        fixture.push("mail_queue", mail(id)).await;
+    }
+    let claims = fixture.claim(ONE, 3).await;
+    fixture.advance(ONE, &claims[2], Stage::Committing).await;
+    let ids = fixture.queue.claims_of(ONE).await.expect("listed");
+    let strangers: Vec<String> = ids.into_iter().filter(|id| id != claims[0].claim_id.as_str()).collect();
+    assert_eq!(strangers.len(), 2);
+    let unknown = RecoverOptions { fence_changed: true, ..HOLD };
+    let gone = ["nothing".to_owned()];
+    let none = fixture.queue.recover_claims(ONE, &gone, &unknown, NOW).await.expect("nothing to do");
+    assert_eq!(none, Recovery::default());
+    let recovery = fixture.queue.recover_claims(ONE, &strangers, &unknown, NOW).await.expect("recovered");
+    assert_eq!(recovery, Recovery { held: 2, ..Recovery::default() });
+    assert_eq!(fixture.settle(ONE, &claims[0], delivered()).await, Settled::Done);
+    let audit = fixture.balanced().await;
+    assert_eq!((audit.delivered, audit.held, audit.in_flight), (1, 2, 0));
+}
+
+#[tokio::test]
 async fn a_sending_that_arrives_late_does_not_take_committing_back() {
     // The worker writes `sending` beside the transaction: a stopped Redis may read it, on an older connection, after the
     // `committing` that followed on a newer one.

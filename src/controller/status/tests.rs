@@ -274,14 +274,55 @@ fn a_missing_secret_stalls_the_relay() {
 }
 
 #[test]
-fn withheld_slots_are_shown() {
-    let mut scene = scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 12)]);
+fn withheld_slots_are_told_with_their_pod_their_end_and_what_to_do() {
+    let mut scene = scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 12)]).mirror("mx", &["a"]);
     let pool = scene.world.pools.get_mut("mx").expect("the pool");
     let entry = QuarantineView { id: "q".into(), slots: 4, seconds: 300, why: "silent".into() };
     pool.ledger.as_mut().expect("the ledger").quarantine.push(entry);
     let status = scene.show();
     assert_eq!(status.servers[0].quarantined, 4);
     assert_eq!(says(&status, "SlotsQuarantined"), pair("True", "SessionsMayLinger"));
+    let message = &condition(&status, "SlotsQuarantined").expect("the condition").message;
+    assert!(message.contains("4 of mx (mail/gone, silent) until 1970-01-01T00:21:41Z"), "{message}");
+    assert!(message.contains("come back by themselves") && message.contains("sessionTimeout"), "{message}");
+    // As long as nothing changes, nothing is written.
+    scene.now += 7;
+    scene.world.pools.get_mut("mx").expect("the pool").mirror.quarantine[0].left = Duration::from_secs(293);
+    assert_eq!(scene.after(&status), status);
+    scene.world.pools.get_mut("mx").expect("the pool").mirror.quarantine.clear();
+    assert_eq!(condition(&scene.after(&status), "SlotsQuarantined"), None);
+}
+
+#[test]
+fn of_many_withheld_slots_the_message_names_some_and_counts_all() {
+    let mut scene = scene(&[]).mirror("mx", &[]);
+    let quarantine = &mut scene.world.pools.get_mut("mx").expect("the pool").mirror.quarantine;
+    for number in 0..5 {
+        let mut another = quarantine[0].clone();
+        another.entry.id = format!("q{number}");
+        another.entry.why = "too_many_connections".into();
+        quarantine.push(another);
+    }
+    let status = scene.show();
+    let message = &condition(&status, "SlotsQuarantined").expect("the condition").message;
+    assert!(message.starts_with("24 slots") && message.contains("and 2 more in status.leases"), "{message}");
+    assert!(message.contains("too many connections"), "{message}");
+}
+
+#[test]
+fn a_pod_that_is_gone_and_still_holds_slots_is_named_with_its_node() {
+    let mut scene = scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 8), ("forced", 0, 8)]);
+    scene.world.vanished.insert("uid-forced".into(), Some("node-7".into()));
+    let status = scene.show();
+    assert_eq!(says(&status, "SlotsQuarantined"), pair("True", "HeldByVanishedPod"));
+    let message = &condition(&status, "SlotsQuarantined").expect("the condition").message;
+    assert!(message.contains("8 slots are held by mail/forced") && message.contains("node-7"), "{message}");
+    scene.world.vanished.insert("uid-forced".into(), None);
+    let message = scene.show().conditions.into_iter().map(|c| c.message).find(|m| m.contains("its node"));
+    assert!(message.is_some());
+    // It gave its slots back, though it still renews.
+    let scene = scene.ledger(LedgerState::Open, &[("a", 16, 16), ("forced", 0, 0)]);
+    assert_eq!(condition(&scene.show(), "SlotsQuarantined"), None);
 }
 
 #[test]

@@ -168,6 +168,17 @@ fn silence_is_timed_by_the_seq_and_a_living_neighbour_makes_the_quarantine_short
     let [Action::Reap { inc, seq: 1, quarantine, .. }] = actions.as_slice() else { panic!("{actions:?}") };
     assert_eq!(inc, "a.1");
     assert_eq!(*quarantine, Duration::from_millis(2000 + 7100), "closeGrace and as long again as it was silent");
+    // That counts from the proof, not from when we act on it.
+    let later = scene.watch.actions(
+        scene.now + Duration::from_secs(1),
+        &scene.timing,
+        HOLDS,
+        true,
+        Duration::ZERO,
+        &scene.evidence,
+    );
+    let left = Duration::from_millis(9_100).saturating_sub(scene.timing.shrunk(Duration::from_secs(1)));
+    assert!(matches!(later.as_slice(), [Action::Reap { quarantine, .. }] if *quarantine == left), "{later:?}");
     scene.perform(&actions, "");
     assert_eq!(scene.look(), [], "b lives");
 }
@@ -175,9 +186,10 @@ fn silence_is_timed_by_the_seq_and_a_living_neighbour_makes_the_quarantine_short
 #[test]
 fn a_holder_on_a_node_that_gives_no_sign_is_withheld_for_the_session_timeout() {
     let mut scene = Scene::open();
-    assert_eq!(scene.after(7.5), [], "the node has time for one renewal of its Lease");
+    assert_eq!(scene.after(7.5), []);
     scene.evidence.nodes.insert("another boot".into(), scene.now);
-    let actions = scene.after(10.0);
+    assert_eq!(scene.after(13.7), [], "the node has time for one renewal of its Lease, and we for some looks at it");
+    let actions = scene.after(0.1);
     assert_eq!(actions.len(), 2);
     assert!(
         actions.iter().all(|a| matches!(a, Action::Reap { quarantine, .. } if *quarantine == HOLDS.session_timeout))
@@ -390,5 +402,48 @@ fn who_first_saw_a_silent_seq_does_not_know_its_age_and_withholds_for_the_sessio
     assert!(
         matches!(&dead[0], Action::ReapDead { quarantine, .. } if *quarantine == Duration::from_secs(6)),
         "{dead:?}"
+    );
+}
+
+#[test]
+fn the_quarantine_of_a_pod_that_is_over_counts_from_when_that_was_seen() {
+    let mut scene = Scene::open();
+    scene.after(1.0);
+    scene.sync("a", 1, 2, 0);
+    scene.after(0.25);
+    // Heard at the earliest 0.25 s ago. The pod is over a second later; the node's boot is known only after another one.
+    scene.after(1.0);
+    scene.evidence.ended.insert("a".into(), scene.now);
+    scene.evidence.dead.insert("a".into());
+    let hold = |actions: &[Action]| {
+        let [Action::ReapDead { quarantine, .. }] = actions else { panic!("{actions:?}") };
+        *quarantine
+    };
+    assert_eq!(hold(&scene.look()), Duration::from_millis(2_000 + 1_250));
+    let second = scene.timing.shrunk(Duration::from_secs(1));
+    assert_eq!(hold(&scene.after(1.0)), Duration::from_millis(3_250).saturating_sub(second));
+    // Since the whole of it is over, nothing is left to wait for.
+    assert_eq!(hold(&scene.after(3.0)), Duration::ZERO);
+}
+
+#[test]
+fn a_node_s_sign_of_life_counts_from_when_it_was_seen() {
+    let mut scene = Scene::open();
+    scene.after(1.0);
+    scene.sync("a", 1, 2, 0);
+    scene.sync("b", 1, 2, 0);
+    // Heard 1.25 s before at the earliest; the renewal came 10 s after that and was seen a second later.
+    scene.after(0.25);
+    let start = scene.now;
+    scene.after(12.0);
+    scene.evidence.nodes.insert("boot".into(), start + Duration::from_secs(10));
+    scene.evidence.reached.insert("boot".into(), start + Duration::from_secs(11));
+    let second = scene.timing.shrunk(Duration::from_secs(1));
+    let expected = Duration::from_millis(2_000 + 11_250).saturating_sub(second);
+    let actions = scene.look();
+    assert_eq!(actions.len(), 2);
+    assert!(
+        actions.iter().all(|action| matches!(action, Action::Reap { quarantine, .. } if *quarantine == expected)),
+        "{expected:?}: {actions:?}"
     );
 }

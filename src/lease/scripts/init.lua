@@ -5,6 +5,9 @@ local fence, master = node()
 if not master then return {'WAIT', 'replica'} end
 if fence ~= wanted then return {'WAIT', 'fence'} end
 local stored = redis.call('HMGET', ledger, 'fence', 'epoch', 'token', 'state')
+if stored[2] and tonumber(stored[2]) > epoch then
+  note('op', 'refused', 'what', 'init', 'epoch', decimal(epoch), 'later', stored[2])
+end
 if stored[1] == fence then return {'EXISTS', stored[2], stored[3], stored[4]} end
 if stored[2] and tonumber(stored[2]) > epoch then return {'OLD', stored[2]} end
 redis.call('DEL', ledger)

@@ -4,7 +4,10 @@ local epoch, token = number(), text()
 local refused = refusal(token)
 if refused then return refused end
 local stored = redis.call('HMGET', ledger, 'epoch', 'state')
-if tonumber(stored[1]) > epoch then return {'OLD', stored[1]} end
+if tonumber(stored[1]) > epoch then
+  note('op', 'refused', 'what', 'open', 'epoch', decimal(epoch), 'later', stored[1])
+  return {'OLD', stored[1]}
+end
 if stored[2] == 'OPEN' then return {'ALREADY'} end
 redis.call('HSET', ledger, 'state', 'OPEN')
 for _ = 1, number() do

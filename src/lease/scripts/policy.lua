@@ -6,6 +6,7 @@ if refused then return refused end
 local stored = redis.call('HMGET', ledger, 'epoch', 'revision', 'budget', 'lease')
 local old_epoch, old_revision = tonumber(stored[1]), tonumber(stored[2])
 if epoch < old_epoch or (epoch == old_epoch and revision < old_revision) then
+  note('op', 'refused', 'what', 'policy', 'epoch', decimal(epoch), 'later', stored[1])
   return {'OLD', stored[1], stored[2]}
 end
 redis.call('HSET', ledger, 'epoch', decimal(epoch), 'revision', decimal(revision), 'budget', budget, 'lease', lease)

@@ -76,6 +76,24 @@ impl SimRedis {
         self.look(|node| node.keys.remove(&Bytes::copy_from_slice(key.as_bytes())))
     }
 
+    /// The keys that begin so are as they were in `snapshot`, without their expiry, those that it does not have are gone;
+    /// all others stay.
+    pub fn bring_back(&self, snapshot: &Snapshot, prefix: &str) {
+        let begin = |keys: &Keyspace| -> Vec<Bytes> {
+            keys.keys().filter(|key| key.starts_with(prefix.as_bytes())).cloned().collect()
+        };
+        self.look(|node| {
+            for key in begin(&node.keys) {
+                node.keys.remove(&key);
+            }
+            for key in begin(&snapshot.keys) {
+                if let Some(value) = snapshot.keys.get(&key) {
+                    node.keys.put(&key, value.clone());
+                }
+            }
+        });
+    }
+
     /// SCRIPT FLUSH.
     pub fn script_flush(&self) {
         lock(&self.shared.scripts).flush();

@@ -8,8 +8,12 @@ use mailsink::Behaviour;
 use rand::RngExt;
 use serde_json::json;
 
-use super::Trial;
-use crate::RelayOptions;
+use super::{Trial, trial::PATIENCE};
+use crate::{
+    RelayOptions,
+    process::{Process, worker_of},
+    wait::{Look, until},
+};
 
 /// How long the sink takes for a mail, so that all sessions stay busy.
 pub(super) const SLOW_MS: u64 = 200;
@@ -65,4 +69,14 @@ impl<F: FnMut()> Drop for Undo<F> {
     fn drop(&mut self) {
         (self.0)();
     }
+}
+
+/// Waits until a pod has another worker process than this one.
+pub(super) async fn another_process(pod_uid: &str, old: Process) -> Result<()> {
+    until("a new worker process in the pod", PATIENCE, async || {
+        let now = worker_of(pod_uid)?;
+        Ok(Look::when(now.pid != old.pid && now.lives(), (), || format!("{now:?}")))
+    })
+    .await
+    .map(drop)
 }

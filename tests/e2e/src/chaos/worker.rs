@@ -9,14 +9,13 @@ use serde_json::json;
 
 use super::{
     Scenario, Trial,
-    setup::{CLOSE_GRACE, LEASE, SLOW_MS, a_pod, slow, two_pods, uid},
-    trial::{PATIENCE, millis},
+    setup::{CLOSE_GRACE, LEASE, SLOW_MS, a_pod, another_process, slow, two_pods, uid},
+    trial::millis,
 };
 use crate::{
     RelayOptions,
     command::{kubectl, succeed},
-    process::{Process, first_of, worker_of},
-    wait::{Look, until},
+    process::{first_of, worker_of},
 };
 
 /// The scenarios.
@@ -97,16 +96,6 @@ fn by_data() -> Behaviour {
     Behaviour { hide: vec!["CHUNKING".into()], ..slow() }
 }
 
-/// Waits until a pod has another worker process than this one.
-async fn another_process(pod_uid: &str, old: Process) -> Result<()> {
-    until("a new worker process in the pod", PATIENCE, async || {
-        let now = worker_of(pod_uid)?;
-        Ok(Look::when(now.pid != old.pid && now.lives(), (), || format!("{now:?}")))
-    })
-    .await
-    .map(drop)
-}
-
 async fn stopped(trial: &mut Trial<'_>) -> Result<()> {
     trial.expect.held = 8;
     trial.expect.ends = 1;
@@ -170,7 +159,6 @@ async fn rolled(trial: &mut Trial<'_>) -> Result<()> {
     // Whoever was asked to end leaves nothing behind.
     let ledger = trial.relay.ledger().await?;
     trial.must(ledger.quarantine.is_empty(), || format!("slots are withheld after clean ends: {ledger:?}"));
-    trial.strike();
     Ok(())
 }
 
@@ -181,17 +169,24 @@ async fn out_of_files(trial: &mut Trial<'_>) -> Result<()> {
     trial.moment(0..1_000).await;
     trial.strike();
     // Fewer than it has open: each session that ends is the last one for now.
-    succeed("prlimit", &["--pid", &pid, "--nofile=10:1024"], "").await?;
+    limit_files(&pid, 10).await?;
     trial.sink_until("its sessions have ended", |stats| stats.open <= 8).await?;
     trial.moment(1_000..4_000).await;
     let accepted = trial.relay.sink.stats().accepted;
     trial.sink_until("the other goes on", |stats| stats.accepted > accepted + 40).await?;
-    succeed("prlimit", &["--pid", &pid, "--nofile=1024:1024"], "").await?;
+    limit_files(&pid, 1024).await?;
     let healed = trial.strike();
     trial.all_busy().await?;
     trial.note("all sessions open again", millis(healed.elapsed()), "ms");
     trial.must(worker.lives(), || "the worker process ended".into());
     Ok(())
+}
+
+/// Sets how many files a worker may have open; as its own user, since root in a container may not be allowed to.
+async fn limit_files(pid: &str, files: u32) -> Result<()> {
+    let limit = format!("--nofile={files}:");
+    let arguments = ["--reuid=65532", "--regid=65532", "--clear-groups", "prlimit", "--pid", pid, &limit];
+    succeed("setpriv", &arguments, "").await.map(drop)
 }
 
 /// Kills one of two workers while all sessions are at the same stage.

@@ -1,0 +1,151 @@
+//! The oracles: what must hold in every world, computed from what the mail server saw and from the product's audit.
+//!
+//! - O1: never more sessions at the server than the budget, at any event.
+//! - O2: every mail that the queue took is delivered, held, dead for a reason, or still waits; the audit balances; and a
+//!   mail that the queue calls delivered is at the server.
+//! - O3: no Message-ID is taken twice, unless unknown outcomes are to be sent again.
+//! - O4: once the faults are over everything comes to rest: all mail is settled, the ledger is open, every pod has its
+//!   share and nothing is withheld any more.
+//! - O5: no task panics.
+//!
+//! A store that loses what it acknowledged loses the queue with it: then O2 and O3 are not judged, and such worlds are
+//! counted apart (`lost_by_store`).
+
+use std::{cell::RefCell, collections::BTreeMap, fmt::Write, panic, sync::Once};
+
+use crate::{
+    plan::{Broken, Plan},
+    process::{Time, begin_world, end_world},
+    trace::Trace,
+    world::World,
+};
+
+thread_local! {
+    static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    static IN_WORLD: RefCell<bool> = const { RefCell::new(false) };
+}
+
+/// Takes note of panics in worlds, wherever they are caught.
+fn watch_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if IN_WORLD.with_borrow(|inside| *inside) {
+                PANICS.with_borrow_mut(|panics| panics.push(info.to_string()));
+            } else {
+                before(info);
+            }
+        }));
+    });
+}
+
+/// How a world went.
+pub struct Outcome {
+    pub seed: u64,
+    pub violations: Vec<String>,
+    pub counts: BTreeMap<String, u64>,
+    pub time: Time,
+    pub digest: u64,
+    pub trace: Trace,
+    plan: Plan,
+}
+
+impl Outcome {
+    /// What a person needs to find out why.
+    pub fn story(&self, lines: usize) -> String {
+        let mut text = format!("==== seed {}: {:?}\n{:#?}\n", self.seed, self.violations, self.plan);
+        for line in self.trace.tail(lines) {
+            let _ = writeln!(text, "{line}");
+        }
+        let _ = writeln!(text, "again: make simulation SEED={}", self.seed);
+        text
+    }
+}
+
+/// Runs the world of a seed.
+pub fn run(seed: u64, broken: Broken, print: bool) -> Outcome {
+    watch_panics();
+    PANICS.take();
+    IN_WORLD.set(true);
+    begin_world();
+    let plan = Plan::new(seed, broken);
+    if print {
+        eprintln!("{plan:#?}");
+    }
+    let mut world = World::new(plan.clone(), print);
+    let rested = world.run();
+    let mut violations = judge(&world, rested);
+    let (trace, time) = (world.trace.clone(), world.now);
+    let counts = count(&world);
+    // The order in which a runtime drops its tasks is not promised.
+    trace.close();
+    drop(world);
+    end_world();
+    IN_WORLD.set(false);
+    violations.extend(PANICS.take().into_iter().map(|panic| format!("O5: {panic}")));
+    Outcome { seed, violations, counts, time, digest: trace.digest(), trace, plan }
+}
+
+fn count(world: &World) -> BTreeMap<String, u64> {
+    let mut counts = world.counts.clone();
+    let mut add = |what: &str, count: u64| *counts.entry(what.to_owned()).or_default() += count;
+    world.mail.seen(|seen| {
+        add("sessions", seen.sessions);
+        add("sessions sent away", seen.sent_away);
+        add("mails taken", seen.taken.values().map(|taken| taken.at.len() as u64).sum());
+        add("worlds with all slots in use", u64::from(seen.peak == world.plan.budget));
+    });
+    let inner = world.observer.inner();
+    add("mails queued", inner.accepted.len() as u64);
+    if let Some(look) = &inner.look {
+        add("mails held", look.audit.held);
+        add("mails dead", look.audit.dead);
+    }
+    add("worlds", 1);
+    add("lost_by_store", u64::from(world.lost_by_store));
+    counts
+}
+
+fn judge(world: &World, rested: bool) -> Vec<String> {
+    let mut violations = world.mail.seen(|seen| seen.violations.clone());
+    if violations.is_empty() && !rested {
+        violations.push(format!("O4: {}", world.unrest().unwrap_or_default()));
+    }
+    if world.lost_by_store {
+        return violations;
+    }
+    let resend = world.plan.resend;
+    world.mail.seen(|seen| {
+        for (id, taken) in &seen.taken {
+            if taken.at.len() > 1 && !resend {
+                violations.push(format!("O3: {id} was taken {} times: {:?}", taken.at.len(), taken.at));
+            }
+        }
+    });
+    if !rested {
+        return violations;
+    }
+    let inner = world.observer.inner();
+    let Some(look) = &inner.look else { return violations };
+    if look.audit.difference != 0 {
+        violations.push(format!("O2: the audit does not balance: {:?}", look.audit));
+    }
+    for id in &inner.accepted {
+        let Some((state, message_id)) = look.mails.get(id) else {
+            violations.push(format!("O2: {id} is lost"));
+            continue;
+        };
+        let taken = world.mail.seen(|seen| seen.taken.contains_key(message_id));
+        if state == "delivered" && !taken {
+            violations.push(format!("O2: {id} is called delivered, and the server does not have it"));
+        }
+        if !matches!(state.as_str(), "delivered" | "held" | "dead" | "delayed" | "resend") {
+            violations.push(format!("O2: {id} is {state} at the end"));
+        }
+        if state == "dead" && taken && !resend {
+            violations.push(format!("O2: {id} is dead, and the server has it"));
+        }
+    }
+    violations
+}

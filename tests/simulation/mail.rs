@@ -1,0 +1,367 @@
+//! The mail server: counts sessions from accept until it has closed them, knows what it took, and misbehaves as the seed
+//! says.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    sync::Notify,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    net::{Port, Stream},
+    process::{Time, now},
+    trace::Trace,
+};
+
+/// What the server is like in this seed. The chances are per thousand.
+#[derive(Clone, Debug)]
+pub struct Habits {
+    /// What it takes by itself; more are told so and sent away.
+    pub own_limit: u32,
+    /// How long it keeps a session without a word.
+    pub patience: Duration,
+    /// How late it may notice the end of a session.
+    pub late_eof: Duration,
+    /// How long a command may take.
+    pub slow_ms: u64,
+    /// How long taking a mail may take.
+    pub mail_ms: u64,
+    /// 4xx to a recipient or to a mail.
+    pub defers: u32,
+    /// 5xx.
+    pub refuses: u32,
+    /// 421 and the end.
+    pub quits: u32,
+    /// The connection breaks, before or after the mail was taken.
+    pub breaks: u32,
+    /// Offers PIPELINING, CHUNKING.
+    pub pipelining: bool,
+    pub chunking: bool,
+}
+
+/// A mail that the server took.
+#[derive(Clone, Debug, Default)]
+pub struct Taken {
+    /// When.
+    pub at: Vec<Time>,
+    /// Whether the client was told each time, as far as the server knows.
+    pub told: u32,
+}
+
+/// What the server saw.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub open: u32,
+    pub peak: u32,
+    pub sessions: u64,
+    pub sent_away: u64,
+    pub taken: BTreeMap<String, Taken>,
+    /// Refused for good.
+    pub refused: BTreeMap<String, u32>,
+    pub violations: Vec<String>,
+}
+
+struct Inner {
+    budget: u32,
+    habits: Habits,
+    seen: Seen,
+    chance: SmallRng,
+    trace: Trace,
+    /// From now on it behaves.
+    healed: bool,
+}
+
+/// The server; clones are the same.
+#[derive(Clone)]
+pub struct MailServer {
+    inner: Arc<Mutex<Inner>>,
+    crash: Arc<Notify>,
+}
+
+/// A session that is counted while this lives.
+struct Counted {
+    server: MailServer,
+    serial: u64,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut inner = self.server.inner();
+        inner.seen.open -= 1;
+        let open = inner.seen.open;
+        inner.trace.note(|| format!("mail: session {} is over, {open} open", self.serial));
+    }
+}
+
+/// How a session ends.
+enum Over {
+    /// The client's end was read.
+    Eof,
+    /// We end it.
+    Ours,
+    /// The connection is gone.
+    Broken,
+}
+
+impl From<std::io::Error> for Over {
+    fn from(_: std::io::Error) -> Self {
+        Self::Broken
+    }
+}
+
+impl MailServer {
+    pub fn new(budget: u32, habits: Habits, seed: u64, trace: Trace) -> Self {
+        let inner = Inner {
+            budget,
+            habits,
+            seen: Seen::default(),
+            chance: SmallRng::seed_from_u64(seed),
+            trace,
+            healed: false,
+        };
+        Self { inner: Arc::new(Mutex::new(inner)), crash: Arc::default() }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no panic inside")
+    }
+
+    /// Looks at what it saw.
+    pub fn seen<R>(&self, look: impl FnOnce(&Seen) -> R) -> R {
+        look(&self.inner().seen)
+    }
+
+    /// Ends its misbehaviour.
+    pub fn heal(&self) {
+        self.inner().healed = true;
+    }
+
+    /// Ends all sessions at once, as a restart of the server does.
+    pub fn crash(&self) {
+        self.crash.notify_waiters();
+    }
+
+    /// Serves until dropped.
+    pub async fn serve(self, port: Port) {
+        loop {
+            let (stream, from) = port.accept().await;
+            let server = self.clone();
+            tokio::spawn(async move { server.session(stream, from).await });
+        }
+    }
+
+    fn count(&self, from: u32) -> (Counted, bool) {
+        let mut inner = self.inner();
+        let Inner { seen, budget, habits, trace, healed, .. } = &mut *inner;
+        seen.open += 1;
+        seen.sessions += 1;
+        seen.peak = seen.peak.max(seen.open);
+        let (serial, open) = (seen.sessions, seen.open);
+        trace.note(|| format!("mail: session {serial} from {from}, {open} open"));
+        if seen.open > *budget {
+            seen.violations.push(format!("O1: {open} sessions of {budget} at {:?}", now()));
+        }
+        let too_many = !*healed && seen.open > habits.own_limit;
+        seen.sent_away += u64::from(too_many);
+        (Counted { server: self.clone(), serial }, too_many)
+    }
+
+    /// Whether something happens that happens so often in a thousand.
+    fn happens(&self, per_mille: u32) -> bool {
+        let mut inner = self.inner();
+        !inner.healed && inner.chance.random_range(0..1000) < per_mille
+    }
+
+    async fn dawdle(&self, up_to_ms: u64) {
+        let wait = self.inner().chance.random_range(0..=up_to_ms);
+        if wait > 0 {
+            sleep(Duration::from_millis(wait)).await;
+        }
+    }
+
+    async fn session(self, stream: Stream, from: u32) {
+        let (counted, too_many) = self.count(from);
+        let mut stream = BufReader::new(stream);
+        let ended = tokio::select! {
+            biased;
+            ended = self.converse(&mut stream, too_many) => ended,
+            () = self.crash.notified() => Err(Over::Broken),
+        };
+        match ended {
+            // Busy elsewhere: the end is noticed late.
+            Ok(()) | Err(Over::Eof) => {
+                let late = u64::try_from(self.inner().habits.late_eof.as_millis()).expect("short");
+                self.dawdle(late).await;
+                drop(counted);
+                drop(stream);
+            }
+            Err(Over::Ours | Over::Broken) => {
+                let _ = stream.get_mut().shutdown().await;
+                drop(counted);
+                drop(stream);
+            }
+        }
+    }
+
+    async fn converse(&self, stream: &mut BufReader<Stream>, too_many: bool) -> Result<(), Over> {
+        let habits = self.inner().habits.clone();
+        if too_many {
+            say(stream, "421 4.7.0 mx.test Error: too many connections from your side").await?;
+            return Err(Over::Ours);
+        }
+        self.dawdle(habits.slow_ms).await;
+        if self.happens(habits.quits) {
+            say(stream, "421 4.3.2 mx.test not now").await?;
+            return Err(Over::Ours);
+        }
+        say(stream, "220 mx.test ESMTP").await?;
+        let mut recipients = 0_usize;
+        let mut chunks = Vec::new();
+        loop {
+            let line = self.line(stream, habits.patience).await?;
+            let upper = line.to_ascii_uppercase();
+            self.dawdle(habits.slow_ms).await;
+            if self.happens(habits.breaks / 4) {
+                return Err(Over::Broken);
+            }
+            if upper.starts_with("EHLO") {
+                let mut lines = vec!["250-mx.test", "250-SIZE 1000000"];
+                lines.extend(habits.pipelining.then_some("250-PIPELINING"));
+                lines.extend(habits.chunking.then_some("250-CHUNKING"));
+                lines.extend(["250-8BITMIME", "250 SMTPUTF8"]);
+                say(stream, &lines.join("\r\n")).await?;
+            } else if upper.starts_with("MAIL") {
+                recipients = 0;
+                if self.happens(habits.quits) {
+                    say(stream, "421 4.3.2 mx.test going down").await?;
+                    return Err(Over::Ours);
+                }
+                let defers = self.happens(habits.defers);
+                say(stream, if defers { "451 4.3.0 try again" } else { "250 2.1.0 Ok" }).await?;
+                recipients = if defers { usize::MAX } else { recipients };
+            } else if upper.starts_with("RCPT") {
+                if recipients == usize::MAX {
+                    say(stream, "503 5.5.1 MAIL first").await?;
+                } else if self.happens(habits.defers) {
+                    say(stream, "450 4.2.0 greylisted").await?;
+                } else if self.happens(habits.refuses) {
+                    say(stream, "550 5.1.1 no such user").await?;
+                } else {
+                    recipients += 1;
+                    say(stream, "250 2.1.5 Ok").await?;
+                }
+            } else if upper.starts_with("DATA") {
+                if matches!(recipients, 0 | usize::MAX) {
+                    say(stream, "554 5.5.1 no valid recipients").await?;
+                    continue;
+                }
+                say(stream, "354 go on").await?;
+                let mut content = Vec::new();
+                while !content.ends_with(b"\r\n.\r\n") {
+                    let read = timeout(habits.patience, stream.read_until(b'\n', &mut content)).await;
+                    match read {
+                        Err(_) => return Err(Over::Ours),
+                        Ok(read) => {
+                            if read? == 0 {
+                                return Err(Over::Eof);
+                            }
+                        }
+                    }
+                }
+                self.take(stream, &habits, &content).await?;
+            } else if let Some(arguments) = upper.strip_prefix("BDAT ") {
+                let size: usize = arguments.split(' ').next().and_then(|size| size.parse().ok()).unwrap_or(0);
+                let start = chunks.len();
+                chunks.resize(start + size, 0);
+                match timeout(habits.patience, stream.read_exact(&mut chunks[start..])).await {
+                    Err(_) => return Err(Over::Ours),
+                    Ok(Err(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Err(Over::Eof),
+                    Ok(read) => drop(read?),
+                }
+                let content = std::mem::take(&mut chunks);
+                if matches!(recipients, 0 | usize::MAX) {
+                    say(stream, "554 5.5.1 no valid recipients").await?;
+                } else if arguments.ends_with("LAST") {
+                    self.take(stream, &habits, &content).await?;
+                } else {
+                    chunks = content;
+                    say(stream, "250 2.0.0 more").await?;
+                }
+            } else if upper.starts_with("RSET") || upper.starts_with("NOOP") {
+                recipients = 0;
+                say(stream, "250 2.0.0 Ok").await?;
+            } else if upper.starts_with("QUIT") {
+                say(stream, "221 2.0.0 Bye").await?;
+                return Err(Over::Ours);
+            } else {
+                say(stream, "500 5.5.2 what?").await?;
+            }
+        }
+    }
+
+    async fn line(&self, stream: &mut BufReader<Stream>, patience: Duration) -> Result<String, Over> {
+        let mut line = String::new();
+        match timeout(patience, stream.read_line(&mut line)).await {
+            Err(_) => Err(Over::Ours),
+            Ok(read) => {
+                if read? == 0 {
+                    Err(Over::Eof)
+                } else {
+                    Ok(line.trim_end().to_owned())
+                }
+            }
+        }
+    }
+
+    /// The whole message is here: takes it, or does not, and says so, or does not.
+    async fn take(&self, stream: &mut BufReader<Stream>, habits: &Habits, content: &[u8]) -> Result<(), Over> {
+        self.dawdle(habits.mail_ms).await;
+        let id = message_id(content);
+        if self.happens(habits.breaks) {
+            return Err(Over::Broken);
+        }
+        if self.happens(habits.defers) {
+            say(stream, "451 4.3.0 try again later").await?;
+            return Ok(());
+        }
+        if self.happens(habits.refuses) {
+            *self.inner().seen.refused.entry(id).or_default() += 1;
+            say(stream, "554 5.7.1 not this one").await?;
+            return Ok(());
+        }
+        {
+            let mut inner = self.inner();
+            let Inner { seen, trace, .. } = &mut *inner;
+            let taken = seen.taken.entry(id.clone()).or_default();
+            taken.at.push(now());
+            let times = taken.at.len();
+            trace.note(|| format!("mail: took {id}, {times} times"));
+        }
+        if self.happens(habits.breaks) {
+            return Err(Over::Broken);
+        }
+        self.dawdle(habits.slow_ms).await;
+        say(stream, "250 2.0.0 Ok: queued").await?;
+        if let Some(taken) = self.inner().seen.taken.get_mut(&id) {
+            taken.told += 1;
+        }
+        Ok(())
+    }
+}
+
+async fn say(stream: &mut BufReader<Stream>, line: &str) -> Result<(), Over> {
+    Ok(stream.get_mut().write_all(format!("{line}\r\n").as_bytes()).await?)
+}
+
+fn message_id(content: &[u8]) -> String {
+    let text = String::from_utf8_lossy(content);
+    let header = text.lines().find(|line| line.len() > 11 && line[..11].eq_ignore_ascii_case("message-id:"));
+    header.map_or_else(|| "none".to_owned(), |line| line[11..].trim().to_owned())
+}

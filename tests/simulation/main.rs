@@ -1,0 +1,176 @@
+//! A deterministic simulation: the production code of workers and controllers, whole, against a simulated network, Redis,
+//! API server and mail server, on virtual clocks, under random faults. One number, the seed, decides everything, so a
+//! failing seed replays the same.
+//!
+//! - `make simulation`: 5,000 seeds; `SEEDS=n` more or fewer; `SEED=n` one of them, told step by step, and with
+//!   `RUST_LOG=mailrelay=debug` also by the processes' own logs.
+//! - What is judged: [`judge`]. What may befall a world: [`plan::Fault`].
+//! - Built without `--cfg tokio_unstable` (a plain `cargo test`), tokio chooses freely among branches that are ready at
+//!   once: a few seeds run, but do not replay exactly.
+//!
+//! | file | what |
+//! |---|---|
+//! | `process` | a process: a tokio runtime with a clock of its own, stepped through short windows |
+//! | `net` | connections with latency, cuts, resets, machines that vanish |
+//! | `mail`, `api` | the mail server, the API server |
+//! | `cluster` | nodes, pods, the machine under a worker |
+//! | `observer` | the producer of mails and the audit |
+//! | `plan`, `world` | what a seed stands for, and how it comes to pass |
+//! | `judge` | the oracles |
+
+mod api;
+mod cluster;
+mod judge;
+mod mail;
+mod net;
+mod observer;
+mod plan;
+mod process;
+mod trace;
+mod world;
+
+use std::{
+    collections::BTreeMap,
+    env,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use judge::{Outcome, run};
+use plan::Broken;
+
+/// The value of an environment variable.
+fn number(name: &str) -> Option<u64> {
+    env::var(name)
+        .ok()
+        .filter(|text| !text.is_empty())
+        .map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number")))
+}
+
+/// Runs seeds on all cores; `each` sees every outcome and says whether to go on.
+fn run_all(seeds: std::ops::Range<u64>, broken: Broken, each: impl Fn(&Outcome) -> bool + Sync) {
+    let next = AtomicU64::new(seeds.start);
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    if !each(&run(seed, broken, false)) {
+                        next.store(seeds.end, Ordering::Relaxed);
+                        return;
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[derive(Default)]
+struct Sum {
+    seeds: u64,
+    time: Duration,
+    counts: BTreeMap<String, u64>,
+    failed: Vec<(u64, Vec<String>)>,
+}
+
+#[test]
+fn no_seed_breaks_a_promise() {
+    if let Some(seed) = number("SEED") {
+        trace::log();
+        let outcome = run(seed, Broken::Nothing, true);
+        assert_eq!(outcome.violations, Vec::<String>::new(), "seed {seed}");
+        return;
+    }
+    let seeds = number("SEEDS").unwrap_or(if cfg!(tokio_unstable) { 500 } else { 20 });
+    let first = number("FIRST").unwrap_or(0);
+    let start = Instant::now();
+    let sum = Mutex::new(Sum::default());
+    run_all(first..first + seeds, Broken::Nothing, |outcome| {
+        let mut sum = sum.lock().expect("no panic inside");
+        sum.seeds += 1;
+        sum.time += outcome.time;
+        for (what, count) in &outcome.counts {
+            *sum.counts.entry(what.clone()).or_default() += count;
+        }
+        if !outcome.violations.is_empty() {
+            eprintln!("{}", outcome.story(number("LINES").map_or(60, |lines| usize::try_from(lines).expect("few"))));
+            sum.failed.push((outcome.seed, outcome.violations.clone()));
+        }
+        sum.failed.len() < 10
+    });
+    let sum = sum.into_inner().expect("no panic inside");
+    println!(
+        "simulation: {} seeds, {:.1} virtual hours, {:.0} s",
+        sum.seeds,
+        sum.time.as_secs_f64() / 3_600.0,
+        start.elapsed().as_secs_f64()
+    );
+    for (what, count) in &sum.counts {
+        println!("  {what:<30} {count:>9}");
+    }
+    for (seed, violations) in &sum.failed {
+        println!("seed {seed}: {violations:?}; again: make simulation SEED={seed}");
+    }
+    assert!(sum.failed.is_empty(), "{} of {} seeds break a promise", sum.failed.len(), sum.seeds);
+}
+
+#[test]
+#[cfg_attr(not(tokio_unstable), ignore = "tokio's choices are seeded only with --cfg tokio_unstable: make simulation")]
+fn a_seed_replays_the_same() {
+    for seed in 0..20 {
+        let (first, second) = (run(seed, Broken::Nothing, false), run(seed, Broken::Nothing, false));
+        if first.digest != second.digest {
+            let (one, two) = (first.trace.tail(10_000), second.trace.tail(10_000));
+            let at = one.iter().zip(&two).position(|(one, two)| one != two).unwrap_or(one.len().min(two.len()));
+            let around = |lines: &[String]| lines[at.saturating_sub(5)..lines.len().min(at + 5)].join("\n");
+            panic!("seed {seed} differs:\n{}\n---- and\n{}", around(&one), around(&two));
+        }
+    }
+}
+
+/// Looks for a seed in which a world without a rule breaks the promise that the rule keeps.
+fn is_noticed(broken: Broken, oracle: &str, within: u64) {
+    let found = Mutex::new(None);
+    run_all(0..within, broken, |outcome| {
+        if !outcome.violations.iter().any(|violation| violation.starts_with(oracle)) {
+            return true;
+        }
+        *found.lock().expect("no panic inside") = Some((outcome.seed, outcome.violations.clone()));
+        false
+    });
+    let found = found.into_inner().expect("no panic inside");
+    println!("{broken:?}: {found:?}");
+    assert!(found.is_some(), "{broken:?} was not noticed in {within} seeds");
+}
+
+#[test]
+#[cfg_attr(not(tokio_unstable), ignore = "takes hundreds of seeds: make simulation")]
+fn a_world_without_a_fence_is_noticed() {
+    is_noticed(Broken::NoFence, "O1", 2_000);
+}
+
+#[test]
+#[cfg_attr(not(tokio_unstable), ignore = "takes hundreds of seeds: make simulation")]
+fn a_world_without_dead_man_switches_is_noticed() {
+    is_noticed(Broken::NoSwitch, "O1", 2_000);
+}
+
+#[test]
+#[cfg_attr(not(tokio_unstable), ignore = "takes hundreds of seeds: make simulation")]
+fn slots_that_are_free_before_the_servers_end_are_noticed() {
+    is_noticed(Broken::EofAtAck, "O1", 2_000);
+}
+
+#[test]
+#[cfg_attr(not(tokio_unstable), ignore = "takes hundreds of seeds: make simulation")]
+fn mail_that_is_sent_again_blindly_is_noticed() {
+    is_noticed(Broken::NoCommitting, "O3", 2_000);
+}

@@ -1,0 +1,292 @@
+//! What a seed stands for: how the world is, and what befalls it when.
+
+use std::{collections::BTreeMap, ops::Range, time::Duration};
+
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+
+use crate::{mail::Habits, net::Latency, process::Time};
+
+/// A rule that is left out, to see that its absence is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    Nothing,
+    /// Redis tells the same fence after every loss (R7).
+    NoFence,
+    /// The kernel kills nobody (R6).
+    NoSwitch,
+    /// A slot is free when our FIN was acknowledged, not when the server's came (R4).
+    EofAtAck,
+    /// `committing` is not written, so that what was in doubt is sent again blindly.
+    NoCommitting,
+}
+
+/// Which way is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    There,
+    Back,
+    Both,
+}
+
+/// What may befall the world. Spans are in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    PauseWorker {
+        pod: usize,
+        ms: u64,
+    },
+    KillWorker {
+        pod: usize,
+    },
+    /// The FIN of its connections to the mail server is lost, and sent again when the way is healed.
+    KillWorkerCut {
+        pod: usize,
+        ms: u64,
+    },
+    CrashContainer {
+        pod: usize,
+        ms: u64,
+    },
+    RebootNode {
+        node: usize,
+        ms: u64,
+    },
+    DeletePod {
+        pod: usize,
+    },
+    /// The pod is gone from the API; its process goes on for a while.
+    ForceDelete {
+        pod: usize,
+        ms: u64,
+    },
+    FailPod {
+        pod: usize,
+    },
+    AddPod,
+    KillController {
+        replica: usize,
+    },
+    PauseController {
+        replica: usize,
+        ms: u64,
+    },
+    DeleteLease,
+    DeleteEpoch,
+    ApiDown {
+        ms: u64,
+    },
+    ApiSilent {
+        ms: u64,
+    },
+    ApiSlow {
+        ms: u64,
+    },
+    ApiConflicts {
+        ms: u64,
+    },
+    DropWatches {
+        forget: bool,
+    },
+    RedisCrash {
+        ms: u64,
+    },
+    RedisFreeze {
+        ms: u64,
+    },
+    RedisEmpty {
+        ms: u64,
+    },
+    RedisStale {
+        ms: u64,
+    },
+    FlushAll,
+    DeleteLedger,
+    /// The ledger is as it was a while ago, in another replication.
+    StaleLedger,
+    ScriptFlush,
+    CutWorkerRedis {
+        pod: usize,
+        ms: u64,
+        cut: Cut,
+    },
+    CutWorkerMail {
+        pod: usize,
+        ms: u64,
+        cut: Cut,
+    },
+    CutControllerRedis {
+        replica: usize,
+        ms: u64,
+        cut: Cut,
+    },
+    MailCrash {
+        ms: u64,
+    },
+    /// Hours, forwards or back.
+    WallClock {
+        node: usize,
+        hours: i64,
+    },
+}
+
+impl Fault {
+    /// The kind, for the table.
+    pub fn kind(&self) -> String {
+        let text = format!("{self:?}");
+        text.split([' ', '{']).next().unwrap_or_default().to_owned()
+    }
+}
+
+/// A world.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub broken: Broken,
+    pub latency: Latency,
+    pub budget: u32,
+    pub nodes: usize,
+    pub pods: usize,
+    pub mails: usize,
+    /// When mails come.
+    pub arrivals: Vec<Time>,
+    pub habits: Habits,
+    /// Unknown outcomes are sent again.
+    pub resend: bool,
+    /// The queue may go with the store.
+    pub loses_queue: bool,
+    pub session_timeout: Duration,
+    pub close_grace: Duration,
+    pub faults: BTreeMap<Time, Fault>,
+    /// No fault begins from then on, and what lasts of them ends.
+    pub calm: Time,
+}
+
+impl Plan {
+    /// The world of a seed.
+    pub fn new(seed: u64, broken: Broken) -> Self {
+        let mut chance = SmallRng::seed_from_u64(seed);
+        let mut pick = |range: Range<u64>| chance.random_range(range);
+        let rough = pick(0..3);
+        let latency = Latency {
+            least_ms: [4, 8, 8, 15, 25][usize::try_from(pick(0..5)).expect("small")],
+            jitter_ms: pick(0..20),
+            late_per_mille: u32::try_from([0, 0, 3, 10][usize::try_from(pick(0..4)).expect("small")]).expect("small"),
+        };
+        let budget = u32::try_from(pick(2..9)).expect("small");
+        let (nodes, pods) = (2, usize::try_from(pick(1..5)).expect("small"));
+        let saturated = pick(0..10) == 0;
+        let some = |pick: &mut dyn FnMut(Range<u64>) -> u64, of: &[u32]| {
+            of[usize::try_from(pick(0..of.len() as u64)).expect("small")]
+        };
+        let habits = Habits {
+            own_limit: if saturated { budget.div_ceil(2) } else { u32::MAX },
+            patience: Duration::from_millis(pick(4_000..6_500)),
+            late_eof: Duration::from_millis(some(&mut pick, &[0, 0, 300, 700]).into()),
+            slow_ms: some(&mut pick, &[0, 5, 40]).into(),
+            mail_ms: some(&mut pick, &[5, 100, 400, 1_500]).into(),
+            defers: some(&mut pick, &[0, 0, 20, 100]),
+            refuses: some(&mut pick, &[0, 0, 20]),
+            quits: some(&mut pick, &[0, 0, 10, 40]),
+            breaks: some(&mut pick, &[0, 0, 10, 40]),
+            pipelining: pick(0..4) > 0,
+            chunking: pick(0..3) > 0,
+        };
+        let calm = Duration::from_millis(pick(12_000..22_000));
+        let mails = usize::try_from(if pick(0..5) == 0 { pick(70..160) } else { pick(20..60) }).expect("small");
+        let start = 500;
+        let end = u64::try_from(calm.as_millis()).expect("short");
+        let mut arrivals: Vec<Time> = Vec::new();
+        while arrivals.len() < mails {
+            let at = pick(start..end);
+            // Some come alone, some in bursts.
+            let burst = if pick(0..3) == 0 { pick(2..12) } else { 1 };
+            arrivals.extend((0..burst).map(|_| Duration::from_millis(at)));
+        }
+        arrivals.truncate(mails);
+        arrivals.sort();
+        let mut plan = Self {
+            seed,
+            broken,
+            latency,
+            budget,
+            nodes,
+            pods,
+            mails,
+            arrivals,
+            habits,
+            resend: pick(0..3) == 0,
+            loses_queue: pick(0..4) == 0,
+            session_timeout: Duration::from_secs(8),
+            close_grace: Duration::from_secs(1),
+            faults: BTreeMap::new(),
+            calm,
+        };
+        let count = [pick(0..4), pick(2..8), pick(4..14)][usize::try_from(rough).expect("small")];
+        for _ in 0..count {
+            let at = Duration::from_millis(pick(1_500..end));
+            let fault = plan.fault(&mut pick);
+            plan.faults.insert(at, fault);
+            // Troubles seldom come alone.
+            if pick(0..4) == 0 {
+                let after = Duration::from_millis(pick(50..2_500));
+                let fault = plan.fault(&mut pick);
+                plan.faults.insert(at + after, fault);
+            }
+        }
+        if pick(0..4) == 0 {
+            // Pods come and go.
+            for _ in 0..pick(3..8) {
+                let fault = if pick(0..2) == 0 { Fault::AddPod } else { Fault::DeletePod { pod: 0 } };
+                plan.faults.insert(Duration::from_millis(pick(1_500..end)), fault);
+            }
+            let ledger = if pick(0..2) == 0 { Fault::StaleLedger } else { Fault::DeleteLedger };
+            plan.faults.insert(Duration::from_millis(pick(4_000..end)), ledger);
+        }
+        plan
+    }
+
+    fn fault(&self, pick: &mut dyn FnMut(Range<u64>) -> u64) -> Fault {
+        let index = |pick: &mut dyn FnMut(Range<u64>) -> u64, below: usize| {
+            usize::try_from(pick(0..below as u64)).expect("small")
+        };
+        let cut = [Cut::There, Cut::Back, Cut::Both][index(pick, 3)];
+        let (pod, node, replica) = (index(pick, 4), index(pick, self.nodes), index(pick, 2));
+        let span = |pick: &mut dyn FnMut(Range<u64>) -> u64| {
+            [pick(100..1_500), pick(1_500..6_000), pick(6_000..12_000)][index(pick, 3)]
+        };
+        let ms = span(pick);
+        match pick(0..36) {
+            0 | 1 => Fault::PauseWorker { pod, ms },
+            2 | 3 => Fault::KillWorker { pod },
+            4 => Fault::KillWorkerCut { pod, ms },
+            5 => Fault::CrashContainer { pod, ms },
+            6 => Fault::RebootNode { node, ms },
+            7 => Fault::DeletePod { pod },
+            8 => Fault::ForceDelete { pod, ms },
+            9 => Fault::FailPod { pod },
+            10 | 11 => Fault::AddPod,
+            12 => Fault::KillController { replica },
+            13 | 14 => Fault::PauseController { replica, ms },
+            15 => Fault::DeleteLease,
+            16 => Fault::DeleteEpoch,
+            17 => Fault::ApiDown { ms },
+            18 => Fault::ApiSilent { ms },
+            19 => Fault::ApiSlow { ms },
+            20 => Fault::ApiConflicts { ms },
+            21 => Fault::DropWatches { forget: pick(0..2) == 0 },
+            22 => Fault::RedisCrash { ms: ms / 3 },
+            23 => Fault::RedisFreeze { ms },
+            24 if self.loses_queue => Fault::RedisEmpty { ms: ms / 6 },
+            25 if self.loses_queue => Fault::RedisStale { ms: ms / 6 },
+            26 if self.loses_queue => Fault::FlushAll,
+            24 | 25 | 27 => Fault::DeleteLedger,
+            26 | 28 => Fault::StaleLedger,
+            29 => Fault::ScriptFlush,
+            30 | 31 => Fault::CutWorkerRedis { pod, ms, cut },
+            32 => Fault::CutWorkerMail { pod, ms, cut },
+            33 => Fault::CutControllerRedis { replica, ms, cut },
+            34 => Fault::MailCrash { ms: ms / 3 },
+            _ => Fault::WallClock { node, hours: if pick(0..2) == 0 { 1 } else { -1 } },
+        }
+    }
+}
