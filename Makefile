@@ -64,7 +64,7 @@ clock-image: cluster-up ## build and load the image of the product whose wall cl
 ##@ Check
 
 .PHONY: test
-test: setup lint verify test-unit test-components simulation test-e2e ## everything: lint, drift, unit, property, conformance, SMTP, simulation, end to end
+test: setup lint verify test-unit test-components test-e2e ## everything: lint, drift, unit, property, conformance, SMTP, end to end
 
 .PHONY: lint
 lint: fmt clippy shell doc ## format, clippy, shell scripts, rustdoc

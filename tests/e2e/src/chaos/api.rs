@@ -61,7 +61,7 @@ async fn killed(trial: &mut Trial<'_>) -> Result<()> {
     let up = repository().join("hack/cluster/up");
     let _back = Undo::new(|| {
         // Nothing of this run can be taken away without an API server.
-        if component("kube-apiserver").is_ok_and(|server| server.lives()) {
+        if component("kube-apiserver").is_ok_and(crate::process::Process::lives) {
             return;
         }
         if let Err(error) = Command::new(&up).output() {
