@@ -23,12 +23,14 @@ const CHUNK: usize = 1 << 14;
 const UNDER_WAY: usize = 1 << 10;
 
 /// What a door does with its connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Plan {
     target: SocketAddr,
     /// For each direction.
     delay: Duration,
     frozen: bool,
+    /// Bytes from a client that freeze the door.
+    trap: Option<Vec<u8>>,
     /// Connections of an older generation are closed.
     generation: u64,
 }
@@ -47,8 +49,9 @@ impl Door {
     pub async fn open(listen: IpAddr, target: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((listen, 0)).await?;
         let address = listener.local_addr()?;
-        let (plan, watching) = watch::channel(Plan { target, delay: Duration::ZERO, frozen: false, generation: 0 });
-        let task = tokio::spawn(accept(listener, watching));
+        let plan = Plan { target, delay: Duration::ZERO, frozen: false, trap: None, generation: 0 };
+        let plan = watch::Sender::new(plan);
+        let task = tokio::spawn(accept(listener, plan.clone()));
         Ok(Self { address, plan, task })
     }
 
@@ -66,6 +69,17 @@ impl Door {
     /// Nothing passes any more, in either direction, and nobody is told; [`Door::thaw`] lets go on what was held back.
     pub fn freeze(&self) {
         self.plan.send_modify(|plan| plan.frozen = true);
+    }
+
+    /// Freezes as soon as a client sends this, in one piece, and once: what it is part of is held back too.
+    pub fn freeze_at(&self, bytes: impl AsRef<[u8]>) {
+        self.plan.send_modify(|plan| plan.trap = Some(bytes.as_ref().to_vec()));
+    }
+
+    /// Waits until nothing passes any more.
+    pub async fn frozen(&self) {
+        // The sender is ours, so this cannot fail.
+        let _ = self.plan.subscribe().wait_for(|plan| plan.frozen).await;
     }
 
     /// The end of [`Door::freeze`].
@@ -88,7 +102,7 @@ impl Drop for Door {
     }
 }
 
-async fn accept(listener: TcpListener, plan: watch::Receiver<Plan>) {
+async fn accept(listener: TcpListener, plan: watch::Sender<Plan>) {
     let mut connections = JoinSet::new();
     loop {
         if let Ok((stream, _)) = listener.accept().await {
@@ -98,34 +112,48 @@ async fn accept(listener: TcpListener, plan: watch::Receiver<Plan>) {
     }
 }
 
-async fn pass(near: TcpStream, plan: watch::Receiver<Plan>) {
+async fn pass(near: TcpStream, plan: watch::Sender<Plan>) {
     let Plan { target, generation, .. } = *plan.borrow();
     let Ok(far) = TcpStream::connect(target).await else { return };
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
     let (near_read, near_write) = near.into_split();
     let (far_read, far_write) = far.into_split();
-    let passing = async { tokio::join!(one_way(near_read, far_write, &plan), one_way(far_read, near_write, &plan)) };
-    let mut closing = plan.clone();
+    let there = |chunk: &[u8]| spring(&plan, chunk);
+    let passing = async {
+        tokio::join!(one_way(near_read, far_write, &plan, there), one_way(far_read, near_write, &plan, |_| ()))
+    };
+    let mut closing = plan.subscribe();
     tokio::select! {
         _ = passing => {}
         _ = closing.wait_for(|plan| plan.generation != generation) => {}
     }
 }
 
-/// Carries bytes and then the end from one side to the other. A side that is reset is closed like one that ended.
-async fn one_way(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, plan: &watch::Receiver<Plan>) {
+/// Freezes the door if this is what it waits for.
+fn spring(plan: &watch::Sender<Plan>, chunk: &[u8]) {
+    plan.send_if_modified(|plan| {
+        let caught = plan.trap.take_if(|trap| chunk.windows(trap.len()).any(|window| window == &trap[..])).is_some();
+        plan.frozen |= caught;
+        caught
+    });
+}
+
+/// Carries bytes and then the end from one side to the other, and shows them before. A side that is reset is closed like
+/// one that ended.
+async fn one_way(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, plan: &watch::Sender<Plan>, show: impl Fn(&[u8])) {
     let (late, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(UNDER_WAY);
     let reading = async move {
         let mut buffer = vec![0; CHUNK];
         loop {
             let read = from.read(&mut buffer).await.unwrap_or(0);
+            show(&buffer[..read]);
             let delay = plan.borrow().delay;
             if late.send((Instant::now() + delay, buffer[..read].to_vec())).await.is_err() || read == 0 {
                 return;
             }
         }
     };
-    let mut frozen = plan.clone();
+    let mut frozen = plan.subscribe();
     let writing = async move {
         while let Some((at, bytes)) = due.recv().await {
             sleep_until(at).await;

@@ -159,3 +159,21 @@ async fn a_door_delays_freezes_and_leads_elsewhere() {
     stream.shutdown().await.expect("shut down");
     assert_eq!(timeout(PATIENCE, stream.read(&mut heard)).await.expect("in time").expect("heard"), 0, "an end passes");
 }
+
+#[tokio::test]
+async fn a_door_freezes_at_what_a_client_sends() {
+    let server = echo("1").await;
+    let door = Door::open(Ipv4Addr::LOCALHOST.into(), server).await.expect("a door");
+    let mut stream = TcpStream::connect(door.address()).await.expect("connected");
+    door.freeze_at("now");
+    assert_eq!(talk(&mut stream, "no", 3).await, "1no");
+    stream.write_all(b"not now").await.expect("said");
+    timeout(PATIENCE, door.frozen()).await.expect("frozen");
+    let mut heard = [0; 7];
+    let nothing = timeout(Duration::from_millis(100), stream.read_exact(&mut heard)).await;
+    assert!(nothing.is_err(), "what froze the door is held back");
+    door.thaw();
+    timeout(PATIENCE, stream.read_exact(&mut heard)).await.expect("an answer").expect("heard");
+    assert_eq!(&heard, b"not now");
+    assert_eq!(talk(&mut stream, "now", 3).await, "now", "only once");
+}

@@ -245,7 +245,7 @@ async fn redis_slow(trial: &mut Trial<'_>) -> Result<()> {
 }
 
 /// Ends a pod's connections to Redis, so that it has to make new ones.
-fn hang_up(trial: &Trial<'_>, pod: IpAddr) -> Result<()> {
+pub(super) fn hang_up(trial: &Trial<'_>, pod: IpAddr) -> Result<()> {
     let pod = format!("addr={pod}:");
     trial.stage.with_redis(|redis| {
         let list = redis.command(&["CLIENT", "LIST"]).map_err(anyhow::Error::msg)?;

@@ -83,7 +83,8 @@ pub async fn run(choice: &Choice, interrupted: impl Future<Output = ()>) -> Resu
     let stage = Stage::raise().await?;
     let logs = Logs::start(stage.log_folder(), stage.canaries());
     let mut done = Vec::new();
-    let all = run_all(choice, &chosen, &stage, &logs, &mut done);
+    // Boxed, since the compiler gives up on a type as deep as all that runs in here.
+    let all = run_all(choice, &chosen, &stage, &logs, &mut done).boxed_local();
     let ended = tokio::select! {
         () = all => Ok(()),
         () = interrupted => Err(anyhow::anyhow!("interrupted")),
@@ -124,6 +125,7 @@ async fn run_one(run: Run, stage: &Stage, logs: &Logs) -> Outcome {
     let budget = (run.scenario.relay)(&name).budget;
     let mut result = Outcome { run, budget, allowed: 0, figures: Vec::new(), seen: Seen::default() };
     // A tool that panics ends its scenario and not the run: what was set up must be taken away.
+    // Boxed here and in the steps: the compiler gives up on a type as deep as all of them together.
     let attempt = AssertUnwindSafe(attempt(&mut result, stage, logs, &name).boxed_local()).catch_unwind();
     let failed = match timeout(LONGEST, attempt).await {
         Ok(Ok(Ok(()))) => None,
@@ -152,9 +154,9 @@ async fn run_one(run: Run, stage: &Stage, logs: &Logs) -> Outcome {
 async fn attempt(result: &mut Outcome, stage: &Stage, logs: &Logs, name: &str) -> Result<()> {
     let before = Before::now(logs);
     let scenario = result.run.scenario;
-    let mut trial = Trial::raise(stage, logs, scenario, name, result.run.seed).await?;
+    let mut trial = Trial::raise(stage, logs, scenario, name, result.run.seed).boxed_local().await?;
     let acted = (scenario.act)(&mut trial).await;
-    result.seen = judge(&mut trial, before).await;
+    result.seen = judge(&mut trial, before).boxed_local().await;
     result.seen.violations.append(&mut trial.record.violations);
     result.figures = trial.record.figures;
     result.allowed = trial.expect.duplicates;

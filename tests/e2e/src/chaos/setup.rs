@@ -1,6 +1,6 @@
 //! What scenarios have in common: relays to ask for, times, pods to choose from.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
@@ -79,4 +79,19 @@ pub(super) async fn another_process(pod_uid: &str, old: Process) -> Result<()> {
     })
     .await
     .map(drop)
+}
+
+/// Waits until so many pods are Ready and their shares in force; how long that took from `since`, or from the pods being
+/// there if that was later: how long Kubernetes takes is not ours.
+pub(super) async fn followed(trial: &Trial<'_>, pods: u32, since: Instant) -> Result<Duration> {
+    let there = async {
+        trial.relay.await_pods(pods).await?;
+        anyhow::Ok(Instant::now())
+    };
+    let in_force = async {
+        trial.relay.await_shares(pods, trial.expect.budget).await?;
+        anyhow::Ok(Instant::now())
+    };
+    let (there, in_force) = tokio::try_join!(there, in_force)?;
+    Ok(in_force.saturating_duration_since(there.max(since)))
 }
