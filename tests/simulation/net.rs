@@ -276,7 +276,8 @@ impl Inner {
     fn arrive(&mut self, id: u64, side: Side, time: Time, woken: &mut Vec<Waker>) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         let (from, to) = (conn.place(side.other()), conn.place(side));
-        if self.cuts.contains(&(from, to)) {
+        let is_reset = matches!(conn.end(side).coming.front(), Some(Packet::Reset));
+        if self.cuts.contains(&(from, to)) && !is_reset {
             let wait = Duration::from_millis(self.chance.random_range(RESEND_MS.0..RESEND_MS.1));
             self.serial += 1;
             self.arrivals.push(Reverse((time + wait, self.serial, id, side)));
@@ -350,6 +351,15 @@ impl Inner {
         }
     }
 
+    /// RST overtakes everything, and always arrives: a real one that is lost is not sent again and leaves no socket behind,
+    /// so nobody can know of it, and the product promises nothing for it.
+    fn reset(&mut self, id: u64, side: Side) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.end(side.other()).coming.clear();
+            self.send(id, side, Packet::Reset);
+        }
+    }
+
     fn close(&mut self, id: u64, side: Side) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         let established = conn.state == State::Established;
@@ -362,7 +372,7 @@ impl Inner {
         end.ended = true;
         if established && !reset {
             if unread {
-                self.send(id, side, Packet::Reset);
+                self.reset(id, side);
             } else if !ended {
                 self.send(id, side, Packet::Fin);
             }
