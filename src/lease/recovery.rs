@@ -111,6 +111,8 @@ struct Seen {
     first: BootTime,
     /// A moment before its last SYNC, if we watched that come: what a leader found is of unknown age.
     heard: Option<BootTime>,
+    /// Whether it was there before the ledger was lost: who was seen only in a recovery may be someone's successor.
+    settled: bool,
 }
 
 /// Shares that were sent to the ledger.
@@ -217,7 +219,7 @@ impl Watch {
     /// Takes in a ledger that is not in force, such as a stale copy: what we saw ourselves goes first.
     pub fn load(&mut self, view: &LedgerView, now: BootTime) {
         for holder in view.holders.iter().filter(|holder| !self.over.contains_key(&holder.inc)) {
-            let seen = || Seen { holder: holder.clone(), since: now, first: now, heard: None };
+            let seen = || Seen { holder: holder.clone(), since: now, first: now, heard: None, settled: true };
             self.seen.entry(holder.inc.clone()).or_insert_with(seen);
         }
         // Who saw the shares in force knows better than a copy.
@@ -284,9 +286,10 @@ impl Watch {
     fn remember(&mut self, view: &LedgerView, now: BootTime) {
         for holder in &view.holders {
             // An incarnation that is new to us was not there at the look before.
-            let mut fresh = Seen { holder: holder.clone(), since: now, first: now, heard: self.looked };
+            let settled = view.state == LedgerState::Open;
+            let mut fresh = Seen { holder: holder.clone(), since: now, first: now, heard: self.looked, settled };
             if let Some(known) = self.seen.get(&holder.inc) {
-                fresh.first = known.first;
+                (fresh.first, fresh.settled) = (known.first, known.settled || settled);
                 if known.holder.seq == holder.seq {
                     (fresh.since, fresh.heard) = (known.since, known.heard);
                 }
@@ -447,13 +450,17 @@ impl Watch {
             let holder = &seen.holder;
             withhold(inc, format!("{inc}.{}", holder.seq), holder.claim.max(share(&holder.pod_uid)), hold)
         });
-        // A pod that came, was granted and was lost between two looks.
-        let strangers = shares.iter().filter(|(pod, _)| {
-            let is_known = self.seen.values().any(|seen| seen.holder.pod_uid == **pod);
-            !is_known && !evidence.never_started.contains(**pod)
+        // A pod that came, was granted and was lost between two looks. Who answers for it now may be the successor of the
+        // one that was granted, of an earlier boot even, of which it knows nothing.
+        let strangers = shares.iter().filter_map(|(pod, share)| {
+            let mut known = self.seen.values().filter(|seen| seen.holder.pod_uid == **pod);
+            if known.any(|seen| seen.settled || !self.history) || evidence.never_started.contains(*pod) {
+                return None;
+            }
+            let own = view.holders.iter().filter(|holder| holder.pod_uid == **pod).map(|holder| holder.claim);
+            let left = share.saturating_sub(own.sum());
+            withhold("", format!("{pod}.{}", view.token), left, holds.session_timeout)
         });
-        let strangers = strangers
-            .filter_map(|(pod, share)| withhold("", format!("{pod}.{}", view.token), *share, holds.session_timeout));
         let unlisted = self.unlisted.iter().filter_map(|unlisted| {
             withhold("", format!("unlisted.{}", view.token), unlisted.missing(view), holds.session_timeout)
         });

@@ -148,7 +148,7 @@ impl Watch {
             *share = holder.share.max(*share);
             if let Some(incarnation) = &holder.incarnation {
                 let restored = restored(&holder.pod_uid, incarnation);
-                let seen = Seen { holder: restored, since: now, first: now, heard: None };
+                let seen = Seen { holder: restored, since: now, first: now, heard: None, settled: true };
                 let known = self.seen.entry(incarnation.inc.clone()).or_insert(seen);
                 known.holder.claim = incarnation.claim.max(known.holder.claim);
             }

@@ -239,6 +239,28 @@ fn who_does_not_come_back_after_a_wipe_is_withheld_at_open() {
 }
 
 #[test]
+fn a_pod_that_was_granted_unseen_and_came_back_as_a_new_process_is_withheld() {
+    let mut scene = Scene::led();
+    // A third pod came, was granted its share, opened sessions and went down with its node, all between two looks; then
+    // the ledger was lost, and the pod's next process, in another boot, has nothing to re-assert.
+    scene.policy(&[("a", 8), ("b", 4), ("c", 4)]);
+    scene.watch.list(&["a".to_owned(), "b".to_owned(), "c".to_owned()].into());
+    scene.wipe();
+    for pod in ["a", "b", "c"] {
+        scene.sync(pod, 1, 2, 0);
+    }
+    let actions = scene.after(0.25);
+    let [Action::Open { missing, .. }] = actions.as_slice() else { panic!("{actions:?}") };
+    let withheld: Vec<_> = missing.iter().map(|m| (m.quarantine.slots, m.quarantine.seconds)).collect();
+    assert_eq!(withheld, [(4, 300)], "{missing:?}");
+    // What it re-asserts is its own, and counted already.
+    scene.sync("c", 1, 3, 3);
+    let actions = scene.after(0.25);
+    let [Action::Open { missing, .. }] = actions.as_slice() else { panic!("{actions:?}") };
+    assert_eq!(missing.iter().map(|m| m.quarantine.slots).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
 fn a_pod_whose_new_process_came_back_is_withheld_only_for_the_close_grace() {
     let mut scene = Scene::open();
     scene.ledger.view = None;
