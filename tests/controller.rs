@@ -128,10 +128,8 @@ async fn register(store: &Store, pod_uid: &str) -> String {
         panic!("the first call asks for the generation");
     };
     request.generation = last + 1;
-    let SyncReply::Ok(granted) = ledger.sync(&request, LIMIT).await.expect("an answer") else {
-        panic!("the second call registers");
-    };
-    assert!(granted.claim > 0);
+    let reply = ledger.sync(&request, LIMIT).await.expect("an answer");
+    assert!(matches!(reply, SyncReply::Ok(_)), "the second call registers: {reply:?}");
     request.inc
 }
 
@@ -299,7 +297,10 @@ async fn a_silent_worker_loses_its_slots_to_quarantine_and_they_come_back() {
         &incident.what,
         Happening::WorkerLost { pod, slots: 8, hold } if pod == "mail/a" && *hold < Duration::from_secs(10)
     )));
-    leader.drive_until(Some(&plan), |ledger| ledger.quarantine.is_empty()).await;
+    let free = leader.drive_until(Some(&plan), |ledger| ledger.quarantine.is_empty()).await;
+    assert_eq!(free.entitlements.get("a"), Some(&0), "its share is for those that live");
+    register(&bench.store, "a").await;
+    leader.drive_until(Some(&plan), |ledger| ledger.entitlements.get("a") == Some(&8)).await;
 }
 
 /// Two workers die without a word, the first one long before; then Redis loses the ledger, and the leader dies with it. The
@@ -336,7 +337,8 @@ async fn a_new_leader_that_finds_the_ledger_lost_withholds_what_the_status_tells
     // The server may still count all sixteen sessions.
     let withheld: Vec<_> = ledger.quarantine.iter().map(|entry| (entry.slots, entry.seconds, &*entry.why)).collect();
     assert!(ledger.quarantined() >= ledger.budget, "{withheld:?}");
-    assert!(withheld.contains(&(8, 300, "silent")) && withheld.contains(&(8, 300, "missing")), "{withheld:?}");
+    // The second had the share of the first, too, so it may have used what became free after this was written down.
+    assert!(withheld.contains(&(8, 300, "silent")) && withheld.contains(&(16, 300, "missing")), "{withheld:?}");
     // Without the status all of them would be granted again: that is what the mirror is for.
     assert_eq!(after_losing_ledger_and_leader(false).await.quarantine, []);
 }

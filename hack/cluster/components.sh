@@ -162,6 +162,8 @@ write_kubelet_config() {
 		evictionHard: {memory.available: 50Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%, imagefs.inodesFree: 1%}
 		imageGCHighThresholdPercent: 100
 		imageGCLowThresholdPercent: 99
+		# tests kill the same container many times: it shall come back soon each time
+		crashLoopBackOff: {maxContainerRestartPeriod: 2s}
 		# tests start and end many pods at once
 		maxPods: 200
 		serializeImagePulls: false

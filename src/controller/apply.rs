@@ -245,7 +245,7 @@ impl Pool {
 
     /// The policy that should be in force: the shares of what the server takes.
     fn target(&self, plan: Option<&PoolPlan>, view: Option<&LedgerView>, turn: &Turn<'_>) -> Policy {
-        let target = |plan| shares::target(plan, &self.shares, self.budget, turn.epoch, turn.timing.lease);
+        let target = |plan| shares::target(plan, &self.shares, view, self.budget, turn.epoch, turn.timing.lease);
         match (plan, self.saturation.as_ref().filter(|saturation| saturation.is_lowered())) {
             (Some(plan), Some(saturation)) => {
                 let reduced = PoolPlan { budget: saturation.effective(plan.budget), ..plan.clone() };

@@ -14,12 +14,14 @@ use crate::{
 /// How long a process that is in no ledger is remembered.
 const FORGET: Duration = Duration::from_secs(3_600);
 
-/// The policy that should be in force; `current` are the shares that were last seen in force.
+/// The policy that should be in force; `current` are the shares that were last seen in force, `ledger` is the one in force.
 ///
-/// A pool that no relay names keeps its budget and grants nobody a share.
+/// A pool that no relay names keeps its budget and grants nobody a share. A pod whose worker is gone has a share of 0
+/// until a process of it registers.
 pub fn target(
     plan: Option<&PoolPlan>,
     current: &BTreeMap<String, u32>,
+    ledger: Option<&LedgerView>,
     old_budget: u32,
     epoch: u64,
     lease: Duration,
@@ -28,12 +30,25 @@ pub fn target(
         None => (old_budget, BTreeMap::new()),
         Some(plan) => {
             let share = |uid: &String| current.get(uid).copied().unwrap_or(0);
+            let (gone, here): (Vec<_>, Vec<_>) = plan.members.iter().partition(|uid| is_gone(ledger, uid));
             let members: Vec<Member> =
-                plan.members.iter().map(|uid| Member { uid: uid.clone(), current: share(uid) }).collect();
-            (plan.budget, divide(plan.budget, &members))
+                here.into_iter().map(|uid| Member { uid: uid.clone(), current: share(uid) }).collect();
+            let mut shares = divide(plan.budget, &members);
+            // Named all the same, or the ledger forgets which generation comes next.
+            shares.extend(gone.into_iter().map(|uid| (uid.clone(), 0)));
+            (plan.budget, shares)
         }
     };
     Policy { epoch, revision: 1, budget, lease, entitlements }
+}
+
+/// Whether a pod's worker has been on the ledger and is no more: it left, or was lost and taken off. The pod may exist
+/// for as long as it likes; what it does not use is for the others. A pod that is only starting is not gone: its share
+/// waits for it, so that its first session need not.
+fn is_gone(ledger: Option<&LedgerView>, uid: &str) -> bool {
+    ledger.is_some_and(|ledger| {
+        ledger.generations.contains_key(uid) && !ledger.holders.iter().any(|holder| holder.pod_uid == uid)
+    })
 }
 
 /// The policy to write now, if the ledger's is another one: ordered after what the ledger has.
@@ -170,7 +185,7 @@ mod tests {
     fn what_is_in_force_already_is_not_written_again() {
         let plan = pool(16, &["a", "b"]);
         let ledger = ledger(3, 7, 16, &[("a", 8), ("b", 8)]);
-        let target = |epoch| target(Some(&plan), &ledger.entitlements, 16, epoch, LEASE);
+        let target = |epoch| target(Some(&plan), &ledger.entitlements, Some(&ledger), 16, epoch, LEASE);
         assert_eq!(correction(&ledger, target(3)), None);
         let of_a_new_leader = correction(&ledger, target(4)).expect("a new epoch is written once");
         assert_eq!((of_a_new_leader.epoch, of_a_new_leader.revision), (4, 1));
@@ -180,15 +195,33 @@ mod tests {
     fn a_pod_that_comes_gets_its_part_and_the_revision_grows() {
         let plan = pool(16, &["a", "b", "c"]);
         let ledger = ledger(3, 7, 16, &[("a", 8), ("b", 8)]);
-        let policy = correction(&ledger, target(Some(&plan), &ledger.entitlements, 16, 3, LEASE)).expect("a change");
+        let policy = correction(&ledger, target(Some(&plan), &ledger.entitlements, Some(&ledger), 16, 3, LEASE))
+            .expect("a change");
         assert_eq!(policy.revision, 8);
         assert_eq!(policy.entitlements, shares(&[("a", 6), ("b", 5), ("c", 5)]));
     }
 
     #[test]
+    fn the_share_of_a_pod_without_a_worker_is_for_the_others_until_it_has_one() {
+        let plan = pool(16, &["a", "b"]);
+        let mut ledger = ledger(3, 7, 16, &[("a", 8), ("b", 8)]);
+        let target =
+            |ledger: &LedgerView| target(Some(&plan), &ledger.entitlements, Some(ledger), 16, 3, LEASE).entitlements;
+        assert_eq!(target(&ledger), shares(&[("a", 8), ("b", 8)]), "both are starting");
+        ledger.generations = BTreeMap::from([("a".into(), 1), ("b".into(), 4)]);
+        let of = |uid: &str| HolderView { pod_uid: uid.into(), ..holder(uid, uid, 1) };
+        ledger.holders = vec![of("a")];
+        assert_eq!(target(&ledger), shares(&[("a", 16), ("b", 0)]), "b was taken off");
+        ledger.entitlements = shares(&[("a", 16), ("b", 0)]);
+        ledger.holders.push(of("b"));
+        assert_eq!(target(&ledger), shares(&[("a", 8), ("b", 8)]), "b has a process again");
+    }
+
+    #[test]
     fn a_pool_that_nobody_names_grants_nobody_a_share_and_is_unused_when_empty() {
         let named = ledger(3, 7, 16, &[("a", 16)]);
-        let policy = correction(&named, target(None, &named.entitlements, named.budget, 3, LEASE)).expect("a change");
+        let policy = correction(&named, target(None, &named.entitlements, Some(&named), named.budget, 3, LEASE))
+            .expect("a change");
         assert_eq!((policy.budget, policy.entitlements), (16, BTreeMap::new()));
         assert!(!is_unused(&named));
         let mut empty = ledger(3, 8, 16, &[]);

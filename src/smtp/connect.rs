@@ -108,14 +108,28 @@ impl fmt::Debug for TlsRoots {
     }
 }
 
+/// Not knowing an authority for want of a file descriptor would look like a server that cannot be trusted.
+fn out_of_files(error: rustls_native_certs::Error) -> Option<io::Error> {
+    match error.kind {
+        rustls_native_certs::ErrorKind::Io { inner, .. } => {
+            matches!(inner.raw_os_error(), Some(nix::libc::EMFILE | nix::libc::ENFILE)).then_some(inner)
+        }
+        _ => None,
+    }
+}
+
 impl TlsRoots {
     /// The platform's authorities and those in `extra` (PEM). Reads files, so make it once and again when they change.
     ///
-    /// Fails when `extra` holds no usable certificate. A platform without any is no error: then no handshake succeeds
-    /// but with `extra`.
+    /// Fails when `extra` holds no usable certificate ([`io::ErrorKind::InvalidData`]), or when no file descriptor is
+    /// left to read with. A platform without any is no error: then no handshake succeeds but with `extra`.
     pub fn platform(extra: Option<&[u8]>) -> Result<Self, io::Error> {
         let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let found = rustls_native_certs::load_native_certs();
+        if let Some(error) = found.errors.into_iter().find_map(out_of_files) {
+            return Err(error);
+        }
+        roots.add_parsable_certificates(found.certs);
         if let Some(pem) = extra {
             let invalid = |detail: String| io::Error::new(io::ErrorKind::InvalidData, detail);
             let mut count = 0;

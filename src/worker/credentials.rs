@@ -57,7 +57,7 @@ pub enum CredentialsError {
         /// The list of hosts.
         file: PathBuf,
     },
-    /// A file can't be read, or makes no sense.
+    /// A file makes no sense.
     #[error("cannot use {}: {detail}", file.display())]
     Unusable {
         /// Which.
@@ -65,15 +65,28 @@ pub enum CredentialsError {
         /// Why.
         detail: String,
     },
+    /// The system does not let us read a file, now.
+    #[error("cannot read {}: {source}", file.display())]
+    Unreadable {
+        /// Which.
+        file: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
 }
 
 impl CredentialsError {
     /// The reason for the condition.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Missing { .. } | Self::Unusable { .. } => "SecretMissing",
+            Self::Missing { .. } | Self::Unusable { .. } | Self::Unreadable { .. } => "SecretMissing",
             Self::HostNotAllowed { .. } => "HostNotAllowed",
         }
+    }
+
+    /// Whether it may be over soon though the files stay as they are: no file descriptor was left, say.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreadable { .. })
     }
 }
 
@@ -109,7 +122,7 @@ impl CredentialsFolder {
         };
         // Without TLS nobody is trusted, and reading the platform's store is slow.
         let roots = if server.tls == Tls::None {
-            TlsRoots::nobody().map_err(|error| unusable(&folder, &error))?
+            TlsRoots::nobody().map_err(|error| untrusted(&folder, error))?
         } else {
             self.trusted(files.ca, &folder)?
         };
@@ -129,7 +142,7 @@ impl CredentialsFolder {
         if let Some((_, roots)) = known.iter().find(|(key, _)| *key == ca) {
             return Ok(roots.clone());
         }
-        let roots = TlsRoots::platform(ca.as_deref()).map_err(|error| unusable(folder, &error))?;
+        let roots = TlsRoots::platform(ca.as_deref()).map_err(|error| untrusted(folder, error))?;
         // A handful of servers; a rotated CA leaves its predecessor behind, so the list is kept short.
         known.truncate(15);
         known.insert(0, (ca, roots.clone()));
@@ -137,8 +150,12 @@ impl CredentialsFolder {
     }
 }
 
-fn unusable(folder: &Path, error: &io::Error) -> CredentialsError {
-    CredentialsError::Unusable { file: folder.join("ca.crt"), detail: error.to_string() }
+fn untrusted(folder: &Path, error: io::Error) -> CredentialsError {
+    let file = folder.join("ca.crt");
+    match error.kind() {
+        io::ErrorKind::InvalidData => CredentialsError::Unusable { file, detail: error.to_string() },
+        _ => CredentialsError::Unreadable { file, source: error },
+    }
 }
 
 fn login(server: &Server, auth: Auth, files: &Files, folder: &Path) -> Result<Credentials, CredentialsError> {
@@ -162,7 +179,7 @@ fn read(folder: &Path) -> Result<Files, CredentialsError> {
         match std::fs::read(&path) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(CredentialsError::Unusable { file: path, detail: error.to_string() }),
+            Err(source) => Err(CredentialsError::Unreadable { file: path, source }),
         }
     };
     Ok(Files {
@@ -219,6 +236,17 @@ mod tests {
         assert_eq!(error.reason(), "SecretMissing");
         assert!(error.to_string().contains("no password for server primary"), "{error}");
         assert!(error.to_string().contains(files.to_str().unwrap()), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_no_reason_to_wait_for_another_file() {
+        let (_root, folder, files) = folder();
+        std::fs::create_dir(files.join("username")).unwrap();
+        let error = folder.access(&server(Some("Plain"))).unwrap_err();
+        assert!(error.may_pass(), "{error}");
+        std::fs::remove_dir(files.join("username")).unwrap();
+        let error = folder.access(&server(Some("Plain"))).unwrap_err();
+        assert!(!error.may_pass(), "{error}");
     }
 
     #[test]

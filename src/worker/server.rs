@@ -155,7 +155,8 @@ impl Server {
     pub fn not_opened(&self, why: &Unopened<'_>, files: &CredentialsFolder) {
         let trouble = match why {
             Unopened::Files(error) => {
-                Some(Trouble::Lasting(unavailable(error.reason(), &error.to_string()), LONG_PAUSE))
+                let what = unavailable(error.reason(), &error.to_string());
+                Some(if error.may_pass() { Trouble::Failure(what) } else { Trouble::Lasting(what, LONG_PAUSE) })
             }
             Unopened::Server(error) if error.ruling.sign == Sign::TooManyConnections => {
                 self.trouble(error.ruling.sign, &error.to_string())

@@ -14,7 +14,7 @@ use kube::{
 };
 use mailrelay::{
     api::{MailRelay, RELAY_LABEL},
-    lease::{LedgerStore, LedgerView},
+    lease::{HolderView, LedgerStore, LedgerView},
     queue::{Audit, Depths, Filter, Queue, QueueNames, UnixMillis},
 };
 use mailsink::{Sink, Stats};
@@ -147,12 +147,14 @@ impl<'a> Relay<'a> {
         self.ledger.key()
     }
 
-    /// The slots that the ledger counts for each holder, largest first.
+    /// The slots that the ledger counts for each holder, largest first. Who neither has nor gets a slot does not count:
+    /// a pod on its way out, say, which the runtime had told to end before it could hear that.
     pub async fn shares(&self) -> Result<Vec<u32>> {
         let snapshot = self.ledger.snapshot().await?;
         let ledger = snapshot.ledger.context("no ledger yet")?;
         let mut by_pod = BTreeMap::<&str, u32>::new();
-        for holder in &ledger.holders {
+        let counts = |holder: &&HolderView| holder.claim > 0 || ledger.entitlements.contains_key(&holder.pod_uid);
+        for holder in ledger.holders.iter().filter(counts) {
             *by_pod.entry(&holder.pod_uid).or_default() += holder.claim;
         }
         let mut shares: Vec<u32> = by_pod.into_values().collect();

@@ -166,9 +166,8 @@ async fn silent(trial: &mut Trial<'_>) -> Result<()> {
     let (pod, worker, paused) = silence(trial).await?;
     trial.sink_until("its sessions are closed", |stats| stats.open <= 8).await?;
     let dead = Instant::now();
-    slots_free(trial, uid(&pod)?).await?;
-    // Free, yet not the other's: the pod exists and keeps its share for the process that comes back.
-    trial.time("slots free after its end", dead.elapsed(), SILENCE + NODE_RENEWAL + CLOSE_GRACE);
+    trial.all_busy().await?;
+    trial.time("slots used by the other after its end", dead.elapsed(), SILENCE + NODE_RENEWAL + CLOSE_GRACE);
     trial.strike();
     drop(paused);
     another_process(uid(&pod)?, worker).await?;

@@ -1,6 +1,6 @@
 //! Relays that change while mail flows.
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::HashSet;
 
 use anyhow::Result;
 use kube::ResourceExt;
@@ -71,13 +71,8 @@ async fn relay_recreated(trial: &mut Trial<'_>) -> Result<()> {
     trial.strike();
     kubectl(&["-n", &trial.relay.namespace, "delete", "mailrelay", &trial.relay.object().await?.name_any()]).await?;
     trial.sink_until("all sessions have ended", |stats| stats.open == 0).await?;
-    let mut exists = redis::cmd("EXISTS");
-    exists.arg(trial.relay.ledger_key());
-    until("the ledger is gone", PATIENCE, async || {
-        let count: u64 = trial.stage.store.query(&exists, Duration::from_secs(3)).await?;
-        Ok(Look::when(count == 0, (), || "it is there".into()))
-    })
-    .await?;
+    // The workers live on: the ledger is theirs until they are gone, too.
+    trial.relay.await_shares(0, 16).await?;
     let back = trial.strike();
     apply(&object).await?;
     trial.all_busy().await?;
