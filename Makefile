@@ -45,7 +45,7 @@ clean: ## remove what was built (not the cluster's cached tools)
 demo: release cluster-up image ## the main job on a real cluster, told step by step (KEEP=1 keeps it running)
 	@hack/debian.sh redis-server
 	@$(LOWER_AT_EXIT); \
-	  hack/cluster/run env MAILRELAY_BIN=$(CURDIR)/$(STATIC_DIR)/mailrelay $(CURDIR)/$(STATIC_DIR)/demo
+	  $(IN_CLUSTER) $(CURDIR)/$(STATIC_DIR)/demo
 
 .PHONY: release
 release: ## build the static release binaries
@@ -63,8 +63,12 @@ clock-image: cluster-up ## build and load the image of the product whose wall cl
 
 ##@ Check
 
+# The proofs need the processor for minutes, and the rest mostly waits: they run beside each other. What is built is built
+# before, since cargo locks its folder.
 .PHONY: test
-test: setup lint verify test-unit test-components test-e2e ## everything: lint, drift, unit, property, conformance, SMTP, end to end
+test: setup lint verify test-unit ## everything: lint, drift, unit, conformance, SMTP, model, simulation, end to end, chaos
+	$(CARGO) test --locked --workspace --no-run
+	@hack/beside target/proofs.log '$(MAKE) test-proofs' '$(MAKE) test-components test-cluster'
 
 .PHONY: lint
 lint: fmt clippy shell doc ## format, clippy, shell scripts, rustdoc
@@ -119,9 +123,18 @@ bench: ## how fast the parts are, each beside a reference measured in the same r
 test-unit: ## unit and property tests
 	$(CARGO) test --locked --workspace --lib --bins
 
+# What cargo takes for tests of the package mailrelay, but for the proofs.
+TESTS := $(filter-out model simulation,$(notdir $(basename $(wildcard tests/*.rs)) $(patsubst %/main.rs,%,$(wildcard tests/*/main.rs))))
+
 .PHONY: test-components
 test-components: setup ## conformance and contract tests against real Redis, the simulated one, the sink and Postfix
-	$(CARGO) test --locked -p mailrelay -p mailsink -p simredis -p testkit --test '*'
+	$(CARGO) test --locked -p mailrelay $(TESTS:%=--test %)
+	$(CARGO) test --locked -p mailsink -p simredis -p testkit --test '*'
+
+.PHONY: test-proofs
+test-proofs: ## the model of the lease protocol, and the simulation with SEEDS=5000
+	$(CARGO) test --locked -p mailrelay --test model
+	@$(MAKE) simulation
 
 # A profile and a flag of its own, so a folder of its own: debug builds are not made anew by it. The flag lets tokio's choice
 # among branches be seeded.
@@ -135,23 +148,34 @@ simulation: ## the simulation of workers and controllers: SEEDS=5000 worlds of r
 model: ## the model of the lease protocol with the scenarios that take minutes too
 	$(CARGO) test --locked -p mailrelay --test model -- --include-ignored
 
+# Runs what follows in the network of the cluster, as its user.
+IN_CLUSTER := hack/cluster/run env MAILRELAY_BIN=$(CURDIR)/$(STATIC_DIR)/mailrelay
+CHAOS_PACKAGES := redis-server iptables gcc libc6-dev
+
+.PHONY: test-cluster
+test-cluster: cluster-up image ## test-e2e and the slice of chaos, on one cluster
+	@hack/debian.sh $(CHAOS_PACKAGES)
+	$(CARGO) test --locked -p e2e --no-run
+	@$(LOWER_AT_EXIT); \
+	  $(IN_CLUSTER) $(CARGO) test --locked --offline -p e2e --test e2e; \
+	  SLICE=1 $(IN_CLUSTER) $(CURDIR)/$(STATIC_DIR)/chaos
+
 .PHONY: test-e2e
 test-e2e: cluster-up image ## end-to-end tests on the local cluster (ONLY=name runs one, KEEP=1 keeps the cluster)
 	@hack/debian.sh redis-server
 	$(CARGO) test --locked -p e2e --no-run
 	@$(LOWER_AT_EXIT); \
-	  hack/cluster/run env MAILRELAY_BIN=$(CURDIR)/$(STATIC_DIR)/mailrelay $(CARGO) test --locked --offline -p e2e --test e2e -- $(ONLY)
+	  $(IN_CLUSTER) $(CARGO) test --locked --offline -p e2e --test e2e -- $(ONLY)
 
-# Make hands ONLY, SEED, RUNS, SLICE and JOBS on in the environment.
 .PHONY: chaos
 ifdef LIST
 chaos:
 	@$(CARGO) run --locked --quiet -p e2e --bin chaos -- --list
 else
 chaos: cluster-up image clock-image ## break it in every way (LIST=1, ONLY=name, SEED=n, RUNS=n, SLICE=1: 4 minutes; KEEP=1 keeps the cluster)
-	@hack/debian.sh redis-server iptables gcc libc6-dev
+	@hack/debian.sh $(CHAOS_PACKAGES)
 	@$(LOWER_AT_EXIT); \
-	  hack/cluster/run env MAILRELAY_BIN=$(CURDIR)/$(STATIC_DIR)/mailrelay $(CURDIR)/$(STATIC_DIR)/chaos
+	  $(IN_CLUSTER) $(CURDIR)/$(STATIC_DIR)/chaos
 endif
 
 ##@ Generate

@@ -15,8 +15,9 @@
 //! | `relays` | I/O: the only writer of `MailRelay` objects |
 //! | `leader`, `run` | who leads, under which epoch; the process |
 //!
-//! A controller that is dead, doubled or stale makes shares unfair, never too many: every write to a ledger carries the
-//! epoch of its leadership, and the ledger refuses older ones.
+//! A controller that is dead, doubled or stale makes shares unfair, never too many: what says who gets what (INIT, OPEN,
+//! POLICY) carries the epoch of its leadership, and the ledger refuses older ones. What takes back (REAP, CLEAR) is right
+//! whoever says it: it names the ledger's token and the very state that was proven to be over.
 
 mod apply;
 mod claims;

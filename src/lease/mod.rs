@@ -30,7 +30,7 @@
 //! | R10 | unclean ends: `closeGrace` and `sessionTimeout`; "too many connections" | [`Slot::quarantine`], [`QuarantineTimers`], [`TOO_MANY`] |
 //!
 //! [`Ledger`] is the same machine as the scripts, without Redis: `tests/ledger.rs` compares every answer and state, and
-//! `tests/ledger_simulation.rs` runs worker, ledger and leader against each other under loss, delay, crashes and wipes.
+//! `tests/simulation` runs whole workers and controllers against each other under loss, delay, crashes and wipes.
 //! Times and their inequalities: [`Timing`]. Who may call what and when: [`LedgerStore`].
 
 mod clock;

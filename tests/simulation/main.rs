@@ -82,7 +82,6 @@ struct Sum {
 }
 
 #[test]
-#[cfg_attr(not(tokio_unstable), ignore = "a few seeds in thousands still fail, see docs/safety.md: make simulation")]
 fn no_seed_breaks_a_promise() {
     if let Some(seed) = number("SEED") {
         trace::log();

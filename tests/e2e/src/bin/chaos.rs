@@ -17,7 +17,7 @@ struct Arguments {
     /// Say which scenarios there are, and end
     #[arg(long)]
     list: bool,
-    /// Only the scenario of this name, or those whose names contain it
+    /// Only the scenario of this name, or those whose names contain it; several with commas between them
     #[arg(long, env = "ONLY", default_value = "")]
     only: String,
     /// Only the slice that `make test` runs
@@ -43,7 +43,7 @@ async fn main() -> ExitCode {
         (Err(_), true) => 1,
         (Err(_), false) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
     };
-    let only = Some(arguments.only).filter(|only| !only.is_empty());
+    let only = arguments.only.split(',').filter(|only| !only.is_empty()).map(str::to_owned).collect();
     let choice = Choice { only, slice, seed, runs: arguments.runs, jobs: arguments.jobs };
     if arguments.list {
         for scenario in choice.scenarios() {

@@ -2,7 +2,8 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    time::Duration,
+    ops::RangeInclusive,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -16,7 +17,7 @@ use super::{
     Reach, Scenario, Trial,
     redis::{flowing, no_session_closed},
     setup::{CLOSE_GRACE, LEASE, SLOW_MS, a_pod, lasting, uid},
-    trial::PATIENCE,
+    trial::{PATIENCE, millis},
 };
 use crate::{
     RelayOptions,
@@ -29,7 +30,7 @@ use crate::{
 pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "network_redis_cut",
-        fault: "one pod cut from Redis for 20 s",
+        fault: "one pod cut from Redis until the other uses its slots",
         reach: Reach::Own,
         slice: true,
         relay: lasting,
@@ -37,7 +38,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "network_redis_deaf",
-        fault: "Redis does not hear one pod for 20 s, one way",
+        fault: "the same, one way: Redis does not hear it",
         reach: Reach::Own,
         slice: false,
         relay: lasting,
@@ -45,7 +46,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "network_redis_mute",
-        fault: "one pod does not hear Redis for 20 s, one way: what it asks for is done, the answers are lost",
+        fault: "the same, one way: what it asks for is done, the answers are lost",
         reach: Reach::Own,
         slice: false,
         relay: lasting,
@@ -101,6 +102,9 @@ pub(super) const ALL: &[Scenario] = &[
     },
 ];
 
+/// When the slots of a worker that cannot renew its lease are used by another one, in milliseconds: after the reclaim time,
+/// and once a sign of life of its node shows that its silence is its own.
+const USED_BY_THE_OTHER: RangeInclusive<u64> = 7_000..=27_000;
 /// How long a path is cut: longer than a lease and all that the ledger waits for.
 const CUT: Duration = Duration::from_secs(20);
 /// How soon a worker uses its slots again when the path is there again.
@@ -124,7 +128,8 @@ fn redis(trial: &Trial<'_>) -> SocketAddr {
     trial.stage.with_redis(|redis| redis.address())
 }
 
-/// Without Redis a worker closes its sessions by its deadline, and nobody else uses them: its pod lives and is entitled.
+/// Without Redis a worker closes its sessions by its deadline. The other one uses them after the reclaim time and no sooner,
+/// since its node shows that it lives; then the path is there again and both share.
 async fn redis_cut(trial: &mut Trial<'_>, way: Way) -> Result<()> {
     let pod = a_pod(trial).await?;
     trial.moment(0..1_000).await;
@@ -133,22 +138,23 @@ async fn redis_cut(trial: &mut Trial<'_>, way: Way) -> Result<()> {
     let cut = Cut::between(address(&pod)?, redis(trial), way)?;
     trial.sink_until("its sessions are closed", |stats| stats.open <= 8).await?;
     trial.time("sessions closed after the cut", struck.elapsed(), LEASE);
-    withheld(trial, struck + CUT).await;
+    trial.all_busy().await?;
+    trial.figure("slots used by the other after the cut", millis(struck.elapsed()), "ms", USED_BY_THE_OTHER);
     trial.figure("packets cut", cut.packets()?, "packets", 1..=u64::MAX);
     drop(cut);
     let healed = trial.strike();
-    trial.all_busy().await?;
-    trial.time("all sessions open again", healed.elapsed(), BACK);
+    both_again(trial, healed).await?;
     // Its mail was resolved by stage while it could not say what had become of it.
     trial.expect.held = 8;
     Ok(())
 }
 
-/// The other pod's sessions, and no more, until then.
-async fn withheld(trial: &mut Trial<'_>, end: std::time::Instant) {
-    let limit = end.saturating_duration_since(std::time::Instant::now());
-    let more = trial.relay.sink.wait_for(limit, |stats| stats.open > 8).await;
-    trial.must(more.is_err(), || format!("slots of a pod that is cut off were used: {more:?}"));
+/// Waits until a worker that was away has its share again, and all slots are used.
+async fn both_again(trial: &mut Trial<'_>, healed: Instant) -> Result<()> {
+    trial.relay.await_shares(2, 16).await?;
+    trial.all_busy().await?;
+    trial.time("both have their share again", healed.elapsed(), BACK);
+    Ok(())
 }
 
 /// What a worker cannot reach it still holds: its sessions stay counted, and go on when the path is there again.
@@ -233,13 +239,13 @@ async fn redis_slow(trial: &mut Trial<'_>) -> Result<()> {
     trial.sink_until("its sessions are closed", |stats| stats.open <= 8).await?;
     // A renewal that was under way when it became slow may have been answered in time.
     trial.time("sessions closed after 2 s began", slow.elapsed(), LEASE + Duration::from_secs(2));
-    withheld(trial, slow + CUT).await;
+    trial.all_busy().await?;
+    trial.figure("slots used by the other after 2 s began", millis(slow.elapsed()), "ms", USED_BY_THE_OTHER);
     drop(diversion);
     trial.strike();
     drop(door);
     let healed = trial.strike();
-    trial.all_busy().await?;
-    trial.time("all sessions open again", healed.elapsed(), BACK);
+    both_again(trial, healed).await?;
     trial.expect.held = 8;
     Ok(())
 }

@@ -25,7 +25,8 @@ use crate::{
 pub(super) const ALL: &[Scenario] = &[
     Scenario::own("pod_terminated", "a pod deleted with grace (SIGTERM)", two_pods, |trial| {
         Box::pin(terminated(trial))
-    }),
+    })
+    .in_slice(),
     Scenario::own(
         "pod_killed_by_kubelet",
         "a pod that does not react is killed: evidence by its status",
@@ -37,7 +38,8 @@ pub(super) const ALL: &[Scenario] = &[
         "a worker dies and nothing restarts it; another pod of the node speaks",
         two_pods,
         |trial| Box::pin(silent(trial)),
-    ),
+    )
+    .in_slice(),
     Scenario::own("pod_silent_alone", "the same, and only the node's Lease proves the node", one_pod, |trial| {
         Box::pin(silent_alone(trial))
     }),

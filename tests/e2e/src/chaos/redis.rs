@@ -75,7 +75,7 @@ pub(super) const ALL: &[Scenario] = &[
         name: "redis_stale_promoted",
         fault: "promotion of a replica that missed the last writes, and the way back",
         reach: Reach::All,
-        slice: false,
+        slice: true,
         relay: lasting,
         act: |trial| Box::pin(stale_promoted(trial)),
     },

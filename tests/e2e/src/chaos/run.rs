@@ -28,8 +28,8 @@ const CLEAN_UP: Duration = Duration::from_secs(90);
 /// What is to be run.
 #[derive(Clone, Debug)]
 pub struct Choice {
-    /// Only the scenarios whose name contains this.
-    pub only: Option<String>,
+    /// Only the scenarios with one of these names, or with one of these in their name; none: all.
+    pub only: Vec<String>,
     /// Only the slice.
     pub slice: bool,
     /// What decides all moments and choices.
@@ -59,14 +59,13 @@ struct Outcome {
 impl Choice {
     /// The scenarios that are to be run.
     pub fn scenarios(&self) -> Vec<&'static Scenario> {
-        let exact = scenarios().any(|one| Some(one.name) == self.only.as_deref());
+        let is_meant = |name: &str, only: &String| {
+            let whole = scenarios().any(|one| one.name == only);
+            if whole { name == only } else { name.contains(only.as_str()) }
+        };
         scenarios()
             .filter(|one| !self.slice || one.slice)
-            .filter(|one| match self.only.as_deref() {
-                Some(only) if exact => one.name == only,
-                Some(only) => one.name.contains(only),
-                None => true,
-            })
+            .filter(|one| self.only.is_empty() || self.only.iter().any(|only| is_meant(one.name, only)))
             .collect()
     }
 }

@@ -66,7 +66,8 @@ pub(super) const ALL: &[Scenario] = &[
     }),
     Scenario::own("worker_killed_at_dot", "SIGKILL between the final dot and its reply", short_sessions, |trial| {
         Box::pin(killed_at(trial, FailureStage::Dot))
-    }),
+    })
+    .in_slice(),
     Scenario::alone(
         "worker_killed_at_settle",
         "SIGKILL before the dot and after 250: Redis is silent",
