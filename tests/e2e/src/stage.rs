@@ -9,7 +9,8 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use kube::{Client, Config};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client, Config};
 use mailrelay::store::{Store, StoreOptions};
 use serde_json::json;
 use tempfile::TempDir;
@@ -19,6 +20,7 @@ use crate::{
     command::{apply, kubectl, repository, run, succeed},
     options::SMTP_PASSWORD,
     process::Process,
+    wait::{Look, until},
 };
 
 /// Namespace of the controller.
@@ -29,6 +31,8 @@ const REDIS_SECRET: &str = "mailrelay-redis";
 pub(crate) const REDIS_PASSWORD: &str = "canary-redis-password";
 /// Where pods of the local cluster reach what runs beside it (hack/cluster).
 const LOCAL_ADDRESS: &str = "10.88.0.1";
+/// How long Kubernetes may take to remove a namespace with all that runs in it.
+const GONE: Duration = Duration::from_secs(120);
 
 /// A running installation. [`Stage::lower`] takes it away again.
 pub struct Stage {
@@ -85,8 +89,15 @@ impl Stage {
         installed.map(drop)
     }
 
-    /// Makes a namespace with the Secret that says where Redis is.
+    /// Makes a namespace with the Secret that says where Redis is. Waits for one of that name that a run before took away.
     pub async fn create_namespace(&self, name: &str) -> Result<()> {
+        let namespaces = Api::<Namespace>::all(self.client.clone());
+        until(&format!("the old namespace {name} is gone"), GONE, async || {
+            let old = namespaces.get_opt(name).await?;
+            let goes = old.is_some_and(|old| old.metadata.deletion_timestamp.is_some());
+            Ok(Look::when(!goes, (), || "it is terminating".into()))
+        })
+        .await?;
         self.namespaces().push(name.to_owned());
         let url = self.with_redis(|redis| redis.url());
         let objects = json!({"apiVersion": "v1", "kind": "List", "items": [
