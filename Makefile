@@ -133,7 +133,7 @@ test-components: setup ## conformance and contract tests against real Redis, the
 
 .PHONY: test-proofs
 test-proofs: ## the model of the lease protocol, and the simulation with SEEDS=5000
-	$(CARGO) test --locked -p mailrelay --test model
+	$(CARGO) test --locked -p mailrelay --test model -- --show-output
 	@$(MAKE) simulation
 
 # A profile and a flag of its own, so a folder of its own: debug builds are not made anew by it. The flag lets tokio's choice
@@ -146,7 +146,7 @@ simulation: ## the simulation of workers and controllers: SEEDS=5000 worlds of r
 
 .PHONY: model
 model: ## the model of the lease protocol with the scenarios that take minutes too
-	$(CARGO) test --locked -p mailrelay --test model -- --include-ignored
+	$(CARGO) test --locked -p mailrelay --test model -- --include-ignored --show-output
 
 # Runs what follows in the network of the cluster, as its user.
 IN_CLUSTER := hack/cluster/run env MAILRELAY_BIN=$(CURDIR)/$(STATIC_DIR)/mailrelay

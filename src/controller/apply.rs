@@ -1,19 +1,12 @@
-//! Step 4, I/O: brings one pool's ledger to what the plan says, and publishes the relays' records.
+//! Step 4, I/O: brings one pool's ledger to what the plan says.
 
-use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use redis::Script;
-
-use super::{
-    plan::{PoolPlan, RelayKey, RelayPlan},
-    saturation::Saturation,
-    shares,
-};
+use super::{plan::PoolPlan, saturation::Saturation, shares};
 use crate::{
-    api::{RelayRecord, record_key, reports_key},
     lease::{
-        Action, BootTime, CALL_LIMIT, Evidence, HolderView, Holds, InitReply, InitRequest, LedgerState, LedgerStore,
-        LedgerView, Mirror, OpenReply, OpenRequest, Policy, PolicyReply, ProcessId, ReapReply, Snapshot, Timing, Watch,
+        Action, BootTime, Evidence, HolderView, Holds, InitReply, InitRequest, LedgerState, LedgerStore, LedgerView,
+        Mirror, OpenReply, OpenRequest, Policy, PolicyReply, ProcessId, ReapReply, Snapshot, Timing, Watch,
     },
     store::{Store, StoreError},
 };
@@ -402,116 +395,4 @@ impl Pool {
 
 fn pod_of(ledger: Option<&LedgerView>, inc: &str) -> String {
     ledger.and_then(|ledger| ledger.holder(inc)).map_or_else(String::new, |holder| holder.pod.clone())
-}
-
-/// Writes a record unless a later one, or the same one, is there. Answers 1 written, 0 the same, or minus the later epoch.
-static PUBLISH: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"#!lua flags=allow-oom
-local stored = redis.call('GET', KEYS[1])
-if stored == ARGV[1] then return 0 end
-local read, old = pcall(cjson.decode, stored or '')
-if read and type(old) == 'table' then
-  local epoch, revision = tonumber(old.epoch) or 0, tonumber(old.revision) or 0
-  if epoch > tonumber(ARGV[2]) then return -epoch end
-  if epoch == tonumber(ARGV[2]) and revision > tonumber(ARGV[3]) then return 0 end
-end
-redis.call('SET', KEYS[1], ARGV[1])
-redis.call('PUBLISH', KEYS[1], ARGV[2] .. ':' .. ARGV[3])
-return 1
-",
-    )
-});
-
-/// Removes a record unless a later leader wrote it. Answers 1, or minus the later epoch.
-static WITHDRAW: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"#!lua flags=allow-oom
-local read, old = pcall(cjson.decode, redis.call('GET', KEYS[1]) or '')
-if read and type(old) == 'table' and (tonumber(old.epoch) or 0) > tonumber(ARGV[1]) then return -old.epoch end
-if redis.call('DEL', KEYS[1]) == 1 then redis.call('PUBLISH', KEYS[1], ARGV[1] .. ':gone') end
-return 1
-",
-    )
-});
-
-/// The relays' records as this leader published them.
-#[derive(Default)]
-pub struct Records {
-    published: BTreeMap<RelayKey, RelayRecord>,
-}
-
-impl Records {
-    /// Publishes the record of a relay. What is there already is not written again, and Redis is asked each time: it may
-    /// have lost it.
-    pub async fn publish(
-        &mut self,
-        store: &Store,
-        key: &RelayKey,
-        plan: &RelayPlan,
-        turn: &Turn<'_>,
-    ) -> Result<(), ApplyError> {
-        let mut record = RelayRecord {
-            epoch: turn.epoch,
-            revision: 1,
-            uid: plan.uid.clone(),
-            generation: plan.generation,
-            stalled: stalled(plan),
-            lease_ms: u64::try_from(turn.timing.lease.as_millis()).unwrap_or(u64::MAX),
-            spec: plan.relay.spec.clone(),
-        };
-        if let Some(last) = self.published.get(key) {
-            record.revision = last.revision;
-            if record != *last {
-                record.revision += 1;
-            }
-        }
-        let json = serde_json::to_vec(&record).map_err(|error| StoreError::Garbled {
-            address: store.address().to_owned(),
-            detail: format!("the record of {key} is not JSON: {error}"),
-        })?;
-        let (epoch, revision) = (record.epoch.to_string(), record.revision.to_string());
-        let redis_key = record_key(&key.namespace, &key.name);
-        let arguments = [&json[..], epoch.as_bytes(), revision.as_bytes()];
-        let answer: i64 = store.invoke(&PUBLISH, &[&redis_key], &arguments, CALL_LIMIT).await?;
-        refused(answer, &redis_key, turn)?;
-        self.published.insert(key.clone(), record);
-        Ok(())
-    }
-
-    /// Removes the record and the reports of a relay that is gone. Mail is never touched.
-    pub async fn withdraw(&mut self, store: &Store, key: &RelayKey, turn: &Turn<'_>) -> Result<(), ApplyError> {
-        let redis_key = record_key(&key.namespace, &key.name);
-        let epoch = turn.epoch.to_string();
-        let answer: i64 = store.invoke(&WITHDRAW, &[&redis_key], &[epoch.as_bytes()], CALL_LIMIT).await?;
-        refused(answer, &redis_key, turn)?;
-        let reports = reports_key(&key.namespace, &key.name);
-        store.query::<i64>(redis::cmd("DEL").arg(reports), CALL_LIMIT).await?;
-        self.published.remove(key);
-        Ok(())
-    }
-
-    /// Whether the record that was published last still says what the plan says.
-    pub fn is_current(&self, key: &RelayKey, plan: &RelayPlan) -> bool {
-        self.published.get(key).is_some_and(|last| {
-            last.uid == plan.uid && last.generation == plan.generation && last.stalled == stalled(plan)
-        })
-    }
-
-    /// The relays whose records this leader published.
-    pub fn keys(&self) -> impl Iterator<Item = &RelayKey> {
-        self.published.keys()
-    }
-}
-
-fn stalled(plan: &RelayPlan) -> Option<String> {
-    plan.stalled.as_ref().map(|stall| format!("{}: {}", stall.reason, stall.message))
-}
-
-fn refused(answer: i64, key: &str, turn: &Turn<'_>) -> Result<(), Deposed> {
-    if answer < 0 {
-        let (of, theirs) = (format!("the record {key}"), answer.unsigned_abs());
-        return Err(Deposed { of, theirs, ours: turn.epoch, refused: Some("record") });
-    }
-    Ok(())
 }

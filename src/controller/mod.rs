@@ -6,7 +6,7 @@
 //! | `observe` | I/O: relays and pods, by two watches |
 //! | `plan` | pure: which relay may work, which pods share which budget |
 //! | `shares` | pure: the policy each ledger should have; who was heard of when |
-//! | `apply` | I/O: one pool's ledger, the relays' records |
+//! | `apply`, `records` | I/O: one pool's ledger; the relays' records |
 //! | `pools` | the loop of the steps so far: the only writer of ledgers and records |
 //! | `nodes`, `claims`, `retention`, `safety` | I/O beside it: signs of life of nodes, mail of dead workers, old dead letters, how Redis keeps its data |
 //! | `status`, `conditions` | pure: what a relay's status says |
@@ -31,6 +31,7 @@ mod nodes;
 mod observe;
 mod plan;
 mod pools;
+mod records;
 mod relays;
 mod retention;
 mod run;
@@ -39,8 +40,9 @@ mod saturation;
 mod shares;
 mod status;
 
-pub use apply::{ApplyError, Deposed, Driven, Happening, Incident, Pool, Records, Turn};
+pub use apply::{ApplyError, Deposed, Driven, Happening, Incident, Pool, Turn};
 pub use plan::{Candidate, Plan, PoolPlan, RelayKey, RelayPlan, Stall, plan};
+pub use records::Records;
 pub use retention::discard_expired;
 pub use run::{ControllerError, ControllerOptions, Replica, run};
 pub use safety::{Safety, StoreFacts, ask, judge};

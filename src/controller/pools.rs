@@ -19,13 +19,14 @@ use tokio::{
 };
 
 use super::{
-    apply::{ApplyError, Deposed, Driven, Incident, Pool, Records, Turn},
+    apply::{ApplyError, Deposed, Driven, Incident, Pool, Turn},
     evidence::Pods,
     leader::{LeaderError, Marks},
     metrics::ControllerMetrics,
     nodes::Signs,
     observe::{Observed, PodFacts},
     plan::{Candidate, Plan, PoolPlan, RelayKey, plan},
+    records::Records,
     shares::Liveness,
 };
 use crate::{
