@@ -15,35 +15,12 @@ use crate::{
 };
 
 /// Writes a record unless a later one, or the same one, is there. Answers 1 written, 0 the same, or minus the later epoch.
-static PUBLISH: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"#!lua flags=allow-oom
-local stored = redis.call('GET', KEYS[1])
-if stored == ARGV[1] then return 0 end
-local read, old = pcall(cjson.decode, stored or '')
-if read and type(old) == 'table' then
-  local epoch, revision = tonumber(old.epoch) or 0, tonumber(old.revision) or 0
-  if epoch > tonumber(ARGV[2]) then return -epoch end
-  if epoch == tonumber(ARGV[2]) and revision > tonumber(ARGV[3]) then return 0 end
-end
-redis.call('SET', KEYS[1], ARGV[1])
-redis.call('PUBLISH', KEYS[1], ARGV[2] .. ':' .. ARGV[3])
-return 1
-",
-    )
-});
+static PUBLISH: LazyLock<Script> =
+    LazyLock::new(|| Script::new(concat!("#!lua flags=allow-oom\n", include_str!("scripts/publish.lua"))));
 
 /// Removes a record unless a later leader wrote it. Answers 1, or minus the later epoch.
-static WITHDRAW: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"#!lua flags=allow-oom
-local read, old = pcall(cjson.decode, redis.call('GET', KEYS[1]) or '')
-if read and type(old) == 'table' and (tonumber(old.epoch) or 0) > tonumber(ARGV[1]) then return -old.epoch end
-if redis.call('DEL', KEYS[1]) == 1 then redis.call('PUBLISH', KEYS[1], ARGV[1] .. ':gone') end
-return 1
-",
-    )
-});
+static WITHDRAW: LazyLock<Script> =
+    LazyLock::new(|| Script::new(concat!("#!lua flags=allow-oom\n", include_str!("scripts/withdraw.lua"))));
 
 /// The relays' records as this leader published them.
 #[derive(Default)]

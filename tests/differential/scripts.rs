@@ -24,6 +24,15 @@ macro_rules! ledger {
     };
 }
 
+macro_rules! controller {
+    ($name:literal) => {
+        (
+            $name,
+            concat!("#!lua flags=allow-oom\n", include_str!(concat!("../../src/controller/scripts/", $name, ".lua"))),
+        )
+    };
+}
+
 macro_rules! queue {
     ($header:literal, $name:literal) => {
         (
@@ -59,10 +68,9 @@ const FILES: &[(&str, &str)] = &[
     queue!("#!lua flags=allow-oom", "release"),
     queue!("#!lua flags=allow-oom", "dead"),
     queue!("#!lua flags=allow-oom", "depths"),
+    controller!("publish"),
+    controller!("withdraw"),
 ];
-
-/// The scripts that lie within Rust code: whatever stands between `r"#!lua` and the quote.
-const WITHIN: &str = include_str!("../../src/controller/apply.rs");
 
 /// What must have been seen, or nothing was compared: the script and the first word of its answer.
 pub const ANSWERS: &[&str] = &[
@@ -151,12 +159,7 @@ pub struct Generator {
 
 impl Generator {
     pub fn new() -> Self {
-        let within: Vec<&str> = WITHIN.split("r\"#!lua").skip(1).filter_map(|text| text.split('"').next()).collect();
-        assert_eq!(within.len(), 2, "the scripts of the controller");
-        let mut bodies: BTreeMap<_, _> = FILES.iter().copied().collect();
-        for (name, text) in ["publish", "withdraw"].into_iter().zip(within) {
-            bodies.insert(name, format!("#!lua{text}").leak());
-        }
+        let bodies: BTreeMap<_, _> = FILES.iter().copied().collect();
         let digest = |body: &str| sha1_of(body.as_bytes());
         let digests = bodies.iter().map(|(name, body)| (*name, digest(body))).collect();
         Self { bodies, digests, story: VecDeque::new() }

@@ -1,0 +1,5 @@
+-- KEYS: the record. ARGV: epoch. Removes it unless a later leader wrote it. Answers 1, or minus the later epoch.
+local read, old = pcall(cjson.decode, redis.call('GET', KEYS[1]) or '')
+if read and type(old) == 'table' and (tonumber(old.epoch) or 0) > tonumber(ARGV[1]) then return -old.epoch end
+if redis.call('DEL', KEYS[1]) == 1 then redis.call('PUBLISH', KEYS[1], ARGV[1] .. ':gone') end
+return 1
