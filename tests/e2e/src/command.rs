@@ -1,6 +1,10 @@
 //! kubectl, helm and the product's own command line, as a user types them.
 
-use std::{ffi::OsStr, path::PathBuf, process::Stdio};
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use anyhow::{Context, Result, bail};
 use tokio::{io::AsyncWriteExt, process::Command};
@@ -65,7 +69,8 @@ pub async fn apply(objects: &serde_json::Value) -> Result<String> {
 
 /// The repository's root.
 pub fn repository() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").components().collect()
+    // This package lies in tests/e2e.
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new(".")).to_owned()
 }
 
 /// The product's binary: `MAILRELAY_BIN`, or the one that cargo built beside this program.
