@@ -235,7 +235,8 @@ impl Store {
         self.bounded(limit, async |connection| command.query_async(connection).await).await
     }
 
-    /// Runs a script by EVALSHA, loading it when Redis does not know it yet. Cancelling leaves open whether it took effect.
+    /// Runs a script by EVALSHA, loading it when Redis does not know it, again and again for as long as others make Redis
+    /// forget it in between. Cancelling leaves open whether it took effect.
     pub async fn invoke<T: FromRedisValue>(
         &self,
         script: &Script,
@@ -250,7 +251,16 @@ impl Store {
         for argument in arguments {
             invocation.arg(*argument);
         }
-        self.bounded(limit, async |connection| invocation.invoke_async(connection).await).await
+        let unknown = redis::ErrorKind::Server(redis::ServerErrorKind::NoScript);
+        self.bounded(limit, async |connection| {
+            loop {
+                match invocation.invoke_async(connection).await {
+                    Err(error) if error.kind() == unknown => {}
+                    outcome => return outcome,
+                }
+            }
+        })
+        .await
     }
 
     /// A connection of its own, for blocking commands; `limit` bounds each answer.
