@@ -167,12 +167,13 @@ test-e2e: cluster-up image ## end-to-end tests on the local cluster (ONLY=name r
 	@$(LOWER_AT_EXIT); \
 	  $(IN_CLUSTER) $(CARGO) test --locked --offline -p e2e --test e2e -- $(ONLY)
 
+# Make hands ONLY, SEED, RUNS, SLICE and JOBS on in the environment.
 .PHONY: chaos
 ifdef LIST
 chaos:
 	@$(CARGO) run --locked --quiet -p e2e --bin chaos -- --list
 else
-chaos: cluster-up image clock-image ## break it in every way (LIST=1, ONLY=name, SEED=n, RUNS=n, SLICE=1: 4 minutes; KEEP=1 keeps the cluster)
+chaos: cluster-up image clock-image ## break it in every way (LIST=1, ONLY=a,b, SEED=n, RUNS=n, SLICE=1: 4 minutes; KEEP=1 keeps the cluster)
 	@hack/debian.sh $(CHAOS_PACKAGES)
 	@$(LOWER_AT_EXIT); \
 	  $(IN_CLUSTER) $(CURDIR)/$(STATIC_DIR)/chaos

@@ -106,6 +106,13 @@ fn shares(of: &[(&str, u32)]) -> BTreeMap<String, u32> {
 
 /// Registers a worker as the protocol has it, and has it claim its share. Returns its incarnation.
 async fn register(store: &Store, pod_uid: &str) -> String {
+    let (inc, claim) = register_any(store, pod_uid).await;
+    assert!(claim > 0);
+    inc
+}
+
+/// The same for one that may have no share: its incarnation, and what it could claim.
+async fn register_any(store: &Store, pod_uid: &str) -> (String, u32) {
     let ledger = LedgerStore::new(store.clone(), POOL);
     let mut request = SyncRequest {
         token: ledger.snapshot().await.expect("a look").ledger.expect("a ledger").token,
@@ -128,9 +135,10 @@ async fn register(store: &Store, pod_uid: &str) -> String {
         panic!("the first call asks for the generation");
     };
     request.generation = last + 1;
-    let reply = ledger.sync(&request, LIMIT).await.expect("an answer");
-    assert!(matches!(reply, SyncReply::Ok(_)), "the second call registers: {reply:?}");
-    request.inc
+    let SyncReply::Ok(granted) = ledger.sync(&request, LIMIT).await.expect("an answer") else {
+        panic!("the second call registers");
+    };
+    (request.inc, granted.claim)
 }
 
 #[tokio::test]
@@ -299,7 +307,7 @@ async fn a_silent_worker_loses_its_slots_to_quarantine_and_they_come_back() {
     )));
     let free = leader.drive_until(Some(&plan), |ledger| ledger.quarantine.is_empty()).await;
     assert_eq!(free.entitlements.get("a"), Some(&0), "its share is for those that live");
-    register(&bench.store, "a").await;
+    assert_eq!(register_any(&bench.store, "a").await.1, 0, "nothing before its share is back");
     leader.drive_until(Some(&plan), |ledger| ledger.entitlements.get("a") == Some(&8)).await;
 }
 

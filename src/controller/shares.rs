@@ -46,9 +46,7 @@ pub fn target(
 /// for as long as it likes; what it does not use is for the others. A pod that is only starting is not gone: its share
 /// waits for it, so that its first session need not.
 fn is_gone(ledger: Option<&LedgerView>, uid: &str) -> bool {
-    ledger.is_some_and(|ledger| {
-        ledger.generations.contains_key(uid) && !ledger.holders.iter().any(|holder| holder.pod_uid == uid)
-    })
+    ledger.is_some_and(|ledger| ledger.generations.contains_key(uid) && ledger.holders_of(uid).next().is_none())
 }
 
 /// The policy to write now, if the ledger's is another one: ordered after what the ledger has.

@@ -115,7 +115,7 @@ impl<'a> Facts<'a> {
         for ledger in self.pools.values().filter_map(|pool| pool.ledger) {
             for (uid, (share, open)) in &mut shares {
                 *share += ledger.entitlements.get(*uid).copied().unwrap_or(0);
-                *open += ledger.holders.iter().filter(|h| h.pod_uid == *uid).map(|h| h.open).sum::<u32>();
+                *open += ledger.holders_of(uid).map(|h| h.open).sum::<u32>();
             }
         }
         shares
@@ -132,11 +132,11 @@ impl<'a> Facts<'a> {
     pub fn all_granted(&self) -> bool {
         self.pools.values().filter_map(|pool| pool.ledger).all(|ledger| {
             ledger.entitlements.iter().filter(|(uid, _)| self.relay.workers.contains_key(*uid)).all(|(uid, share)| {
-                let mine = ledger.holders.iter().filter(|holder| holder.pod_uid == *uid);
+                let mine = ledger.holders_of(uid);
                 let (claim, want) = mine.fold((0_u32, 0_u32), |sum, holder| {
                     (sum.0.saturating_add(holder.claim), sum.1.saturating_add(holder.want))
                 });
-                claim >= want.min(*share) && (*share == 0 || ledger.holders.iter().any(|h| h.pod_uid == *uid))
+                claim >= want.min(*share) && (*share == 0 || ledger.holders_of(uid).next().is_some())
             })
         })
     }

@@ -393,7 +393,7 @@ impl Watch {
         let Some(listed) = self.listed.as_ref().filter(|_| self.history) else { return false };
         let gone = self.seen.iter().filter(|(inc, _)| view.holder(inc).is_none());
         let answers = |pod: &str| {
-            let is_there = view.holders.iter().any(|holder| holder.pod_uid == pod);
+            let is_there = view.holders_of(pod).next().is_some();
             is_there || evidence.dead.contains(pod) || evidence.never_started.contains(pod)
         };
         gone.map(|(_, seen)| seen).all(|seen| self.fate(seen, view, evidence) != Fate::Unknown)
@@ -403,7 +403,7 @@ impl Watch {
     /// What became of a holder that is not in the ledger.
     fn fate(&self, gone: &Seen, view: &LedgerView, evidence: &Evidence) -> Fate {
         let pod = &gone.holder.pod_uid;
-        let heirs = || view.holders.iter().filter(|heir| heir.pod_uid == *pod);
+        let heirs = || view.holders_of(pod);
         // The same process under a new incarnation has accounted for all its old sockets (R3).
         if heirs().any(|heir| heir.process == gone.holder.process) {
             return Fate::Lives;
@@ -457,7 +457,7 @@ impl Watch {
             if known.any(|seen| seen.settled || !self.history) || evidence.never_started.contains(*pod) {
                 return None;
             }
-            let own = view.holders.iter().filter(|holder| holder.pod_uid == **pod).map(|holder| holder.claim);
+            let own = view.holders_of(pod).map(|holder| holder.claim);
             let left = share.saturating_sub(own.sum());
             withhold("", format!("{pod}.{}", view.token), left, holds.session_timeout)
         });

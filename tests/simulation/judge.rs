@@ -189,7 +189,7 @@ pub fn unrest(world: &World) -> Option<String> {
     if registered != members || holders.len() != members.len() {
         return Some(format!("holders are {holders:?}, pods are {members:?}"));
     }
-    // A server that takes less than the budget gets less, until it has proven itworld.
+    // A server that takes less than the budget gets less, until it has proven itself.
     if let Some(effective) = look.effective {
         return (effective > world.plan.budget).then(|| "more than the budget is shared out".into());
     }

@@ -86,6 +86,11 @@ impl LedgerView {
         self.holders.iter().find(|holder| holder.inc == inc)
     }
 
+    /// The holders of a pod: its process, and for a while one that died before it.
+    pub fn holders_of<'v>(&'v self, pod_uid: &'v str) -> impl Iterator<Item = &'v HolderView> {
+        self.holders.iter().filter(move |holder| holder.pod_uid == pod_uid)
+    }
+
     /// Slots counted against holders.
     pub fn claimed(&self) -> u32 {
         self.holders.iter().fold(0, |sum, holder| sum.saturating_add(holder.claim))

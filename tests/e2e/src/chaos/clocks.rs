@@ -82,6 +82,7 @@ async fn jump(trial: &mut Trial<'_>, clocks: &[WallClock]) -> Result<()> {
         for clock in clocks {
             clock.move_to(seconds).context("the clock cannot be moved")?;
         }
+        // That nothing happens shows only after as long as anything could take.
         tokio::time::sleep(LEASE).await;
         flowing(trial).await?;
     }

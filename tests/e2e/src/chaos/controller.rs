@@ -22,6 +22,7 @@ use super::{
 use crate::{
     network::{Cut, Diversion, Way},
     process::{Process, component, first_of},
+    relay::is_ready,
     stage::SYSTEM,
     wait::{Look, until},
 };
@@ -91,11 +92,6 @@ async fn replicas(trial: &Trial<'_>) -> Result<[Replica; 2]> {
     })
     .await?;
     Ok(replicas)
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
-    conditions.into_iter().any(|one| one.type_ == "Ready" && one.status == "True")
 }
 
 /// The pod that the Lease names.

@@ -231,6 +231,7 @@ async fn redis_slow(trial: &mut Trial<'_>) -> Result<()> {
     trial.strike();
     hang_up(trial, address)?;
     flowing(trial).await?;
+    // That no session is closed shows only after a lease.
     tokio::time::sleep(LEASE).await;
     let after = trial.all_busy().await?;
     no_session_closed(trial, &before, &after);

@@ -152,7 +152,7 @@ async fn silence(trial: &mut Trial<'_>) -> Result<(Pod, Process, Paused)> {
 async fn slots_free(trial: &Trial<'_>, uid: &str) -> Result<()> {
     until("its slots are free", PATIENCE, async || {
         let ledger = trial.relay.ledger().await?;
-        let held = ledger.holders.iter().any(|holder| holder.pod_uid == uid);
+        let held = ledger.holders_of(uid).next().is_some();
         Ok(Look::when(!held && ledger.quarantine.is_empty(), (), || format!("{ledger:?}")))
     })
     .await

@@ -266,6 +266,7 @@ async fn tarpit(trial: &mut Trial<'_>) -> Result<()> {
     let before = trial.all_busy().await?;
     trial.strike();
     trial.relay.sink.set_behaviour(Behaviour { byte_delay_ms: 1_000, ..normal() });
+    // What it must not cause, it could cause at any time: there is nothing to wait for.
     tokio::time::sleep(Duration::from_secs(15)).await;
     let slow = trial.relay.sink.stats();
     trial.figure("connections tried meanwhile", attempts(&slow) - attempts(&before), "connections", 0..=16);
