@@ -11,13 +11,20 @@ pub struct Faults {
     pub pause: u8,
     /// SIGKILL of a worker.
     pub kill: u8,
+    /// A worker is frozen, as by its cgroup: no signal reaches it until it thaws.
+    pub freeze: u8,
+    /// The kernel of a dead worker gives a connection up without the server's learning of it: its reset for unread bytes is
+    /// lost, or its FIN too often.
+    pub vanish: u8,
+    /// A box on the way resets the client's side of a connection, and the server's stands.
+    pub box_reset: u8,
     /// A dead worker is started again by its supervisor or the kubelet.
     pub restart: u8,
     /// The kernel of a node crashes: no FIN, and another boot.
     pub reboot: u8,
     /// A node's network is cut: its FINs, its calls of Redis and the renewals of its Lease are lost.
     pub cut: u8,
-    /// The process and its pod end for good, as the API says.
+    /// A pod ends for good after its process, as the API says; its network namespace goes with it.
     pub end: u8,
     /// A call of Redis takes time, there or back; it may be lost, or come after its caller gave up.
     pub slow: u8,
@@ -27,6 +34,8 @@ pub struct Faults {
     pub copy: u8,
     /// Redis comes back with the copy.
     pub rollback: u8,
+    /// The copy is written into the running Redis.
+    pub restore: u8,
     /// The ledger is deleted.
     pub wipe: u8,
     /// The replica (with the copy, if one was made) is promoted while the old primary goes on for a while.
@@ -37,10 +46,10 @@ pub struct Faults {
     pub new_leader: u8,
     /// A session that nobody revoked is closed.
     pub close: u8,
-    /// The FIN of a session that is closed is lost for good, so that no EOF comes.
-    pub lost_fin: u8,
     /// A worker is told to end, as by SIGTERM.
     pub leave: u8,
+    /// A worker that left the ledger joins it again: its relay was moved to another budget and back.
+    pub rejoin: u8,
 }
 
 /// What is broken on purpose. Each is made outside the production functions, by what surrounds them.
@@ -77,6 +86,12 @@ pub enum Variant {
     ProofAcrossReboot,
     /// No dead-man switch at all.
     NoSwitch,
+    /// EOF counts as the server's end though the socket had an error before.
+    EofAfterError,
+    /// The supervisor takes the server's ACK of a FIN for its end.
+    AckIsProof,
+    /// The supervisor takes a port that vanished for the server's end.
+    VanishedIsProof,
 }
 
 /// One scenario: the world's size and its faults.
@@ -96,6 +111,12 @@ pub struct Scenario {
     pub old_primary: u64,
     /// The server's session timeout, in ticks.
     pub session_timeout: u32,
+    /// For how many ticks a kernel may go on sending what a process left in its buffer.
+    pub drain: u32,
+    /// Whether the server's kernel may have a FIN long before its process reads it.
+    pub acks: bool,
+    /// Whether sockets whose EOF did not come in time are read on.
+    pub lingers: bool,
     /// How many ticks a leader waits for a silent worker's node to prove that it lives.
     pub renewal: u32,
     /// How often a process may SYNC in one tick.
@@ -120,6 +141,9 @@ impl Scenario {
         ticks: 4,
         old_primary: 0,
         session_timeout: 6,
+        drain: 0,
+        acks: false,
+        lingers: false,
         renewal: 1,
         syncs: 2,
         slow_leader: false,
@@ -127,6 +151,9 @@ impl Scenario {
         faults: Faults {
             pause: 0,
             kill: 0,
+            freeze: 0,
+            vanish: 0,
+            box_reset: 0,
             restart: 0,
             reboot: 0,
             cut: 0,
@@ -135,13 +162,14 @@ impl Scenario {
             repeat: 0,
             copy: 0,
             rollback: 0,
+            restore: 0,
             wipe: 0,
             failover: 0,
             second_leader: 0,
             new_leader: 0,
             close: 0,
-            lost_fin: 0,
             leave: 0,
+            rejoin: 0,
         },
         variant: Variant::Correct,
     };
@@ -154,6 +182,11 @@ impl Scenario {
     /// The server's times.
     pub fn holds(&self) -> Holds {
         Holds { close_grace: TICK, session_timeout: TICK * self.session_timeout }
+    }
+
+    /// How long the server may really count a session after the last moment at which its process may have sent a byte.
+    pub fn truth(&self) -> Duration {
+        TICK * (self.session_timeout + self.drain)
     }
 
     /// The leader's times.

@@ -33,12 +33,14 @@
 
 mod check;
 mod config;
+mod kernel;
 mod leader;
 mod redis;
 mod scenarios;
 mod start;
 mod state;
 mod step;
+mod worker;
 mod world;
 
 use check::{breaks, holds, holds_and_recovers};
@@ -146,6 +148,37 @@ mod correct {
     #[test]
     fn a_pod_that_registered_after_the_last_look_is_not_forgotten_at_open() {
         holds_and_recovers(&world_of::UNSEEN);
+    }
+
+    #[test]
+    fn a_pod_that_is_over_is_withheld() {
+        holds(&world_of::OVER);
+    }
+
+    #[test]
+    fn a_killed_worker_is_accounted_for_by_connection() {
+        holds(&world_of::KILLED);
+    }
+
+    #[test]
+    fn a_frozen_worker_keeps_its_sockets() {
+        holds(&world_of::FROZEN);
+    }
+
+    #[test]
+    fn a_reset_on_the_way_proves_nothing() {
+        holds(&world_of::BOX);
+        holds(&world_of::BOX_KILLED);
+    }
+
+    #[test]
+    fn a_ledger_that_was_restored_is_older_than_what_workers_saw() {
+        holds(&world_of::RESTORED);
+    }
+
+    #[test]
+    fn ids_never_repeat_in_a_process() {
+        holds(&world_of::REJOINED);
     }
 }
 

@@ -129,6 +129,9 @@ impl State {
             process.flight = None;
             process.holder.answer(&envelope.request, envelope.reply.clone(), clock);
         });
+        if matches!(envelope.reply, Some(SyncReply::Ok(_))) {
+            self.known_to_ledger(&envelope);
+        }
     }
 
     pub fn time_out(&mut self, pod: usize, late: bool) {
@@ -149,7 +152,7 @@ impl State {
     }
 
     /// A worker that was told to end and has no slot any more leaves the ledger, and ends when that is done.
-    pub fn leave(&mut self, scenario: &Scenario, pod: usize) {
+    pub fn leave(&mut self, scenario: &Scenario, pod: usize, rejoins: bool) {
         let clock = self.clock();
         let (leaving, node) = self.process(pod, |process| (process.holder.leaving(clock), process.node));
         if let Some(Leaving { token, inc, seq }) = leaving
@@ -158,7 +161,13 @@ impl State {
         {
             self.process(pod, |process| process.holder.left());
         }
-        if self.process(pod, |process| process.holder.is_done()) {
+        if !self.process(pod, |process| process.holder.is_done()) {
+            return;
+        }
+        if rejoins {
+            self.left.rejoin -= 1;
+            crate::start::rejoin(self, scenario, pod);
+        } else {
             self.kill(scenario, pod);
         }
     }
@@ -186,6 +195,13 @@ impl State {
                 let copy = redis.copy.take();
                 let node = redis.start(copy);
                 *redis.nodes.last_mut().expect("a primary") = Some(node);
+            }
+            Step::Restore => {
+                left.restore -= 1;
+                let copy = redis.copy.take();
+                if let Some(Some(ledger)) = redis.nodes.last_mut() {
+                    ledger.view = copy;
+                }
             }
             Step::Wipe => {
                 left.wipe -= 1;

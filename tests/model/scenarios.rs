@@ -95,7 +95,7 @@ pub const NO_EOF: Scenario = Scenario {
     name: "no eof",
     ticks: 5,
     session_timeout: 2,
-    faults: Faults { close: 1, lost_fin: 1, kill: 1, restart: 1, ..NONE },
+    faults: Faults { close: 1, kill: 1, restart: 1, ..NONE },
     ..CONTENDED
 };
 /// A worker ends as told and comes back, while one of its SYNCs is late.
@@ -148,3 +148,45 @@ pub const WIPE_NEW_LEADER: Scenario = Scenario {
 /// A worker dies and comes back while one of its SYNCs is late.
 pub const RESTART_LATE: Scenario =
     Scenario { name: "restart, late", ticks: 3, faults: Faults { slow: 1, kill: 1, restart: 1, ..NONE }, ..CONTENDED };
+
+/// A worker dies and its pod is over, as the API says: its kernel is gone, whatever it had not yet sent.
+pub const OVER: Scenario =
+    Scenario { name: "pod over", ticks: 8, session_timeout: 6, faults: Faults { kill: 1, end: 1, ..NONE }, ..CONTENDED };
+/// A worker dies and is started again, while its FINs wait, are read late, or never come.
+pub const KILLED: Scenario = Scenario {
+    name: "killed",
+    ticks: 6,
+    session_timeout: 6,
+    acks: true,
+    faults: Faults { kill: 1, restart: 1, vanish: 1, ..NONE },
+    ..CONTENDED
+};
+/// A worker is frozen with its sockets.
+pub const FROZEN: Scenario =
+    Scenario { name: "frozen", ticks: 12, session_timeout: 10, faults: Faults { freeze: 1, ..NONE }, ..CONTENDED };
+/// A box on the way resets the client's side of a session.
+pub const BOX: Scenario = Scenario {
+    name: "box",
+    ticks: 4,
+    session_timeout: 2,
+    faults: Faults { box_reset: 1, ..NONE },
+    ..CONTENDED
+};
+/// The same, and the worker may die before it notices, and come back.
+pub const BOX_KILLED: Scenario = Scenario {
+    name: "box, killed",
+    ticks: 3,
+    session_timeout: 2,
+    faults: Faults { box_reset: 1, kill: 1, restart: 1, ..NONE },
+    ..CONTENDED
+};
+/// An older copy is written into the running Redis.
+pub const RESTORED: Scenario = Scenario { name: "restored", ticks: 3, faults: Faults { restore: 1, ..NONE }, ..MOVED };
+/// A worker leaves the ledger and joins it again while slots of it are withheld.
+pub const REJOINED: Scenario = Scenario {
+    name: "rejoined",
+    ticks: 3,
+    session_timeout: 6,
+    faults: Faults { leave: 1, rejoin: 1, box_reset: 2, ..NONE },
+    ..CONTENDED
+};

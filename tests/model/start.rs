@@ -1,11 +1,12 @@
 //! How a run begins, and how a worker does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mailrelay::lease::{Holder, Identity, InitRequest, Ledger, OpenRequest, ProcessId};
 
 use crate::{
     config::{Scenario, Variant, timing},
+    kernel::{Connection, Kernel},
     state::{Leader, Pod, Process, Recovery, Redis, Shared, State, moment},
 };
 
@@ -30,8 +31,10 @@ fn process(scenario: &Scenario, pod: usize, run: u8, boot: u8, node: usize, now:
     let holder = Holder::new(identity, timing(), scenario.holds().close_grace, scenario.holds().session_timeout);
     Process {
         run,
+        era: 0,
         holder,
         paused: false,
+        frozen: false,
         node,
         flight: None,
         sent: (now, 0),
@@ -45,14 +48,25 @@ fn process(scenario: &Scenario, pod: usize, run: u8, boot: u8, node: usize, now:
 pub fn restart(state: &mut State, scenario: &Scenario, pod: usize) {
     let (boot, run) = (state.pods[pod].boot, state.pods[pod].runs);
     let mut process = process(scenario, pod, run, boot, state.redis.nodes.len() - 1, state.now);
-    let left_over = |s: &&crate::state::Session| usize::from(s.pod) == pod && s.lost.is_some_and(|(_, b)| b == boot);
-    let inherited = u32::try_from(state.server.iter().filter(left_over).count()).expect("few sessions");
+    let table = &state.pods[pod].table;
+    let left_over = |c: &&Connection| table.contains(&c.key()) && usize::from(c.pod) == pod && c.kernel == Kernel::FinWait1;
+    let inherited = u32::try_from(state.connections.iter().filter(left_over).count()).expect("few sessions");
     if inherited > 0 && scenario.variant != Variant::FreedAtOnce {
         process.holder.inherit(inherited, "inherited", scenario.holds().session_timeout, state.clock());
     }
     state.pods[pod].edit(|pod| {
         pod.runs += 1;
         pod.process = Some(process);
+    });
+}
+
+/// A worker that left the ledger joins it again.
+pub fn rejoin(state: &mut State, scenario: &Scenario, pod: usize) {
+    let (boot, now) = (state.pods[pod].boot, state.now);
+    state.process(pod, |old| {
+        let mut process = process(scenario, pod, old.run, boot, old.node, now);
+        process.era = old.era + 1;
+        *old = process;
     });
 }
 
@@ -73,6 +87,7 @@ pub fn first(scenario: &Scenario) -> State {
         cut: None,
         renewed: BTreeMap::from([(0, 0)]),
         over: None,
+        table: BTreeSet::new(),
     });
     let redis = Redis { nodes: vec![Some(ledger)], old_ends: None, copy: None, touched: BTreeMap::new(), tokens: 0 };
     let mut state = State {
@@ -81,7 +96,7 @@ pub fn first(scenario: &Scenario) -> State {
         net: Vec::new(),
         redis: Shared::new(redis),
         leaders: vec![Shared::new(leader)],
-        server: Vec::new(),
+        connections: Vec::new(),
         left: scenario.faults,
         recovery: Recovery::Never,
     };
@@ -97,7 +112,7 @@ pub fn first(scenario: &Scenario) -> State {
     if !scenario.unseen {
         state.lead(scenario);
     }
-    if scenario.faults.rollback > 0 {
+    if scenario.faults.rollback + scenario.faults.restore > 0 {
         state.redis.edit(|redis| redis.copy = redis.ledger().and_then(|ledger| ledger.view.clone()));
     }
     state

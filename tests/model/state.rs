@@ -1,7 +1,7 @@
 //! The state of the world at one moment.
 
 use std::{
-    collections::{BTreeMap, hash_map::DefaultHasher},
+    collections::{BTreeMap, BTreeSet, hash_map::DefaultHasher},
     fmt::{self, Debug, Write},
     hash::{Hash, Hasher},
     ops::Deref,
@@ -10,7 +10,10 @@ use std::{
 
 use mailrelay::lease::{BootTime, Holder, Ledger, LedgerView, SyncReply, SyncRequest, Watch};
 
-use crate::config::{Faults, TICK};
+use crate::{
+    config::{Faults, TICK},
+    kernel::Connection,
+};
 
 /// A part of the state, shared between the states in which it is the same, with its fingerprint.
 ///
@@ -85,10 +88,10 @@ pub enum Socket {
     Checked,
     /// Connected.
     Open,
-    /// Our FIN was sent; EOF is awaited since that tick.
+    /// Our end is closed; EOF is awaited since that tick.
     Closing(u64),
-    /// EOF lies in the kernel, not yet read.
-    Eof,
+    /// Its slot is withheld; EOF is still read if it comes.
+    Lingering,
 }
 
 /// One run of a worker.
@@ -96,10 +99,14 @@ pub enum Socket {
 pub struct Process {
     /// Which run of the pod.
     pub run: u8,
+    /// How often it had joined the pool before.
+    pub era: u8,
     /// The production machine.
     pub holder: Holder,
-    /// Stopped by SIGSTOP.
+    /// Stopped by SIGSTOP, or frozen.
     pub paused: bool,
+    /// Frozen: no signal reaches it, not even SIGKILL.
+    pub frozen: bool,
     /// Which Redis it talks to.
     pub node: usize,
     /// The SYNC it awaits the answer of.
@@ -129,18 +136,8 @@ pub struct Pod {
     pub renewed: BTreeMap<u8, u64>,
     /// Since when the pod is over, as the API says.
     pub over: Option<u64>,
-}
-
-/// A session as the server counts it. A connection whose client end is open is always counted, too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Session {
-    pub pod: u8,
-    pub run: u8,
-    pub slot: u64,
-    /// The tick at which the server forgets it at the latest; `None` while the client's end is open.
-    pub until: Option<u64>,
-    /// When its FIN was lost, and in which boot of the node.
-    pub lost: Option<(u64, u8)>,
+    /// What the supervisor knows of its workers' connections (run, era, slot): those of which nothing is proven yet.
+    pub table: BTreeSet<(u8, u8, u64)>,
 }
 
 /// A SYNC on its way, or its answer on the way back.
@@ -200,7 +197,7 @@ pub struct State {
     pub net: Vec<Shared<Envelope>>,
     pub redis: Shared<Redis>,
     pub leaders: Vec<Shared<Leader>>,
-    pub server: Vec<Session>,
+    pub connections: Vec<Connection>,
     pub left: Faults,
     /// How far recovery came.
     pub recovery: Recovery,
@@ -214,7 +211,7 @@ impl State {
 
     /// Sorts what has no order of its own, so that equal states are equal.
     pub fn settle(&mut self) {
-        self.server.sort_unstable();
+        self.settle_connections();
         self.net.sort_by_key(Shared::print);
     }
 }
