@@ -222,8 +222,9 @@ mod tests {
             want: 16,
             open: 0,
             busy: 0,
-            close_grace: Duration::from_secs(2),
-            session_timeout: Duration::from_secs(300),
+            hold: Duration::from_secs(300),
+            seen: 0,
+            accounts: Vec::new(),
             quarantine: Vec::new(),
         }
     }

@@ -166,7 +166,7 @@ async fn keeps_every_write(store: &Store) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::{LedgerView, ProcessId};
+    use crate::lease::{LedgerView, Numbers, ProcessId};
 
     fn identity() -> Identity {
         Identity {
@@ -175,6 +175,7 @@ mod tests {
             namespace: "mail".into(),
             process: ProcessId::random(),
             boot_id: "boot".into(),
+            numbers: Numbers::default(),
         }
     }
 
