@@ -65,10 +65,21 @@ async fn withheld_until(scene: &Scene, what: &str, fits: impl Fn(&LedgerView) ->
     .await
 }
 
-/// Whether the worker's new process holds this many slots, and the older one is gone.
-fn holds(view: &LedgerView, scene: &Scene, worker: usize, claim: u32) -> bool {
-    let mut holders = view.holders_of(&scene.workers[worker].pod.uid);
-    holders.next().is_some_and(|holder| holder.claim == claim) && holders.next().is_none()
+/// The processes of a worker's pod that the ledger knows, each with its claim.
+fn claims(view: &LedgerView, scene: &Scene, worker: usize) -> Vec<(String, u32)> {
+    let holders = view.holders_of(&scene.workers[worker].pod.uid);
+    holders.map(|holder| (holder.process.clone(), holder.claim)).collect()
+}
+
+/// The process of a worker's pod that the ledger knows.
+async fn registered(scene: &Scene, worker: usize) -> String {
+    let view = withheld_until(scene, "registered", |view| claims(view, scene, worker).len() == 1).await;
+    claims(&view, scene, worker).remove(0).0
+}
+
+/// Whether another process than `old` has registered, in its place, and holds this many slots.
+fn replaced(view: &LedgerView, scene: &Scene, worker: usize, old: &str, claim: u32) -> bool {
+    matches!(&claims(view, scene, worker)[..], [(process, held)] if process != old && *held == claim)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,10 +104,11 @@ async fn a_killed_workers_slots_at_a_server_at_rest_are_free_as_soon_as_the_kern
     let (scene, process) = sixteen_busy(100).await;
     all_accounted_for(&scene, 100).await;
     assert_eq!(scene.sink.stats().open, 16, "idle sessions are kept");
+    let old = registered(&scene, 1).await;
     signal(process, Signal::SIGKILL);
     let killed = Instant::now();
     let freed = withheld_until(&scene, "its share is back", |view| {
-        holds(view, &scene, 1, 8) && view.quarantine.is_empty()
+        replaced(view, &scene, 1, &old, 8) && view.quarantine.is_empty()
     });
     freed.await;
     println!("SIGKILL at rest: the next process has all slots after {:?}", killed.elapsed());
@@ -112,9 +124,10 @@ async fn a_worker_killed_while_the_server_works_costs_the_slots_whose_end_nobody
     scene.sink.set_behaviour(Behaviour { mail_delay_ms: 2_000, ..Behaviour::default() });
     scene.send(32).await;
     scene.audit_until("all in the server's hands", |audit| audit.delivered == 16 && audit.in_flight == 16).await;
+    let old = registered(&scene, 1).await;
     signal(process, Signal::SIGKILL);
     another_process(&scene, process).await;
-    let view = withheld_until(&scene, "registered", |view| holds(view, &scene, 1, 0)).await;
+    let view = withheld_until(&scene, "registered", |view| replaced(view, &scene, 1, &old, 0)).await;
     assert_eq!(view.quarantined(), 8, "{view:?}");
     all_accounted_for(&scene, 48).await;
 }
@@ -128,9 +141,10 @@ async fn a_worker_without_a_supervisor_leaves_nothing_that_could_be_proven() {
     scene.send(16).await;
     scene.sink_until("8 busy sessions", |stats| stats.open == 8).await;
     scene.all_delivered(16).await;
+    let old = registered(&scene, 0).await;
     scene.workers[0].crash();
     scene.workers[0].restart();
-    let view = withheld_until(&scene, "registered", |view| holds(view, &scene, 0, 0)).await;
+    let view = withheld_until(&scene, "registered", |view| replaced(view, &scene, 0, &old, 0)).await;
     assert_eq!((view.quarantined(), view.quarantine[0].seconds), (8, 40), "{view:?}");
     assert_eq!(scene.sink.stats().peak, 8);
 }

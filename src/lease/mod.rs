@@ -56,8 +56,8 @@ pub use quarantine::QuarantineTimers;
 pub use recovery::{Action, Evidence, Holds, Incarnation, Mirror, MirroredHolder, MirroredQuarantine, Watch};
 pub use slot::{Slot, SlotOptions, SlotPool, SlotStatus, Withheld};
 pub use state::{
-    ClearReply, CondemnReply, Granted, HolderView, InitReply, InitRequest, LeaveReply, Ledger, LedgerState, LedgerView, Missing,
-    OpenReply, OpenRequest, Policy, PolicyReply, Quarantine, QuarantineView, ReapReply, Snapshot, SyncReply,
+    ClearReply, CondemnReply, Granted, HolderView, InitReply, InitRequest, LeaveReply, Ledger, LedgerState, LedgerView,
+    Missing, OpenReply, OpenRequest, Policy, PolicyReply, Quarantine, QuarantineView, ReapReply, Snapshot, SyncReply,
     SyncRequest, Wait,
 };
 pub use store::{CALL_LIMIT, LedgerStore, SaturationRecord, TOO_MANY, pools};

@@ -160,7 +160,6 @@ impl ConnectionFile {
         Ok(bytes.chunks_exact(LINE).map(line).collect())
     }
 
-
     /// The ends of the living worker's connections.
     ///
     /// # Errors
@@ -403,7 +402,8 @@ mod tests {
         let predecessors = second.predecessors().unwrap();
         assert_eq!(predecessors.len(), 1);
         assert_eq!(predecessors[0].connections.len(), 2);
-        let mut numbers: Vec<u64> = written(&second.lines().unwrap()).iter().map(|(_, written)| written.number).collect();
+        let mut numbers: Vec<u64> =
+            written(&second.lines().unwrap()).iter().map(|(_, written)| written.number).collect();
         numbers.sort_unstable();
         numbers.dedup();
         assert_eq!(numbers.len(), 3, "two of the first, one of the second");

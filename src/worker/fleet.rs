@@ -17,7 +17,9 @@ use super::{
 };
 use crate::{
     api::{RelayRecord, ServerReport, Unavailable},
-    lease::{BootTime, ConnectionTable, DeadManSwitch, ProcessId, SlotOptions, SlotPool, SwitchError, Timing, Unprotected},
+    lease::{
+        BootTime, ConnectionTable, DeadManSwitch, ProcessId, SlotOptions, SlotPool, SwitchError, Timing, Unprotected,
+    },
     telemetry::metrics::{ByPool, ByServer, WorkerMetrics},
 };
 
@@ -156,7 +158,9 @@ impl Fleet {
         let Some(table) = table else { return };
         match table.begin(process) {
             Ok(()) => drop(self.table.set(table)),
-            Err(error) => tracing::warn!(%error, "this process cannot be written down in the supervisor's list of connections; should it die, all its slots are withheld"),
+            Err(error) => {
+                tracing::warn!(%error, "this process cannot be written down in the supervisor's list of connections; should it die, all its slots are withheld")
+            }
         }
     }
 

@@ -33,5 +33,5 @@ mod witness;
 
 pub use host::{Guard, Host, Machine};
 pub use kernel_sockets::{Ends, TcpState};
-pub use witness::Witness;
 pub use run::{Draining, Worker, WorkerError, WorkerOptions, run};
+pub use witness::Witness;
