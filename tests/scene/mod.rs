@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test program uses its part, so that no `expect` would be right in all of them")]
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::File,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
@@ -362,9 +362,14 @@ impl Leader {
     fn start(store: Store, budget: u32) -> Self {
         let ledger = LedgerStore::new(store, POOL);
         let lease = Timing::default().lease;
-        let entitlements = BTreeMap::new();
-        let servers = BTreeSet::new();
-        let policy = Policy { epoch: 1, revision: 1, budget, lease, entitlements, servers };
+        let policy = Policy {
+            epoch: 1,
+            revision: 1,
+            budget,
+            lease,
+            entitlements: BTreeMap::new(),
+            servers: std::collections::BTreeSet::new(),
+        };
         let policy = Arc::new(Mutex::new(policy));
         let task = tokio::spawn(lead(ledger.clone(), policy.clone()));
         Self { ledger, policy, task }
@@ -402,8 +407,8 @@ async fn lead(ledger: LedgerStore, policy: Arc<Mutex<Policy>>) {
                 None => {
                     let policy = policy.lock().expect("no panic").clone();
                     let token = ProcessId::random().to_string();
-                    let fence = snapshot.node_fence;
-                    let request = InitRequest { fence, token, policy, quarantine: Vec::new(), version: 0 };
+                    let request =
+                        InitRequest { fence: snapshot.node_fence, token, policy, quarantine: Vec::new(), version: 0 };
                     let _ = ledger.init(&request).await;
                     recovering = Some(Instant::now());
                 }
