@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mailrelay::lease::{Holds, Timing};
+use mailrelay::lease::Timing;
 
 /// How often each fault, and each thing that nobody does in a quiet run, may happen in one run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -73,17 +73,20 @@ pub enum Variant {
     ArmedAfterConnect,
     /// A slot is free when the server's kernel acknowledged the FIN, not at EOF.
     FreeAtAck,
-    /// The slots of a silent process are withheld for `closeGrace` and the reclaim time, however long its node took to prove
-    /// that it lives: what a bound on the whole of it would ask for.
-    HeldForTheReclaimTime,
+    /// A worker that comes after a dead one withholds its slots for a grace alone.
+    FreedAfterGrace,
+    /// The slots of a pod that is over, as the API says, are withheld for a grace alone.
+    StatusIsProof,
+    /// The slots of a silent process are withheld for a grace alone when its node is there to vouch for its kernel.
+    NodeIsProof,
     /// OPEN withholds nothing for those who did not re-assert.
     NoQuarantineAtOpen,
     /// The leader does not remember the shares that it sent before it sees them in the ledger.
     SentSharesForgotten,
     /// A new leader does not read what the one before wrote down.
     NoMirror,
-    /// A process after a reboot proves the death of the one before as if in the same boot.
-    ProofAcrossReboot,
+    /// A worker accounts for those of its pod that were before the supervisor or the kernel.
+    AnyTableIsComplete,
     /// No dead-man switch at all.
     NoSwitch,
     /// EOF counts as the server's end though the socket had an error before.
@@ -92,6 +95,12 @@ pub enum Variant {
     AckIsProof,
     /// The supervisor takes a port that vanished for the server's end.
     VanishedIsProof,
+    /// Nobody compares the ledger's version with what was seen before.
+    NoVersion,
+    /// POLICY forgets the generations of pods without a floor.
+    NoFloor,
+    /// A process that leaves a pool and joins it again begins to count anew.
+    NumbersRepeat,
 }
 
 /// One scenario: the world's size and its faults.
@@ -111,14 +120,10 @@ pub struct Scenario {
     pub old_primary: u64,
     /// The server's session timeout, in ticks.
     pub session_timeout: u32,
-    /// For how many ticks a kernel may go on sending what a process left in its buffer.
-    pub drain: u32,
     /// Whether the server's kernel may have a FIN long before its process reads it.
     pub acks: bool,
     /// Whether sockets whose EOF did not come in time are read on.
     pub lingers: bool,
-    /// How many ticks a leader waits for a silent worker's node to prove that it lives.
-    pub renewal: u32,
     /// How often a process may SYNC in one tick.
     pub syncs: u8,
     /// Whether the leader's decisions are carried out one by one, later than they were taken.
@@ -141,10 +146,8 @@ impl Scenario {
         ticks: 4,
         old_primary: 0,
         session_timeout: 6,
-        drain: 0,
         acks: false,
         lingers: false,
-        renewal: 1,
         syncs: 2,
         slow_leader: false,
         unseen: false,
@@ -179,19 +182,15 @@ impl Scenario {
         self.plans[0].len()
     }
 
-    /// The server's times.
-    pub fn holds(&self) -> Holds {
-        Holds { close_grace: TICK, session_timeout: TICK * self.session_timeout }
+    /// The server's `sessionTimeout`.
+    pub fn session_timeout(&self) -> Duration {
+        TICK * self.session_timeout
     }
 
-    /// How long the server may really count a session after the last moment at which its process may have sent a byte.
-    pub fn truth(&self) -> Duration {
-        TICK * (self.session_timeout + self.drain)
-    }
-
-    /// The leader's times.
-    pub fn timing(&self) -> Timing {
-        Timing { node_renewal: TICK * self.renewal, ..timing() }
+    /// How long a slot is withheld, and how long the server may count its session after the last moment at which the process
+    /// may have sent a byte: what it left in the kernel's buffer goes on for the drain margin.
+    pub fn hold(&self) -> Duration {
+        timing().hold(self.session_timeout())
     }
 
     /// The same, broken.
@@ -214,9 +213,13 @@ pub fn timing() -> Timing {
         start_margin: Duration::from_millis(30),
         commit_margin: Duration::from_millis(20),
         close_margin: Duration::from_millis(10),
-        node_renewal: TICK,
+        drain_margin: TICK,
+        settle: Duration::ZERO,
     }
 }
+
+/// How long a worker waits for EOF, and how long slots of the dead would be withheld by whoever takes a death for proof.
+pub const GRACE: Duration = TICK;
 
 /// How many ticks a server may go on counting a session that it is to forget within `hold`: the most that a quarantine
 /// of `hold` must outlast.

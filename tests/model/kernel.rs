@@ -6,7 +6,9 @@
 
 use crate::{
     config::{Scenario, Variant, ghost},
+    start::withheld_id,
     state::{Pod, Process, Socket, State},
+    table::Table,
 };
 
 /// What the client's kernel has of a connection, by the names that it shows.
@@ -39,6 +41,9 @@ pub struct Connection {
     pub server: Count,
 }
 
+/// Run, era and slot: what tells the connections of a pod apart.
+pub type Key = (u8, u8, u64);
+
 /// Whether the server counts a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Count {
@@ -60,14 +65,14 @@ impl Connection {
         self.server != Count::Over
     }
 
-    pub fn key(&self) -> (u8, u8, u64) {
+    pub fn key(&self) -> Key {
         (self.run, self.era, self.slot)
     }
 
     /// No byte comes after this tick but what the kernel still has.
     pub fn falls_silent(&mut self, scenario: &Scenario, now: u64) {
         if self.server == Count::Counted {
-            self.server = Count::Until(now + ghost(scenario.truth()));
+            self.server = Count::Until(now + ghost(scenario.hold()));
         }
     }
 
@@ -181,21 +186,19 @@ impl State {
 
     /// A worker that runs reads EOF where it is the first thing that the socket says.
     pub fn read_ends(&mut self, pod: usize) {
-        let clock = self.clock();
         let Self { pods, connections, .. } = self;
         pods[pod].edit(|it| {
             let process = it.process.as_mut().expect("a step of a live process");
             let ended = |slot: u64| connections.iter().any(|c| c.is(pod, process, slot) && c.kernel == Kernel::Ended);
             let over: Vec<u64> = process.sockets.keys().copied().filter(|slot| ended(*slot)).collect();
             for slot in over {
-                let lingered = process.sockets.remove(&slot) == Some(Socket::Lingering);
-                it.table.remove(&(process.run, process.era, slot));
-                if lingered {
-                    process.prove(slot, clock);
+                if process.sockets.remove(&slot) == Some(Socket::Lingering) {
+                    process.holder.prove(&withheld_id(pod, process.run, slot));
                 } else {
                     process.holder.release(slot);
                 }
             }
+            it.table.free(process);
         });
     }
 
@@ -207,42 +210,16 @@ impl State {
             let was = process.sockets.remove(&slot);
             if scenario.variant == Variant::EofAfterError {
                 process.holder.release(slot);
-                pod.table.remove(&(process.run, process.era, slot));
             } else if was != Some(Socket::Lingering) {
-                process.withhold(slot, "reset", scenario.holds().session_timeout, clock);
+                process.holder.quarantine(slot, "reset", scenario.hold(), clock);
             }
+            pod.table.free(process);
         });
     }
 
     /// Whether the worker of the pod has an error to meet on this slot.
     pub fn has_error(&self, pod: usize, process: &Process, slot: u64) -> bool {
         self.connections.iter().any(|c| c.is(pod, process, slot) && c.kernel == Kernel::Vanished)
-    }
-
-    /// The supervisor looks at the kernel's table: what of dead workers' connections it proves to have ended. It looks so
-    /// often, and the kernel remembers for so long, that nothing comes between an end and the proof of it.
-    fn look_at_kernel(&mut self, scenario: &Scenario, pod: usize) {
-        let clock = self.clock();
-        let proves = |kernel| match kernel {
-            Kernel::Ended => true,
-            Kernel::FinWait2 => scenario.variant == Variant::AckIsProof,
-            Kernel::Vanished => scenario.variant == Variant::VanishedIsProof,
-            _ => false,
-        };
-        let is_dead = |c: &&Connection| usize::from(c.pod) == pod && self.is_of_the_dead(c);
-        let ends = self.connections.iter().filter(is_dead).filter(|c| proves(c.kernel)).map(Connection::key);
-        let proofs: Vec<_> = ends.filter(|key| self.pods[pod].table.contains(key)).collect();
-        if proofs.is_empty() {
-            return;
-        }
-        self.pods[pod].edit(|pod| {
-            for key in proofs {
-                pod.table.remove(&key);
-                if let Some(process) = &mut pod.process {
-                    process.prove_inherited(key, clock);
-                }
-            }
-        });
     }
 
     fn is_of_the_dead(&self, connection: &Connection) -> bool {
@@ -252,7 +229,7 @@ impl State {
     /// Ends what the pod's kernel has, with the kernel or with the namespace.
     pub fn end_kernel(&mut self, scenario: &Scenario, pod: usize) {
         let now = self.now;
-        self.pods[pod].edit(|pod| pod.table.clear());
+        self.pods[pod].edit(|pod| pod.table = Table::default());
         for connection in self.connections.iter_mut().filter(|c| usize::from(c.pod) == pod) {
             connection.falls_silent(scenario, now);
             connection.kernel = Kernel::Gone;
@@ -268,7 +245,7 @@ impl State {
                 connection.is(usize::from(connection.pod), process, connection.slot)
                     && process.sockets.contains_key(&connection.slot)
             };
-            if !pod.process.as_ref().is_some_and(has_socket) && !pod.table.contains(&connection.key()) {
+            if !pod.process.as_ref().is_some_and(has_socket) && !pod.table.has(connection.key()) {
                 connection.kernel = Kernel::Gone;
             }
         }

@@ -40,6 +40,7 @@ mod scenarios;
 mod start;
 mod state;
 mod step;
+mod table;
 mod worker;
 mod world;
 
@@ -207,8 +208,8 @@ mod broken {
     }
 
     #[test]
-    fn slots_held_no_longer_than_the_reclaim_time_when_the_node_was_away_for_longer() {
-        breaks(&world_of::SILENCE, Variant::HeldForTheReclaimTime);
+    fn a_silent_workers_slots_freed_since_its_node_lives() {
+        breaks(&world_of::SILENCE, Variant::NodeIsProof);
     }
 
     #[test]
@@ -254,6 +255,6 @@ mod broken {
 
     #[test]
     fn a_proof_of_death_across_a_reboot() {
-        breaks(&world_of::REBOOT, Variant::ProofAcrossReboot);
+        breaks(&world_of::REBOOT, Variant::AnyTableIsComplete);
     }
 }

@@ -1,6 +1,6 @@
 //! Redis and the way to it: SYNCs with late, lost and repeated messages, and the ways in which a store forgets.
 
-use mailrelay::lease::{BootTime, Granted, LeaveReply, Leaving, Ledger, LedgerState, LedgerView, SyncReply};
+use mailrelay::lease::{BootTime, ClearReply, Granted, LeaveReply, Leaving, Ledger, LedgerState, LedgerView, SyncReply};
 
 use crate::{
     config::{Scenario, Variant, timing},
@@ -109,6 +109,9 @@ impl State {
                 view.fence.clone_from(&ledger.node_fence);
             }
             let result = work(ledger, touched);
+            if let Some(view) = ledger.view.as_mut().filter(|_| scenario.variant == Variant::NoFloor) {
+                view.floor = 0;
+            }
             Some((result, std::mem::take(&mut ledger.told)))
         })?;
         for event in &told {
@@ -125,13 +128,12 @@ impl State {
     pub fn reply(&mut self, message: usize) {
         let clock = self.clock();
         let envelope = self.net.remove(message);
-        self.process(envelope.pod, |process| {
+        self.pods[envelope.pod].edit(|pod| {
+            let process = pod.process.as_mut().expect("a step of a live process");
             process.flight = None;
             process.holder.answer(&envelope.request, envelope.reply.clone(), clock);
+            pod.table.free(process);
         });
-        if matches!(envelope.reply, Some(SyncReply::Ok(_))) {
-            self.known_to_ledger(&envelope);
-        }
     }
 
     pub fn time_out(&mut self, pod: usize, late: bool) {
@@ -176,9 +178,9 @@ impl State {
     pub fn clear(&mut self, scenario: &Scenario, pod: usize) {
         let clock = self.clock();
         let (ids, token, node) = self.process(pod, |p| (p.holder.over(clock), p.holder.token().to_owned(), p.node));
-        for id in ids {
-            self.on_ledger(scenario, node, |ledger, _| ledger.clear(&token, &id));
-            self.process(pod, |process| process.holder.cleared(&id));
+        let reply = self.on_ledger(scenario, node, |ledger, _| ledger.clear(&token, &ids));
+        if let Some(ClearReply::Ok | ClearReply::Gone) = reply {
+            self.process(pod, |process| ids.iter().for_each(|id| process.holder.cleared(id)));
         }
     }
 
@@ -250,6 +252,7 @@ pub fn raise(process: &mut Process, clock: BootTime) {
         entitlement: status.entitlement,
         state: LedgerState::Open,
         lease: timing().lease,
+        version: 0,
         quarantine: Vec::new(),
     };
     process.holder.answer(&request, Some(SyncReply::Ok(granted)), clock);

@@ -16,7 +16,6 @@ pub const SILENCE: Scenario = Scenario {
     name: "silence",
     ticks: 16,
     session_timeout: 14,
-    renewal: 4,
     faults: Faults { kill: 1, cut: 1, ..NONE },
     ..CONTENDED
 };

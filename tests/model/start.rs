@@ -1,13 +1,13 @@
 //! How a run begins, and how a worker does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use mailrelay::lease::{Holder, Identity, InitRequest, Ledger, OpenRequest, ProcessId};
+use mailrelay::lease::{Holder, Identity, InitRequest, Ledger, Numbers, OpenRequest, ProcessId};
 
 use crate::{
     config::{Scenario, Variant, timing},
-    kernel::{Connection, Kernel},
     state::{Leader, Pod, Process, Recovery, Redis, Shared, State, moment},
+    table::Table,
 };
 
 /// The UID of a pod.
@@ -20,15 +20,37 @@ pub fn boot_id(pod: usize, boot: u8) -> String {
     format!("node-{pod}.{boot}")
 }
 
-fn process(scenario: &Scenario, pod: usize, run: u8, boot: u8, node: usize, now: u64) -> Process {
+/// The id of a run of a pod's worker.
+pub fn process_id(pod: usize, run: u8) -> ProcessId {
+    ProcessId::parse(&format!("{pod:016x}{run:016x}")).expect("32 digits")
+}
+
+/// The id under which a worker's own slot is withheld.
+pub fn withheld_id(pod: usize, run: u8, slot: u64) -> String {
+    format!("{}/{slot}", process_id(pod, run))
+}
+
+/// More numbers than a process draws between joining a pool and leaving it.
+const MOST_DRAWN: usize = 20;
+
+fn process(
+    scenario: &Scenario,
+    pod: usize,
+    run: u8,
+    boot: u8,
+    node: usize,
+    now: u64,
+    numbers: &Numbers,
+) -> Process {
     let identity = Identity {
         pod_uid: uid(pod),
         pod: uid(pod),
         namespace: "model".to_owned(),
-        process: ProcessId::parse(&format!("{pod:016x}{run:016x}")).expect("32 digits"),
+        process: process_id(pod, run),
         boot_id: boot_id(pod, boot),
+        numbers: numbers.clone(),
     };
-    let holder = Holder::new(identity, timing(), scenario.holds().close_grace, scenario.holds().session_timeout);
+    let holder = Holder::new(identity, timing(), scenario.session_timeout());
     Process {
         run,
         era: 0,
@@ -44,27 +66,31 @@ fn process(scenario: &Scenario, pod: usize, run: u8, boot: u8, node: usize, now:
     }
 }
 
-/// The supervisor starts the worker again; it looks for sockets that its predecessor left in the kernel (R5a).
+/// The supervisor starts the worker again; it is told what the ones before left (R5a).
 pub fn restart(state: &mut State, scenario: &Scenario, pod: usize) {
     let (boot, run) = (state.pods[pod].boot, state.pods[pod].runs);
-    let mut process = process(scenario, pod, run, boot, state.redis.nodes.len() - 1, state.now);
-    let table = &state.pods[pod].table;
-    let left_over = |c: &&Connection| table.contains(&c.key()) && usize::from(c.pod) == pod && c.kernel == Kernel::FinWait1;
-    let inherited = u32::try_from(state.connections.iter().filter(left_over).count()).expect("few sessions");
-    if inherited > 0 && scenario.variant != Variant::FreedAtOnce {
-        process.holder.inherit(inherited, "inherited", scenario.holds().session_timeout, state.clock());
-    }
-    state.pods[pod].edit(|pod| {
-        pod.runs += 1;
-        pod.process = Some(process);
+    let mut process =
+        process(scenario, pod, run, boot, state.redis.nodes.len() - 1, state.now, &Numbers::default());
+    let clock = state.clock();
+    state.pods[pod].edit(|it| {
+        process.holder.inherit(it.table.inheritance(scenario, pod, run, clock), clock);
+        it.table.begin(run);
+        it.runs += 1;
+        it.process = Some(process);
     });
 }
 
-/// A worker that left the ledger joins it again.
+/// A worker that left the ledger joins it again. Numbers never repeat in a process: they go on from above whatever was
+/// drawn before.
 pub fn rejoin(state: &mut State, scenario: &Scenario, pod: usize) {
     let (boot, now) = (state.pods[pod].boot, state.now);
     state.process(pod, |old| {
-        let mut process = process(scenario, pod, old.run, boot, old.node, now);
+        let numbers = Numbers::default();
+        let drawn = if scenario.variant == Variant::NumbersRepeat { 0 } else { MOST_DRAWN };
+        for _ in 0..drawn {
+            process(scenario, pod, old.run, boot, old.node, now, &numbers);
+        }
+        let mut process = process(scenario, pod, old.run, boot, old.node, now, &numbers);
         process.era = old.era + 1;
         *old = process;
     });
@@ -77,17 +103,14 @@ pub fn first(scenario: &Scenario) -> State {
     leader.watch.answered();
     let mut ledger = Ledger::new("run-0");
     let (token, policy) = ("token-0".to_owned(), leader.policy(scenario));
-    ledger.init(&InitRequest { fence: "run-0".to_owned(), token: token.clone(), policy, quarantine: Vec::new() });
+    ledger.init(&InitRequest { fence: "run-0".to_owned(), token: token.clone(), policy, quarantine: Vec::new(), version: 0 });
     ledger.open(&OpenRequest { epoch: 1, token, missing: Vec::new() });
     ledger.told.clear();
-    let pods = (0..scenario.pods()).map(|pod| Pod {
-        process: Some(process(scenario, pod, 0, 0, 0, 0)),
-        runs: 1,
-        boot: 0,
-        cut: None,
-        renewed: BTreeMap::from([(0, 0)]),
-        over: None,
-        table: BTreeSet::new(),
+    let pods = (0..scenario.pods()).map(|pod| {
+        let mut table = Table::default();
+        table.begin(0);
+        let process = process(scenario, pod, 0, 0, 0, 0, &Numbers::default());
+        Pod { process: Some(process), runs: 1, boot: 0, cut: None, over: false, table }
     });
     let redis = Redis { nodes: vec![Some(ledger)], old_ends: None, copy: None, touched: BTreeMap::new(), tokens: 0 };
     let mut state = State {

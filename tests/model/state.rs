@@ -1,7 +1,7 @@
 //! The state of the world at one moment.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, hash_map::DefaultHasher},
+    collections::{BTreeMap, hash_map::DefaultHasher},
     fmt::{self, Debug, Write},
     hash::{Hash, Hasher},
     ops::Deref,
@@ -13,6 +13,7 @@ use mailrelay::lease::{BootTime, Holder, Ledger, LedgerView, SyncReply, SyncRequ
 use crate::{
     config::{Faults, TICK},
     kernel::Connection,
+    table::Table,
 };
 
 /// A part of the state, shared between the states in which it is the same, with its fingerprint.
@@ -132,12 +133,10 @@ pub struct Pod {
     pub boot: u8,
     /// Since when the node's network is cut.
     pub cut: Option<u64>,
-    /// For each boot the tick of the last renewal of the node's Lease.
-    pub renewed: BTreeMap<u8, u64>,
-    /// Since when the pod is over, as the API says.
-    pub over: Option<u64>,
-    /// What the supervisor knows of its workers' connections (run, era, slot): those of which nothing is proven yet.
-    pub table: BTreeSet<(u8, u8, u64)>,
+    /// Whether the pod is over, as the API says.
+    pub over: bool,
+    /// What its supervisor knows of its workers' connections.
+    pub table: Table,
 }
 
 /// A SYNC on its way, or its answer on the way back.

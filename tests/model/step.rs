@@ -1,7 +1,7 @@
 //! What may happen next in a state.
 
 use crate::{
-    config::{Scenario, Variant, ghost},
+    config::{GRACE, Scenario, Variant, ghost},
     kernel::Fate,
     state::{Pod, Process, Socket, State},
 };
@@ -109,7 +109,7 @@ fn on_pod(scenario: &Scenario, state: &State, index: usize, pod: &Pod, steps: &m
     let left = &state.left;
     let victim = index < scenario.victims;
     match &pod.process {
-        None if pod.over.is_some() => {}
+        None if pod.over => {}
         None => {
             if left.restart > 0 {
                 steps.push(Step::Restart(index));
@@ -193,7 +193,7 @@ fn on_process(scenario: &Scenario, state: &State, index: usize, pod: &Pod, proce
                 steps.push(Step::Close(index, *slot));
             }
             Socket::Closing(since) => {
-                let over = state.now >= since + ghost(scenario.holds().close_grace);
+                let over = state.now >= since + ghost(GRACE);
                 if over && scenario.variant != Variant::FreeAtAck {
                     steps.push(Step::GiveUp(index, *slot));
                 }

@@ -3,22 +3,10 @@
 use crate::{
     config::{Scenario, Variant},
     kernel::{Connection, Count, Kernel},
-    state::{Envelope, Process, Recovery, Socket, State},
+    state::{Process, Recovery, Socket, State},
+    table::Table,
 };
 use mailrelay::lease::{BootTime, Ledger, LedgerState};
-
-impl Process {
-    /// The slot's session ended uncleanly.
-    pub fn withhold(&mut self, slot: u64, why: &'static str, hold: std::time::Duration, now: BootTime) {
-        self.holder.quarantine(slot, why, hold, now);
-    }
-
-    /// The end of a session whose slot is withheld was seen after all.
-    pub fn prove(&mut self, _slot: u64, _now: BootTime) {}
-
-    /// The same of a connection that an older process left.
-    pub fn prove_inherited(&mut self, _key: (u8, u8, u64), _now: BootTime) {}
-}
 
 impl State {
     /// The worker of this pod.
@@ -34,7 +22,7 @@ impl State {
             let slot = process.holder.count(clock)?;
             process.sockets.insert(slot, Socket::Checked);
             if supervised {
-                pod.table.insert((process.run, process.era, slot));
+                process.holder.set_entry(slot, pod.table.reserve((process.run, process.era, slot)));
             }
             Some(slot)
         });
@@ -77,7 +65,7 @@ impl State {
             if at_ack {
                 process.holder.release(slot);
                 process.sockets.remove(&slot);
-                it.table.remove(&(process.run, process.era, slot));
+                it.table.free(process);
             }
         });
     }
@@ -86,7 +74,7 @@ impl State {
     pub fn give_up(&mut self, scenario: &Scenario, pod: usize, slot: u64) {
         let clock = self.clock();
         self.process(pod, |process| {
-            process.withhold(slot, "no-eof", scenario.holds().session_timeout, clock);
+            process.holder.quarantine(slot, "no-eof", scenario.hold(), clock);
             if scenario.lingers {
                 process.sockets.insert(slot, Socket::Lingering);
             } else {
@@ -128,13 +116,15 @@ impl State {
 
     /// The process ends; its kernel closes its sockets. What the server learns of that comes later.
     pub fn kill(&mut self, scenario: &Scenario, pod: usize) {
-        let now = self.now;
-        let last = self.left.restart == 0;
+        let (now, clock) = (self.now, self.clock());
+        let supervised = self.supervised();
         let run = self.process(pod, |process| process.run);
         self.pods[pod].edit(|pod| {
             pod.process = None;
-            if last {
-                pod.table.clear();
+            if supervised {
+                pod.table.bury(run, clock);
+            } else {
+                pod.table = Table::default();
             }
         });
         // What it sent may still arrive; the answer has no reader.
@@ -145,19 +135,7 @@ impl State {
         for connection in self.connections.iter_mut().filter(|c| usize::from(c.pod) == pod && c.run == run) {
             connection.close(scenario, now);
         }
-    }
-
-    /// A SYNC was answered: the slots that it carried are withheld by the ledger, and nobody need know of them any more.
-    pub fn known_to_ledger(&mut self, envelope: &Envelope) {
-        self.pods[envelope.pod].edit(|pod| {
-            let Some(process) = &pod.process else { return };
-            for entry in &envelope.request.quarantine {
-                let slot = entry.id.split_once('/').and_then(|(_, slot)| slot.parse().ok());
-                if let Some(slot) = slot {
-                    pod.table.remove(&(process.run, process.era, slot));
-                }
-            }
-        });
+        self.look_at_kernel(scenario, pod);
     }
 
     /// Whether a supervisor will start another worker, and so needs to know what became of this one's connections.

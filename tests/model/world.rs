@@ -4,7 +4,7 @@ use mailrelay::lease::{Evidence, SyncRequest};
 use stateright::{Model, Property};
 
 use crate::{
-    config::{Scenario, Variant},
+    config::{GRACE, Scenario, Variant},
     kernel::Count,
     state::{Process, Recovery, State},
     step::{Step, possible},
@@ -104,8 +104,7 @@ impl State {
             }
             Step::End(pod) => {
                 self.left.end -= 1;
-                let now = self.now;
-                self.pods[pod].edit(|pod| pod.over = Some(now));
+                self.pods[pod].edit(|pod| pod.over = true);
                 self.end_kernel(scenario, pod);
             }
             Step::Reboot(pod) => self.reboot(scenario, pod),
@@ -114,7 +113,7 @@ impl State {
                 let now = self.now;
                 self.pods[pod].edit(|pod| pod.cut = Some(now));
             }
-            Step::Heal(pod) => self.heal(pod),
+            Step::Heal(pod) => self.pods[pod].edit(|pod| pod.cut = None),
             Step::Copy | Step::Rollback | Step::Restore | Step::Wipe | Step::FailOver => self.redis_fault(scenario, step),
             Step::Plan => self.plan(scenario),
             Step::NewLeader { beside } => self.new_leader(scenario, beside),
@@ -137,11 +136,6 @@ impl State {
             if self.pods[pod].process.as_ref().is_some_and(|process| !process.paused) {
                 self.process(pod, |process| process.holder.tick(clock));
             }
-            self.pods[pod].edit(|pod| {
-                if pod.cut.is_none() {
-                    pod.renewed.insert(pod.boot, now);
-                }
-            });
         }
         self.server_times_out(scenario);
         if scenario.variant == Variant::FreedByTtl {
@@ -165,29 +159,10 @@ impl State {
         });
     }
 
-    fn heal(&mut self, pod: usize) {
-        let now = self.now;
-        self.pods[pod].edit(|pod| {
-            pod.cut = None;
-            pod.renewed.insert(pod.boot, now);
-        });
-    }
-
     /// What the API tells a leader.
     pub fn evidence(&self) -> Evidence {
-        let mut evidence = Evidence::default();
-        for (index, pod) in self.pods.iter().enumerate() {
-            for (boot, tick) in &pod.renewed {
-                let boot = crate::start::boot_id(index, *boot);
-                evidence.nodes.insert(boot.clone(), crate::state::moment(*tick));
-                evidence.reached.insert(boot, crate::state::moment(*tick));
-            }
-            if let Some(over) = pod.over.filter(|_| pod.boot == 0) {
-                evidence.dead.insert(crate::start::uid(index));
-                evidence.ended.insert(crate::start::uid(index), crate::state::moment(over));
-            }
-        }
-        evidence
+        let over = self.pods.iter().enumerate().filter(|(_, pod)| pod.over);
+        Evidence { dead: over.map(|(index, _)| crate::start::uid(index)).collect(), ..Evidence::default() }
     }
 }
 
@@ -195,11 +170,9 @@ impl State {
 pub fn distort(scenario: &Scenario, request: &SyncRequest) -> SyncRequest {
     let mut request = request.clone();
     match scenario.variant {
-        Variant::FreedAtOnce => request.close_grace = std::time::Duration::ZERO,
-        Variant::ProofAcrossReboot => {
-            let (node, _) = request.boot_id.split_once('.').expect("boot ids are node.boot");
-            request.boot_id = format!("{node}.0");
-        }
+        Variant::FreedAtOnce => request.hold = std::time::Duration::ZERO,
+        Variant::FreedAfterGrace => request.hold = GRACE,
+        Variant::NoVersion => request.seen = 0,
         _ => {}
     }
     request

@@ -2,5 +2,6 @@
 
 mod mails;
 mod postfix;
+mod resets;
 mod sessions;
 mod support;
