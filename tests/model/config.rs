@@ -193,6 +193,12 @@ impl Scenario {
         timing().hold(self.session_timeout())
     }
 
+    /// Whether an older copy may come back under the same fence. Only then it matters which version a ledger has; else all
+    /// are the same, so that states which differ in nothing else are equal.
+    pub fn versions(&self) -> bool {
+        self.faults.restore > 0
+    }
+
     /// The same, broken.
     pub fn broken(&self, variant: Variant) -> Self {
         Self { variant, ..self.clone() }

@@ -36,6 +36,7 @@ mod config;
 mod kernel;
 mod leader;
 mod redis;
+mod renamed;
 mod scenarios;
 mod start;
 mod state;
@@ -44,8 +45,9 @@ mod table;
 mod worker;
 mod world;
 
-use check::{breaks, holds, holds_and_recovers};
+use check::{breaks, breaks_renamed, holds, holds_and_recovers, renames};
 use config::{Variant, timing};
+use renamed::Renamed;
 use scenarios as world_of;
 
 #[test]
@@ -54,7 +56,7 @@ fn the_times_of_the_model_hold_together() {
 }
 
 mod correct {
-    use super::{holds, holds_and_recovers, world_of};
+    use super::{Renamed, holds, holds_and_recovers, renames, world_of};
 
     #[test]
     fn a_stop_between_check_and_connect_opens_nothing() {
@@ -178,13 +180,18 @@ mod correct {
     }
 
     #[test]
+    fn a_renamed_pool_waits_for_the_sessions_of_the_old_one() {
+        renames(Renamed::Correct);
+    }
+
+    #[test]
     fn ids_never_repeat_in_a_process() {
         holds(&world_of::REJOINED);
     }
 }
 
 mod broken {
-    use super::{Variant, breaks, world_of};
+    use super::{Renamed, Variant, breaks, breaks_renamed, world_of};
 
     #[test]
     fn slots_freed_by_ttl() {
@@ -256,5 +263,51 @@ mod broken {
     #[test]
     fn a_proof_of_death_across_a_reboot() {
         breaks(&world_of::REBOOT, Variant::AnyTableIsComplete);
+    }
+
+    #[test]
+    fn the_death_of_a_pod_taken_for_the_end_of_its_sessions() {
+        breaks(&world_of::OVER, Variant::StatusIsProof);
+    }
+
+    #[test]
+    fn a_killed_worker_whose_slots_are_free_after_a_grace() {
+        breaks(&world_of::KILLED, Variant::FreedAfterGrace);
+    }
+
+    #[test]
+    fn a_node_that_vouches_for_a_frozen_worker() {
+        breaks(&world_of::FROZEN, Variant::NodeIsProof);
+    }
+
+    #[test]
+    fn an_ack_taken_for_the_servers_end() {
+        breaks(&world_of::KILLED, Variant::AckIsProof);
+    }
+
+    #[test]
+    fn a_port_that_vanished_taken_for_the_servers_end() {
+        breaks(&world_of::KILLED, Variant::VanishedIsProof);
+    }
+
+    #[test]
+    fn eof_after_an_error_taken_for_the_servers_end() {
+        breaks(&world_of::BOX, Variant::EofAfterError);
+    }
+
+    #[test]
+    fn an_older_copy_of_the_ledger_without_a_look_at_its_version() {
+        breaks(&world_of::RESTORED, Variant::NoVersion);
+    }
+
+    #[test]
+    fn numbers_that_repeat_when_a_pool_is_joined_again() {
+        breaks(&world_of::REJOINED, Variant::NumbersRepeat);
+    }
+
+    #[test]
+    fn a_renamed_pool_that_is_opened_beside_the_old_one() {
+        breaks_renamed(Renamed::OpenedBeside);
+        breaks_renamed(Renamed::NothingInherited);
     }
 }

@@ -80,7 +80,12 @@ impl State {
             {
                 holder.seq = request.seq - 1;
             }
-            let reply = ledger.sync(&request);
+            let mut reply = ledger.sync(&request);
+            if let SyncReply::Ok(granted) = &mut reply
+                && !scenario.versions()
+            {
+                granted.version = 0;
+            }
             if matches!(reply, SyncReply::Ok(_)) && scenario.variant == Variant::FreedByTtl {
                 touched.insert(request.inc.clone(), now);
             }
@@ -109,6 +114,9 @@ impl State {
                 view.fence.clone_from(&ledger.node_fence);
             }
             let result = work(ledger, touched);
+            if let Some(view) = ledger.view.as_mut().filter(|_| !scenario.versions()) {
+                view.version = 0;
+            }
             if let Some(view) = ledger.view.as_mut().filter(|_| scenario.variant == Variant::NoFloor) {
                 view.floor = 0;
             }

@@ -5,6 +5,8 @@ use crate::config::{Faults, Scenario};
 const NONE: Faults = Scenario::PLAIN.faults;
 /// The first pod holds both slots, the second one wants them.
 const CONTENDED: Scenario = Scenario { plans: &[&[2, 2]], ..Scenario::PLAIN };
+/// The first pod holds the only slot, the second one wants it.
+const ONE: Scenario = Scenario { budget: 1, plans: &[&[1, 1]], ..Scenario::PLAIN };
 /// One slot moves from the first pod to the second.
 const MOVED: Scenario = Scenario { plans: &[&[2, 0], &[1, 1]], ..Scenario::PLAIN };
 
@@ -14,11 +16,10 @@ pub const PAUSE: Scenario =
 /// A worker dies, its FIN may be lost with its node's network, which may come back late; it is reaped by silence.
 pub const SILENCE: Scenario = Scenario {
     name: "silence",
-    ticks: 16,
-    session_timeout: 14,
+    ticks: 12,
+    session_timeout: 3,
     faults: Faults { kill: 1, cut: 1, ..NONE },
-    ..CONTENDED
-};
+    ..ONE };
 /// The same, and another process of the pod proves its death.
 pub const RESTART: Scenario =
     Scenario { name: "restart", ticks: 4, faults: Faults { kill: 1, cut: 1, restart: 1, ..NONE }, ..CONTENDED };
@@ -43,12 +44,11 @@ pub const WIPE: Scenario =
 /// A replica is promoted while the old primary goes on for long, and so must the leader wait.
 pub const PROMOTION: Scenario = Scenario {
     name: "promotion",
-    ticks: 7,
-    old_primary: 7,
+    ticks: 10,
+    old_primary: 10,
     session_timeout: 1,
     faults: Faults { failover: 1, ..NONE },
-    ..CONTENDED
-};
+    ..ONE };
 /// A replica that missed the last writes is promoted while the old primary goes on for a tick.
 pub const SWITCH: Scenario = Scenario {
     name: "switch",
@@ -71,8 +71,7 @@ pub const NEW_LEADER: Scenario = Scenario {
     name: "new leader",
     ticks: 7,
     faults: Faults { new_leader: 1, kill: 1, cut: 1, end: 1, ..NONE },
-    ..CONTENDED
-};
+    ..ONE };
 /// The leader has not seen the pods register when the ledger is deleted.
 pub const UNSEEN: Scenario = Scenario {
     name: "unseen",
@@ -115,8 +114,7 @@ pub const WIPE_PAUSE: Scenario = Scenario {
     ticks: 7,
     session_timeout: 2,
     faults: Faults { pause: 1, wipe: 1, ..NONE },
-    ..CONTENDED
-};
+    ..ONE };
 /// The ledger is deleted, and a node reboots.
 pub const WIPE_REBOOT: Scenario =
     Scenario { name: "wipe, reboot", ticks: 5, faults: Faults { wipe: 1, reboot: 1, restart: 1, ..NONE }, ..CONTENDED };
@@ -135,8 +133,7 @@ pub const SILENCE_NEW_LEADER: Scenario = Scenario {
     name: "silence, new leader",
     ticks: 7,
     faults: Faults { new_leader: 1, kill: 1, cut: 1, ..NONE },
-    ..CONTENDED
-};
+    ..ONE };
 /// The leader is replaced about when the ledger is deleted and a node is cut off: only the mirror knows of its worker.
 pub const WIPE_NEW_LEADER: Scenario = Scenario {
     name: "wipe, new leader",
@@ -150,7 +147,7 @@ pub const RESTART_LATE: Scenario =
 
 /// A worker dies and its pod is over, as the API says: its kernel is gone, whatever it had not yet sent.
 pub const OVER: Scenario =
-    Scenario { name: "pod over", ticks: 8, session_timeout: 6, faults: Faults { kill: 1, end: 1, ..NONE }, ..CONTENDED };
+    Scenario { name: "pod over", ticks: 8, session_timeout: 6, faults: Faults { kill: 1, end: 1, ..NONE }, ..ONE };
 /// A worker dies and is started again, while its FINs wait, are read late, or never come.
 pub const KILLED: Scenario = Scenario {
     name: "killed",
@@ -162,7 +159,7 @@ pub const KILLED: Scenario = Scenario {
 };
 /// A worker is frozen with its sockets.
 pub const FROZEN: Scenario =
-    Scenario { name: "frozen", ticks: 12, session_timeout: 10, faults: Faults { freeze: 1, ..NONE }, ..CONTENDED };
+    Scenario { name: "frozen", ticks: 12, session_timeout: 10, faults: Faults { freeze: 1, ..NONE }, ..ONE };
 /// A box on the way resets the client's side of a session.
 pub const BOX: Scenario = Scenario {
     name: "box",
@@ -177,8 +174,7 @@ pub const BOX_KILLED: Scenario = Scenario {
     ticks: 3,
     session_timeout: 2,
     faults: Faults { box_reset: 1, kill: 1, restart: 1, ..NONE },
-    ..CONTENDED
-};
+    ..ONE };
 /// An older copy is written into the running Redis.
 pub const RESTORED: Scenario = Scenario { name: "restored", ticks: 3, faults: Faults { restore: 1, ..NONE }, ..MOVED };
 /// A worker leaves the ledger and joins it again while slots of it are withheld.

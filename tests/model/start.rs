@@ -30,6 +30,18 @@ pub fn withheld_id(pod: usize, run: u8, slot: u64) -> String {
     format!("{}/{slot}", process_id(pod, run))
 }
 
+/// Who a run of a pod's worker is.
+pub fn identity(pod: usize, run: u8, boot: u8, numbers: &Numbers) -> Identity {
+    Identity {
+        pod_uid: uid(pod),
+        pod: uid(pod),
+        namespace: "model".to_owned(),
+        process: process_id(pod, run),
+        boot_id: boot_id(pod, boot),
+        numbers: numbers.clone(),
+    }
+}
+
 /// More numbers than a process draws between joining a pool and leaving it.
 const MOST_DRAWN: usize = 20;
 
@@ -42,14 +54,7 @@ fn process(
     now: u64,
     numbers: &Numbers,
 ) -> Process {
-    let identity = Identity {
-        pod_uid: uid(pod),
-        pod: uid(pod),
-        namespace: "model".to_owned(),
-        process: process_id(pod, run),
-        boot_id: boot_id(pod, boot),
-        numbers: numbers.clone(),
-    };
+    let identity = identity(pod, run, boot, numbers);
     let holder = Holder::new(identity, timing(), scenario.session_timeout());
     Process {
         run,
