@@ -11,6 +11,8 @@ pub struct Faults {
     pub pause: u8,
     /// SIGKILL of a worker.
     pub kill: u8,
+    /// SIGKILL of a worker and its supervisor: what that one knew is lost.
+    pub kill_all: u8,
     /// A worker is frozen, as by its cgroup: no signal reaches it until it thaws.
     pub freeze: u8,
     /// The kernel of a dead worker gives a connection up without the server's learning of it: its reset for unread bytes is
@@ -103,6 +105,9 @@ pub enum Variant {
     NumbersRepeat,
 }
 
+/// The share of a pod that a plan does not name.
+pub const ABSENT: u32 = u32::MAX;
+
 /// One scenario: the world's size and its faults.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -130,6 +135,9 @@ pub struct Scenario {
     pub slow_leader: bool,
     /// Whether the leader's last look was before the pods registered.
     pub unseen: bool,
+    /// Whether the first pod's worker died twice, the second time while its registration was on its way, was taken off the
+    /// ledger, and is not named in the policy in force, the second one of the plans.
+    pub late_registration: bool,
     /// What may happen, and how often.
     pub faults: Faults,
     /// What is broken.
@@ -151,9 +159,11 @@ impl Scenario {
         syncs: 2,
         slow_leader: false,
         unseen: false,
+        late_registration: false,
         faults: Faults {
             pause: 0,
             kill: 0,
+            kill_all: 0,
             freeze: 0,
             vanish: 0,
             box_reset: 0,

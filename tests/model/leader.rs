@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use mailrelay::lease::{Action, BootTime, InitRequest, OldPrimary, OpenRequest, Policy, Watch};
 
 use crate::{
-    config::{GRACE, Scenario, TICK, Variant, timing},
+    config::{ABSENT, GRACE, Scenario, TICK, Variant, timing},
     start::uid,
     state::{Leader, Recovery, Shared, State},
 };
@@ -17,7 +17,8 @@ impl Leader {
 
     pub fn policy(&self, scenario: &Scenario) -> Policy {
         let shares = scenario.plans[self.plan];
-        let entitlements: BTreeMap<String, u32> = shares.iter().enumerate().map(|(pod, n)| (uid(pod), *n)).collect();
+        let named = shares.iter().enumerate().filter(|(_, share)| **share != ABSENT);
+        let entitlements: BTreeMap<String, u32> = named.map(|(pod, share)| (uid(pod), *share)).collect();
         Policy {
             epoch: self.epoch,
             revision: self.revision,

@@ -180,6 +180,16 @@ mod correct {
     }
 
     #[test]
+    fn a_supervisor_that_dies_with_its_worker_leaves_nothing_to_account_for() {
+        holds(&world_of::UNSUPERVISED);
+    }
+
+    #[test]
+    fn a_pod_that_was_forgotten_begins_above_every_generation_before() {
+        holds(&world_of::FORGOTTEN);
+    }
+
+    #[test]
     fn a_renamed_pool_waits_for_the_sessions_of_the_old_one() {
         renames(Renamed::Correct);
     }
@@ -298,6 +308,16 @@ mod broken {
     #[test]
     fn an_older_copy_of_the_ledger_without_a_look_at_its_version() {
         breaks(&world_of::RESTORED, Variant::NoVersion);
+    }
+
+    #[test]
+    fn a_table_taken_for_complete_that_is_not() {
+        breaks(&world_of::UNSUPERVISED, Variant::AnyTableIsComplete);
+    }
+
+    #[test]
+    fn generations_forgotten_without_a_floor() {
+        breaks(&world_of::FORGOTTEN, Variant::NoFloor);
     }
 
     #[test]

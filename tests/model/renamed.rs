@@ -13,7 +13,7 @@ use mailrelay::{
     controller::{Known, Plan, PoolPlan, RelayKey, RelayPlan, Standing, stand},
     lease::{
         Action, BootTime, Evidence, Holder, InitRequest, Ledger, LedgerState, LedgerView, Numbers, OldPrimary,
-        OpenRequest, Policy, Quarantine, Watch,
+        OpenRequest, Policy, Quarantine, SyncReply, Watch,
     },
 };
 use serde_json::json;
@@ -295,7 +295,10 @@ impl State {
             self.worker(pod, |worker| worker.sent[pool] = (now, 2));
             return self.leave(pod, pool);
         };
-        let (reply, told) = self.pools[pool].edit(|it| (it.ledger.sync(&request), std::mem::take(&mut it.ledger.told)));
+        let (mut reply, told) = self.pools[pool].edit(|it| (it.ledger.sync(&request), std::mem::take(&mut it.ledger.told)));
+        if let SyncReply::Ok(granted) = &mut reply {
+            granted.version = 0;
+        }
         self.worker(pod, |worker| {
             let (tick, count) = worker.sent[pool];
             worker.sent[pool] = (now, if tick == now { count + 1 } else { 1 });
@@ -346,6 +349,8 @@ impl State {
             if it.ledger.view.is_none() && plan.is_none() {
                 return;
             }
+            // Versions do not matter where no copy comes back.
+            it.ledger.view.iter_mut().for_each(|view| view.version = 0);
             it.watch.list(&(0..PODS).map(uid).collect());
             it.watch.observe(&it.ledger.snapshot(), clock);
             let policy = policy(plan, standing, it.ledger.view.as_ref());
@@ -367,8 +372,6 @@ impl State {
             for action in actions {
                 it.act(action, &policy, standing);
             }
-            // Versions do not matter where no copy comes back.
-            it.ledger.view.iter_mut().for_each(|view| view.version = 0);
         });
     }
 }

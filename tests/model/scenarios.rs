@@ -1,6 +1,6 @@
 //! The worlds that are exhausted: each with the faults that together could break one rule.
 
-use crate::config::{Faults, Scenario};
+use crate::config::{ABSENT, Faults, Scenario};
 
 const NONE: Faults = Scenario::PLAIN.faults;
 /// The first pod holds both slots, the second one wants them.
@@ -19,7 +19,8 @@ pub const SILENCE: Scenario = Scenario {
     ticks: 12,
     session_timeout: 3,
     faults: Faults { kill: 1, cut: 1, ..NONE },
-    ..ONE };
+    ..ONE
+};
 /// The same, and another process of the pod proves its death.
 pub const RESTART: Scenario =
     Scenario { name: "restart", ticks: 4, faults: Faults { kill: 1, cut: 1, restart: 1, ..NONE }, ..CONTENDED };
@@ -48,7 +49,8 @@ pub const PROMOTION: Scenario = Scenario {
     old_primary: 10,
     session_timeout: 1,
     faults: Faults { failover: 1, ..NONE },
-    ..ONE };
+    ..ONE
+};
 /// A replica that missed the last writes is promoted while the old primary goes on for a tick.
 pub const SWITCH: Scenario = Scenario {
     name: "switch",
@@ -71,7 +73,8 @@ pub const NEW_LEADER: Scenario = Scenario {
     name: "new leader",
     ticks: 7,
     faults: Faults { new_leader: 1, kill: 1, cut: 1, end: 1, ..NONE },
-    ..ONE };
+    ..ONE
+};
 /// The leader has not seen the pods register when the ledger is deleted.
 pub const UNSEEN: Scenario = Scenario {
     name: "unseen",
@@ -114,7 +117,8 @@ pub const WIPE_PAUSE: Scenario = Scenario {
     ticks: 7,
     session_timeout: 2,
     faults: Faults { pause: 1, wipe: 1, ..NONE },
-    ..ONE };
+    ..ONE
+};
 /// The ledger is deleted, and a node reboots.
 pub const WIPE_REBOOT: Scenario =
     Scenario { name: "wipe, reboot", ticks: 5, faults: Faults { wipe: 1, reboot: 1, restart: 1, ..NONE }, ..CONTENDED };
@@ -133,7 +137,8 @@ pub const SILENCE_NEW_LEADER: Scenario = Scenario {
     name: "silence, new leader",
     ticks: 7,
     faults: Faults { new_leader: 1, kill: 1, cut: 1, ..NONE },
-    ..ONE };
+    ..ONE
+};
 /// The leader is replaced about when the ledger is deleted and a node is cut off: only the mirror knows of its worker.
 pub const WIPE_NEW_LEADER: Scenario = Scenario {
     name: "wipe, new leader",
@@ -151,8 +156,8 @@ pub const OVER: Scenario =
 /// A worker dies and is started again, while its FINs wait, are read late, or never come.
 pub const KILLED: Scenario = Scenario {
     name: "killed",
-    ticks: 6,
-    session_timeout: 6,
+    ticks: 4,
+    session_timeout: 1,
     acks: true,
     faults: Faults { kill: 1, restart: 1, vanish: 1, ..NONE },
     ..CONTENDED
@@ -174,14 +179,33 @@ pub const BOX_KILLED: Scenario = Scenario {
     ticks: 3,
     session_timeout: 2,
     faults: Faults { box_reset: 1, kill: 1, restart: 1, ..NONE },
-    ..ONE };
+    ..ONE
+};
 /// An older copy is written into the running Redis.
 pub const RESTORED: Scenario = Scenario { name: "restored", ticks: 3, faults: Faults { restore: 1, ..NONE }, ..MOVED };
 /// A worker leaves the ledger and joins it again while slots of it are withheld.
 pub const REJOINED: Scenario = Scenario {
     name: "rejoined",
-    ticks: 3,
+    ticks: 2,
     session_timeout: 6,
     faults: Faults { leave: 1, rejoin: 1, box_reset: 2, ..NONE },
     ..CONTENDED
+};
+/// A worker and its supervisor die together, and another supervisor knows nothing of their connections.
+pub const UNSUPERVISED: Scenario = Scenario {
+    name: "supervisor killed",
+    ticks: 6,
+    session_timeout: 2,
+    faults: Faults { kill_all: 1, restart: 1, ..NONE },
+    ..ONE
+};
+/// A pod is not named for a while, and comes back while the registration of an earlier worker of it is still late.
+pub const FORGOTTEN: Scenario = Scenario {
+    name: "forgotten",
+    ticks: 5,
+    plans: &[&[1, 1], &[ABSENT, 1], &[1, 1]],
+    session_timeout: 1,
+    late_registration: true,
+    faults: Faults { restart: 1, ..NONE },
+    ..ONE
 };

@@ -111,6 +111,9 @@ pub fn first(scenario: &Scenario) -> State {
     ledger.init(&InitRequest { fence: "run-0".to_owned(), token: token.clone(), policy, quarantine: Vec::new(), version: 0 });
     ledger.open(&OpenRequest { epoch: 1, token, missing: Vec::new() });
     ledger.told.clear();
+    if !scenario.versions() {
+        ledger.view.iter_mut().for_each(|view| view.version = 0);
+    }
     let pods = (0..scenario.pods()).map(|pod| {
         let mut table = Table::default();
         table.begin(0);
@@ -137,6 +140,9 @@ pub fn first(scenario: &Scenario) -> State {
             state.sync(scenario, pod);
         }
     }
+    if scenario.late_registration {
+        leave_late_registration(&mut state, scenario);
+    }
     if !scenario.unseen {
         state.lead(scenario);
     }
@@ -144,4 +150,24 @@ pub fn first(scenario: &Scenario) -> State {
         state.redis.edit(|redis| redis.copy = redis.ledger().and_then(|ledger| ledger.view.clone()));
     }
     state
+}
+
+/// The first pod's worker dies, and so does the one after it while its registration is on its way. Both are taken off the
+/// ledger, and the next policy does not name the pod.
+fn leave_late_registration(state: &mut State, scenario: &Scenario) {
+    state.kill(scenario, 0);
+    restart(state, scenario, 0);
+    // The token, and the pod's last generation.
+    (0..2).for_each(|_| state.sync(scenario, 0));
+    state.send(0);
+    state.kill(scenario, 0);
+    state.on_ledger(scenario, 0, |ledger, _| {
+        let Some(view) = &ledger.view else { return };
+        let (token, own) = (view.token.clone(), uid(0));
+        let incs: Vec<String> = view.holders_of(&own).map(|holder| holder.inc.clone()).collect();
+        for inc in incs {
+            ledger.reap(&token, &inc, None, 0, "dead");
+        }
+    });
+    state.plan(scenario);
 }

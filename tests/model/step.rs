@@ -49,6 +49,8 @@ pub enum Step {
     Resume(usize),
     /// SIGKILL.
     Kill(usize),
+    /// SIGKILL of the worker and its supervisor.
+    KillAll(usize),
     /// The supervisor or the kubelet starts it again.
     Restart(usize),
     /// The pod's process is gone for good and the API says so.
@@ -125,6 +127,9 @@ fn on_pod(scenario: &Scenario, state: &State, index: usize, pod: &Pod, steps: &m
     if pod.process.as_ref().is_some_and(|process| !process.frozen) && victim {
         if left.kill > 0 {
             steps.push(Step::Kill(index));
+        }
+        if left.kill_all > 0 {
+            steps.push(Step::KillAll(index));
         }
         if left.reboot > 0 {
             steps.push(Step::Reboot(index));

@@ -8,6 +8,7 @@ use crate::{
     kernel::Count,
     state::{Process, Recovery, State},
     step::{Step, possible},
+    table::Table,
     worker::is_due,
 };
 
@@ -97,6 +98,11 @@ impl State {
             Step::Kill(pod) => {
                 self.left.kill -= 1;
                 self.kill(scenario, pod);
+            }
+            Step::KillAll(pod) => {
+                self.left.kill_all -= 1;
+                self.kill(scenario, pod);
+                self.pods[pod].edit(|pod| pod.table = Table::default());
             }
             Step::Restart(pod) => {
                 self.left.restart -= 1;
