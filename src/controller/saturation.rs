@@ -149,10 +149,10 @@ mod tests {
             holders: vec![holder],
             entitlements: BTreeMap::new(),
             generations: BTreeMap::new(),
-            version: 1,
-            floor: 0,
-            servers: std::collections::BTreeSet::new(),
             quarantine: refused.iter().map(entry).collect(),
+            version: 1,
+            servers: BTreeSet::new(),
+            floor: 0,
         }
     }
 
