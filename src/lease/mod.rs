@@ -54,12 +54,12 @@ pub use deadman::{DeadManSwitch, KernelSwitch, NoSwitch, SwitchError, TRIAL, Unp
 pub use evidence::{Identity, Numbers, PodGuard, ProcessId, bind_pod, boot_id};
 pub use holder::{Holder, Inheritance, Leaving};
 pub use quarantine::QuarantineTimers;
-pub use recovery::{Action, Evidence, Holds, Incarnation, Mirror, MirroredHolder, MirroredQuarantine, Watch};
+pub use recovery::{Action, Evidence, Incarnation, Mirror, MirroredHolder, MirroredQuarantine, OldPrimary, Watch};
 pub use slot::{Slot, SlotOptions, SlotPool, SlotStatus, Withheld};
 pub use sockets::{SEARCH_LIMIT, older_sockets};
 pub use state::{
-    ClearReply, CondemnReply, Granted, HolderView, InitReply, InitRequest, LeaveReply, Ledger, LedgerState, LedgerView, Missing,
-    OpenReply, OpenRequest, Policy, PolicyReply, Quarantine, QuarantineView, ReapReply, Snapshot, SyncReply,
+    ClearReply, CondemnReply, Granted, HolderView, InitReply, InitRequest, LeaveReply, Ledger, LedgerState, LedgerView,
+    Missing, OpenReply, OpenRequest, Policy, PolicyReply, Quarantine, QuarantineView, ReapReply, Snapshot, SyncReply,
     SyncRequest, Wait,
 };
 pub use store::{CALL_LIMIT, LedgerStore, SaturationRecord, TOO_MANY, pools};
