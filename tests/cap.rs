@@ -2,11 +2,14 @@
 
 mod scene;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use mailrelay::{
     api::DurationText,
-    controller::{Driven, Pool, PoolPlan, Turn},
+    controller::{Driven, Pool, PoolPlan, Topology, Turn},
     lease::{BootTime, Evidence, LedgerState, LedgerView, Timing},
 };
 use mailsink::{Behaviour, SinkConfig, Stats};
@@ -152,12 +155,13 @@ impl Lead {
             members: scene.workers.iter().map(|worker| worker.pod.uid.clone()).collect(),
             session_timeout: DurationText::from_secs(10),
             close_grace: DurationText::from_secs(2),
+            servers: BTreeSet::new(),
         };
         let mut pool = Pool::new(scene.store.clone(), scene.ledger().pool());
         let (tell, driven) = watch::channel(None);
         let task = tokio::spawn(async move {
-            let (timing, evidence) = (Timing::default(), Evidence::default());
-            let turn = Turn { epoch: 2, timing: &timing, evidence: &evidence };
+            let (timing, evidence, topology) = (Timing::default(), Evidence::default(), Topology::of_a_single_node());
+            let turn = Turn { epoch: 2, timing: &timing, evidence: &evidence, topology: &topology };
             loop {
                 if let Ok(driven) = pool.drive(Some(&plan), true, &turn, &mut Vec::new()).await {
                     tell.send_replace(Some(driven));
