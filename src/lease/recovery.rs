@@ -451,9 +451,10 @@ impl Watch {
             let left = share.saturating_sub(own.sum());
             withhold("", format!("{pod}.{}", view.token), left)
         });
-        let unlisted = self.unlisted.iter().filter_map(|unlisted| {
-            withhold("", format!("unlisted.{}", view.token), unlisted.missing(view))
-        });
+        let unlisted = self
+            .unlisted
+            .iter()
+            .filter_map(|unlisted| withhold("", format!("unlisted.{}", view.token), unlisted.missing(view)));
         holders.chain(strangers).chain(unlisted).collect()
     }
 }
