@@ -158,6 +158,9 @@ mod tests {
             holders: Vec::new(),
             entitlements: shares(entitlements),
             generations: BTreeMap::new(),
+            version: 1,
+            floor: 0,
+            servers: BTreeSet::new(),
             quarantine: Vec::new(),
         }
     }

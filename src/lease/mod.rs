@@ -58,8 +58,8 @@ pub use recovery::{Action, Evidence, Holds, Incarnation, Mirror, MirroredHolder,
 pub use slot::{Slot, SlotOptions, SlotPool, SlotStatus, Withheld};
 pub use sockets::{SEARCH_LIMIT, older_sockets};
 pub use state::{
-    ClearReply, CondemnReply, Granted, HolderView, InitReply, InitRequest, LeaveReply, Ledger, LedgerState, LedgerView, Missing,
-    OpenReply, OpenRequest, Policy, PolicyReply, Quarantine, QuarantineView, ReapReply, Snapshot, SyncReply,
+    ClearReply, CondemnReply, Granted, HolderView, InitReply, InitRequest, LeaveReply, Ledger, LedgerState, LedgerView,
+    Missing, OpenReply, OpenRequest, Policy, PolicyReply, Quarantine, QuarantineView, ReapReply, Snapshot, SyncReply,
     SyncRequest, Wait,
 };
 pub use store::{CALL_LIMIT, LedgerStore, SaturationRecord, TOO_MANY, pools};

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 use redis::{Cmd, Script};
 
 use super::state::{
-    ClearReply, CondemnReply, InitReply, InitRequest, LeaveReply, LedgerView, OpenReply, OpenRequest, Policy, PolicyReply,
-    Quarantine, ReapReply, Snapshot, SyncReply, SyncRequest,
+    ClearReply, CondemnReply, InitReply, InitRequest, LeaveReply, LedgerView, OpenReply, OpenRequest, Policy,
+    PolicyReply, Quarantine, ReapReply, Snapshot, SyncReply, SyncRequest,
 };
 use super::wire;
 use crate::store::{Store, StoreError};

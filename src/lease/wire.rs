@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, str::FromStr, time::Duration};
 
 use super::state::{
-    ClearReply, CondemnReply, Granted, HolderView, InitReply, LeaveReply, LedgerState, LedgerView, OpenReply, Policy, PolicyReply,
-    Quarantine, QuarantineView, ReapReply, SyncReply, Wait,
+    ClearReply, CondemnReply, Granted, HolderView, InitReply, LeaveReply, LedgerState, LedgerView, OpenReply, Policy,
+    PolicyReply, Quarantine, QuarantineView, ReapReply, SyncReply, Wait,
 };
 
 /// A text as one word of a field: never empty, no white space.
@@ -191,7 +191,13 @@ pub(super) fn ledger(fields: &BTreeMap<String, String>) -> Result<LedgerView, St
         lease: Duration::from_millis(figure("lease")?),
         version: later("version")?,
         floor: later("floor")?,
-        servers: fields.get("servers").map_or("", |servers| servers).split(' ').filter(|s| !s.is_empty()).map(str::to_owned).collect(),
+        servers: fields
+            .get("servers")
+            .map_or("", |servers| servers)
+            .split(' ')
+            .filter(|s| !s.is_empty())
+            .map(str::to_owned)
+            .collect(),
         holders: Vec::new(),
         entitlements: BTreeMap::new(),
         generations: BTreeMap::new(),

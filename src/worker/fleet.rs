@@ -230,11 +230,7 @@ impl Fleet {
                     if protected { context.host.switch() } else { Box::new(Unprotected) };
                 // Nothing accounts for them by connection yet: the ledger withholds all that the older process had.
                 inherited.remove(&name);
-                let options = SlotOptions {
-                    hold: settings.session_timeout.get(),
-                    switch,
-                    ..SlotOptions::default()
-                };
+                let options = SlotOptions { hold: settings.session_timeout.get(), switch, ..SlotOptions::default() };
                 let (store, identity) = (context.store.clone(), context.identity.clone());
                 let pool = SlotPool::spawn_with(store, &name, identity, timing, options);
                 if !protected {

@@ -208,6 +208,9 @@ mod tests {
             holders,
             entitlements: BTreeMap::new(),
             generations: BTreeMap::new(),
+            version: 1,
+            floor: 0,
+            servers: BTreeSet::new(),
             quarantine: Vec::new(),
         };
         Snapshot { node_fence: "here".into(), ledger: Some(ledger) }

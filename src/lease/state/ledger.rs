@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::request::{
-    ClearReply, CondemnReply, Granted, InitReply, InitRequest, LeaveReply, OpenReply, OpenRequest, Policy, PolicyReply, Quarantine,
-    ReapReply, SyncReply, SyncRequest, Wait,
+    ClearReply, CondemnReply, Granted, InitReply, InitRequest, LeaveReply, OpenReply, OpenRequest, Policy, PolicyReply,
+    Quarantine, ReapReply, SyncReply, SyncRequest, Wait,
 };
 use super::view::{HolderView, LedgerState, LedgerView, QuarantineView, Snapshot};
 use crate::lease::wire;
@@ -222,9 +222,10 @@ impl Ledger {
             }
         }
         let policy = request.policy.clone();
-        let (stored, floor) = self.view.as_ref().map_or((0, 0), |view| {
-            (view.version, view.generations.values().copied().fold(view.floor, u64::max))
-        });
+        let (stored, floor) = self
+            .view
+            .as_ref()
+            .map_or((0, 0), |view| (view.version, view.generations.values().copied().fold(view.floor, u64::max)));
         let mut view = LedgerView {
             fence: request.fence.clone(),
             token: request.token.clone(),
