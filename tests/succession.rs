@@ -181,12 +181,14 @@ async fn work(
     }
 }
 
-/// All claims and withheld slots over these ledgers, in one look.
+/// All claims and withheld slots over these ledgers, in one look. What one ledger has from another has the same id there.
 async fn counted(store: &Store, budgets: &[&str]) -> u32 {
-    let script = "local sum = 0 \
+    let script = "local sum, withheld = 0, {} \
         for _, key in ipairs(KEYS) do local flat = redis.call('HGETALL', key) \
-        for i = 1, #flat, 2 do local kind = string.sub(flat[i], 1, 2) \
-        if kind == 'h:' or kind == 'q:' then sum = sum + tonumber(string.match(flat[i + 1], '^%d+')) end end end \
+        for i = 1, #flat, 2 do local kind, slots = string.sub(flat[i], 1, 2), tonumber(string.match(flat[i + 1], '^%d+')) \
+        if kind == 'h:' then sum = sum + slots end \
+        if kind == 'q:' then withheld[flat[i]] = slots end end end \
+        for _, slots in pairs(withheld) do sum = sum + slots end \
         return sum";
     let mut command = redis::cmd("EVAL");
     command.arg(script).arg(budgets.len());
