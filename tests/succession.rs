@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -110,15 +110,13 @@ struct Workers {
     record: watch::Sender<String>,
     open: Arc<AtomicU32>,
     most: Arc<AtomicU32>,
-    ended: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Workers {
     fn start(store: &Store, budget: &str) -> Self {
         let (record, follow) = watch::channel(budget.to_owned());
-        let mut workers =
-            Self { record, open: Arc::default(), most: Arc::default(), ended: Arc::default(), tasks: Vec::new() };
+        let mut workers = Self { record, open: Arc::default(), most: Arc::default(), tasks: Vec::new() };
         for pod in PODS {
             let identity = Identity {
                 pod_uid: pod.into(),
@@ -141,7 +139,6 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        self.ended.store(true, Ordering::SeqCst);
         self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
@@ -153,8 +150,13 @@ async fn work(
     open: Arc<AtomicU32>,
     most: Arc<AtomicU32>,
 ) {
+    let mut leaving: BTreeMap<String, JoinHandle<()>> = BTreeMap::new();
     loop {
         let budget = record.borrow_and_update().clone();
+        // As the worker does: it leaves a pool while it joins the next one, and joins again what it has left for good.
+        if let Some(left) = leaving.remove(&budget) {
+            let _ = left.await;
+        }
         let pool = SlotPool::spawn(store.clone(), &budget, identity.clone(), Timing::default());
         pool.set_want(BUDGET);
         let stop = tokio_util::sync::CancellationToken::new();
@@ -165,7 +167,7 @@ async fn work(
                 while let Some(slot) = stop.run_until_cancelled(pool.acquire()).await {
                     most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                     // One mail, and then the end of the session, whose EOF is read.
-                    tokio::time::sleep(Duration::from_millis(20 + number * 7)).await;
+                    tokio::time::sleep(Duration::from_millis(50 + number * 50)).await;
                     open.fetch_sub(1, Ordering::SeqCst);
                     slot.release();
                 }
@@ -173,8 +175,11 @@ async fn work(
         }
         let changed = record.changed().await;
         stop.cancel();
-        while sessions.join_next().await.is_some() {}
-        pool.shutdown().await;
+        let left = tokio::spawn(async move {
+            while sessions.join_next().await.is_some() {}
+            pool.shutdown().await;
+        });
+        leaving.insert(budget, left);
         if changed.is_err() {
             return;
         }
@@ -257,7 +262,8 @@ impl Scene {
 async fn a_budget_that_is_renamed_and_moved_under_load_is_never_granted_twice() {
     let mut scene = Scene::busy(("old", "mx", 25)).await;
     let all = ["old", "new", "third"];
-    for server in [("new", "mx", 25), ("new", "mx2", 25), ("old", "mx2", 587), ("new", "mx", 25), ("third", "mx3", 25)] {
+    for server in [("new", "mx", 25), ("new", "mx2", 25), ("old", "mx2", 587), ("new", "mx", 25), ("third", "mx3", 25)]
+    {
         scene.until_busy(server, &all).await;
     }
     assert_eq!(scene.workers.most(), BUDGET, "the load was real");
