@@ -456,6 +456,13 @@ async fn a_record_is_published_once_and_again_only_when_it_changed_or_was_lost()
     bench.store.query::<()>(&redis::cmd("FLUSHALL"), LIMIT).await.expect("flushed");
     records.publish(&bench.store, &key, &second.relays[&key], &turn).await.expect("published");
     assert_eq!(published(&bench.store).await.map(|record| record.revision), Some(2));
+    // Another relay that shares the budget has a more patient server: the spec is the same, and the holds are not.
+    let mut patient = second.relays[&key].clone();
+    patient.published.servers[0].session_timeout = DurationText::from_secs(1200);
+    assert!(!records.is_current(&key, &patient));
+    records.publish(&bench.store, &key, &patient, &turn).await.expect("published");
+    let record = published(&bench.store).await.expect("a record");
+    assert_eq!((record.revision, record.spec.servers[0].session_timeout), (3, DurationText::from_secs(1200)));
 }
 
 #[tokio::test]
