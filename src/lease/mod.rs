@@ -60,5 +60,5 @@ pub use state::{
     Missing, OpenReply, OpenRequest, Policy, PolicyReply, Quarantine, QuarantineView, ReapReply, Snapshot, SyncReply,
     SyncRequest, Wait,
 };
-pub use store::{CALL_LIMIT, LedgerStore, SaturationRecord, TOO_MANY, pools};
+pub use store::{CALL_LIMIT, CARRIED, LedgerStore, SaturationRecord, TOO_MANY, pools};
 pub use timing::Timing;
