@@ -1,14 +1,20 @@
 //! The controller's writes, against a real Redis; no Kubernetes is needed.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use mailrelay::{
     api::{DurationText, RelayRecord, record_key},
     controller::{
         ApplyError, Candidate, Deposed, Driven, Happening, Incident, Plan, Pool, PoolPlan, Records, RelayKey, Safety,
-        Turn, ask, discard_expired, judge, mirror, plan,
+        Standing, StoreFacts, Topology, Turn, ask, discard_expired, judge, mirror, plan,
     },
-    lease::{BootTime, Evidence, LedgerState, LedgerStore, LedgerView, ProcessId, SyncReply, SyncRequest, Timing},
+    lease::{
+        BootTime, Evidence, LedgerState, LedgerStore, LedgerView, OldPrimary, ProcessId, SyncReply, SyncRequest, Timing,
+    },
     queue::{Queue, QueueNames, UnixMillis},
     store::{Store, StoreOptions},
 };
@@ -37,12 +43,17 @@ fn bench() -> Bench {
     Bench { redis, store }
 }
 
+fn servers() -> BTreeSet<String> {
+    ["mx.example.com:587".to_owned(), "relay:mail/corporate/primary".to_owned()].into()
+}
+
 fn pool_plan(members: &[&str]) -> PoolPlan {
     PoolPlan {
         budget: 16,
         members: members.iter().map(ToString::to_string).collect(),
         session_timeout: DurationText::from_secs(300),
         close_grace: DurationText::new(Duration::from_millis(500)),
+        servers: servers(),
     }
 }
 
@@ -51,7 +62,7 @@ fn timing() -> Timing {
     Timing {
         lease: Duration::from_millis(300),
         reclaim: Duration::from_millis(600),
-        node_renewal: Duration::from_millis(200),
+        drain_margin: Duration::from_secs(1),
         ..Timing::default()
     }
 }
@@ -61,6 +72,7 @@ struct Leader {
     epoch: u64,
     timing: Timing,
     evidence: Evidence,
+    topology: Topology,
     incidents: Vec<Incident>,
 }
 
@@ -70,13 +82,18 @@ impl Leader {
     }
 
     fn at(store: Store, epoch: u64) -> Self {
-        let pool = Pool::new(store, POOL);
-        Self { pool, epoch, timing: timing(), evidence: Evidence::default(), incidents: Vec::new() }
+        Self::of(store, POOL, epoch)
+    }
+
+    fn of(store: Store, pool: &str, epoch: u64) -> Self {
+        let (pool, topology) = (Pool::new(store, pool), Topology::of_a_single_node());
+        Self { pool, epoch, timing: timing(), evidence: Evidence::default(), topology, incidents: Vec::new() }
     }
 
     async fn drive(&mut self, plan: Option<&PoolPlan>, marked: bool) -> Result<Driven, ApplyError> {
-        let turn = Turn { epoch: self.epoch, timing: &self.timing, evidence: &self.evidence };
-        self.pool.drive(plan, marked, &turn, &mut self.incidents).await
+        let Self { pool, epoch, timing, evidence, topology, incidents } = self;
+        let turn = Turn { epoch: *epoch, timing, evidence, topology };
+        pool.drive(plan, marked, &turn, incidents).await
     }
 
     /// Drives as the loop does until the ledger is as wanted.
@@ -127,9 +144,9 @@ async fn register_any(store: &Store, pod_uid: &str) -> (String, u32) {
         want: 100,
         open: 0,
         busy: 0,
-        hold: Duration::from_secs(300),
-        seen: 0,
+        hold: Duration::from_secs(330),
         accounts: Vec::new(),
+        seen: 0,
         quarantine: Vec::new(),
     };
     let SyncReply::Register { last } = ledger.sync(&request, LIMIT).await.expect("an answer") else {
@@ -293,18 +310,17 @@ async fn writes_of_a_leader_that_was_replaced_after_its_look_are_refused_and_rec
 async fn a_silent_worker_loses_its_slots_to_quarantine_and_they_come_back() {
     let bench = bench();
     let mut leader = Leader::new(&bench, 1);
-    let plan = pool_plan(&["a", "b"]);
+    let mut plan = pool_plan(&["a", "b"]);
+    plan.session_timeout = DurationText::from_secs(1);
     leader.open(&plan).await;
     let inc = register(&bench.store, "a").await;
     let seen = leader.drive_until(Some(&plan), |ledger| ledger.holder(&inc).is_some()).await;
     assert_eq!(seen.claimed(), 8);
-    // Its node shows that it lives in the same boot, long after the lease must have ended.
-    leader.evidence.nodes.insert("boot-1".into(), BootTime::now() + Duration::from_secs(60));
     let reaped = leader.drive_until(Some(&plan), |ledger| ledger.holders.is_empty()).await;
     assert_eq!(reaped.quarantined(), 8);
     assert!(leader.incidents.iter().any(|incident| matches!(
         &incident.what,
-        Happening::WorkerLost { pod, slots: 8, hold } if pod == "mail/a" && *hold < Duration::from_secs(10)
+        Happening::WorkerLost { pod, slots: 8, hold } if pod == "mail/a" && *hold == Duration::from_secs(2)
     )));
     let free = leader.drive_until(Some(&plan), |ledger| ledger.quarantine.is_empty()).await;
     assert_eq!(free.entitlements.get("a"), Some(&0), "its share is for those that live");
@@ -321,7 +337,7 @@ async fn after_losing_ledger_and_leader(status_survives: bool) -> LedgerView {
     leader.open(&plan).await;
     register(&bench.store, "a").await;
     let silent = leader.drive_until(Some(&plan), |ledger| ledger.quarantined() == 8).await;
-    assert_eq!(silent.quarantine[0].seconds, 300, "no sign of life of its node");
+    assert_eq!(silent.quarantine[0].seconds, 301);
     let inc = register(&bench.store, "b").await;
     leader.drive_until(Some(&plan), |ledger| ledger.holder(&inc).is_some()).await;
     let shown = mirror::show(POOL, &leader.pool.mirror(&timing()), &BTreeMap::new(), None, jiff::Timestamp::now());
@@ -347,7 +363,7 @@ async fn a_new_leader_that_finds_the_ledger_lost_withholds_what_the_status_tells
     let withheld: Vec<_> = ledger.quarantine.iter().map(|entry| (entry.slots, entry.seconds, &*entry.why)).collect();
     assert!(ledger.quarantined() >= ledger.budget, "{withheld:?}");
     // The second had the share of the first, too, so it may have used what became free after this was written down.
-    assert!(withheld.contains(&(8, 300, "silent")) && withheld.contains(&(16, 300, "missing")), "{withheld:?}");
+    assert!(withheld.contains(&(8, 301, "silent")) && withheld.contains(&(16, 301, "missing")), "{withheld:?}");
     // Without the status all of them would be granted again: that is what the mirror is for.
     assert_eq!(after_losing_ledger_and_leader(false).await.quarantine, []);
 }
@@ -380,7 +396,7 @@ async fn a_lost_pool_that_nobody_names_is_kept_until_nobody_can_hold_its_slots()
     bench.store.query::<()>(&redis::cmd("FLUSHALL"), LIMIT).await.expect("flushed");
     // The relay is deleted in the same moment. Its worker may still be connected.
     let ledger = leader.drive_until(None, |ledger| ledger.quarantined() == 16).await;
-    assert_eq!((ledger.state, ledger.quarantine[0].seconds), (LedgerState::Open, 1));
+    assert_eq!((ledger.state, ledger.quarantine[0].seconds), (LedgerState::Open, 2));
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     while !leader.drive(None, true).await.expect("a turn").removed {
         assert!(tokio::time::Instant::now() < deadline, "still kept");
@@ -423,8 +439,8 @@ async fn published(store: &Store) -> Option<RelayRecord> {
 #[tokio::test]
 async fn a_record_is_published_once_and_again_only_when_it_changed_or_was_lost() {
     let bench = bench();
-    let (timing, evidence) = (timing(), Evidence::default());
-    let turn = Turn { epoch: 4, timing: &timing, evidence: &evidence };
+    let (timing, evidence, topology) = (timing(), Evidence::default(), Topology::of_a_single_node());
+    let turn = Turn { epoch: 4, timing: &timing, evidence: &evidence, topology: &topology };
     let mut records = Records::default();
     let (key, first) = relay_plan(1);
     for _ in 0..2 {
@@ -440,13 +456,20 @@ async fn a_record_is_published_once_and_again_only_when_it_changed_or_was_lost()
     bench.store.query::<()>(&redis::cmd("FLUSHALL"), LIMIT).await.expect("flushed");
     records.publish(&bench.store, &key, &second.relays[&key], &turn).await.expect("published");
     assert_eq!(published(&bench.store).await.map(|record| record.revision), Some(2));
+    // Another relay that shares the budget has a more patient server: the spec is the same, and the holds are not.
+    let mut patient = second.relays[&key].clone();
+    patient.published.servers[0].session_timeout = DurationText::from_secs(1200);
+    assert!(!records.is_current(&key, &patient));
+    records.publish(&bench.store, &key, &patient, &turn).await.expect("published");
+    let record = published(&bench.store).await.expect("a record");
+    assert_eq!((record.revision, record.spec.servers[0].session_timeout), (3, DurationText::from_secs(1200)));
 }
 
 #[tokio::test]
 async fn an_older_leader_neither_replaces_nor_removes_a_record() {
     let bench = bench();
-    let (timing, evidence) = (timing(), Evidence::default());
-    let turn = |epoch| Turn { epoch, timing: &timing, evidence: &evidence };
+    let (timing, evidence, topology) = (timing(), Evidence::default(), Topology::of_a_single_node());
+    let turn = |epoch| Turn { epoch, timing: &timing, evidence: &evidence, topology: &topology };
     let (key, plan) = relay_plan(1);
     let relay = &plan.relays[&key];
     Records::default().publish(&bench.store, &key, relay, &turn(5)).await.expect("published");
@@ -509,4 +532,93 @@ async fn a_redis_that_is_down_is_an_error_and_no_reason_to_forget() {
     bench.redis.resume();
     let back = leader.drive_until(Some(&plan), |ledger| ledger.state == LedgerState::Open).await;
     assert_eq!(back.entitlements, shares(&[("a", 16)]));
+}
+
+#[tokio::test]
+async fn a_ledger_that_was_restored_in_place_is_lost_for_the_leader() {
+    let bench = bench();
+    let mut leader = Leader::new(&bench, 1);
+    let plan = pool_plan(&["a", "b"]);
+    leader.open(&plan).await;
+    let key = format!("mailrelay:{{{POOL}}}:ledger");
+    let dump: Vec<u8> = bench.store.query(redis::cmd("DUMP").arg(&key), LIMIT).await.expect("a dump");
+    let inc = register(&bench.store, "a").await;
+    let before = leader.drive_until(Some(&plan), |ledger| ledger.holder(&inc).is_some()).await;
+    let mut restore = redis::cmd("RESTORE");
+    restore.arg(&key).arg(0).arg(dump).arg("REPLACE");
+    let _: String = bench.store.query(&restore, LIMIT).await.expect("restored");
+    let driven = leader.drive(Some(&plan), true).await.expect("a turn");
+    let new = driven.snapshot.in_force().expect("a new ledger");
+    assert_eq!((new.state, new.holders.len()), (LedgerState::Rec, 0));
+    assert!(new.token != before.token && new.version > before.version);
+    // Who held slots and does not come back is withheld, though the copy did not know it.
+    leader.evidence.never_started.insert("b".into());
+    let opened = leader.drive_until(Some(&plan), |ledger| ledger.state == LedgerState::Open).await;
+    assert_eq!(opened.quarantined(), 8);
+}
+
+#[tokio::test]
+async fn a_pool_of_which_nothing_is_known_waits_when_its_workers_ran_before() {
+    let bench = bench();
+    let mut leader = Leader::new(&bench, 1);
+    let plan = pool_plan(&["a"]);
+    leader.pool.stand(Standing::default(), true);
+    let begun = BootTime::now();
+    leader.drive(Some(&plan), false).await.expect("a turn");
+    leader.drive_until(Some(&plan), |ledger| ledger.state == LedgerState::Open).await;
+    assert!(BootTime::now().saturating_since(begun) >= leader.timing.reclaim);
+}
+
+#[tokio::test]
+async fn a_pool_that_was_open_and_is_named_no_more_is_made_anew_when_its_ledger_is_lost() {
+    let bench = bench();
+    let mut leader = Leader::new(&bench, 1);
+    let driven = leader.drive(None, true).await.expect("a turn");
+    assert_eq!(driven.snapshot.in_force().map(|ledger| ledger.state), Some(LedgerState::Rec), "anyone may hold slots");
+    let begun = BootTime::now();
+    while !leader.drive(None, true).await.expect("a turn").removed {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(BootTime::now().saturating_since(begun) >= leader.timing.reclaim.mul_f64(0.8));
+    assert!(leader.drive(None, false).await.expect("a turn").removed, "never open: nobody can");
+}
+
+#[tokio::test]
+async fn a_real_promotion_is_seen_and_bounded_only_by_what_the_old_primary_asks_of_its_replicas() {
+    let facts = async |server: &RedisServer| {
+        let store = Store::new(&StoreOptions::from_url(server.url())).expect("a store");
+        let fence = LedgerStore::new(store.clone(), POOL).snapshot().await.expect("a look").node_fence;
+        (fence, ask(&store).await.expect("facts"))
+    };
+    for (least, expected) in [("0", OldPrimary::Unbounded), ("1", OldPrimary::StopsWithin(Duration::from_secs(11)))] {
+        let primary = RedisServer::start(Persistence::Off);
+        primary.command(&["CONFIG", "SET", "min-replicas-to-write", least]).expect("set");
+        let mut topology = Topology::default();
+        let (fence, said) = facts(&primary).await;
+        topology.learn(&fence, &said);
+        assert_eq!(topology.old_primary(&fence), Some(OldPrimary::StopsWithin(Duration::ZERO)), "nothing was before");
+        let mut replica = primary.replica(primary.address());
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while topology_replicas(&facts(&primary).await.1) != "1" {
+            assert!(tokio::time::Instant::now() < deadline, "no replica follows");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let (fence, said) = facts(&primary).await;
+        topology.learn(&fence, &said);
+        replica.promote();
+        let (promoted, said) = facts(&replica).await;
+        topology.learn(&promoted, &said);
+        assert_eq!(topology.old_primary(&promoted), Some(expected), "min-replicas-to-write {least}");
+        let mut new_leader = Topology::default();
+        new_leader.learn(&promoted, &said);
+        assert_eq!(
+            new_leader.old_primary(&promoted),
+            Some(OldPrimary::Unbounded),
+            "it was a replica of who knows whom"
+        );
+    }
+}
+
+fn topology_replicas(facts: &StoreFacts) -> &str {
+    facts.info.get("connected_slaves").map_or("", String::as_str)
 }

@@ -22,7 +22,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::plan::{Plan, is_address, server_word};
-use crate::{api::DurationText, lease::Quarantine};
+use crate::{
+    api::DurationText,
+    lease::{CARRIED, Quarantine},
+};
 
 /// What is known of a pool that has a ledger, or had one by its mark or mirror.
 #[derive(Clone, Debug, Default)]
@@ -68,7 +71,8 @@ pub fn stand(plan: &Plan, known: &BTreeMap<String, Known>) -> BTreeMap<String, S
         let planned = plan.pools.get(old);
         let standing = all.entry(old.clone()).or_default();
         standing.carried = planned.is_none() && !debts.is_empty() && debts.iter().all(|debt| !debt.is_open());
-        standing.session_timeout = debts.iter().filter_map(|debt| Some(plan.pools.get(debt.new)?.session_timeout)).max();
+        standing.session_timeout =
+            debts.iter().filter_map(|debt| Some(plan.pools.get(debt.new)?.session_timeout)).max();
         let stale = stale(state, planned.map(|pool| &pool.servers));
         standing.servers.extend(stale.filter(|word| is_owed(word, state, &pods, &debts)).cloned());
         for debt in debts {
@@ -80,7 +84,8 @@ pub fn stand(plan: &Plan, known: &BTreeMap<String, Known>) -> BTreeMap<String, S
             if debt.is_new && debt.is_held {
                 new.waits_for.insert(old.clone());
             } else if debt.is_new {
-                new.inherits.extend(debt.withheld);
+                let carried = |entry| Quarantine { why: CARRIED.to_owned(), ..entry };
+                new.inherits.extend(debt.withheld.into_iter().map(carried));
             } else if debt.is_open() {
                 new.waits_for.insert(old.clone());
                 new.waiting.extend(debt.newcomers);
@@ -106,14 +111,7 @@ struct Debt<'a> {
 }
 
 impl<'a> Debt<'a> {
-    fn of(
-        plan: &'a Plan,
-        pods: &Pods,
-        old: &str,
-        state: &Known,
-        new: &'a str,
-        target: Option<&Known>,
-    ) -> Option<Self> {
+    fn of(plan: &'a Plan, pods: &Pods, old: &str, state: &Known, new: &'a str, target: Option<&Known>) -> Option<Self> {
         let wanted = &plan.pools.get(new)?.servers;
         let planned = plan.pools.get(old).map(|pool| &pool.servers);
         let is_new = target.is_none();
@@ -127,7 +125,8 @@ impl<'a> Debt<'a> {
             return None;
         }
         let by_address = common.iter().any(|word| is_address(word));
-        let holders: Option<BTreeSet<String>> = (!by_address).then(|| common.iter().flat_map(|word| pods.of_word(word)).cloned().collect());
+        let holders: Option<BTreeSet<String>> =
+            (!by_address).then(|| common.iter().flat_map(|word| pods.of_word(word)).cloned().collect());
         let is_held = match (&state.held, &holders) {
             (None, _) => true,
             (Some(held), None) => !held.is_empty(),

@@ -252,13 +252,13 @@ impl Holder {
             return None;
         }
         self.due = false;
+        self.forget_expired(now);
         if self.stage == Stage::Abandoned {
-            if !self.slots.is_empty() || self.closing {
+            if !self.slots.is_empty() || (self.closing && !self.has_untold()) {
                 return None;
             }
             self.begin_incarnation(0);
         }
-        self.forget_expired(now);
         let asking = self.stage == Stage::Asking;
         let mut carried = Vec::new();
         if !asking {
@@ -407,6 +407,14 @@ impl Holder {
     /// ledger is known to withhold the slot.
     pub fn take_freed(&mut self) -> Vec<Entry> {
         std::mem::take(&mut self.freed)
+    }
+
+    /// The server's end was seen, though the slot is not given back yet: it counts, but should this process die, nothing of
+    /// its connection is left to be found.
+    pub fn ended(&mut self, slot: u64) {
+        if let Some(counted) = self.slots.get_mut(&slot) {
+            self.freed.extend(counted.entry.take());
+        }
     }
 
     /// The slot's session is over: EOF was read, or `connect()` failed (R4).
@@ -560,9 +568,16 @@ impl Holder {
         }
     }
 
-    /// Whether a closing process has nothing left to say: nothing is counted, and the ledger does not know it.
+    /// Whether a closing process has nothing left to say: nothing is counted, and the ledger does not know it but for what
+    /// it withholds.
     pub fn is_done(&self) -> bool {
-        self.closing && self.slots.is_empty() && self.stage != Stage::Held
+        self.closing && self.slots.is_empty() && self.stage != Stage::Held && !self.has_untold()
+    }
+
+    /// Whether slots are withheld of which the ledger has not heard. Until it has, no other holder of this process may take
+    /// this one's place: to the ledger it would have accounted for them.
+    fn has_untold(&self) -> bool {
+        self.unclean.iter().any(|unclean| !unclean.known && !unclean.proven)
     }
 
     /// The LEAVE of a closing process, once nothing is counted and its unclean slots are in the ledger's quarantine.

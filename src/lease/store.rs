@@ -37,6 +37,9 @@ static SNAPSHOT: LazyLock<Script> = script!("no-writes", "scripts/snapshot.lua")
 /// Why a slot is withheld whose session the server refused as one too many (lease R10).
 pub const TOO_MANY: &str = "too_many_connections";
 
+/// Why slots are withheld that came over from another ledger of the same server.
+pub const CARRIED: &str = "carried";
+
 /// What is remembered of a server that takes fewer sessions than its budget, beside the ledger: losing it costs no safety.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SaturationRecord {
@@ -272,6 +275,15 @@ impl LedgerStore {
                 detail: format!("field {field} of {} is missing or malformed", self.ledger),
             }),
         }
+    }
+
+    /// The entries of the log, the newest first: when each was written by the clock of Redis, and its fields.
+    pub async fn log(&self) -> Result<Vec<(u64, BTreeMap<String, String>)>, StoreError> {
+        let mut command = redis::cmd("XREVRANGE");
+        command.arg(&self.log).arg("+").arg("-");
+        let entries: Vec<(String, BTreeMap<String, String>)> = self.store.query(&command, CALL_LIMIT).await?;
+        let millis = |id: &str| id.split('-').next()?.parse().ok();
+        Ok(entries.into_iter().filter_map(|(id, fields)| Some((millis(&id)?, fields))).collect())
     }
 
     /// Removes ledger and log; only when no relay or claim is left on the pool, and no quarantine, unless that is `carried`

@@ -4,4 +4,5 @@ mod mails;
 mod postfix;
 mod resets;
 mod sessions;
+mod slow;
 mod support;

@@ -58,9 +58,6 @@ impl Scene {
             revision: 1,
             budget: 16,
             lease: Duration::from_secs(6),
-            version: 1,
-            floor: 0,
-            servers: std::collections::BTreeSet::new(),
             holders: holders
                 .iter()
                 .map(|(pod, _, claim)| HolderView {
@@ -104,7 +101,8 @@ impl Scene {
         };
         let entry = QuarantineView { id: "q".into(), slots: 4, seconds: 300, why: "silent".into() };
         let withheld = MirroredQuarantine { entry, pod: Some("mail/gone".into()), left: Duration::from_secs(300) };
-        let mirror = Mirror { holders: pods.iter().map(holder).collect(), quarantine: vec![withheld], ..Mirror::default() };
+        let mirror =
+            Mirror { holders: pods.iter().map(holder).collect(), quarantine: vec![withheld], ..Mirror::default() };
         self.world.pools.entry(pool.into()).or_default().mirror = mirror;
         self
     }
@@ -290,7 +288,12 @@ fn withheld_slots_are_told_with_their_pod_their_end_and_what_to_do() {
     assert_eq!(says(&status, "SlotsQuarantined"), pair("True", "SessionsMayLinger"));
     let message = &condition(&status, "SlotsQuarantined").expect("the condition").message;
     assert!(message.contains("4 of mx (mail/gone, silent, q) until 1970-01-01T00:21:41Z"), "{message}");
-    assert!(message.contains("comes back by itself") && message.contains("nothing done by hand") && message.contains("sessionTimeout"), "{message}");
+    assert!(
+        message.contains("comes back by itself")
+            && message.contains("nothing done by hand")
+            && message.contains("sessionTimeout"),
+        "{message}"
+    );
     // As long as nothing changes, nothing is written.
     scene.now += 7;
     scene.world.pools.get_mut("mx").expect("the pool").mirror.quarantine[0].left = Duration::from_secs(293);
@@ -400,4 +403,29 @@ fn a_relay_that_was_refused_a_budget_shows_nobody_s_pods() {
     relay.stalled = Some(crate::controller::plan::Stall { reason: "BudgetConflict", message: "taken".into() });
     let facts = Facts::of(&scene.world, &relay, &scene.measured, &scene.show(), Timestamp::UNIX_EPOCH);
     assert_eq!(facts.leases, []);
+}
+
+#[test]
+fn a_budget_that_waits_for_what_another_one_still_counts_says_so() {
+    let mut scene = scene(&["a"]);
+    let pool = scene.world.pools.entry("mx".into()).or_default();
+    pool.waits_for.insert("old".into());
+    let status = scene.show();
+    assert_eq!(says(&status, "Ready"), pair("False", "ServerInOtherBudget"));
+    let message = &condition(&status, "Ready").expect("the condition").message;
+    assert!(message.contains("budget mx were of budget old before"), "{message}");
+    // Who was there before goes on, and only those who come over wait.
+    let mut used = scene.ledger(LedgerState::Open, &[("a", 16, 16)]);
+    used.world.pools.get_mut("mx").expect("the pool").waits_for.insert("old".into());
+    assert_eq!(says(&used.show(), "Ready"), pair("True", "AllSharesGranted"));
+    assert_eq!(says(&used.show(), "Reconciling"), pair("True", "ServerInOtherBudget"));
+}
+
+#[test]
+fn a_recovery_that_nothing_but_the_roll_call_ends_says_what_bounds_it() {
+    let mut scene = scene(&["a"]).ledger(LedgerState::Rec, &[("a", 16, 16)]);
+    scene.world.pools.get_mut("mx").expect("the pool").by_roll_call = true;
+    let status = scene.show();
+    assert_eq!(says(&status, "Ready"), pair("False", "LedgerRecovering"));
+    assert!(condition(&status, "Ready").is_some_and(|ready| ready.message.contains("min-replicas-to-write")));
 }

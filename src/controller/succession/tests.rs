@@ -11,15 +11,18 @@ use crate::controller::{
 /// A relay of namespace `mail` with its pod of the same name and one server `s`: the budget, the host, the port.
 type Relay<'a> = (&'a str, &'a str, &'a str, u16);
 
+/// The budget, host and port of each server of a relay.
+type Servers<'a> = Vec<(&'a str, &'a str, u16)>;
+
 fn planned(relays: &[Relay<'_>]) -> Plan {
-    let servers: Vec<(&str, Vec<(&str, &str, u16)>)> =
+    let servers: Vec<(&str, Servers<'_>)> =
         relays.iter().map(|(name, budget, host, port)| (*name, vec![(*budget, *host, *port)])).collect();
     planned_of(&servers)
 }
 
 /// The same with any number of servers, called `s0`, `s1` and so on.
-fn planned_of(relays: &[(&str, Vec<(&str, &str, u16)>)]) -> Plan {
-    let candidate = |(age, (name, servers)): (usize, &(&str, Vec<(&str, &str, u16)>))| {
+fn planned_of(relays: &[(&str, Servers<'_>)]) -> Plan {
+    let candidate = |(age, (name, servers)): (usize, &(&str, Servers<'_>))| {
         let servers: Vec<_> = servers
             .iter()
             .enumerate()
@@ -32,7 +35,7 @@ fn planned_of(relays: &[(&str, Vec<(&str, &str, u16)>)]) -> Plan {
         });
         Candidate { relay: Arc::new(serde_json::from_value(relay).expect("a relay")), objection: None }
     };
-    let pod = |(name, _): &(&str, Vec<(&str, &str, u16)>)| PodFacts {
+    let pod = |(name, _): &(&str, Servers<'_>)| PodFacts {
         uid: (*name).into(),
         namespace: "mail".into(),
         labels: BTreeMap::from([("mailrelay.dev/relay".into(), (*name).into())]),
@@ -52,6 +55,11 @@ fn set(words: &[&str]) -> BTreeSet<String> {
 
 fn entry(id: &str) -> Quarantine {
     Quarantine { id: id.into(), slots: 1, seconds: 330, why: "silent".into() }
+}
+
+/// The same in the ledger that takes it over.
+fn carried(id: &str) -> Quarantine {
+    Quarantine { why: CARRIED.into(), ..entry(id) }
 }
 
 /// A pool as the ledgers show it.
@@ -101,7 +109,7 @@ fn a_renamed_budget_is_made_when_the_old_one_is_empty_and_begins_with_what_that_
     assert_eq!(all["old"].session_timeout, Some(DurationText::from_secs(300)));
     let empty = Pool { held: &[], quarantine: &["q"], ..OLD };
     let all = stand(&plan, &known(&[empty]));
-    assert_eq!((waits(&all["new"]), &*all["new"].inherits), (vec![], &[entry("q")][..]));
+    assert_eq!((waits(&all["new"]), &*all["new"].inherits), (vec![], &[carried("q")][..]));
     assert!(!all["old"].carried, "the new one is not made yet");
     let made = Pool { name: "new", servers: OLD.servers, held: &[], quarantine: &["q"] };
     let all = stand(&plan, &known(&[Pool { held: &[], quarantine: &["q"], ..OLD }, made]));
@@ -198,7 +206,7 @@ fn a_server_that_gets_a_budget_of_its_own_waits_until_the_shared_one_was_empty_o
     let all = stand(&plan, &known(&[both(&["r"], &["q"])]));
     assert_eq!((waits(&all["new"]), &all["old"].waiting), (vec!["old"], &set(&["r"])));
     let all = stand(&plan, &known(&[both(&[], &["q"])]));
-    assert_eq!((waits(&all["new"]), &*all["new"].inherits), (vec![], &[entry("q")][..]));
+    assert_eq!((waits(&all["new"]), &*all["new"].inherits), (vec![], &[carried("q")][..]));
     assert_eq!(all["old"].waiting, set(&["r"]), "until that is in the new ledger");
     let new = Pool { name: "new", servers: &["mx2:25", "relay:mail/r/s1"], held: &[], quarantine: &["q"] };
     let all = stand(&plan, &known(&[both(&[], &["q"]), new]));

@@ -256,6 +256,23 @@ fn a_closing_process_leaves_only_when_nothing_is_counted_and_the_ledger_has_its_
 }
 
 #[test]
+fn a_closing_process_whose_lease_ended_is_not_done_before_the_ledger_has_its_unclean_slots() {
+    let mut holder = registered(8);
+    let slot = holder.count(at(1)).unwrap();
+    holder.close();
+    assert!(holder.tick(at(6000)), "Redis was out of reach");
+    holder.quarantine(slot, "no-eof", Duration::from_secs(300), at(6001));
+    assert!(!holder.is_done());
+    exchange(&mut holder, at(6002), SyncReply::Register { last: 5 });
+    let told = exchange(&mut holder, at(6003), ok(0, 0));
+    assert_eq!((told.want, told.quarantine.len()), (0, 1));
+    assert!(!holder.is_done(), "the ledger knows it");
+    holder.leaving(at(6004)).expect("all is told");
+    holder.left();
+    assert!(holder.is_done());
+}
+
+#[test]
 fn quarantine_that_others_left_is_cleared_on_our_clock() {
     let mut holder = registered(4);
     let SyncReply::Ok(mut granted) = ok(4, 4) else { unreachable!() };

@@ -7,13 +7,14 @@ use super::request::{
     Quarantine, ReapReply, SyncReply, SyncRequest, Wait,
 };
 use super::view::{HolderView, LedgerState, LedgerView, QuarantineView, Snapshot};
-use crate::lease::wire;
+use crate::lease::{store::CARRIED, wire};
 
 /// The fence of a ledger that was found to be an older copy.
 const LOST: &str = "lost";
 
-/// How far a new ledger's version is above all that is known of the last one's: workers may have seen more than the leader.
-const LEAP: u64 = 1_000_000;
+/// How far a new ledger's version is above all that is known of the last one's, and of the epoch before: workers may have
+/// seen more than the leader.
+const LEAP: u64 = 1 << 32;
 
 /// One pool's ledger on one node, without Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -232,7 +233,7 @@ impl Ledger {
             state: LedgerState::Rec,
             epoch: policy.epoch,
             revision: policy.revision,
-            version: stored.max(request.version) + LEAP,
+            version: stored.max(request.version).max(policy.epoch * LEAP) + LEAP,
             budget: policy.budget,
             lease: policy.lease,
             servers: policy.servers,
@@ -312,6 +313,14 @@ fn refused_as_new(view: &LedgerView, request: &SyncRequest, known: Option<u64>) 
     if request.generation == last + 1 { None } else { register }
 }
 
+/// The process whose slots a leader withheld under this id, `<process>.<number>.<seq>`.
+fn process_of(id: &str) -> Option<&str> {
+    let mut words = id.split('.');
+    let (process, number, seq) = (words.next()?, words.next()?, words.next()?);
+    let is_number = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
+    (!process.is_empty() && is_number(number) && is_number(seq) && words.next().is_none()).then_some(process)
+}
+
 /// Takes out the older incarnations of the pod that registers: their process is dead (R5a), which says nothing of what the
 /// server knows. Free are only those of the same process, which accounted for all their sockets first (R3), and those that
 /// it accounts for. Returns whether any slot was given up.
@@ -327,7 +336,14 @@ fn replace_older(view: &mut LedgerView, request: &SyncRequest) -> bool {
         let hold = if accounted { Duration::ZERO } else { request.hold };
         remove(view, holder, wire::seconds(hold), "replaced");
     }
-    older.iter().any(|holder| holder.claim > 0)
+    // What a leader withheld for them is no longer needed, unless it came over from another ledger: their connections of that
+    // one are not accounted for here.
+    let withheld = view.quarantine.len();
+    view.quarantine.retain(|entry| {
+        let is_accounted = |process: &str| process == request.process || request.accounts.iter().any(|a| a == process);
+        entry.why == CARRIED || !process_of(&entry.id).is_some_and(is_accounted)
+    });
+    older.iter().any(|holder| holder.claim > 0) || view.quarantine.len() < withheld
 }
 
 fn remove(view: &mut LedgerView, holder: &HolderView, seconds: u64, why: &str) {
