@@ -1,27 +1,21 @@
 //! A second, small world: one server under two names. A budget is renamed while its pool is in use, so that there are two
 //! ledgers for the sessions that one server counts.
 //!
-//! The rules are production's here, too: how pools stand towards each other is [`stand`], what the leader does to each is
-//! [`Watch::actions`]. Nothing is lost and nothing is late; a worker may die, and its sessions then last as long as they can.
+//! The rules are production's here, too: how pools stand towards each other is [`mailrelay::controller::stand`], what the
+//! leader does to each is [`Watch::actions`]. Nothing is lost and nothing is late; a worker may die, and its sessions then
+//! last as long as they can. One worker is in the old pool and leaves it; another one
+//! is in the new one from the moment of the rename.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+mod leader;
 
-use mailrelay::{
-    controller::{Known, Plan, PoolPlan, RelayKey, RelayPlan, Standing, stand},
-    lease::{
-        Action, BootTime, Evidence, Holder, InitRequest, Ledger, LedgerState, LedgerView, Numbers, OldPrimary,
-        OpenRequest, Policy, Quarantine, SyncReply, Watch,
-    },
-};
-use serde_json::json;
+use std::{collections::BTreeSet, time::Duration};
+
+use mailrelay::lease::{BootTime, Holder, Ledger, Numbers, SyncReply, Watch};
 use stateright::{Model, Property};
 
 use crate::{
     config::{GRACE, TICK, ghost, timing},
-    start::{identity, uid},
+    start::identity,
     state::{Shared, moment},
     world::{ALL_USED, INVARIANT},
 };
@@ -31,8 +25,8 @@ const PODS: usize = 2;
 const NAMES: [&str; 2] = ["old", "new"];
 const OLD: usize = 0;
 const NEW: usize = 1;
-const TICKS: u64 = 7;
-const SESSION_TIMEOUT: std::time::Duration = TICK;
+const TICKS: u64 = 8;
+const SESSION_TIMEOUT: Duration = Duration::from_secs(3 * TICK.as_secs());
 
 /// How the rename is broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,23 +41,25 @@ pub enum Renamed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     Tick,
+    /// The plan calls the budget by its new name, and a worker joins that pool.
     Rename,
-    /// The worker hears of the rename: it leaves the old pool and joins the new one.
-    Move(usize),
-    Sync(usize, usize),
-    /// A slot is counted and connected.
-    Open(usize, usize),
+    /// The worker of the old pool hears of it, and leaves when it has no session any more.
+    Leave,
+    /// A SYNC of the worker of this pool.
+    Sync(usize),
+    /// It counts a slot and connects.
+    Open(usize),
     Close(usize),
     ServerReads(usize),
     GiveUp(usize),
-    Clear(usize, usize),
-    Kill(usize),
+    Clear(usize),
+    /// The worker of the old pool dies.
+    Kill,
 }
 
 /// A session that the server counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Session {
-    pod: usize,
     pool: usize,
     slot: u64,
     /// Since when the worker waits for EOF.
@@ -77,16 +73,18 @@ pub struct Pool {
     /// Its ledger; without one it is not known.
     ledger: Ledger,
     watch: Watch,
+    /// Who holds slots or may claim some, as the last look showed.
+    held: Option<BTreeSet<String>>,
     /// Never open so far.
     fresh: bool,
 }
 
 #[derive(Clone, Debug)]
 pub struct Worker {
-    /// One for each pool that it is in.
-    holders: [Option<Holder>; 2],
-    /// The tick of its last SYNC with each, and how many there were.
-    sent: [(u64, u8); 2],
+    holder: Holder,
+    leaving: bool,
+    /// The tick of its last SYNC, and how many there were in it.
+    sent: (u64, u8),
 }
 
 #[derive(Clone, Debug, PartialEq, Hash)]
@@ -95,6 +93,7 @@ pub struct State {
     renamed: bool,
     kills: u8,
     pools: Vec<Shared<Pool>>,
+    /// The worker of each pool.
     workers: Vec<Option<Shared<Worker>>>,
     sessions: Vec<Session>,
 }
@@ -108,41 +107,37 @@ impl Model for Renamed {
     }
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
-        let synced = |worker: &Worker| {
-            (0..2).all(|pool| worker.holders[pool].is_none() || worker.sent[pool].0 == state.now && worker.sent[pool].1 > 0)
-        };
+        let synced = |worker: &Worker| worker.sent.0 == state.now && worker.sent.1 > 0;
         if state.now < TICKS && state.workers.iter().flatten().all(|worker| synced(worker)) {
             steps.push(Step::Tick);
         }
         if !state.renamed {
             steps.push(Step::Rename);
         }
-        for (pod, worker) in state.workers.iter().enumerate() {
-            let Some(worker) = worker else { continue };
-            if state.renamed && worker.holders[NEW].is_none() {
-                steps.push(Step::Move(pod));
+        if let Some(worker) = &state.workers[OLD] {
+            if state.renamed && !worker.leaving {
+                steps.push(Step::Leave);
             }
             if state.kills > 0 {
-                steps.push(Step::Kill(pod));
+                steps.push(Step::Kill);
             }
-            for pool in [OLD, NEW] {
-                let Some(holder) = &worker.holders[pool] else { continue };
-                let (tick, count) = worker.sent[pool];
-                if tick < state.now || count == 0 || holder.is_due() && count < 2 {
-                    steps.push(Step::Sync(pod, pool));
-                }
-                if holder.may_count(state.clock()) {
-                    steps.push(Step::Open(pod, pool));
-                }
-                if !holder.over(state.clock()).is_empty() {
-                    steps.push(Step::Clear(pod, pool));
-                }
+        }
+        for (pool, worker) in state.workers.iter().enumerate() {
+            let Some(Worker { holder, sent: (tick, count), .. }) = worker.as_deref() else { continue };
+            if *tick < state.now || *count == 0 || holder.is_due() && *count < 2 {
+                steps.push(Step::Sync(pool));
+            }
+            if holder.may_count(state.clock()) {
+                steps.push(Step::Open(pool));
+            }
+            if !holder.over(state.clock()).is_empty() {
+                steps.push(Step::Clear(pool));
             }
         }
         for (index, session) in state.sessions.iter().enumerate() {
             match session.closed {
                 None if session.until.is_none() => steps.push(Step::Close(index)),
-                Some(since) if state.workers[session.pod].is_some() => {
+                Some(since) if state.workers[session.pool].is_some() => {
                     steps.push(Step::ServerReads(index));
                     if state.now >= since + ghost(GRACE) {
                         steps.push(Step::GiveUp(index));
@@ -172,28 +167,28 @@ impl Model for Renamed {
 
 impl Renamed {
     fn first(self) -> State {
-        let pool = |name: &str| Pool { ledger: Ledger::new(name), watch: Watch::default(), fresh: true };
-        let worker = |pod| {
-            let holder = Holder::new(identity(pod, 0, 0, &Numbers::default()), timing(), SESSION_TIMEOUT);
-            Some(Shared::new(Worker { holders: [Some(holder), None], sent: [(0, 0); 2] }))
-        };
+        let pool = |name: &str| Pool { ledger: Ledger::new(name), watch: Watch::default(), held: None, fresh: true };
         let mut state = State {
             now: 0,
             renamed: false,
             kills: 1,
             pools: NAMES.map(|name| Shared::new(pool(name))).to_vec(),
-            workers: (0..PODS).map(worker).collect(),
+            workers: vec![Some(worker(OLD)), None],
             sessions: Vec::new(),
         };
         // A fresh pool opens at once: INIT, then OPEN.
         state.lead(self);
         state.lead(self);
-        for pod in 0..PODS {
-            (0..3).for_each(|_| state.sync(pod, OLD));
-        }
+        // The token, the pod's last generation, the registration.
+        (0..3).for_each(|_| state.sync(OLD));
         state.lead(self);
         state
     }
+}
+
+fn worker(pod: usize) -> Shared<Worker> {
+    let holder = Holder::new(identity(pod, 0, 0, &Numbers::default()), timing(), SESSION_TIMEOUT);
+    Shared::new(Worker { holder, leaving: false, sent: (0, 0) })
 }
 
 impl State {
@@ -201,67 +196,65 @@ impl State {
         moment(self.now)
     }
 
-    fn worker<R>(&mut self, pod: usize, change: impl FnOnce(&mut Worker) -> R) -> R {
-        self.workers[pod].as_mut().expect("a step of a live worker").edit(change)
-    }
-
-    fn holder<R>(&mut self, pod: usize, pool: usize, change: impl FnOnce(&mut Holder) -> R) -> Option<R> {
-        self.worker(pod, |worker| worker.holders[pool].as_mut().map(change))
+    fn worker<R>(&mut self, pool: usize, change: impl FnOnce(&mut Worker) -> R) -> R {
+        self.workers[pool].as_mut().expect("a step of a live worker").edit(change)
     }
 
     fn take(&mut self, variant: Renamed, step: Step) {
-        let clock = self.clock();
+        let (now, clock) = (self.now, self.clock());
+        let longest = ghost(timing().hold(SESSION_TIMEOUT));
         match step {
             Step::Tick => self.tick(variant),
-            Step::Rename => self.renamed = true,
-            Step::Move(pod) => self.worker(pod, |worker| {
-                if let Some(old) = &mut worker.holders[OLD] {
-                    old.close();
-                }
-                // Numbers never repeat in a process: above whatever the other holder draws.
-                let numbers = Numbers::default();
-                let next = || Holder::new(identity(pod, 0, 0, &numbers), timing(), SESSION_TIMEOUT);
-                worker.holders[NEW] = Some((0..20).map(|_| next()).last().unwrap_or_else(next));
-            }),
-            Step::Sync(pod, pool) => self.sync(pod, pool),
-            Step::Open(pod, pool) => {
-                if let Some(Some(slot)) = self.holder(pod, pool, |holder| holder.count(clock)) {
-                    self.holder(pod, pool, |holder| holder.set_connected(slot));
-                    self.sessions.push(Session { pod, pool, slot, closed: None, until: None });
+            Step::Rename => {
+                self.renamed = true;
+                self.workers[NEW] = Some(worker(NEW));
+            }
+            Step::Leave => {
+                self.worker(OLD, |worker| {
+                    worker.leaving = true;
+                    worker.holder.close();
+                });
+                self.leave();
+            }
+            Step::Sync(pool) => self.sync(pool),
+            Step::Open(pool) => {
+                if let Some(slot) = self.worker(pool, |worker| worker.holder.count(clock)) {
+                    self.worker(pool, |worker| worker.holder.set_connected(slot));
+                    self.sessions.push(Session { pool, slot, closed: None, until: None });
                 }
             }
             Step::Close(index) => {
                 let session = &mut self.sessions[index];
-                session.closed = Some(self.now);
-                session.until = Some(self.now + ghost(timing().hold(SESSION_TIMEOUT)));
+                (session.closed, session.until) = (Some(now), Some(now + longest));
             }
             Step::ServerReads(index) => {
-                let Session { pod, pool, slot, .. } = self.sessions.remove(index);
-                self.holder(pod, pool, |holder| holder.release(slot));
-                self.leave(pod, pool);
+                let Session { pool, slot, .. } = self.sessions.remove(index);
+                self.worker(pool, |worker| worker.holder.release(slot));
+                self.leave();
             }
             Step::GiveUp(index) => {
-                let Session { pod, pool, slot, .. } = self.sessions[index];
+                let Session { pool, slot, .. } = self.sessions[index];
                 self.sessions[index].closed = None;
                 let hold = timing().hold(SESSION_TIMEOUT);
-                self.holder(pod, pool, |holder| holder.quarantine(slot, "no-eof", hold, clock));
+                self.worker(pool, |worker| worker.holder.quarantine(slot, "no-eof", hold, clock));
             }
-            Step::Clear(pod, pool) => {
-                let Some((ids, token)) = self.holder(pod, pool, |h| (h.over(clock), h.token().to_owned())) else { return };
+            Step::Clear(pool) => {
+                let (ids, token) =
+                    self.worker(pool, |worker| (worker.holder.over(clock), worker.holder.token().to_owned()));
                 self.pools[pool].edit(|pool| pool.ledger.clear(&token, &ids));
-                self.holder(pod, pool, |holder| ids.iter().for_each(|id| holder.cleared(id)));
+                self.worker(pool, |worker| ids.iter().for_each(|id| worker.holder.cleared(id)));
             }
-            Step::Kill(pod) => {
+            Step::Kill => {
                 self.kills -= 1;
-                self.kill(pod);
+                self.kill(OLD);
             }
         }
     }
 
-    fn kill(&mut self, pod: usize) {
-        self.workers[pod] = None;
+    fn kill(&mut self, pool: usize) {
+        self.workers[pool] = None;
         let until = self.now + ghost(timing().hold(SESSION_TIMEOUT));
-        for session in self.sessions.iter_mut().filter(|session| session.pod == pod) {
+        for session in self.sessions.iter_mut().filter(|session| session.pool == pool) {
             session.closed = None;
             session.until.get_or_insert(until);
         }
@@ -270,200 +263,66 @@ impl State {
     fn tick(&mut self, variant: Renamed) {
         self.now += 1;
         let (now, clock) = (self.now, self.clock());
-        for pod in 0..PODS {
-            let is_due = |holder: &Holder| holder.held() > 0 && holder.deadline().is_some_and(|deadline| clock >= deadline);
-            if self.workers[pod].as_ref().is_some_and(|worker| worker.holders.iter().flatten().any(is_due)) {
-                self.kill(pod);
+        for pool in [OLD, NEW] {
+            let is_due = |worker: &Shared<Worker>| {
+                let holder = &worker.holder;
+                holder.held() > 0 && holder.deadline().is_some_and(|deadline| clock >= deadline)
+            };
+            if self.workers[pool].as_ref().is_some_and(is_due) {
+                self.kill(pool);
             }
-            if self.workers[pod].is_some() {
-                self.worker(pod, |worker| worker.holders.iter_mut().flatten().for_each(|holder| _ = holder.tick(clock)));
+            if self.workers[pool].is_some() {
+                self.worker(pool, |worker| worker.holder.tick(clock));
             }
         }
-        let over: Vec<Session> = self.sessions.iter().filter(|s| s.until.is_some_and(|until| until <= now)).copied().collect();
+        let over: Vec<Session> =
+            self.sessions.iter().filter(|s| s.until.is_some_and(|until| until <= now)).copied().collect();
         for session in over {
             self.sessions.retain(|other| *other != session);
-            if session.closed.is_some() && self.workers[session.pod].is_some() {
-                self.holder(session.pod, session.pool, |holder| holder.release(session.slot));
+            if session.closed.is_some() && self.workers[session.pool].is_some() {
+                self.worker(session.pool, |worker| worker.holder.release(session.slot));
             }
         }
         self.lead(variant);
     }
 
-    fn sync(&mut self, pod: usize, pool: usize) {
+    fn sync(&mut self, pool: usize) {
         let (now, clock) = (self.now, self.clock());
-        let Some(Some(request)) = self.holder(pod, pool, |holder| holder.request(clock)) else {
-            self.worker(pod, |worker| worker.sent[pool] = (now, 2));
-            return self.leave(pod, pool);
-        };
-        let (mut reply, told) = self.pools[pool].edit(|it| (it.ledger.sync(&request), std::mem::take(&mut it.ledger.told)));
-        if let SyncReply::Ok(granted) = &mut reply {
-            granted.version = 0;
-        }
-        self.worker(pod, |worker| {
-            let (tick, count) = worker.sent[pool];
-            worker.sent[pool] = (now, if tick == now { count + 1 } else { 1 });
+        let request = self.worker(pool, |worker| {
+            let (tick, count) = worker.sent;
+            worker.sent = (now, if tick == now { count + 1 } else { 1 });
+            worker.holder.request(clock)
         });
-        self.holder(pod, pool, |holder| holder.answer(&request, Some(reply), clock));
-        for other in (0..PODS).filter(|other| *other != pod && self.workers[*other].is_some()).collect::<Vec<_>>() {
-            self.holder(other, pool, |holder| told.iter().for_each(|event| holder.hear(event)));
+        if let Some(request) = request {
+            let mut reply = self.pools[pool].edit(|pool| {
+                let reply = pool.ledger.sync(&request);
+                pool.ledger.told.clear();
+                reply
+            });
+            // Versions do not matter where no copy comes back.
+            if let SyncReply::Ok(granted) = &mut reply {
+                granted.version = 0;
+            }
+            self.worker(pool, |worker| worker.holder.answer(&request, Some(reply), clock));
         }
-        self.leave(pod, pool);
+        self.leave();
     }
 
-    fn leave(&mut self, pod: usize, pool: usize) {
+    /// The worker of the old pool leaves when it has told all, and ends when that is done.
+    fn leave(&mut self) {
         let clock = self.clock();
-        if let Some(Some(leaving)) = self.holder(pod, pool, |holder| holder.leaving(clock)) {
-            self.pools[pool].edit(|pool| {
+        if self.workers[OLD].as_ref().is_none_or(|worker| !worker.leaving) {
+            return;
+        }
+        if let Some(leaving) = self.worker(OLD, |worker| worker.holder.leaving(clock)) {
+            self.pools[OLD].edit(|pool| {
                 pool.ledger.leave(&leaving.token, &leaving.inc, leaving.seq);
                 pool.ledger.told.clear();
             });
-            self.holder(pod, pool, Holder::left);
+            self.worker(OLD, |worker| worker.holder.left());
         }
-        self.worker(pod, |worker| {
-            if worker.holders[pool].as_ref().is_some_and(Holder::is_done) {
-                worker.holders[pool] = None;
-            }
-        });
-    }
-
-    /// The leader's turn: how the pools stand, then each in turn.
-    fn lead(&mut self, variant: Renamed) {
-        let plan = plan(NAMES[usize::from(self.renamed)]);
-        let known = |(pool, name): (&Shared<Pool>, &str)| Some((name.to_owned(), pool.known(self.clock())?));
-        let known: BTreeMap<String, Known> = self.pools.iter().zip(NAMES).filter_map(known).collect();
-        let mut standings = stand(&plan, &known);
-        for (index, name) in NAMES.into_iter().enumerate() {
-            let mut standing = standings.remove(name).unwrap_or_default();
-            match variant {
-                Renamed::Correct => {}
-                Renamed::OpenedBeside => standing = Standing { servers: standing.servers, ..Standing::default() },
-                Renamed::NothingInherited => standing.inherits.clear(),
-            }
-            self.drive(index, plan.pools.get(name), &standing);
+        if self.worker(OLD, |worker| worker.holder.is_done()) {
+            self.workers[OLD] = None;
         }
     }
-
-    fn drive(&mut self, pool: usize, plan: Option<&PoolPlan>, standing: &Standing) {
-        let clock = self.clock();
-        self.pools[pool].edit(|it| {
-            if it.ledger.view.is_none() && plan.is_none() {
-                return;
-            }
-            // Versions do not matter where no copy comes back.
-            it.ledger.view.iter_mut().for_each(|view| view.version = 0);
-            it.watch.list(&(0..PODS).map(uid).collect());
-            it.watch.observe(&it.ledger.snapshot(), clock);
-            let policy = policy(plan, standing, it.ledger.view.as_ref());
-            if let Some(view) = &it.ledger.view {
-                it.fresh &= view.state != LedgerState::Open;
-                if plan.is_none() && is_unused(view, standing.carried) {
-                    (it.ledger.view, it.watch) = (None, Watch::default());
-                    return;
-                }
-                if view.entitlements != policy.entitlements || view.servers != policy.servers {
-                    it.watch.sent(1, &policy.entitlements, clock);
-                    it.ledger.policy(&policy);
-                    it.watch.answered();
-                }
-            }
-            let old_primary = OldPrimary::StopsWithin(std::time::Duration::ZERO);
-            let actions =
-                it.watch.actions(clock, &timing(), SESSION_TIMEOUT, !it.fresh, old_primary, &Evidence::default());
-            for action in actions {
-                it.act(action, &policy, standing);
-            }
-        });
-    }
-}
-
-impl Pool {
-    fn known(&self, now: BootTime) -> Option<Known> {
-        let view = self.ledger.view.as_ref()?;
-        let entry = |entry: &mailrelay::lease::MirroredQuarantine| {
-            let entry = entry.entry.clone();
-            Quarantine { id: entry.id, slots: entry.slots, seconds: entry.seconds, why: entry.why }
-        };
-        let quarantine = self.watch.mirror(now, &timing()).quarantine.iter().map(entry).collect();
-        let holders = view.holders.iter().filter(|holder| holder.claim > 0).map(|holder| &holder.pod_uid);
-        let held = holders.chain(view.entitlements.iter().filter(|(_, share)| **share > 0).map(|(pod, _)| pod));
-        let held = (view.state == LedgerState::Open).then(|| held.cloned().collect());
-        Some(Known { servers: Some(self.watch.servers().clone()), held, quarantine })
-    }
-
-    fn act(&mut self, action: Action, policy: &Policy, standing: &Standing) {
-        let hold = |hold: std::time::Duration| hold.as_secs() + u64::from(hold.subsec_nanos() > 0);
-        match action {
-            // What its servers still count is in the ledger of before.
-            Action::Init { .. } if self.fresh && !standing.waits_for.is_empty() => {}
-            Action::Init { fence, mut quarantine, version } => {
-                quarantine.extend(standing.inherits.iter().cloned());
-                let token = format!("token-{fence}");
-                self.ledger.init(&InitRequest { fence, token, policy: policy.clone(), quarantine, version });
-            }
-            Action::Open { token, missing } => {
-                self.ledger.open(&OpenRequest { epoch: 1, token, missing });
-            }
-            Action::Reap { token, inc, seq, quarantine } => {
-                self.ledger.reap(&token, &inc, Some(seq), hold(quarantine), "silent");
-            }
-            Action::Clear { token, ids } => {
-                self.ledger.clear(&token, &ids);
-            }
-            Action::Condemn { .. } | Action::ReapDead { .. } => unreachable!("nothing is lost and no pod is over"),
-        }
-        self.ledger.told.clear();
-    }
-}
-
-/// As production writes it: a pool that is not planned grants nothing, nor does one to pods that wait.
-fn policy(plan: Option<&PoolPlan>, standing: &Standing, view: Option<&LedgerView>) -> Policy {
-    let share = |pod: &String| (pod.clone(), if standing.waiting.contains(pod) { 0 } else { BUDGET });
-    Policy {
-        epoch: 1,
-        revision: view.map_or(1, |view| view.revision),
-        budget: BUDGET,
-        lease: timing().lease,
-        entitlements: plan.map(|plan| plan.members.iter().map(share).collect()).unwrap_or_default(),
-        servers: standing.servers.clone(),
-    }
-}
-
-fn is_unused(view: &LedgerView, carried: bool) -> bool {
-    let is_empty = view.holders.is_empty() && view.entitlements.is_empty();
-    view.state == LedgerState::Open && is_empty && (carried || view.quarantine.is_empty())
-}
-
-/// One relay with one server, whose budget has this name.
-fn plan(budget: &str) -> Plan {
-    let relay: mailrelay::api::MailRelay = serde_json::from_value(json!({
-        "apiVersion": "mailrelay.dev/v1alpha1", "kind": "MailRelay",
-        "metadata": { "name": "r", "namespace": "mail", "uid": "r" },
-        "spec": {
-            "servers": [{ "name": "s", "host": "mx", "port": 25, "budgetName": budget }],
-            "queue": { "name": "q", "deadLetterName": "d" },
-        },
-    }))
-    .expect("a relay");
-    let members: BTreeSet<String> = (0..PODS).map(uid).collect();
-    let key = RelayKey::of(&relay);
-    let server = &relay.spec.servers[0];
-    let pool = PoolPlan {
-        budget: BUDGET,
-        members: members.clone(),
-        session_timeout: server.session_timeout,
-        close_grace: server.close_grace,
-        servers: BTreeSet::from([server.address(), format!("relay:{key}/s")]),
-    };
-    let published = relay.spec.clone();
-    let relay = RelayPlan {
-        uid: "r".to_owned(),
-        generation: 1,
-        selector: String::new(),
-        stalled: None,
-        workers: members.into_iter().map(|uid| (uid.clone(), uid)).collect(),
-        shared: None,
-        relay: Arc::new(relay),
-        published,
-    };
-    Plan { relays: BTreeMap::from([(key, relay)]), pools: BTreeMap::from([(budget.to_owned(), pool)]) }
 }
