@@ -20,14 +20,16 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    net::{Interface, Net, Place},
-    process::{Process, Running, Switch},
+    net::{Interface, Net, Place, Tcp},
+    process::{Process, Running, Switch, Time},
 };
 
 pub const NAMESPACE: &str = "mail";
 pub const RELAY: &str = "relay";
 /// The server's address, and so the name of its budget.
 pub const SERVER: &str = "10.0.0.25";
+/// Another address of it.
+pub const ALIAS: &str = "10.0.0.26";
 pub const REDIS: Place = 1;
 pub const MAIL: Place = 2;
 pub const OBSERVER: Place = 3;
@@ -92,6 +94,8 @@ pub struct Pod {
     pub gone: bool,
     /// Its worker process, if it runs.
     pub running: Option<Running>,
+    /// Until when its cgroup is frozen.
+    pub frozen: Option<Time>,
     /// SIGTERM.
     pub stop: CancellationToken,
     /// Counts the starts, so that what was planned for an earlier process is not done to a later one.
@@ -168,7 +172,13 @@ impl Host for SimulatedHost {
         async {
             let end = tokio::time::Instant::now() + SEARCH_LIMIT;
             loop {
-                let left = self.net.left_behind(self.process.place, MAIL);
+                let table = self.net.table(self.process.place, MAIL);
+                let open = |(_, _, tcp, held): &&(_, _, Tcp, bool)| match tcp {
+                    Tcp::FinWait1 | Tcp::LastAck | Tcp::Closing => true,
+                    Tcp::Established => !held,
+                    _ => false,
+                };
+                let left = u32::try_from(table.iter().filter(open).count()).expect("few");
                 if left == 0 || tokio::time::Instant::now() >= end {
                     return Ok(left);
                 }

@@ -223,6 +223,11 @@ impl Running {
         if self.main.is_finished() { Step::Ended } else { Step::Lives }
     }
 
+    /// Whether its dead-man switch has gone off.
+    pub fn is_doomed(&self, at: Time) -> bool {
+        self.process.deadline().is_some_and(|deadline| deadline <= at)
+    }
+
     /// Does something as if this process did it.
     pub fn within<R>(&self, action: impl FnOnce() -> R) -> R {
         let _entered = Entered::new(&self.process);
