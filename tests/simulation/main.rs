@@ -91,6 +91,7 @@ fn no_seed_breaks_a_promise() {
     }
     let seeds = number("SEEDS").unwrap_or(if cfg!(tokio_unstable) { 500 } else { 20 });
     let first = number("FIRST").unwrap_or(0);
+    let most = number("MOST").map_or(10, |most| usize::try_from(most).expect("few"));
     let start = Instant::now();
     let sum = Mutex::new(Sum::default());
     run_all(first..first + seeds, Broken::Nothing, |outcome| {
@@ -104,7 +105,7 @@ fn no_seed_breaks_a_promise() {
             eprintln!("{}", outcome.story(number("LINES").map_or(60, |lines| usize::try_from(lines).expect("few"))));
             sum.failed.push((outcome.seed, outcome.violations.clone()));
         }
-        sum.failed.len() < 10
+        sum.failed.len() < most
     });
     let sum = sum.into_inner().expect("no panic inside");
     println!(

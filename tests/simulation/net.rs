@@ -203,11 +203,16 @@ impl Net {
         }
     }
 
-    /// Heals everything.
+    /// Heals everything. Clients whose connections a box forgot hear of it: they would wait for an answer for minutes.
     pub fn heal(&self) {
         let mut inner = self.inner();
         inner.cuts.clear();
         inner.delays.clear();
+        let forgotten: Vec<u64> =
+            inner.conns.iter().filter(|(_, conn)| conn.forgotten.is_some()).map(|(id, _)| *id).collect();
+        for id in forgotten {
+            inner.reset_by_box(id, Side::Client);
+        }
     }
 
     /// A box on the way does something to all connections between two places; to how many.
