@@ -127,8 +127,9 @@ async fn register_any(store: &Store, pod_uid: &str) -> (String, u32) {
         want: 100,
         open: 0,
         busy: 0,
-        close_grace: Duration::from_secs(1),
-        session_timeout: Duration::from_secs(300),
+        hold: Duration::from_secs(300),
+        seen: 0,
+        accounts: Vec::new(),
         quarantine: Vec::new(),
     };
     let SyncReply::Register { last } = ledger.sync(&request, LIMIT).await.expect("an answer") else {

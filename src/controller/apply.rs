@@ -282,7 +282,7 @@ impl Pool {
             if ledger.state == LedgerState::Open {
                 self.fresh = Some(false);
             }
-            if plan.is_none() && shares::is_unused(ledger) && self.ledger.remove_unused(ledger).await? {
+            if plan.is_none() && shares::is_unused(ledger) && self.ledger.remove_unused(ledger, false).await? {
                 self.ledger.record_saturation(None).await?;
                 driven.removed = true;
                 return Ok(true);
@@ -330,7 +330,7 @@ impl Pool {
         match action {
             Action::Init { fence, quarantine } => {
                 let token = ProcessId::random().to_string();
-                let request = InitRequest { fence, token, policy: target.clone(), quarantine };
+                let request = InitRequest { fence, token, policy: target.clone(), quarantine, version: 0 };
                 self.watch.sent(target.epoch, &target.entitlements, BootTime::now());
                 let reply = self.ledger.init(&request).await?;
                 self.watch.answered();
@@ -378,7 +378,7 @@ impl Pool {
                 self.reaped(&reply, pod, quarantine, incidents);
             }
             Action::Clear { token, id } => {
-                self.ledger.clear(&token, &id).await?;
+                self.ledger.clear(&token, std::slice::from_ref(&id)).await?;
                 tracing::info!(pool = self.ledger.pool(), quarantine.id = id, "a quarantine is over");
             }
         }

@@ -181,9 +181,22 @@ mod tests {
         let timing = Timing::default();
         let holds = Holds { close_grace: CLOSE_GRACE, session_timeout: Duration::from_secs(300) };
         let entitlements = BTreeMap::from([("a".to_owned(), 16)]);
-        let policy = Policy { epoch: 1, revision: 1, budget: 16, lease: timing.lease, entitlements };
+        let policy = Policy {
+            epoch: 1,
+            revision: 1,
+            budget: 16,
+            lease: timing.lease,
+            entitlements,
+            servers: std::collections::BTreeSet::new(),
+        };
         let mut ledger = Ledger::new("node");
-        ledger.init(&InitRequest { fence: "node".into(), token: "t".into(), policy, quarantine: Vec::new() });
+        ledger.init(&InitRequest {
+            fence: "node".into(),
+            token: "t".into(),
+            policy,
+            quarantine: Vec::new(),
+            version: 0,
+        });
         ledger.open(&OpenRequest { epoch: 1, token: "t".into(), missing: Vec::new() });
         let (mut watch, mut evidence) = (Watch::default(), Evidence::default());
         for now in (0..400_000).step_by(10) {
@@ -222,8 +235,9 @@ mod tests {
             want: 16,
             open: 0,
             busy: 0,
-            close_grace: Duration::from_secs(2),
-            session_timeout: Duration::from_secs(300),
+            hold: Duration::from_secs(300),
+            seen: 0,
+            accounts: Vec::new(),
             quarantine: Vec::new(),
         }
     }

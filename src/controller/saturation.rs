@@ -149,6 +149,9 @@ mod tests {
             holders: vec![holder],
             entitlements: BTreeMap::new(),
             generations: BTreeMap::new(),
+            version: 1,
+            floor: 0,
+            servers: std::collections::BTreeSet::new(),
             quarantine: refused.iter().map(entry).collect(),
         }
     }

@@ -39,7 +39,7 @@ pub fn target(
             (plan.budget, shares)
         }
     };
-    Policy { epoch, revision: 1, budget, lease, entitlements }
+    Policy { epoch, revision: 1, budget, lease, entitlements, servers: BTreeSet::new() }
 }
 
 /// Whether a pod's worker has been on the ledger and is no more: it left, or was lost and taken off. The pod may exist
@@ -158,6 +158,9 @@ mod tests {
             holders: Vec::new(),
             entitlements: shares(entitlements),
             generations: BTreeMap::new(),
+            version: 1,
+            floor: 0,
+            servers: BTreeSet::new(),
             quarantine: Vec::new(),
         }
     }

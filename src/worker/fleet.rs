@@ -228,12 +228,9 @@ impl Fleet {
                 let timing = Timing::with_lease(lease);
                 let switch: Box<dyn DeadManSwitch> =
                     if protected { context.host.switch() } else { Box::new(Unprotected) };
-                let options = SlotOptions {
-                    session_timeout: settings.session_timeout.get(),
-                    close_grace: settings.close_grace.get(),
-                    inherited: inherited.remove(&name).unwrap_or(0),
-                    switch,
-                };
+                // Nothing accounts for them by connection yet: the ledger withholds all that the older process had.
+                inherited.remove(&name);
+                let options = SlotOptions { hold: settings.session_timeout.get(), switch, ..SlotOptions::default() };
                 let (store, identity) = (context.store.clone(), context.identity.clone());
                 let pool = SlotPool::spawn_with(store, &name, identity, timing, options);
                 if !protected {
@@ -250,10 +247,7 @@ impl Fleet {
             let Pool::InUse(pool, _) = pool else { continue };
             let sharing = || record.spec.servers.iter().filter(|server| server.pool() == *name);
             if let Some(longest) = sharing().map(|server| server.session_timeout.get()).max() {
-                pool.set_session_timeout(longest);
-            }
-            if let Some(longest) = sharing().map(|server| server.close_grace.get()).max() {
-                pool.set_close_grace(longest);
+                pool.set_hold(longest);
             }
         }
         drop(members);

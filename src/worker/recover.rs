@@ -166,7 +166,7 @@ async fn keeps_every_write(store: &Store) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::{LedgerView, ProcessId};
+    use crate::lease::{LedgerView, Numbers, ProcessId};
 
     fn identity() -> Identity {
         Identity {
@@ -175,6 +175,7 @@ mod tests {
             namespace: "mail".into(),
             process: ProcessId::random(),
             boot_id: "boot".into(),
+            numbers: Numbers::default(),
         }
     }
 
@@ -207,6 +208,9 @@ mod tests {
             holders,
             entitlements: BTreeMap::new(),
             generations: BTreeMap::new(),
+            version: 1,
+            floor: 0,
+            servers: BTreeSet::new(),
             quarantine: Vec::new(),
         };
         Snapshot { node_fence: "here".into(), ledger: Some(ledger) }

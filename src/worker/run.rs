@@ -28,7 +28,7 @@ use super::{
     upkeep,
 };
 use crate::{
-    lease::{Identity, ProcessId, SwitchError, boot_id},
+    lease::{Identity, Numbers, ProcessId, SwitchError, boot_id},
     store::{Store, StoreError, StoreOptions},
     telemetry::{
         http::{self, Routes},
@@ -153,6 +153,7 @@ impl Worker {
             namespace: options.namespace.clone(),
             process: ProcessId::random(),
             boot_id,
+            numbers: Numbers::default(),
         };
         tracing::info!(
             relay.namespace = options.namespace,

@@ -110,7 +110,7 @@ async fn open(context: &Context, server: &Arc<Server>, slot: Slot) -> Option<(Se
         opened = Session::open_unless(&endpoint, access.credentials.as_ref(), unwanted) => opened,
         () = slot.expired() => {
             // The socket is gone with the attempt, but nobody knows what the server makes of that.
-            slot.quarantine("lease ended while connecting", settings.session_timeout.get());
+            slot.withhold("lease ended while connecting");
             return None;
         }
     };

@@ -289,7 +289,7 @@ impl Server {
         } else if forgotten.is_zero() {
             slot.release();
         } else {
-            slot.quarantine("no end of session seen", forgotten);
+            slot.withhold("no end of session seen");
         }
     }
 

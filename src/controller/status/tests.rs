@@ -58,6 +58,9 @@ impl Scene {
             revision: 1,
             budget: 16,
             lease: Duration::from_secs(6),
+            version: 1,
+            floor: 0,
+            servers: std::collections::BTreeSet::new(),
             holders: holders
                 .iter()
                 .map(|(pod, _, claim)| HolderView {

@@ -42,8 +42,21 @@ impl Scene {
                 Action::Init { fence, quarantine } => {
                     let entitlements = [("a".to_owned(), 8), ("b".to_owned(), 8)].into();
                     let lease = self.timing.lease;
-                    let policy = Policy { epoch: 1, revision: 1, budget: 16, lease, entitlements };
-                    self.ledger.init(&crate::lease::InitRequest { fence, token: token.into(), policy, quarantine });
+                    let policy = Policy {
+                        epoch: 1,
+                        revision: 1,
+                        budget: 16,
+                        lease,
+                        entitlements,
+                        servers: std::collections::BTreeSet::new(),
+                    };
+                    self.ledger.init(&crate::lease::InitRequest {
+                        fence,
+                        token: token.into(),
+                        policy,
+                        quarantine,
+                        version: 0,
+                    });
                 }
                 Action::Open { token, missing } => {
                     self.opened = true;
@@ -55,7 +68,7 @@ impl Scene {
                 Action::ReapDead { token, inc, quarantine } => {
                     self.ledger.reap(&token, &inc, None, wire::seconds(quarantine), "dead");
                 }
-                Action::Clear { token, id } => drop(self.ledger.clear(&token, &id)),
+                Action::Clear { token, id } => drop(self.ledger.clear(&token, &[id])),
             }
         }
     }
@@ -79,8 +92,9 @@ impl Scene {
             want: 16,
             open: need,
             busy: 0,
-            close_grace: HOLDS.close_grace,
-            session_timeout: HOLDS.session_timeout,
+            hold: HOLDS.session_timeout,
+            seen: 0,
+            accounts: Vec::new(),
             quarantine: Vec::new(),
         });
     }
@@ -89,7 +103,14 @@ impl Scene {
         let entitlements: BTreeMap<String, u32> = shares.iter().map(|(pod, n)| ((*pod).to_owned(), *n)).collect();
         self.watch.sent(1, &entitlements, self.now);
         let lease = self.timing.lease;
-        self.ledger.policy(&Policy { epoch: 1, revision: 2, budget: 16, lease, entitlements });
+        self.ledger.policy(&Policy {
+            epoch: 1,
+            revision: 2,
+            budget: 16,
+            lease,
+            entitlements,
+            servers: std::collections::BTreeSet::new(),
+        });
         self.watch.answered();
     }
 
