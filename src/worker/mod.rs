@@ -20,6 +20,7 @@ mod run;
 mod sender;
 mod server;
 mod settle;
+mod settle_time;
 mod strangers;
 pub mod supervisor;
 mod upkeep;

@@ -10,13 +10,13 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use mailrelay::{
-    smtp::{Connection, Dial, Handle, Network},
+    smtp::{Connected, Connection, Dial, Handle, Network},
     store::Dialer,
 };
 use redis::aio::AsyncStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Net, Packet, Place, Side, Tcp};
+use super::{Net, Packet, Place, Side, Tcp, address};
 use crate::process::Process;
 
 /// One end of a connection as a process has it; dropping it closes it.
@@ -55,6 +55,12 @@ impl Socket {
             Tcp::Closed => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
             _ => Poll::Ready(Ok(())),
         }
+    }
+
+    fn local(&self) -> SocketAddr {
+        let inner = self.net.inner();
+        let found = inner.conns.get(&self.conn).map(|conn| address(conn.places[0], conn.port));
+        found.unwrap_or_else(|| address(0, 0))
     }
 
     fn end(&self) {
@@ -169,6 +175,11 @@ impl Handle for Peeker {
         }
     }
 
+    fn take_error(&self) -> Option<io::Error> {
+        let mut inner = self.0.net.inner();
+        inner.conns.get_mut(&self.0.conn).and_then(|conn| conn.client.take_error())
+    }
+
     fn end(&self) {
         self.0.end();
     }
@@ -211,7 +222,9 @@ impl Network for Interface {
     fn dial(&self, address: SocketAddr) -> io::Result<Dial> {
         let buffer = self.net.inner().ways.buffer;
         let (socket, connected) = self.connect(address, Some(buffer))?;
-        let connecting = async move { Ok(Box::new(connected.await?) as Connection) }.boxed();
+        let local = socket.local();
+        let connecting =
+            async move { Ok(Connected { stream: Box::new(connected.await?) as Connection, local }) }.boxed();
         Ok(Dial { connecting, handle: Box::new(Peeker(socket)) })
     }
 }

@@ -3,6 +3,7 @@
 
 mod clock;
 mod door;
+mod forgetful;
 mod ports;
 mod postfix;
 mod redis;
@@ -10,6 +11,7 @@ mod wait;
 
 pub use clock::{ClockLibrary, WallClock};
 pub use door::Door;
+pub use forgetful::ForgetfulBox;
 pub use ports::free_port;
 pub use postfix::Postfix;
 pub use redis::{DataCopy, Persistence, RedisServer};
