@@ -153,6 +153,9 @@ mod tests {
             floor: 0,
             servers: std::collections::BTreeSet::new(),
             quarantine: refused.iter().map(entry).collect(),
+            version: 1,
+            servers: BTreeSet::new(),
+            floor: 0,
         }
     }
 

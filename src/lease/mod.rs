@@ -54,7 +54,7 @@ pub use deadman::{DeadManSwitch, KernelSwitch, NoSwitch, SwitchError, TRIAL, Unp
 pub use evidence::{Identity, Numbers, PodGuard, ProcessId, bind_pod, boot_id};
 pub use holder::{Holder, Inheritance, Leaving};
 pub use quarantine::QuarantineTimers;
-pub use recovery::{Action, Evidence, Holds, Incarnation, Mirror, MirroredHolder, MirroredQuarantine, Watch};
+pub use recovery::{Action, Evidence, Incarnation, Mirror, MirroredHolder, MirroredQuarantine, OldPrimary, Watch};
 pub use slot::{Slot, SlotOptions, SlotPool, SlotStatus, Withheld};
 pub use sockets::{SEARCH_LIMIT, older_sockets};
 pub use state::{

@@ -21,9 +21,6 @@ pub struct Timing {
     pub commit_margin: Duration,
     /// All sessions are closed this long before the deadline.
     pub close_margin: Duration,
-    /// How long a reaper waits for proof that a node still lives (R5c): one renewal of the node's Lease, which the kubelet
-    /// makes every 10 s and up to 4 % later, and some looks at it, since one look must come before it and two after.
-    pub node_renewal: Duration,
     /// How long after a process may have written its last byte, or its kernel sent it, the server may still be reading what
     /// came before: it counts `sessionTimeout` from then.
     pub drain_margin: Duration,
@@ -54,7 +51,6 @@ impl Timing {
             start_margin: Duration::from_millis(1500),
             commit_margin: Duration::from_millis(750),
             close_margin: Duration::from_millis(250),
-            node_renewal: Duration::from_secs(14),
             drain_margin: Duration::from_secs(30),
             settle: Duration::from_millis(100),
         };
