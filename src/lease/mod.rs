@@ -41,7 +41,6 @@ mod holder;
 mod quarantine;
 mod recovery;
 mod slot;
-mod sockets;
 mod state;
 mod store;
 mod task;
@@ -56,7 +55,6 @@ pub use holder::{Holder, Inheritance, Leaving};
 pub use quarantine::QuarantineTimers;
 pub use recovery::{Action, Evidence, Incarnation, Mirror, MirroredHolder, MirroredQuarantine, OldPrimary, Watch};
 pub use slot::{Slot, SlotOptions, SlotPool, SlotStatus, Withheld};
-pub use sockets::{SEARCH_LIMIT, older_sockets};
 pub use state::{
     ClearReply, CondemnReply, Granted, HolderView, InitReply, InitRequest, LeaveReply, Ledger, LedgerState, LedgerView,
     Missing, OpenReply, OpenRequest, Policy, PolicyReply, Quarantine, QuarantineView, ReapReply, Snapshot, SyncReply,
