@@ -11,7 +11,8 @@
 //! | file | what |
 //! |---|---|
 //! | `process` | a process: a tokio runtime with a clock of its own, stepped through short windows |
-//! | `net` | connections with latency, cuts, resets, machines that vanish |
+//! | `net` | connections as Linux has them, with latency, cuts, boxes on the way, network namespaces that vanish |
+//! | `supervisor` | what outlives a worker: the list of its connections, watched in the kernel's table |
 //! | `mail`, `api` | the mail server, the API server |
 //! | `cluster` | nodes, pods, the machine under a worker |
 //! | `observer` | the producer of mails and the audit |
@@ -26,6 +27,7 @@ mod net;
 mod observer;
 mod plan;
 mod process;
+mod supervisor;
 mod trace;
 mod world;
 

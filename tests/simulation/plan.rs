@@ -24,6 +24,10 @@ pub enum Broken {
     NoCommitting,
     /// Nobody remembers a socket's first error, and what reads say after it passes for the server's end (R4).
     ErrorForgotten,
+    /// The supervisor takes `FIN_WAIT2` for the server's end.
+    FinWaitProves,
+    /// The supervisor takes a port that vanished for one that has ended.
+    VanishedProves,
 }
 
 /// Which way is cut.
@@ -192,6 +196,8 @@ pub struct Plan {
     pub seed: u64,
     pub broken: Broken,
     pub ways: Ways,
+    /// How many connections a supervisor can write down.
+    pub listed: usize,
     pub budget: u32,
     pub nodes: usize,
     pub pods: usize,
@@ -285,6 +291,7 @@ impl Plan {
             seed,
             broken,
             ways,
+            listed: if pick(0..20) == 0 { 1 } else { 100 },
             budget,
             nodes,
             pods,

@@ -354,6 +354,8 @@ impl World {
                 }
                 Some(Step::Lives) | None => {}
             }
+            let place = self.pods[pod].place;
+            self.pods[pod].supervisor.step(until, || self.net.table(place, MAIL));
         }
         self.now = until;
         set_world(self.now);

@@ -10,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{CONTROLLERS, Event, PODS, World};
 use crate::{
-    cluster::{Pod, Shown, start_worker, store},
+    cluster::{MAIL, Pod, Shown, start_worker, store},
     plan::Broken,
     process::Running,
+    supervisor::Supervisor,
 };
 
 impl World {
@@ -31,6 +32,7 @@ impl World {
             leaving: false,
             gone: false,
             running: None,
+            supervisor: self.new_supervisor(),
             frozen: None,
             stop: CancellationToken::new(),
             starts: 0,
@@ -40,6 +42,10 @@ impl World {
         self.at(wait, Event::StartContainer { pod: number });
     }
 
+    fn new_supervisor(&self) -> Supervisor {
+        Supervisor::new(self.plan.listed, self.plan.broken)
+    }
+
     pub(super) fn start_container(&mut self, pod: usize) {
         let node = self.pods[pod].node;
         if self.pods[pod].leaving || !self.nodes[node].is_up || self.pods[pod].running.is_some() {
@@ -47,6 +53,8 @@ impl World {
         }
         if self.pods[pod].starts > 0 {
             self.pods[pod].restarts += 1;
+            // The container's first process is a new one too.
+            self.pods[pod].supervisor = self.new_supervisor();
         }
         self.start_worker(pod);
         self.pods[pod].shown = Shown::Running;
@@ -77,8 +85,10 @@ impl World {
 
     /// The kernel closes what the process had; only then it is taken apart, which no order is promised for.
     pub(super) fn end_worker(&mut self, pod: usize) {
-        self.net.hang_up(self.pods[pod].place);
+        let place = self.pods[pod].place;
+        self.net.hang_up(place);
         self.pods[pod].running = None;
+        self.pods[pod].supervisor.bury(self.now, &self.net.table(place, MAIL));
     }
 
     pub(super) fn end_controller(&mut self, replica: usize) {
