@@ -2,14 +2,17 @@
 
 mod scene;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use mailrelay::{
     api::DurationText,
-    controller::{Driven, Pool, PoolPlan, Turn},
+    controller::{Driven, Pool, PoolPlan, Topology, Turn},
     lease::{BootTime, Evidence, LedgerState, LedgerView, Timing},
 };
-use mailsink::{Behaviour, SinkConfig, Stats};
+use mailsink::{Behaviour, Failure, FailureStage, SinkConfig, Stats};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -120,16 +123,18 @@ async fn a_killed_workers_slots_at_a_server_at_rest_are_free_as_soon_as_the_kern
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_while_the_server_works_costs_the_slots_whose_end_nobody_saw() {
     let (scene, process) = sixteen_busy(16).await;
+    all_accounted_for(&scene, 16).await;
     // All wait for the answer to a whole message, which will come to a socket without an owner: the kernel resets that.
-    scene.sink.set_behaviour(Behaviour { mail_delay_ms: 2_000, ..Behaviour::default() });
-    scene.send(32).await;
-    scene.audit_until("all in the server's hands", |audit| audit.delivered == 16 && audit.in_flight == 16).await;
+    let works = Failure::reply(FailureStage::Dot, "250 2.0.0 taken").accepting().after(Duration::from_secs(5));
+    scene.sink.set_behaviour(Behaviour::failing([works]));
+    scene.send(16).await;
+    scene.sink_until("the server works on 16 messages", |stats| stats.silent == 16).await;
     let old = registered(&scene, 1).await;
     signal(process, Signal::SIGKILL);
     another_process(&scene, process).await;
     let view = withheld_until(&scene, "registered", |view| replaced(view, &scene, 1, &old, 0)).await;
     assert_eq!(view.quarantined(), 8, "{view:?}");
-    all_accounted_for(&scene, 48).await;
+    all_accounted_for(&scene, 32).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,12 +218,13 @@ impl Lead {
             members: scene.workers.iter().map(|worker| worker.pod.uid.clone()).collect(),
             session_timeout: DurationText::from_secs(10),
             close_grace: DurationText::from_secs(2),
+            servers: BTreeSet::new(),
         };
         let mut pool = Pool::new(scene.store.clone(), scene.ledger().pool());
         let (tell, driven) = watch::channel(None);
         let task = tokio::spawn(async move {
-            let (timing, evidence) = (Timing::default(), Evidence::default());
-            let turn = Turn { epoch: 2, timing: &timing, evidence: &evidence };
+            let (timing, evidence, topology) = (Timing::default(), Evidence::default(), Topology::of_a_single_node());
+            let turn = Turn { epoch: 2, timing: &timing, evidence: &evidence, topology: &topology };
             loop {
                 if let Ok(driven) = pool.drive(Some(&plan), true, &turn, &mut Vec::new()).await {
                     tell.send_replace(Some(driven));

@@ -111,7 +111,7 @@ async fn a_reset_after_the_farewell_costs_the_slot_its_close_grace_and_no_more()
     scene.send(1).await;
     scene.all_delivered(1).await;
     let entries = until_withheld(&scene, 1).await;
-    assert_eq!((entries[0].0, entries[0].1.as_str()), (1, "reset after the server's farewell"));
+    assert_eq!((entries[0].0, entries[0].1.as_str()), (1, "reset_after_farewell"));
     until_withheld(&scene, 0).await;
     scene.logs_are_clean();
 }

@@ -15,8 +15,9 @@ use super::{
 use crate::{
     api::DurationText,
     lease::{
-        Action, BootTime, Evidence, HolderView, InitReply, InitRequest, LedgerState, LedgerStore, LedgerView,
-        Mirror, OldPrimary, OpenReply, OpenRequest, Policy, PolicyReply, ProcessId, Quarantine, QuarantineView, ReapReply, Snapshot, Timing, Watch,
+        Action, BootTime, Evidence, HolderView, InitReply, InitRequest, LedgerState, LedgerStore, LedgerView, Mirror,
+        OldPrimary, OpenReply, OpenRequest, Policy, PolicyReply, ProcessId, Quarantine, QuarantineView, ReapReply,
+        Snapshot, Timing, Watch,
     },
     store::{Store, StoreError},
 };
@@ -145,7 +146,20 @@ impl Pool {
     pub fn new(store: Store, name: &str) -> Self {
         let ledger = LedgerStore::new(store, name);
         let (watch, shares) = (Watch::default(), BTreeMap::new());
-        Self { ledger, watch, shares, budget: 0, session_timeout: None, fresh: None, may_be_older: false, succeeds: false, exists: false, held: None, standing: Standing::default(), saturation: None }
+        Self {
+            ledger,
+            watch,
+            shares,
+            budget: 0,
+            session_timeout: None,
+            fresh: None,
+            may_be_older: false,
+            succeeds: false,
+            exists: false,
+            held: None,
+            standing: Standing::default(),
+            saturation: None,
+        }
     }
 
     /// How it stands towards other pools, from [`Pool::succession`] of all; to be called before each turn. When any of its
@@ -346,7 +360,10 @@ impl Pool {
                 self.fresh = Some(false);
             }
             let carried = self.standing.carried;
-            if plan.is_none() && shares::is_unused(ledger, carried) && self.ledger.remove_unused(ledger, carried).await? {
+            if plan.is_none()
+                && shares::is_unused(ledger, carried)
+                && self.ledger.remove_unused(ledger, carried).await?
+            {
                 self.ledger.record_saturation(None).await?;
                 driven.removed = true;
                 return Ok(true);
@@ -406,7 +423,11 @@ impl Pool {
         match action {
             Action::Condemn { version } => {
                 self.ledger.condemn(version).await?;
-                tracing::warn!(pool, ledger.version = version, "the ledger is an older copy of itself: it counts as lost");
+                tracing::warn!(
+                    pool,
+                    ledger.version = version,
+                    "the ledger is an older copy of itself: it counts as lost"
+                );
             }
             Action::Init { fence, mut quarantine, version } => {
                 let token = ProcessId::random().to_string();

@@ -260,7 +260,9 @@ mod tests {
             pool: "mx".into(),
             what: Happening::WorkerLost { pod: "mail/a".into(), slots, hold: Duration::from_secs(seconds) },
         };
-        let reasons = |incident| of_incident(&incident, Timestamp::UNIX_EPOCH).into_iter().map(|note| note.reason).collect::<Vec<_>>();
+        let reasons = |incident| {
+            of_incident(&incident, Timestamp::UNIX_EPOCH).into_iter().map(|note| note.reason).collect::<Vec<_>>()
+        };
         assert_eq!(reasons(lost(4, 9)), ["WorkerLost", "SlotQuarantined"]);
         assert_eq!(reasons(lost(0, 9)), ["WorkerLost"]);
         let text = &of_incident(&lost(4, 330), Timestamp::UNIX_EPOCH)[1].text;

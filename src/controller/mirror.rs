@@ -237,8 +237,18 @@ mod tests {
 
     #[test]
     fn relays_that_share_a_budget_are_read_together_and_the_larger_figure_holds() {
-        let one = Mirror { holders: vec![registered("a", 5, 8)], unlisted: 1, quarantine: vec![withheld("q", 4, 30)], ..Mirror::default() };
-        let two = Mirror { holders: vec![registered("b", 1, 8)], unlisted: 3, quarantine: vec![withheld("q", 2, 300)], ..Mirror::default() };
+        let one = Mirror {
+            holders: vec![registered("a", 5, 8)],
+            unlisted: 1,
+            quarantine: vec![withheld("q", 4, 30)],
+            ..Mirror::default()
+        };
+        let two = Mirror {
+            holders: vec![registered("b", 1, 8)],
+            unlisted: 3,
+            quarantine: vec![withheld("q", 2, 300)],
+            ..Mirror::default()
+        };
         let all = read([shown(&one, None, 1), shown(&two, None, 1)]);
         assert_eq!(all["mx"].holders.len(), 2);
         assert_eq!((all["mx"].unlisted, &*all["mx"].quarantine), (3, &[withheld("q", 4, 300)][..]));

@@ -31,7 +31,8 @@ pub fn target(
         None => (old_budget, BTreeMap::new()),
         Some(plan) => {
             let share = |uid: &String| current.get(uid).copied().unwrap_or(0);
-            let (gone, here): (Vec<_>, Vec<_>) = plan.members.iter().partition(|uid| waiting.contains(*uid) || is_gone(ledger, uid));
+            let (gone, here): (Vec<_>, Vec<_>) =
+                plan.members.iter().partition(|uid| waiting.contains(*uid) || is_gone(ledger, uid));
             let members: Vec<Member> =
                 here.into_iter().map(|uid| Member { uid: uid.clone(), current: share(uid) }).collect();
             let mut shares = divide(plan.budget, &members);
@@ -164,9 +165,6 @@ mod tests {
             holders: Vec::new(),
             entitlements: shares(entitlements),
             generations: BTreeMap::new(),
-            version: 1,
-            floor: 0,
-            servers: BTreeSet::new(),
             quarantine: Vec::new(),
             version: 1,
             servers: BTreeSet::new(),
@@ -195,7 +193,8 @@ mod tests {
     fn what_is_in_force_already_is_not_written_again() {
         let plan = pool(16, &["a", "b"]);
         let ledger = ledger(3, 7, 16, &[("a", 8), ("b", 8)]);
-        let target = |epoch| target(Some(&plan), &BTreeSet::new(), &ledger.entitlements, Some(&ledger), 16, epoch, LEASE);
+        let target =
+            |epoch| target(Some(&plan), &BTreeSet::new(), &ledger.entitlements, Some(&ledger), 16, epoch, LEASE);
         assert_eq!(correction(&ledger, target(3)), None);
         let of_a_new_leader = correction(&ledger, target(4)).expect("a new epoch is written once");
         assert_eq!((of_a_new_leader.epoch, of_a_new_leader.revision), (4, 1));
@@ -205,8 +204,11 @@ mod tests {
     fn a_pod_that_comes_gets_its_part_and_the_revision_grows() {
         let plan = pool(16, &["a", "b", "c"]);
         let ledger = ledger(3, 7, 16, &[("a", 8), ("b", 8)]);
-        let policy = correction(&ledger, target(Some(&plan), &BTreeSet::new(), &ledger.entitlements, Some(&ledger), 16, 3, LEASE))
-            .expect("a change");
+        let policy = correction(
+            &ledger,
+            target(Some(&plan), &BTreeSet::new(), &ledger.entitlements, Some(&ledger), 16, 3, LEASE),
+        )
+        .expect("a change");
         assert_eq!(policy.revision, 8);
         assert_eq!(policy.entitlements, shares(&[("a", 6), ("b", 5), ("c", 5)]));
     }
@@ -215,8 +217,9 @@ mod tests {
     fn the_share_of_a_pod_without_a_worker_is_for_the_others_until_it_has_one() {
         let plan = pool(16, &["a", "b"]);
         let mut ledger = ledger(3, 7, 16, &[("a", 8), ("b", 8)]);
-        let target =
-            |ledger: &LedgerView| target(Some(&plan), &BTreeSet::new(), &ledger.entitlements, Some(ledger), 16, 3, LEASE).entitlements;
+        let target = |ledger: &LedgerView| {
+            target(Some(&plan), &BTreeSet::new(), &ledger.entitlements, Some(ledger), 16, 3, LEASE).entitlements
+        };
         assert_eq!(target(&ledger), shares(&[("a", 8), ("b", 8)]), "both are starting");
         ledger.generations = BTreeMap::from([("a".into(), 1), ("b".into(), 4)]);
         let of = |uid: &str| HolderView { pod_uid: uid.into(), ..holder(uid, uid, 1) };
@@ -230,8 +233,11 @@ mod tests {
     #[test]
     fn a_pool_that_nobody_names_grants_nobody_a_share_and_is_unused_when_empty() {
         let named = ledger(3, 7, 16, &[("a", 16)]);
-        let policy = correction(&named, target(None, &BTreeSet::new(), &named.entitlements, Some(&named), named.budget, 3, LEASE))
-            .expect("a change");
+        let policy = correction(
+            &named,
+            target(None, &BTreeSet::new(), &named.entitlements, Some(&named), named.budget, 3, LEASE),
+        )
+        .expect("a change");
         assert_eq!((policy.budget, policy.entitlements), (16, BTreeMap::new()));
         assert!(!is_unused(&named, false));
         let mut empty = ledger(3, 8, 16, &[]);

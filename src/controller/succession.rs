@@ -68,7 +68,8 @@ pub fn stand(plan: &Plan, known: &BTreeMap<String, Known>) -> BTreeMap<String, S
         let planned = plan.pools.get(old);
         let standing = all.entry(old.clone()).or_default();
         standing.carried = planned.is_none() && !debts.is_empty() && debts.iter().all(|debt| !debt.is_open());
-        standing.session_timeout = debts.iter().filter_map(|debt| Some(plan.pools.get(debt.new)?.session_timeout)).max();
+        standing.session_timeout =
+            debts.iter().filter_map(|debt| Some(plan.pools.get(debt.new)?.session_timeout)).max();
         let stale = stale(state, planned.map(|pool| &pool.servers));
         standing.servers.extend(stale.filter(|word| is_owed(word, state, &pods, &debts)).cloned());
         for debt in debts {
@@ -106,14 +107,7 @@ struct Debt<'a> {
 }
 
 impl<'a> Debt<'a> {
-    fn of(
-        plan: &'a Plan,
-        pods: &Pods,
-        old: &str,
-        state: &Known,
-        new: &'a str,
-        target: Option<&Known>,
-    ) -> Option<Self> {
+    fn of(plan: &'a Plan, pods: &Pods, old: &str, state: &Known, new: &'a str, target: Option<&Known>) -> Option<Self> {
         let wanted = &plan.pools.get(new)?.servers;
         let planned = plan.pools.get(old).map(|pool| &pool.servers);
         let is_new = target.is_none();
@@ -127,7 +121,8 @@ impl<'a> Debt<'a> {
             return None;
         }
         let by_address = common.iter().any(|word| is_address(word));
-        let holders: Option<BTreeSet<String>> = (!by_address).then(|| common.iter().flat_map(|word| pods.of_word(word)).cloned().collect());
+        let holders: Option<BTreeSet<String>> =
+            (!by_address).then(|| common.iter().flat_map(|word| pods.of_word(word)).cloned().collect());
         let is_held = match (&state.held, &holders) {
             (None, _) => true,
             (Some(held), None) => !held.is_empty(),

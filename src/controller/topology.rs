@@ -27,12 +27,13 @@ struct Said {
 pub struct Topology {
     nodes: Vec<(String, Said)>,
     verdicts: BTreeMap<String, OldPrimary>,
+    is_single: bool,
 }
 
 impl Topology {
-    /// One node that never had a replica, whatever its fence.
-    pub fn verdict_of_a_single_node() -> OldPrimary {
-        OldPrimary::StopsWithin(Duration::ZERO)
+    /// As if there were one node that never had a replica, whatever its fence: for tests of what does not depend on that.
+    pub fn of_a_single_node() -> Self {
+        Self { is_single: true, ..Self::default() }
     }
 
     /// Takes in what the node with this fence says. Facts of another node are of no use: it answered in between.
@@ -56,7 +57,7 @@ impl Topology {
 
     /// For how long the node that answered before the one with this fence may go on; `None` until the new one was asked.
     pub fn old_primary(&self, fence: &str) -> Option<OldPrimary> {
-        self.verdicts.get(fence).copied()
+        if self.is_single { Some(OldPrimary::StopsWithin(Duration::ZERO)) } else { self.verdicts.get(fence).copied() }
     }
 
     fn judge(&self, fence: &str, said: Said, facts: &StoreFacts) -> OldPrimary {
@@ -143,7 +144,11 @@ mod tests {
         let rows = [
             ("the first node, single", vec![single.clone()], AT_ONCE),
             ("it was restarted", vec![single.clone(), node("b", "2", NONE, 0, 0)], AT_ONCE),
-            ("its replica was promoted by hand", vec![node("a", "1", NONE, 1, 0), node("b", "2", "1", 0, 0)], OldPrimary::Unbounded),
+            (
+                "its replica was promoted by hand",
+                vec![node("a", "1", NONE, 1, 0), node("b", "2", "1", 0, 0)],
+                OldPrimary::Unbounded,
+            ),
             ("one replica must acknowledge", vec![node("a", "1", NONE, 1, 1), node("b", "2", "1", 0, 0)], LAG),
             ("one of two must", vec![node("a", "1", NONE, 2, 1), node("b", "2", "1", 1, 1)], OldPrimary::Unbounded),
             ("two of two must", vec![node("a", "1", NONE, 2, 2), node("b", "2", "1", 1, 0)], LAG),
@@ -152,7 +157,11 @@ mod tests {
                 vec![node("a", "1", NONE, 2, 1), node("a", "1", NONE, 1, 1), node("b", "2", "1", 1, 1)],
                 OldPrimary::Unbounded,
             ),
-            ("the replica came after our last look", vec![single.clone(), node("b", "2", "1", 0, 1)], OldPrimary::Unbounded),
+            (
+                "the replica came after our last look",
+                vec![single.clone(), node("b", "2", "1", 0, 1)],
+                OldPrimary::Unbounded,
+            ),
             ("a new leader finds a promoted node", vec![node("b", "2", "1", 0, 0)], OldPrimary::Unbounded),
             ("and one that is followed", vec![node("b", "2", NONE, 1, 0)], OldPrimary::Unbounded),
             ("and one whose replicas must all acknowledge", vec![node("b", "2", "1", 1, 1)], LAG),

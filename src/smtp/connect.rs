@@ -54,7 +54,7 @@ pub struct StepLimits {
     pub command: Duration,
     /// The 354 to DATA.
     pub data: Duration,
-    /// One block of the message to be taken by the socket.
+    /// One block of the message to be taken by the socket, which holds little that the server has no room for.
     pub block: Duration,
     /// The reply to the whole message.
     pub dot: Duration,
@@ -231,12 +231,12 @@ async fn attempt(
     unwanted: Pin<&mut impl Future<Output = ()>>,
     hurry: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Wire, ConnectFault> {
-    let failed = |error: &io::Error, closed| ConnectFault {
+    let failed = |error: &io::Error| format!("cannot connect to {address}: {error}");
+    let dialled = endpoint.network.dial(address).map_err(|error| ConnectFault {
         why: ConnectFailure::Broken,
-        detail: format!("cannot connect to {address}: {error}"),
-        closed,
-    };
-    let dialled = endpoint.network.dial(address).map_err(|error| failed(&error, Closed::NeverOpen))?;
+        detail: failed(&error),
+        closed: Closed::NeverOpen,
+    })?;
     let (Dial { connecting, handle }, heard) = heard(dialled);
     let (why, detail) = tokio::select! {
         connecting = timeout(limit, connecting) => match connecting {
@@ -244,26 +244,28 @@ async fn attempt(
                 connected(local, address);
                 return Ok(Wire::new(stream, handle, heard));
             }
-            // Before there is a connection a server can only refuse it.
-            Ok(Err(error)) if was_open(&error) => {
-                heard.error(&error);
-                return Err(failed(&error, Closed::after(heard.first(), false)));
+            Ok(Err(error)) => {
+                if was_open(&error) {
+                    heard.error(&error);
+                }
+                (ConnectFailure::Broken, failed(&error))
             }
-            Ok(Err(error)) => return Err(failed(&error, Closed::NeverOpen)),
             Err(_) => (ConnectFailure::TimedOut, format!("no answer from {address} within {limit:?}")),
         },
         () = unwanted => (ConnectFailure::Unwanted, format!("given up while connecting to {address}")),
     };
+    // It may have been connected for a moment, and the server may have seen that. Asked before our end, which leaves an
+    // error of its own.
+    if let Some(error) = handle.take_error().filter(was_open) {
+        heard.error(&error);
+    }
     // While connecting, this takes the attempt back, and the socket has no peer; once connected, it sends FIN.
     handle.end();
-    let closed = if handle.is_connected() {
-        end_socket(handle, &heard, endpoint.limits.close, hurry).await
-    } else if handle.take_error().is_some_and(|error| was_open(&error)) {
-        // It was connected for a moment, and the server may have seen that.
-        Closed::after(heard.first(), false)
-    } else {
-        Closed::NeverOpen
-    };
+    if handle.is_connected() {
+        let closed = end_socket(handle, &heard, endpoint.limits.close, hurry).await;
+        return Err(ConnectFault { why, detail, closed });
+    }
+    let closed = heard.first().map_or(Closed::NeverOpen, |first| Closed::after(first, false));
     Err(ConnectFault { why, detail, closed })
 }
 

@@ -32,11 +32,12 @@ pub enum Closed {
 }
 
 impl Closed {
-    pub(super) fn after(first: Option<FirstWord>, farewell: bool) -> Self {
+    /// After this word, and after the server's farewell or without.
+    pub(super) fn after(first: FirstWord, farewell: bool) -> Self {
         match first {
-            Some(FirstWord::Eof) => Self::Eof,
-            Some(FirstWord::Reset) if farewell => Self::Farewell,
-            Some(FirstWord::Reset | FirstWord::Broken) | None => Self::NoEof,
+            FirstWord::Eof => Self::Eof,
+            FirstWord::Reset if farewell => Self::Farewell,
+            FirstWord::Reset | FirstWord::Broken => Self::NoEof,
         }
     }
 
@@ -95,6 +96,6 @@ pub(super) async fn end_socket(
     }
     match heard.first() {
         None => Closed::lingering(stream, heard.clone()),
-        first => Closed::after(first, false),
+        Some(first) => Closed::after(first, false),
     }
 }

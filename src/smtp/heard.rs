@@ -90,6 +90,7 @@ impl Heard {
         }
     }
 
+    /// An error of a socket that is or was connected.
     pub fn error(&self, error: &io::Error) {
         use io::ErrorKind::{BrokenPipe, ConnectionReset, Interrupted, WouldBlock};
         match error.kind() {
@@ -185,11 +186,8 @@ impl Handle for HeardHandle {
     }
 
     fn take_error(&self) -> Option<io::Error> {
-        let error = self.inner.take_error();
-        if let Some(error) = &error {
-            self.heard.error(error);
-        }
-        error
+        // Asked only of a socket that did not become a connection, as far as anybody knows: whoever asks must judge.
+        self.inner.take_error()
     }
 
     fn end(&self) {

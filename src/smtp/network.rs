@@ -77,11 +77,13 @@ impl Network for Tcp {
         // Nagle's algorithm would hold the end of each message back until a delayed ACK, some 40 ms.
         socket.set_nodelay(true)?;
         socket.set_send_buffer_size(SEND_BUFFER)?;
-        SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT)?;
+        // A kernel that does not know this one keeps the other bound.
+        let _ = SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT);
         let handle = StdStream::from(socket.as_fd().try_clone_to_owned()?);
         let connecting = async move {
             let stream = socket.connect(address).await?;
-            let local = stream.local_addr()?;
+            // Whoever fails from here on had a connection.
+            let local = stream.local_addr().map_err(|_| io::ErrorKind::ConnectionAborted)?;
             Ok(Connected { stream: Box::new(stream), local })
         };
         Ok(Dial { connecting: connecting.boxed(), handle: Box::new(handle) })

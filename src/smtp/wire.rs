@@ -274,8 +274,9 @@ impl Wire {
             Stream::Gone => None,
         };
         match (heard.first(), socket) {
+            (Some(first), _) => Closed::after(first, farewell),
             (None, Some(socket)) => Closed::lingering(socket, heard),
-            (first, _) => Closed::after(first, farewell),
+            (None, None) => Closed::NoEof,
         }
     }
 }

@@ -305,13 +305,19 @@ impl Server {
             Closed::NeverOpen => slot.release(),
             Closed::Eof => return Some(slot),
             Closed::Farewell => {
-                slot.quarantine("reset after the server's farewell", settings.close_grace.get());
+                slot.quarantine("reset after farewell", settings.close_grace.get());
             }
             Closed::Lingering(socket) => {
+                tracing::info!(server.name = self.name, "a session's end was not seen in time: its slot is withheld");
                 let withheld = slot.withhold("no end of session seen");
                 tokio::spawn(Arc::clone(self).listen(socket, withheld, hold));
             }
             Closed::NoEof => {
+                tracing::warn!(
+                    server.name = self.name,
+                    hold_s = hold.as_secs(),
+                    "a connection broke without the server's end: its slot is withheld"
+                );
                 slot.withhold("connection broken");
             }
         }
@@ -339,6 +345,7 @@ impl Server {
         if socket.ended(hold).await {
             let rest = self.state().settle_time.rest(Instant::now().into_std());
             tokio::time::sleep(rest).await;
+            tracing::info!(server.name = self.name, "the server's end of a session was seen after all");
             withheld.prove();
             self.state().settle_time.returned(Instant::now().into_std());
         }

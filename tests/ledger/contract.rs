@@ -185,6 +185,10 @@ impl Generator {
             quarantine: Vec::new(),
             accounts: (0..self.below(3)).map(|_| format!("process{}", self.below(4))).collect(),
         };
+        // A former incarnation, one whose slots are withheld if there is such.
+        if let Some(withheld) = view.and_then(|view| view.quarantine.first()).filter(|_| self.likely(50)) {
+            request.accounts.extend(withheld.id.rsplit_once('.').map(|(inc, _)| inc.to_owned()));
+        }
         if !known.is_empty() && self.likely(80) {
             let holder = known[self.below(u32::try_from(known.len()).unwrap()) as usize];
             request.inc.clone_from(&holder.inc);
@@ -574,6 +578,31 @@ async fn the_next_process_of_a_pod_frees_what_it_accounts_for_and_withholds_the_
     }
 }
 
+#[tokio::test]
+async fn a_process_that_was_reaped_and_comes_back_frees_what_it_accounts_for_itself() {
+    let redis = RedisServer::start(Persistence::Off);
+    for (accounts, freed) in [(vec!["p1.1"], 2), (vec!["p1.2", "p1"], 0), (vec![], 0)] {
+        redis_is_empty(&redis).await;
+        let (store, mut machine) = opened(&redis).await;
+        synced(&store, &mut machine, &process("uid-a", "p1", 1, 1)).await;
+        let reap = Operation::Reap {
+            token: "t".into(),
+            inc: "p1.1".into(),
+            seq: Some(1),
+            quarantine: Duration::from_secs(330),
+        };
+        both(&store, &mut machine, &reap).await;
+        let back = SyncRequest {
+            inc: "p1.2".into(),
+            accounts: accounts.into_iter().map(str::to_owned).collect(),
+            ..process("uid-a", "p1", 2, 1)
+        };
+        let SyncReply::Ok(granted) = synced(&store, &mut machine, &back).await else { panic!() };
+        let withheld: u32 = granted.quarantine.iter().map(|entry| entry.slots).sum();
+        assert_eq!((granted.claim, withheld), (2.min(4 - withheld), 2 - freed));
+    }
+}
+
 async fn redis_is_empty(redis: &RedisServer) {
     store(redis).query::<String>(redis::cmd("FLUSHALL").arg("SYNC"), LIMIT).await.unwrap();
 }
@@ -644,6 +673,7 @@ async fn the_scripts_answer_and_store_exactly_what_the_pure_machine_does() {
     let redis = RedisServer::start(Persistence::Off);
     let store = store(&redis);
     let mut answers: BTreeMap<String, u32> = BTreeMap::new();
+    let mut kept = 0;
     for seed in 0..16 {
         let ledger = LedgerStore::new(store.clone(), &format!("pool{seed}"));
         let mut events = store.subscriber().await.unwrap();
@@ -660,6 +690,7 @@ async fn the_scripts_answer_and_store_exactly_what_the_pure_machine_does() {
             let word = expected.split([' ', '(', '{']).next().unwrap().to_owned();
             *answers.entry(format!("{kind} {word}")).or_default() += 1;
         }
+        kept += usize::from(machine.view.is_some());
         let mut messages = events.on_message();
         for told in &machine.told {
             let message = tokio::time::timeout(LIMIT, messages.next()).await.expect("an event").unwrap();
@@ -707,5 +738,5 @@ async fn the_scripts_answer_and_store_exactly_what_the_pure_machine_does() {
     for answer in all {
         assert!(answers.contains_key(answer), "never seen: {answer} in {answers:?}");
     }
-    assert_eq!(pools(&store).await.unwrap().len(), 16);
+    assert_eq!(pools(&store).await.unwrap().len(), kept);
 }

@@ -59,8 +59,9 @@ impl Scene {
         self.token += 1;
         let policy = self.policy_of(budget, shares);
         let fence = eventually("a snapshot", async || self.ledger.snapshot().await.ok()).await.node_fence;
-        let request =
-            InitRequest { fence, token: format!("t{}", self.token), policy, quarantine: Vec::new(), version: 0 };
+        // A leader knows about what workers saw.
+        let version = u64::from(self.token) << 32;
+        let request = InitRequest { fence, token: format!("t{}", self.token), policy, quarantine: Vec::new(), version };
         assert_eq!(self.ledger.init(&request).await.unwrap(), InitReply::Ok);
     }
 

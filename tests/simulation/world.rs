@@ -33,7 +33,9 @@ const NODE_RENEWAL: Duration = Duration::from_secs(10);
 /// How often a copy of the store is kept, to come back as a stale one.
 const COPY_EVERY: Duration = Duration::from_secs(2);
 /// How long everything may take to come to rest once all faults are over.
-const REST: Duration = Duration::from_secs(150);
+const REST: Duration = Duration::from_secs(400);
+/// A window while nothing befalls anybody: packets take longer then.
+const LONG_WINDOW_MS: u64 = 50;
 
 /// What happens at its time.
 #[derive(Clone, Copy)]
@@ -330,7 +332,9 @@ impl World {
             let event = entry.remove();
             self.happen(event);
         }
-        let until = self.now + Duration::from_millis(self.plan.ways.latency.least_ms);
+        let resting = self.now >= self.plan.calm;
+        let window = if resting { LONG_WINDOW_MS } else { self.plan.ways.latency.least_ms };
+        let until = self.now + Duration::from_millis(window);
         self.servers.step(until);
         self.watcher.step(until);
         for replica in 0..self.controllers.len() {

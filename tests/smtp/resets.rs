@@ -1,5 +1,7 @@
 //! What a reset proves: nothing, whoever meets it, unless the server's end came before.
 
+use std::time::Duration;
+
 use futures::FutureExt;
 use mailrelay::{
     api::Tls,
@@ -247,4 +249,24 @@ async fn a_connection_that_is_reset_before_its_first_word_may_be_counted() {
         let error = Session::open(&endpoint(address, Tls::None, None), None).await.expect_err("no server");
         assert_eq!(error.closed, Closed::NoEof, "{error}");
     }
+}
+
+#[tokio::test]
+async fn an_attempt_that_nobody_answered_never_was_a_connection() {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+    let listener = socket.listen(1).expect("it listens");
+    let address = listener.local_addr().expect("an address");
+    // Beyond its backlog the kernel drops what comes.
+    let mut waiting = Vec::new();
+    while let Ok(connected) = tokio::time::timeout(Duration::from_millis(100), TcpStream::connect(address)).await {
+        waiting.push(connected.expect("not refused"));
+    }
+    let mut endpoint = endpoint(address, Tls::None, None);
+    endpoint.limits.connect = Duration::from_millis(100);
+    let error = Session::open(&endpoint, None).await.expect_err("no answer");
+    assert_eq!(error.closed, Closed::NeverOpen, "{error}");
+    let unwanted = tokio::time::sleep(Duration::from_millis(20));
+    let given_up = Session::open_with(&endpoint, None, |_, _| (), unwanted, std::future::pending()).await;
+    assert_eq!(given_up.expect_err("no answer").closed, Closed::NeverOpen);
 }

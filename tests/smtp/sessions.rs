@@ -96,7 +96,10 @@ async fn a_login_is_never_sent_without_tls() {
     let sink = sink().await;
     let endpoint = Endpoint { auth: Some(Auth::Plain), ..endpoint(sink.smtp(), Tls::None, None) };
     let error = Session::open(&endpoint, Some(&credentials("secret"))).await.expect_err("clear text");
-    assert_eq!((&error.closed, error.ruling.sign), (&Closed::NeverOpen, Sign::Pause(PauseReason::AuthenticationFailed)));
+    assert_eq!(
+        (&error.closed, error.ruling.sign),
+        (&Closed::NeverOpen, Sign::Pause(PauseReason::AuthenticationFailed))
+    );
     assert_eq!(sink.stats().peak_attempted, 0);
     assert!(
         !format!("{error:?} {:?}", Credentials { username: "u".into(), secret: "secret".into() }).contains("secret\"")

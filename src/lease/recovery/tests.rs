@@ -202,11 +202,25 @@ fn silence_is_timed_by_the_seq_and_withholds_in_full_whoever_else_lives_there() 
 }
 
 #[test]
+fn the_time_in_which_the_store_stood_still_is_nobodys_silence() {
+    let mut scene = Scene::open();
+    scene.now = scene.now + Duration::from_secs(2);
+    scene.watch.unanswered(scene.now);
+    assert_eq!(scene.after(18.0), [], "it is back, and workers come back with it");
+    assert_eq!(scene.after(6.0), []);
+    let reaped = scene.after(1.5);
+    assert!(matches!(&reaped[..], [Action::Reap { .. }, Action::Reap { .. }]), "{reaped:?}");
+}
+
+#[test]
 fn a_pod_that_is_over_needs_no_waiting_and_is_withheld_in_full() {
     let mut scene = Scene::open();
     scene.evidence.dead.insert("a".into());
     let actions = scene.after(1.0);
-    assert!(matches!(actions.as_slice(), [Action::ReapDead { quarantine, .. }] if *quarantine == hold()), "{actions:?}");
+    assert!(
+        matches!(actions.as_slice(), [Action::ReapDead { quarantine, .. }] if *quarantine == hold()),
+        "{actions:?}"
+    );
     scene.perform(&actions, "");
     scene.sync("b", 1, 2, 0);
     assert_eq!(scene.look(), []);
@@ -215,6 +229,7 @@ fn a_pod_that_is_over_needs_no_waiting_and_is_withheld_in_full() {
     let reap = scene.after(left.as_secs_f64() - 1.0);
     assert!(matches!(reap.as_slice(), [Action::ReapDead { .. }]), "{reap:?}");
     scene.perform(&reap, "");
+    assert_eq!(scene.look(), []);
     // Both are over by then, and are cleared in one call.
     let actions = scene.after(left.as_secs_f64());
     let [Action::Clear { ids, .. }] = actions.as_slice() else { panic!("{actions:?}") };
@@ -226,16 +241,16 @@ fn a_pod_that_is_over_needs_no_waiting_and_is_withheld_in_full() {
 #[test]
 fn a_lease_that_is_shortened_binds_the_reaper_only_after_the_old_length() {
     let mut scene = Scene::open();
-    let lengths = |scene: &mut Scene, seconds: u64| {
+    let lengths = |scene: &mut Scene, revision: u64, seconds: u64| {
         let (entitlements, servers) = ([("a".to_owned(), 8), ("b".to_owned(), 8)].into(), BTreeSet::new());
         let lease = Duration::from_secs(seconds);
-        scene.ledger.policy(&Policy { epoch: 1, revision: seconds, budget: 16, lease, entitlements, servers });
+        scene.ledger.policy(&Policy { epoch: 1, revision, budget: 16, lease, entitlements, servers });
     };
-    lengths(&mut scene, 60);
+    lengths(&mut scene, 2, 60);
     scene.sync("a", 1, 2, 0);
     scene.sync("b", 1, 2, 0);
     assert_eq!(scene.look(), []);
-    lengths(&mut scene, 6);
+    lengths(&mut scene, 3, 6);
     assert_eq!(scene.after(0.25), []);
     assert_eq!(scene.after(59.0), [], "a lease of 60 s may be in use");
     assert_eq!(scene.after(3.0).len(), 2);

@@ -1,7 +1,9 @@
 
 -- INIT fence token epoch revision budget lease n (uid share)* n (id slots seconds why)* [version [servers]]
--- The version leaps: workers that were answered after the leader's last look at a ledger that is lost saw more than it did.
-local LEAP = 1000000
+-- The version leaps, and begins with the epoch: workers that were answered after the leader's last look at a ledger that is
+-- lost saw more than it did, and a new leader saw nothing. When that is not enough one of them condemns this ledger too, and
+-- the next one is above what it saw.
+local LEAP = 4294967296
 local wanted, token, epoch, revision, budget, lease = text(), text(), number(), text(), text(), text()
 local fence, master = node()
 if not master then return {'WAIT', 'replica'} end
@@ -25,7 +27,7 @@ for _ = 1, number() do
   local id, slots, seconds, why = text(), number(), number(), text()
   quarantine(id, slots, seconds, why)
 end
-local version = math.max(tonumber(stored[5] or '0'), tonumber(text() or '0')) + LEAP
+local version = math.max(tonumber(stored[5] or '0'), tonumber(text() or '0'), epoch * LEAP) + LEAP
 redis.call('HSET', ledger, 'version', decimal(version))
 replace_servers(text())
 note('op', 'init', 'epoch', decimal(epoch), 'token', token, 'budget', budget)

@@ -12,8 +12,9 @@ use crate::lease::wire;
 /// The fence of a ledger that was found to be an older copy.
 const LOST: &str = "lost";
 
-/// How far a new ledger's version is above all that is known of the last one's: workers may have seen more than the leader.
-const LEAP: u64 = 1_000_000;
+/// How far a new ledger's version is above all that is known of the last one's, and of the epoch before: workers may have
+/// seen more than the leader.
+const LEAP: u64 = 1 << 32;
 
 /// One pool's ledger on one node, without Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -232,7 +233,7 @@ impl Ledger {
             state: LedgerState::Rec,
             epoch: policy.epoch,
             revision: policy.revision,
-            version: stored.max(request.version) + LEAP,
+            version: stored.max(request.version).max(policy.epoch * LEAP) + LEAP,
             budget: policy.budget,
             lease: policy.lease,
             servers: policy.servers,
@@ -327,7 +328,16 @@ fn replace_older(view: &mut LedgerView, request: &SyncRequest) -> bool {
         let hold = if accounted { Duration::ZERO } else { request.hold };
         remove(view, holder, wire::seconds(hold), "replaced");
     }
-    older.iter().any(|holder| holder.claim > 0)
+    // Former incarnations of the process itself that were reaped meanwhile.
+    let withheld = view.quarantine.len();
+    view.quarantine.retain(|entry| {
+        !entry.id.rsplit_once('.').is_some_and(|(inc, seq)| {
+            !seq.is_empty()
+                && seq.bytes().all(|b| b.is_ascii_digit())
+                && request.accounts.iter().any(|account| account == inc)
+        })
+    });
+    older.iter().any(|holder| holder.claim > 0) || view.quarantine.len() < withheld
 }
 
 fn remove(view: &mut LedgerView, holder: &HolderView, seconds: u64, why: &str) {
