@@ -199,8 +199,9 @@ impl MailServer {
         seen.sent_away += u64::from(too_many);
         if !too_many {
             seen.processes += 1;
-            // Sooner than a settled slot is used again.
-            if habits.process_ms.is_some_and(|(_, most)| most < 100) && seen.processes > *budget {
+            // Those that end sooner than a settled slot is used again. Of a server whose processes take longer the product
+            // learns that by being refused.
+            if habits.process_ms.is_some_and(|(_, most)| most < 500) && seen.processes > *budget {
                 let processes = seen.processes;
                 seen.violations.push(format!("O1: {processes} processes for {budget} sessions at {:?}", now()));
             }

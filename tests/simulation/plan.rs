@@ -28,6 +28,55 @@ pub enum Broken {
     FinWaitProves,
     /// The supervisor takes a port that vanished for one that has ended.
     VanishedProves,
+    /// It does not look whose the port is by now.
+    PortsForgotten,
+    /// A process that could not write all its connections down accounts for all of them.
+    IncompleteAccounts,
+    /// A pod that is over frees what it held after `closeGrace` (R5b).
+    StatusFrees,
+    /// A pod that is silent does (R5c).
+    SilenceFrees,
+    /// A process that a new container of its pod succeeds does (R5a).
+    SuccessorFrees,
+    /// A session without a proper end does (R10).
+    UncleanFrees,
+    /// A ledger that is opened again forgets who did not come back (R8).
+    MissingForgotten,
+    /// Ledgers do not say which servers they are for: a budget that is renamed opens at once.
+    RenamedOpens,
+    /// Nobody compares versions: an older copy of a ledger passes for the ledger (R7).
+    NoVersions,
+    /// A server's processes take longer to end than a slot rests.
+    NoSettle,
+}
+
+impl Broken {
+    /// Words of the scripts, and those that take their place.
+    pub fn scripts(self) -> &'static [(&'static str, &'static str)] {
+        const NO_VERSIONS: (&str, &str) = ("if seen and seen > ", "if false and seen > ");
+        match self {
+            Self::NoFence => &[NO_VERSIONS],
+            Self::NoVersions => &[NO_VERSIONS],
+            Self::StatusFrees => &[(
+                "remove(inc, record, seconds, why)\nraise()",
+                "remove(inc, record, seq == 'dead' and 1 or seconds, why)\nraise()",
+            )],
+            Self::SilenceFrees => &[(
+                "remove(inc, record, seconds, why)\nraise()",
+                "remove(inc, record, seq == 'dead' and seconds or 1, why)\nraise()",
+            )],
+            Self::SuccessorFrees => &[("accounted[older.process] and 0 or hold", "accounted[older.process] and 0 or 1")],
+            Self::UncleanFrees => &[(
+                "  quarantine(id, slots, seconds, why)\n  note('op', 'quarantine'",
+                "  quarantine(id, slots, 1, why)\n  note('op', 'quarantine'",
+            )],
+            Self::MissingForgotten => &[("if inc == '-' or redis.call('HEXISTS'", "if false and redis.call('HEXISTS'")],
+            Self::RenamedOpens => {
+                &[("'HSET', ledger, 'servers', servers)", "'HSET', ledger, 'servers', 'elsewhere:25')")]
+            }
+            _ => &[],
+        }
+    }
 }
 
 /// Which way is cut.
@@ -328,6 +377,10 @@ impl Plan {
             plan.faults.insert(Duration::from_millis(pick(4_000..end)), ledger);
         }
         // Without a dead-man switch only the longest stops are noticed.
+        if broken == Broken::NoSettle {
+            plan.habits.process_ms = Some((120, 180));
+            plan.habits.own_limit = u32::MAX;
+        }
         if pick(0..60) == 0 || broken == Broken::NoSwitch {
             plan.stop_long(&mut pick);
         }
@@ -340,6 +393,7 @@ impl Plan {
         let ms = Duration::from_millis;
         (self.calm, self.session_timeout) = (ms(45_000), ms(60_000));
         (self.habits.patience, self.habits.mail_ms) = (ms(55_000), 1_500);
+        (self.habits.rate, self.size) = (None, (13, 200));
         self.faults.insert(ms(pick(4_000..7_000)), Fault::PauseWorker { pod: 0, ms: 36_000 });
         for _ in 0..2 {
             self.faults.insert(ms(pick(8_000..15_000)), Fault::AddPod);

@@ -114,6 +114,7 @@ impl Supervisor {
         let used: BTreeSet<Ends> = inner
             .connections
             .values()
+            .filter(|_| broken != Broken::PortsForgotten)
             .filter(|connection| Some(&connection.process) == inner.living.as_ref())
             .filter_map(|connection| connection.ends)
             .collect();
@@ -147,7 +148,7 @@ impl ConnectionTable for Supervisor {
         let process = inner.living.clone()?;
         if inner.connections.len() >= inner.most {
             if let Some(own) = inner.processes.iter_mut().find(|other| other.id == process) {
-                own.complete = false;
+                own.complete = self.broken == Broken::IncompleteAccounts;
             }
             return None;
         }

@@ -234,6 +234,9 @@ impl World {
         for (name, value) in [("appendonly", "yes"), ("appendfsync", "always"), ("maxmemory-policy", "noeviction")] {
             servers.within(|| redis.configure(name, value));
         }
+        for (from, to) in plan.broken.scripts() {
+            redis.alter_scripts(from, to);
+        }
         let observer = Observer::default();
         let sized = |at: &Time| (*at, chance.random_range(plan.size.0..=plan.size.1));
         let mails = plan.arrivals.iter().map(sized).collect();
