@@ -416,6 +416,14 @@ impl Holder {
         std::mem::take(&mut self.freed)
     }
 
+    /// The server's end was seen, though the slot is not given back yet: it counts, but should this process die, nothing of
+    /// its connection is left to be found.
+    pub fn ended(&mut self, slot: u64) {
+        if let Some(counted) = self.slots.get_mut(&slot) {
+            self.freed.extend(counted.entry.take());
+        }
+    }
+
     /// The slot's session is over: EOF was read, or `connect()` failed (R4).
     pub fn release(&mut self, slot: u64) {
         if let Some(counted) = self.slots.remove(&slot) {
