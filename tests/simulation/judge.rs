@@ -22,7 +22,8 @@ use std::{
 use mailrelay::lease::LedgerState;
 
 use crate::{
-    plan::{Broken, Plan},
+    broken::Broken,
+    plan::Plan,
     process::{Time, begin_world, end_world},
     trace::Trace,
     world::World,

@@ -20,6 +20,7 @@
 //! | `judge` | the oracles |
 
 mod api;
+mod broken;
 mod cluster;
 mod judge;
 mod mail;
@@ -42,8 +43,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use broken::Broken;
 use judge::{Outcome, run};
-use plan::Broken;
 
 /// The value of an environment variable.
 fn number(name: &str) -> Option<u64> {

@@ -15,8 +15,8 @@ use mailrelay::{
 };
 
 use crate::{
+    broken::Broken,
     net::Tcp,
-    plan::Broken,
     process::{Time, UPTIME},
 };
 
@@ -74,8 +74,12 @@ impl Supervisor {
             let mut inner = self.inner();
             let died = boot(now);
             inner.living = None;
-            let dead: Vec<String> =
-                inner.processes.iter().filter(|process| process.died.is_none()).map(|process| process.id.clone()).collect();
+            let dead: Vec<String> = inner
+                .processes
+                .iter()
+                .filter(|process| process.died.is_none())
+                .map(|process| process.id.clone())
+                .collect();
             for process in &mut inner.processes {
                 process.died.get_or_insert(died);
             }

@@ -2,6 +2,7 @@
 
 mod befall;
 mod kubernetes;
+mod spec;
 
 use std::{
     collections::BTreeMap,
@@ -10,17 +11,18 @@ use std::{
 };
 
 use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
-use serde_json::{Value, json};
+use serde_json::json;
 use simredis::{SimRedis, Snapshot};
+use spec::Spec;
 
 use crate::{
     api::{ApiServer, Mood},
-    cluster::{ALIAS, MAIL, NAMESPACE, Node, OBSERVER, Pod, REDIS, RELAY, SERVER},
+    cluster::{MAIL, NAMESPACE, Node, OBSERVER, Pod, REDIS, RELAY},
     judge::unrest,
     mail::MailServer,
     net::{Net, Place},
     observer::Observer,
-    plan::{Edit, Fault, Plan},
+    plan::{Fault, Plan},
     process::{Running, Step, Time, set_world},
     trace::Trace,
 };
@@ -123,56 +125,6 @@ enum Restart {
 struct Controller {
     running: Option<Running>,
     starts: u32,
-}
-
-/// What of the relay's spec changes.
-#[derive(Clone, Debug)]
-pub struct Spec {
-    pub budget_name: Option<&'static str>,
-    host: &'static str,
-    port: u16,
-    pub max: u32,
-    session_timeout: Duration,
-}
-
-impl Spec {
-    fn new(plan: &Plan) -> Self {
-        Self { budget_name: None, host: SERVER, port: 25, max: plan.budget, session_timeout: plan.session_timeout }
-    }
-
-    /// The pool that it draws on.
-    pub fn pool(&self) -> &'static str {
-        self.budget_name.unwrap_or(self.host)
-    }
-
-    /// Changes it, or takes the change back.
-    fn edit(&mut self, edit: Edit, plan: &Plan) {
-        let other = |is: bool| !is;
-        match edit {
-            Edit::BudgetName => self.budget_name = self.budget_name.is_none().then_some("shared"),
-            Edit::Host => self.host = if other(self.host == SERVER) { SERVER } else { ALIAS },
-            Edit::Port => self.port = if other(self.port == 25) { 25 } else { 587 },
-            Edit::MaxConnections => {
-                self.max = if other(self.max == plan.budget) { plan.budget } else { plan.budget.div_ceil(2) };
-            }
-            Edit::SessionTimeout => {
-                let short = other(self.session_timeout == plan.session_timeout);
-                self.session_timeout = if short { plan.session_timeout } else { plan.session_timeout * 2 };
-            }
-        }
-    }
-
-    fn servers(&self, plan: &Plan) -> Value {
-        let mut server = json!({
-            "name": "primary", "host": self.host, "port": self.port, "tls": "None", "maxConnections": self.max,
-            "sessionTimeout": format!("{}s", self.session_timeout.as_secs()),
-            "closeGrace": format!("{}s", plan.close_grace.as_secs()),
-        });
-        if let Some(name) = self.budget_name {
-            server["budgetName"] = json!(name);
-        }
-        json!([server])
-    }
 }
 
 /// A world.

@@ -190,7 +190,8 @@ impl Handle for Peeker {
 }
 
 /// Any address will do.
-const REDIS_ADDRESS: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv4Addr::new(10, 0, 0, 6), 6379));
+const REDIS_ADDRESS: SocketAddr =
+    SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv4Addr::new(10, 0, 0, 6), 6379));
 
 /// The network as one process sees it.
 #[derive(Clone, Debug)]

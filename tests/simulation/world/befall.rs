@@ -5,9 +5,10 @@ use std::{sync::atomic::Ordering, time::Duration};
 use super::{CONTROLLERS, Event, Restart, World};
 use crate::{
     api::Mood,
+    broken::Broken,
     cluster::{ALIAS, MAIL, NAMESPACE, REDIS, RELAY, SERVER, Shown},
     net::{Box, Place},
-    plan::{Broken, Cut, Edit, Fault},
+    plan::{Cut, Edit, Fault},
 };
 
 const fn ms(span: u64) -> Duration {

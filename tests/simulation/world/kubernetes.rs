@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{CONTROLLERS, Event, PODS, World};
 use crate::{
+    broken::Broken,
     cluster::{MAIL, Pod, Shown, start_worker, store},
-    plan::Broken,
     process::Running,
     supervisor::Supervisor,
 };
