@@ -2,14 +2,21 @@
 //! and what disturbs them.
 
 mod clock;
+mod counting;
 mod door;
+mod exim;
+mod mta;
 mod ports;
 mod postfix;
 mod redis;
+pub mod session;
 mod wait;
 
 pub use clock::{ClockLibrary, WallClock};
+pub use counting::{Counted, CountingOptions, CountingServer};
 pub use door::Door;
+pub use exim::Exim;
+pub use mta::{Limits, LogFigures};
 pub use ports::free_port;
 pub use postfix::Postfix;
 pub use redis::{DataCopy, Persistence, RedisServer};

@@ -14,15 +14,16 @@ use serde_json::json;
 use testkit::Door;
 
 use super::{
-    Reach, Scenario, Trial,
+    Reach, SINK, Scenario, Trial,
     redis::{flowing, no_session_closed},
-    setup::{CLOSE_GRACE, LEASE, SLOW_MS, a_pod, lasting, uid},
+    setup::{CLOSE_GRACE, LEASE, SLOW_MS, a_pod, lasting, ports_to, uid},
     trial::{PATIENCE, millis},
 };
 use crate::{
+    Side,
     RelayOptions,
     network::{Cut, Diversion, Way},
-    process::{Process, worker_of},
+    process::worker_of,
     wait::{Look, until},
 };
 
@@ -32,7 +33,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "network_redis_cut",
         fault: "one pod cut from Redis until the other uses its slots",
         reach: Reach::Own,
-        slice: true,
+        sides: SINK,
+        slice: Some(Side::Sink),
         relay: lasting,
         act: |trial| Box::pin(redis_cut(trial, Way::Both)),
     },
@@ -40,7 +42,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "network_redis_deaf",
         fault: "the same, one way: Redis does not hear it",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(redis_cut(trial, Way::FromPod)),
     },
@@ -48,7 +51,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "network_redis_mute",
         fault: "the same, one way: what it asks for is done, the answers are lost",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(redis_cut(trial, Way::ToPod)),
     },
@@ -56,7 +60,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "network_server_cut",
         fault: "one pod cut from the mail server for 20 s",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(server_cut(trial, Way::Both)),
     },
@@ -64,7 +69,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "network_server_deaf",
         fault: "the mail server does not hear one pod for 20 s, one way",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(server_cut(trial, Way::FromPod)),
     },
@@ -72,7 +78,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "network_server_mute",
         fault: "one pod does not hear the mail server for 20 s, one way",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(server_cut(trial, Way::ToPod)),
     },
@@ -80,7 +87,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "network_fin_lost",
         fault: "SIGKILL of a worker whose connections were cut: the server never hears of it",
         reach: Reach::Own,
-        slice: true,
+        sides: SINK,
+        slice: Some(Side::Sink),
         relay: short_timeout,
         act: |trial| Box::pin(fin_lost(trial)),
     },
@@ -88,7 +96,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "network_redis_slow",
         fault: "200 ms and then 2 s between one pod and Redis",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(redis_slow(trial)),
     },
@@ -96,7 +105,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "network_server_slow",
         fault: "2 s between all pods and the mail server, and a SIGKILL meanwhile",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(server_slow(trial)),
     },
@@ -163,10 +173,10 @@ async fn server_cut(trial: &mut Trial<'_>, way: Way) -> Result<()> {
     trial.moment(0..1_000).await;
     let before = trial.all_busy().await?;
     let struck = trial.strike();
-    let cut = Cut::between(address(&pod)?, trial.relay.sink.smtp(), way)?;
+    let cut = Cut::between(address(&pod)?, trial.relay.server.smtp(), way)?;
     tokio::time::sleep_until((struck + CUT).into()).await;
     trial.figure("packets cut", cut.packets()?, "packets", 1..=u64::MAX);
-    let during = trial.relay.sink.stats();
+    let during = trial.relay.server.stats();
     trial.figure("sessions opened meanwhile", during.sessions - before.sessions, "sessions", 0..=0);
     drop(cut);
     trial.strike();
@@ -179,7 +189,7 @@ async fn fin_lost(trial: &mut Trial<'_>) -> Result<()> {
     let worker = worker_of(uid(&pod)?)?;
     trial.moment(0..1_000).await;
     let before = trial.all_busy().await?;
-    let server = trial.relay.sink.smtp();
+    let server = trial.relay.server.smtp();
     let ports = ports_to(worker, server)?;
     ensure!(ports.len() == 8, "8 connections of the worker to the server, not {ports:?}");
     let cut = Cut::of(address(&pod)?, &ports, server)?;
@@ -194,7 +204,7 @@ async fn fin_lost(trial: &mut Trial<'_>) -> Result<()> {
     .await?;
     trial.time("slots in quarantine after the kill", struck.elapsed(), Duration::from_secs(3));
     // The server still counts eight sessions that nobody holds: whoever opens one more now breaks the cap.
-    let ghosts = trial.relay.sink.stats();
+    let ghosts = trial.relay.server.stats();
     trial.figure("sessions that the server still counts", u64::try_from(ghosts.open)?, "sessions", 16..=16);
     trial.figure("sessions opened meanwhile", ghosts.sessions - before.sessions, "sessions", 0..=0);
     trial.sink_until("the server ends its silent sessions", |stats| stats.open == 8).await?;
@@ -205,19 +215,6 @@ async fn fin_lost(trial: &mut Trial<'_>) -> Result<()> {
     trial.figure("packets cut", cut.packets()?, "packets", 1..=u64::MAX);
     (trial.expect.held, trial.expect.ends) = (8, 1);
     Ok(())
-}
-
-/// The local ports of a process's connections to a server, from `/proc/PID/net/tcp`: those of its pod.
-fn ports_to(process: Process, server: SocketAddr) -> Result<Vec<u16>> {
-    let path = format!("/proc/{}/net/tcp", process.pid);
-    let table = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    // Columns: number, local address:port, remote address:port, state (01 is ESTABLISHED), all in hexadecimal.
-    let port = |column: &str| u16::from_str_radix(column.rsplit(':').next().unwrap_or(""), 16).ok();
-    let rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
-    Ok(rows
-        .filter(|row| row.len() > 3 && row[3] == "01" && port(row[2]) == Some(server.port()))
-        .filter_map(|row| port(row[1]))
-        .collect())
 }
 
 async fn redis_slow(trial: &mut Trial<'_>) -> Result<()> {
@@ -265,7 +262,7 @@ pub(super) fn hang_up(trial: &Trial<'_>, pod: IpAddr) -> Result<()> {
 }
 
 async fn server_slow(trial: &mut Trial<'_>) -> Result<()> {
-    let door = Door::open(trial.stage.address, trial.relay.sink.smtp()).await.context("cannot open a door")?;
+    let door = Door::open(trial.stage.address, trial.relay.server.smtp()).await.context("cannot open a door")?;
     lead_to(trial, door.address()).await?;
     trial.moment(0..1_000).await;
     trial.strike();
@@ -280,14 +277,14 @@ async fn server_slow(trial: &mut Trial<'_>) -> Result<()> {
     door.delay(Duration::ZERO);
     trial.strike();
     flowing(trial).await?;
-    lead_to(trial, trial.relay.sink.smtp()).await
+    lead_to(trial, trial.relay.server.smtp()).await
 }
 
 /// Changes the server's port in the spec, and waits until all sessions go there.
 async fn lead_to(trial: &Trial<'_>, server: SocketAddr) -> Result<()> {
     let mut servers = serde_json::to_value(&trial.relay.object().await?.spec.servers)?;
     servers[0]["port"] = json!(server.port());
-    let before = trial.relay.sink.stats().sessions;
+    let before = trial.relay.server.stats().sessions;
     trial.relay.patch(json!({"servers": servers})).await?;
     trial.sink_until("sixteen new sessions", |stats| stats.sessions >= before + 16 && stats.open == 16).await.map(drop)
 }

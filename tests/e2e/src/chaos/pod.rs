@@ -234,12 +234,12 @@ async fn force_deleted(trial: &mut Trial<'_>) -> Result<()> {
     let pod = a_pod(trial).await?;
     let orphan = worker_of(uid(&pod)?)?;
     // Mails that take longer than the controller to say who holds what: else it is handed over before anybody can read it.
-    trial.relay.sink.set_behaviour(Behaviour { mail_delay_ms: 4_000, ..slow() });
+    trial.relay.server.set_behaviour(Behaviour { mail_delay_ms: 4_000, ..slow() });
     trial.moment(500..1_500).await;
     let struck = trial.strike();
     delete(trial, &pod, &["--force", "--grace-period=0"]).await?;
     held_by_vanished(trial).await?;
-    trial.relay.sink.set_behaviour(slow());
+    trial.relay.server.set_behaviour(slow());
     until("the only pod left has the whole budget", PATIENCE, async || {
         let ledger = trial.relay.ledger().await?;
         let whole = ledger.holders.iter().any(|holder| holder.claim == 16);

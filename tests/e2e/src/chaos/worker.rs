@@ -173,7 +173,7 @@ async fn out_of_files(trial: &mut Trial<'_>) -> Result<()> {
     limit_files(&pid, 10).await?;
     trial.sink_until("its sessions have ended", |stats| stats.open <= 8).await?;
     trial.moment(1_000..4_000).await;
-    let accepted = trial.relay.sink.stats().accepted;
+    let accepted = trial.relay.server.stats().accepted;
     trial.sink_until("the other goes on", |stats| stats.accepted > accepted + 40).await?;
     limit_files(&pid, 1024).await?;
     let healed = trial.strike();
@@ -203,13 +203,13 @@ async fn killed_at(trial: &mut Trial<'_>, stage: FailureStage) -> Result<()> {
     let failures = vec![silence.times(16)];
     let pod = a_pod(trial).await?;
     let worker = worker_of(uid(&pod)?)?;
-    trial.relay.sink.set_behaviour(Behaviour { failures, ..by_data() });
+    trial.relay.server.set_behaviour(Behaviour { failures, ..by_data() });
     trial.sink_until("all sessions are at this stage", |stats| stats.silent == 16).await?;
     let (before, kill) = (trial.load.accepted(), trial.strike());
     worker.signal(Signal::SIGKILL)?;
     trial.settled_until(before, TAKEN_OVER).await?;
     trial.time("all mail accepted before is settled", kill.elapsed(), TAKEN_OVER);
-    trial.relay.sink.set_behaviour(by_data());
+    trial.relay.server.set_behaviour(by_data());
     another_process(uid(&pod)?, worker).await?;
     let held = trial.relay.parked().await?.0.len() as u64;
     trial.figure("held", held, "mails", if is_unknown { 1..=8 } else { 0..=0 });
