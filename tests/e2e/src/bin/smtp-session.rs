@@ -13,7 +13,7 @@ use std::{
 use testkit::session::{Manners, serve};
 
 /// How long the process outlives its connection.
-const LINGER: Duration = Duration::from_millis(20);
+const LINGER: Duration = Duration::from_millis(5);
 
 fn main() -> io::Result<()> {
     let numbers: Vec<u64> = env::args().skip(1).filter_map(|word| word.parse().ok()).collect();

@@ -2,8 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    ops::RangeInclusive,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -16,7 +15,9 @@ use testkit::Door;
 use super::{
     Reach, SINK, Scenario, Trial,
     redis::{flowing, no_session_closed},
-    setup::{CLOSE_GRACE, LEASE, SLOW_MS, a_pod, lasting, ports_to, uid},
+    setup::{
+        DRAIN_MARGIN, LEASE, SHORT_TIMEOUT, SLOW_MS, a_pod, lasting, ports_to, rest_is_used, uid, withheld_and_the_rest_used,
+    },
     trial::{PATIENCE, millis},
 };
 use crate::{
@@ -112,20 +113,15 @@ pub(super) const ALL: &[Scenario] = &[
     },
 ];
 
-/// When the slots of a worker that cannot renew its lease are used by another one, in milliseconds: after the reclaim time,
-/// and once a sign of life of its node shows that its silence is its own.
-const USED_BY_THE_OTHER: RangeInclusive<u64> = 7_000..=27_000;
+/// How soon the slots of a worker that cannot renew its lease are withheld.
+const SILENCE: Duration = Duration::from_secs(25);
 /// How long a path is cut: longer than a lease and all that the ledger waits for.
 const CUT: Duration = Duration::from_secs(20);
-/// How soon a worker uses its slots again when the path is there again.
-const BACK: Duration = Duration::from_secs(5);
-/// `sessionTimeout` of the server that ends silent sessions a little earlier.
-const SESSION_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A server that ends a session whose client has been silent for 15 s, and a relay that knows of 20.
+/// A server that ends a session whose client has been silent for 4 s, and a relay that knows of 5.
 fn short_timeout(name: &str) -> RelayOptions {
-    let behaviour = Behaviour { mail_delay_ms: SLOW_MS, idle_limit_ms: Some(15_000), ..Behaviour::default() };
-    let server = json!({"sessionTimeout": "20s", "maxMessagesPerConnection": 10_000});
+    let behaviour = Behaviour { mail_delay_ms: SLOW_MS, idle_limit_ms: Some(4_000), ..Behaviour::default() };
+    let server = json!({"sessionTimeout": "5s", "maxMessagesPerConnection": 10_000});
     RelayOptions { behaviour, server, ..RelayOptions::new(name, 2) }
 }
 
@@ -138,8 +134,8 @@ fn redis(trial: &Trial<'_>) -> SocketAddr {
     trial.stage.with_redis(|redis| redis.address())
 }
 
-/// Without Redis a worker closes its sessions by its deadline. The other one uses them after the reclaim time and no sooner,
-/// since its node shows that it lives; then the path is there again and both share.
+/// Without Redis a worker closes its sessions by its deadline. Nobody else knows whether the server has heard of that, so its
+/// slots are withheld, and the other worker goes on with its own.
 async fn redis_cut(trial: &mut Trial<'_>, way: Way) -> Result<()> {
     let pod = a_pod(trial).await?;
     trial.moment(0..1_000).await;
@@ -148,22 +144,20 @@ async fn redis_cut(trial: &mut Trial<'_>, way: Way) -> Result<()> {
     let cut = Cut::between(address(&pod)?, redis(trial), way)?;
     trial.sink_until("its sessions are closed", |stats| stats.open <= 8).await?;
     trial.time("sessions closed after the cut", struck.elapsed(), LEASE);
-    trial.all_busy().await?;
-    trial.figure("slots used by the other after the cut", millis(struck.elapsed()), "ms", USED_BY_THE_OTHER);
+    withheld_and_the_rest_used(trial, 8, SILENCE).await?;
     trial.figure("packets cut", cut.packets()?, "packets", 1..=u64::MAX);
     drop(cut);
-    let healed = trial.strike();
-    both_again(trial, healed).await?;
     // Its mail was resolved by stage while it could not say what had become of it.
     trial.expect.held = 8;
-    Ok(())
+    back_again(trial).await
 }
 
-/// Waits until a worker that was away has its share again, and all slots are used.
-async fn both_again(trial: &mut Trial<'_>, healed: Instant) -> Result<()> {
-    trial.relay.await_shares(2, 16).await?;
-    trial.all_busy().await?;
-    trial.time("both have their share again", healed.elapsed(), BACK);
+/// Waits until a worker that was away has whatever is not withheld.
+async fn back_again(trial: &mut Trial<'_>) -> Result<()> {
+    let healed = trial.strike();
+    let withheld = rest_is_used(trial).await?;
+    trial.note("all but the withheld in use after its return", millis(healed.elapsed()), "ms");
+    trial.note("withheld", withheld.into(), "slots");
     Ok(())
 }
 
@@ -195,9 +189,10 @@ async fn fin_lost(trial: &mut Trial<'_>) -> Result<()> {
     let cut = Cut::of(address(&pod)?, &ports, server)?;
     let struck = trial.strike();
     worker.signal(Signal::SIGKILL)?;
-    until("the slots in quarantine", CLOSE_GRACE + PATIENCE, async || {
+    let hold = SHORT_TIMEOUT + DRAIN_MARGIN;
+    until("the slots in quarantine", PATIENCE, async || {
         let ledger = trial.relay.ledger().await?;
-        let lasting = ledger.quarantine.iter().filter(|entry| entry.seconds >= SESSION_TIMEOUT.as_secs());
+        let lasting = ledger.quarantine.iter().filter(|entry| entry.seconds >= hold.as_secs());
         let slots: u32 = lasting.map(|entry| entry.slots).sum();
         Ok(Look::when(slots == 8, (), || format!("{:?}", ledger.quarantine)))
     })
@@ -211,7 +206,8 @@ async fn fin_lost(trial: &mut Trial<'_>) -> Result<()> {
     trial.note("the server ended them after", super::trial::millis(struck.elapsed()), "ms");
     trial.all_busy().await?;
     let withheld = super::trial::millis(struck.elapsed());
-    trial.figure("slots withheld for", withheld, "ms", super::trial::millis(SESSION_TIMEOUT)..=25_000);
+    let longest = hold + Duration::from_secs(5);
+    trial.figure("slots withheld for", withheld, "ms", super::trial::millis(hold)..=super::trial::millis(longest));
     trial.figure("packets cut", cut.packets()?, "packets", 1..=u64::MAX);
     (trial.expect.held, trial.expect.ends) = (8, 1);
     Ok(())
@@ -237,15 +233,12 @@ async fn redis_slow(trial: &mut Trial<'_>) -> Result<()> {
     trial.sink_until("its sessions are closed", |stats| stats.open <= 8).await?;
     // A renewal that was under way when it became slow may have been answered in time.
     trial.time("sessions closed after 2 s began", slow.elapsed(), LEASE + Duration::from_secs(2));
-    trial.all_busy().await?;
-    trial.figure("slots used by the other after 2 s began", millis(slow.elapsed()), "ms", USED_BY_THE_OTHER);
+    withheld_and_the_rest_used(trial, 8, SILENCE).await?;
     drop(diversion);
     trial.strike();
     drop(door);
-    let healed = trial.strike();
-    both_again(trial, healed).await?;
     trial.expect.held = 8;
-    Ok(())
+    back_again(trial).await
 }
 
 /// Ends a pod's connections to Redis, so that it has to make new ones.
@@ -273,7 +266,7 @@ async fn server_slow(trial: &mut Trial<'_>) -> Result<()> {
     trial.strike();
     (trial.expect.held, trial.expect.ends) = (8, 1);
     flowing(trial).await?;
-    trial.all_busy().await?;
+    rest_is_used(trial).await?;
     door.delay(Duration::ZERO);
     trial.strike();
     flowing(trial).await?;

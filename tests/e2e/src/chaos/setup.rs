@@ -12,7 +12,10 @@ use mailsink::Behaviour;
 use rand::RngExt;
 use serde_json::json;
 
-use super::{Trial, trial::PATIENCE};
+use super::{
+    Trial,
+    trial::{PATIENCE, millis},
+};
 use crate::{
     RelayOptions,
     process::{Process, worker_of},
@@ -23,8 +26,8 @@ use crate::{
 pub(super) const SLOW_MS: u64 = 200;
 /// The lease, as the product has it by default.
 pub(super) const LEASE: Duration = Duration::from_secs(6);
-/// `closeGrace`, as the API has it by default.
-pub(super) const CLOSE_GRACE: Duration = Duration::from_secs(2);
+/// `sessionTimeout` where a death is to cost little time: what is withheld then is withheld for this and the margin.
+pub(super) const SHORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is withheld beyond `sessionTimeout`, for bytes that a kernel still had (`lease::Timing`).
 pub(super) const DRAIN_MARGIN: Duration = Duration::from_secs(30);
@@ -44,12 +47,13 @@ pub(super) fn two_pods(name: &str) -> RelayOptions {
 
 /// The same, and no session is closed for the mails that it has sent: whatever else closes one shows in the sink's count.
 pub(super) fn lasting(name: &str) -> RelayOptions {
-    RelayOptions { server: json!({"maxMessagesPerConnection": 10_000}), ..two_pods(name) }
+    RelayOptions { server: json!({"maxMessagesPerConnection": 10_000, "sessionTimeout": "5s"}), ..two_pods(name) }
 }
 
 /// So many workers that share 16 sessions, and mails that take a while.
 pub(super) fn pods(name: &str, replicas: u32) -> RelayOptions {
-    RelayOptions { behaviour: slow(), ..RelayOptions::new(name, replicas) }
+    let server = json!({"sessionTimeout": format!("{}s", SHORT_TIMEOUT.as_secs())});
+    RelayOptions { behaviour: slow(), server, ..RelayOptions::new(name, replicas) }
 }
 
 /// A server that takes its time for each mail.
@@ -119,6 +123,24 @@ pub(super) async fn withheld(trial: &Trial<'_>) -> Result<u32> {
 /// The slots that a pod claims now.
 pub(super) async fn claimed(trial: &Trial<'_>, pod_uid: &str) -> Result<u32> {
     Ok(trial.relay.ledger().await?.holders_of(pod_uid).map(|holder| holder.claim).sum())
+}
+
+/// Slots must be withheld now or soon, so many at least and as long as a server with [`SHORT_TIMEOUT`] may count them, while
+/// all others are in use; the scenario may end while they are.
+pub(super) async fn withheld_and_the_rest_used(trial: &mut Trial<'_>, slots: u32, within: Duration) -> Result<()> {
+    let hold = SHORT_TIMEOUT + DRAIN_MARGIN;
+    let (shortest, took) = until(&format!("{slots} withheld slots"), within, async || {
+        let ledger = trial.relay.ledger().await?;
+        let sum: u32 = ledger.quarantine.iter().map(|entry| entry.slots).sum();
+        let shortest = ledger.quarantine.iter().map(|entry| entry.seconds).min().unwrap_or(0);
+        Ok(Look::when(sum >= slots, shortest, || format!("{sum}: {:?}", ledger.quarantine)))
+    })
+    .await?;
+    trial.note("slots withheld after another", millis(took), "ms");
+    trial.figure("withheld for", shortest, "s", hold.as_secs()..=u64::MAX);
+    rest_is_used(trial).await?;
+    trial.expect.withheld = true;
+    Ok(())
 }
 
 /// Waits until all slots that are not withheld are claimed and in use, and mail flows; how many are withheld.
