@@ -17,7 +17,7 @@ const FORBIDDEN: [(&str, &str); 3] = [("worker", "controller"), ("worker", "budg
 const KUBERNETES: [&str; 2] = ["api", "controller"];
 
 /// Sources that decide and do nothing else: clock and randomness are arguments, and nothing waits.
-const PURE: [&str; 22] = [
+const PURE: [&str; 24] = [
     "api/spec.rs",
     "api/record.rs",
     "budget.rs",
@@ -38,6 +38,8 @@ const PURE: [&str; 22] = [
     "controller/plan.rs",
     "controller/saturation.rs",
     "controller/shares.rs",
+    "controller/succession.rs",
+    "controller/topology.rs",
     "worker/outcome.rs",
     "worker/withhold.rs",
 ];

@@ -1,12 +1,16 @@
 //! The controller's writes, against a real Redis; no Kubernetes is needed.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use mailrelay::{
     api::{DurationText, RelayRecord, record_key},
     controller::{
         ApplyError, Candidate, Deposed, Driven, Happening, Incident, Plan, Pool, PoolPlan, Records, RelayKey, Safety,
-        Turn, ask, discard_expired, judge, mirror, plan,
+        Topology, Turn, ask, discard_expired, judge, mirror, plan,
     },
     lease::{BootTime, Evidence, LedgerState, LedgerStore, LedgerView, ProcessId, SyncReply, SyncRequest, Timing},
     queue::{Queue, QueueNames, UnixMillis},
@@ -37,12 +41,17 @@ fn bench() -> Bench {
     Bench { redis, store }
 }
 
+fn servers() -> BTreeSet<String> {
+    ["mx.example.com:587".to_owned(), "relay:mail/corporate/primary".to_owned()].into()
+}
+
 fn pool_plan(members: &[&str]) -> PoolPlan {
     PoolPlan {
         budget: 16,
         members: members.iter().map(ToString::to_string).collect(),
         session_timeout: DurationText::from_secs(300),
         close_grace: DurationText::new(Duration::from_millis(500)),
+        servers: servers(),
     }
 }
 
@@ -51,7 +60,7 @@ fn timing() -> Timing {
     Timing {
         lease: Duration::from_millis(300),
         reclaim: Duration::from_millis(600),
-        node_renewal: Duration::from_millis(200),
+        drain_margin: Duration::from_secs(1),
         ..Timing::default()
     }
 }
@@ -61,6 +70,7 @@ struct Leader {
     epoch: u64,
     timing: Timing,
     evidence: Evidence,
+    topology: Topology,
     incidents: Vec<Incident>,
 }
 
@@ -70,13 +80,18 @@ impl Leader {
     }
 
     fn at(store: Store, epoch: u64) -> Self {
-        let pool = Pool::new(store, POOL);
-        Self { pool, epoch, timing: timing(), evidence: Evidence::default(), incidents: Vec::new() }
+        Self::of(store, POOL, epoch)
+    }
+
+    fn of(store: Store, pool: &str, epoch: u64) -> Self {
+        let (pool, topology) = (Pool::new(store, pool), Topology::of_a_single_node());
+        Self { pool, epoch, timing: timing(), evidence: Evidence::default(), topology, incidents: Vec::new() }
     }
 
     async fn drive(&mut self, plan: Option<&PoolPlan>, marked: bool) -> Result<Driven, ApplyError> {
-        let turn = Turn { epoch: self.epoch, timing: &self.timing, evidence: &self.evidence };
-        self.pool.drive(plan, marked, &turn, &mut self.incidents).await
+        let Self { pool, epoch, timing, evidence, topology, incidents } = self;
+        let turn = Turn { epoch: *epoch, timing, evidence, topology };
+        pool.drive(plan, marked, &turn, incidents).await
     }
 
     /// Drives as the loop does until the ledger is as wanted.
@@ -127,8 +142,9 @@ async fn register_any(store: &Store, pod_uid: &str) -> (String, u32) {
         want: 100,
         open: 0,
         busy: 0,
-        close_grace: Duration::from_secs(1),
-        session_timeout: Duration::from_secs(300),
+        hold: Duration::from_secs(330),
+        accounts: Vec::new(),
+        seen: 0,
         quarantine: Vec::new(),
     };
     let SyncReply::Register { last } = ledger.sync(&request, LIMIT).await.expect("an answer") else {
@@ -292,18 +308,17 @@ async fn writes_of_a_leader_that_was_replaced_after_its_look_are_refused_and_rec
 async fn a_silent_worker_loses_its_slots_to_quarantine_and_they_come_back() {
     let bench = bench();
     let mut leader = Leader::new(&bench, 1);
-    let plan = pool_plan(&["a", "b"]);
+    let mut plan = pool_plan(&["a", "b"]);
+    plan.session_timeout = DurationText::from_secs(1);
     leader.open(&plan).await;
     let inc = register(&bench.store, "a").await;
     let seen = leader.drive_until(Some(&plan), |ledger| ledger.holder(&inc).is_some()).await;
     assert_eq!(seen.claimed(), 8);
-    // Its node shows that it lives in the same boot, long after the lease must have ended.
-    leader.evidence.nodes.insert("boot-1".into(), BootTime::now() + Duration::from_secs(60));
     let reaped = leader.drive_until(Some(&plan), |ledger| ledger.holders.is_empty()).await;
     assert_eq!(reaped.quarantined(), 8);
     assert!(leader.incidents.iter().any(|incident| matches!(
         &incident.what,
-        Happening::WorkerLost { pod, slots: 8, hold } if pod == "mail/a" && *hold < Duration::from_secs(10)
+        Happening::WorkerLost { pod, slots: 8, hold } if pod == "mail/a" && *hold == Duration::from_secs(2)
     )));
     let free = leader.drive_until(Some(&plan), |ledger| ledger.quarantine.is_empty()).await;
     assert_eq!(free.entitlements.get("a"), Some(&0), "its share is for those that live");
@@ -320,7 +335,7 @@ async fn after_losing_ledger_and_leader(status_survives: bool) -> LedgerView {
     leader.open(&plan).await;
     register(&bench.store, "a").await;
     let silent = leader.drive_until(Some(&plan), |ledger| ledger.quarantined() == 8).await;
-    assert_eq!(silent.quarantine[0].seconds, 300, "no sign of life of its node");
+    assert_eq!(silent.quarantine[0].seconds, 301);
     let inc = register(&bench.store, "b").await;
     leader.drive_until(Some(&plan), |ledger| ledger.holder(&inc).is_some()).await;
     let shown = mirror::show(POOL, &leader.pool.mirror(&timing()), &BTreeMap::new(), None, jiff::Timestamp::now());
@@ -346,7 +361,7 @@ async fn a_new_leader_that_finds_the_ledger_lost_withholds_what_the_status_tells
     let withheld: Vec<_> = ledger.quarantine.iter().map(|entry| (entry.slots, entry.seconds, &*entry.why)).collect();
     assert!(ledger.quarantined() >= ledger.budget, "{withheld:?}");
     // The second had the share of the first, too, so it may have used what became free after this was written down.
-    assert!(withheld.contains(&(8, 300, "silent")) && withheld.contains(&(16, 300, "missing")), "{withheld:?}");
+    assert!(withheld.contains(&(8, 301, "silent")) && withheld.contains(&(16, 301, "missing")), "{withheld:?}");
     // Without the status all of them would be granted again: that is what the mirror is for.
     assert_eq!(after_losing_ledger_and_leader(false).await.quarantine, []);
 }
@@ -379,7 +394,7 @@ async fn a_lost_pool_that_nobody_names_is_kept_until_nobody_can_hold_its_slots()
     bench.store.query::<()>(&redis::cmd("FLUSHALL"), LIMIT).await.expect("flushed");
     // The relay is deleted in the same moment. Its worker may still be connected.
     let ledger = leader.drive_until(None, |ledger| ledger.quarantined() == 16).await;
-    assert_eq!((ledger.state, ledger.quarantine[0].seconds), (LedgerState::Open, 1));
+    assert_eq!((ledger.state, ledger.quarantine[0].seconds), (LedgerState::Open, 2));
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     while !leader.drive(None, true).await.expect("a turn").removed {
         assert!(tokio::time::Instant::now() < deadline, "still kept");
@@ -422,8 +437,8 @@ async fn published(store: &Store) -> Option<RelayRecord> {
 #[tokio::test]
 async fn a_record_is_published_once_and_again_only_when_it_changed_or_was_lost() {
     let bench = bench();
-    let (timing, evidence) = (timing(), Evidence::default());
-    let turn = Turn { epoch: 4, timing: &timing, evidence: &evidence };
+    let (timing, evidence, topology) = (timing(), Evidence::default(), Topology::of_a_single_node());
+    let turn = Turn { epoch: 4, timing: &timing, evidence: &evidence, topology: &topology };
     let mut records = Records::default();
     let (key, first) = relay_plan(1);
     for _ in 0..2 {
@@ -444,8 +459,8 @@ async fn a_record_is_published_once_and_again_only_when_it_changed_or_was_lost()
 #[tokio::test]
 async fn an_older_leader_neither_replaces_nor_removes_a_record() {
     let bench = bench();
-    let (timing, evidence) = (timing(), Evidence::default());
-    let turn = |epoch| Turn { epoch, timing: &timing, evidence: &evidence };
+    let (timing, evidence, topology) = (timing(), Evidence::default(), Topology::of_a_single_node());
+    let turn = |epoch| Turn { epoch, timing: &timing, evidence: &evidence, topology: &topology };
     let (key, plan) = relay_plan(1);
     let relay = &plan.relays[&key];
     Records::default().publish(&bench.store, &key, relay, &turn(5)).await.expect("published");

@@ -2,6 +2,7 @@
 //!
 //! Everything here is data: serde types, their schema and the rules that the API server enforces.
 
+mod address;
 mod crd;
 mod duration;
 mod record;

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DurationText, MailRelayStatus};
+use super::{DurationText, MailRelayStatus, address::canonical};
 
 /// A mail relay: mail servers with a connection budget each, the worker pods that share it, and the queue they drain.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -301,9 +301,15 @@ pub enum UnknownOutcome {
 }
 
 impl Server {
-    /// The pool this server draws its slots from: `budgetName`, or the host in lower case without a trailing dot.
+    /// The pool this server draws its slots from: `budgetName`, or the host as [`Server::address`] writes it.
     pub fn pool(&self) -> String {
-        self.budget_name.clone().unwrap_or_else(|| self.host.trim_end_matches('.').to_ascii_lowercase())
+        self.budget_name.clone().unwrap_or_else(|| canonical(&self.host))
+    }
+
+    /// `host:port`, the same for each way to write one address: two servers with one address are one mail server.
+    pub fn address(&self) -> String {
+        let host = canonical(&self.host);
+        if host.contains(':') { format!("[{host}]:{}", self.port) } else { format!("{host}:{}", self.port) }
     }
 }
 

@@ -122,6 +122,9 @@ pub struct LeaseStatus {
     /// Slots withheld for a while, since the server may still count their connections: 63 entries, and the rest in one.
     #[serde(default)]
     pub quarantine: Vec<QuarantineStatus>,
+    /// The servers that it counts the connections of: addresses, and the entries of relays that name or named it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub servers: Vec<String>,
 }
 
 /// A worker pod that holds connections of a budget, or may open some. Without an incarnation it has not registered yet.

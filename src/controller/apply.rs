@@ -1,12 +1,23 @@
 //! Step 4, I/O: brings one pool's ledger to what the plan says.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use super::{plan::PoolPlan, saturation::Saturation, shares};
+use super::{
+    plan::PoolPlan,
+    saturation::Saturation,
+    shares,
+    succession::{Known, Standing},
+    topology::Topology,
+};
 use crate::{
+    api::DurationText,
     lease::{
-        Action, BootTime, Evidence, HolderView, Holds, InitReply, InitRequest, LedgerState, LedgerStore, LedgerView,
-        Mirror, OpenReply, OpenRequest, Policy, PolicyReply, ProcessId, ReapReply, Snapshot, Timing, Watch,
+        Action, BootTime, Evidence, HolderView, InitReply, InitRequest, LedgerState, LedgerStore, LedgerView, Mirror,
+        OldPrimary, OpenReply, OpenRequest, Policy, PolicyReply, ProcessId, Quarantine, QuarantineView, ReapReply,
+        Snapshot, Timing, Watch,
     },
     store::{Store, StoreError},
 };
@@ -14,12 +25,8 @@ use crate::{
 /// How often a ledger is looked at again within one turn, since one step makes the next one possible.
 const LOOKS: usize = 4;
 
-/// How long an old primary may still write after another node answers (lease R8): a single node has none.
-const OLD_PRIMARY: Duration = Duration::ZERO;
-
-/// How long slots stay withheld on a pool that no relay named since this leader began: as long as the API allows at most.
-const NAMELESS: Holds =
-    Holds { close_grace: Duration::from_secs(300), session_timeout: Duration::from_secs(24 * 3_600) };
+/// The `sessionTimeout` of a pool that no relay named since this leader began: as long as the API allows at most.
+const NAMELESS: Duration = Duration::from_secs(24 * 3_600);
 
 /// Why this process must not go on writing.
 #[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
@@ -89,8 +96,10 @@ pub struct Turn<'a> {
     pub epoch: u64,
     /// The protocol's times.
     pub timing: &'a Timing,
-    /// Proofs of life and death.
+    /// Proofs of death.
     pub evidence: &'a Evidence,
+    /// What the nodes of Redis said of their replication.
+    pub topology: &'a Topology,
 }
 
 /// How a turn ended.
@@ -104,6 +113,8 @@ pub struct Driven {
     pub removed: bool,
     /// The slots that are shared out while the server takes fewer sessions than the budget (R10).
     pub effective: Option<u32>,
+    /// The new ledger opens only when every worker has come over from a node that may still take writes (R8).
+    pub by_roll_call: bool,
 }
 
 /// One pool: its ledger and what the leader remembers of it.
@@ -113,10 +124,19 @@ pub struct Pool {
     /// The last shares seen in force: they outlive the ledger.
     shares: BTreeMap<String, u32>,
     budget: u32,
-    /// How long slots stay withheld, as the plan said last.
-    holds: Holds,
+    /// `sessionTimeout`, as the plan said last.
+    session_timeout: Option<Duration>,
     /// Whether this leader found neither ledger nor mark: nobody can hold a slot of a pool that never was open.
     fresh: Option<bool>,
+    /// Whether its workers may run from before all that is known was lost, so that it opens after the reclaim time.
+    may_be_older: bool,
+    /// Whether it waited for another pool to be empty.
+    succeeds: bool,
+    /// Whether Redis has its ledger, in force or not.
+    exists: bool,
+    /// UIDs of pods that hold slots or have a share; `None` while nothing grants.
+    held: Option<BTreeSet<String>>,
+    standing: Standing,
     /// What the server takes; `None` until the record of the leader before was read.
     saturation: Option<Saturation>,
 }
@@ -126,7 +146,54 @@ impl Pool {
     pub fn new(store: Store, name: &str) -> Self {
         let ledger = LedgerStore::new(store, name);
         let (watch, shares) = (Watch::default(), BTreeMap::new());
-        Self { ledger, watch, shares, budget: 0, holds: NAMELESS, fresh: None, saturation: None }
+        Self {
+            ledger,
+            watch,
+            shares,
+            budget: 0,
+            session_timeout: None,
+            fresh: None,
+            may_be_older: false,
+            succeeds: false,
+            exists: false,
+            held: None,
+            standing: Standing::default(),
+            saturation: None,
+        }
+    }
+
+    /// How it stands towards other pools, from [`Pool::succession`] of all; to be called before each turn. When any of its
+    /// workers `ran_before` this leader began and nothing at all is known of the pool, it may be one that was open before
+    /// everything was lost: it opens after the reclaim time. Workers that come later find no ledger before ours.
+    pub fn stand(&mut self, standing: Standing, ran_before: bool) {
+        // Who waits for the ledger of before finds there what its workers held.
+        let succeeds = !standing.waits_for.is_empty();
+        self.may_be_older = (self.may_be_older || ran_before) && !succeeds && !self.succeeds;
+        self.succeeds |= succeeds;
+        self.standing = standing;
+    }
+
+    /// The pools that owe it a server.
+    pub fn waits_for(&self) -> BTreeSet<String> {
+        self.standing.waits_for.clone()
+    }
+
+    /// What others must know before they take a server of it over; `None` when it never was made.
+    pub fn succession(&self, marked: bool, timing: &Timing) -> Option<Known> {
+        let mirror = self.mirror(timing);
+        if !(self.exists || marked || !mirror.is_empty()) {
+            return None;
+        }
+        let quarantine = mirror.quarantine.into_iter().map(|withheld| {
+            let QuarantineView { id, slots, seconds, why } = withheld.entry;
+            Quarantine { id, slots, seconds, why }
+        });
+        let servers = self.watch.servers();
+        Some(Known {
+            servers: (!servers.is_empty()).then(|| servers.clone()),
+            held: self.held.clone(),
+            quarantine: quarantine.collect(),
+        })
     }
 
     /// Takes in what the leader before wrote down of the pool; to be called before the pool is driven (lease R8).
@@ -157,6 +224,7 @@ impl Pool {
         let driven = self.drive_on(plan, marked, turn, incidents).await;
         if driven.is_err() {
             self.watch.unanswered(BootTime::now());
+            self.held = None;
         }
         driven
     }
@@ -223,9 +291,14 @@ impl Pool {
     }
 
     async fn look(&mut self, turn: &Turn<'_>) -> Result<Driven, ApplyError> {
-        let asked = BootTime::now();
-        let snapshot = self.ledger.snapshot().await?;
-        self.watch.observe_asked(&snapshot, asked, BootTime::now());
+        let mut snapshot = self.ledger.snapshot().await?;
+        self.watch.observe(&snapshot, BootTime::now());
+        if let Some(ledger) = snapshot.ledger.as_mut().filter(|_| self.watch.is_older_copy()) {
+            // Nobody may act on it.
+            ledger.fence.clear();
+        }
+        self.exists = snapshot.ledger.is_some();
+        self.held = snapshot.in_force().filter(|ledger| ledger.state == LedgerState::Open).map(shares::held);
         if let Some(ledger) = &snapshot.ledger {
             self.budget = ledger.budget;
             self.shares.clone_from(&ledger.entitlements);
@@ -233,12 +306,16 @@ impl Pool {
         if let Some(ledger) = snapshot.in_force() {
             self.check(ledger.epoch, None, turn)?;
         }
-        Ok(Driven { snapshot, wants_mark: false, removed: false, effective: None })
+        Ok(Driven { snapshot, wants_mark: false, removed: false, effective: None, by_roll_call: false })
     }
 
     /// The policy that should be in force: the shares of what the server takes.
     fn target(&self, plan: Option<&PoolPlan>, view: Option<&LedgerView>, turn: &Turn<'_>) -> Policy {
-        let target = |plan| shares::target(plan, &self.shares, view, self.budget, turn.epoch, turn.timing.lease);
+        let Standing { waiting, servers, .. } = &self.standing;
+        let target = |plan: Option<&PoolPlan>| {
+            let target = shares::target(plan, waiting, &self.shares, view, self.budget, turn.epoch, turn.timing.lease);
+            Policy { servers: servers.clone(), ..target }
+        };
         match (plan, self.saturation.as_ref().filter(|saturation| saturation.is_lowered())) {
             (Some(plan), Some(saturation)) => {
                 let reduced = PoolPlan { budget: saturation.effective(plan.budget), ..plan.clone() };
@@ -267,7 +344,7 @@ impl Pool {
     ) -> Result<bool, ApplyError> {
         let nothing_known = self.mirror(turn.timing).is_empty();
         // A lost ledger is made anew as long as someone may hold its slots: the pool may be named again before that is over.
-        if plan.is_none() && driven.snapshot.ledger.is_none() && nothing_known {
+        if plan.is_none() && driven.snapshot.ledger.is_none() && nothing_known && !marked {
             driven.removed = true;
             return Ok(false);
         }
@@ -282,7 +359,11 @@ impl Pool {
             if ledger.state == LedgerState::Open {
                 self.fresh = Some(false);
             }
-            if plan.is_none() && shares::is_unused(ledger) && self.ledger.remove_unused(ledger).await? {
+            let carried = self.standing.carried;
+            if plan.is_none()
+                && shares::is_unused(ledger, carried)
+                && self.ledger.remove_unused(ledger, carried).await?
+            {
                 self.ledger.record_saturation(None).await?;
                 driven.removed = true;
                 return Ok(true);
@@ -303,10 +384,22 @@ impl Pool {
             }
         }
         if let Some(plan) = plan {
-            self.holds = Holds { close_grace: plan.close_grace.get(), session_timeout: plan.session_timeout.get() };
+            self.session_timeout = Some(plan.session_timeout.get());
         }
-        let actions = self.watch.actions(BootTime::now(), turn.timing, self.holds, !fresh, OLD_PRIMARY, turn.evidence);
+        let heirs = self.standing.session_timeout.map(DurationText::get);
+        let session_timeout = self.session_timeout.or(heirs).unwrap_or(NAMELESS);
+        // A node that answers for the first time is asked for its replication before anything is made there.
+        let Some(old_primary) = turn.topology.old_primary(&driven.snapshot.node_fence) else { return Ok(changed) };
+        let recovers = driven.snapshot.in_force().is_none_or(|ledger| ledger.state == LedgerState::Rec);
+        driven.by_roll_call = old_primary == OldPrimary::Unbounded && recovers && !fresh;
+        let opened = !fresh || self.may_be_older;
+        let actions =
+            self.watch.actions(BootTime::now(), turn.timing, session_timeout, opened, old_primary, turn.evidence);
         for action in actions {
+            // What its servers still count is in the ledgers of before.
+            if matches!(action, Action::Init { .. }) && fresh && !self.standing.waits_for.is_empty() {
+                continue;
+            }
             // The mark comes first, or a crash in between would open a pool twice without the reclaim time.
             if matches!(action, Action::Open { .. }) && !marked {
                 driven.wants_mark = true;
@@ -328,9 +421,20 @@ impl Pool {
         let pool = self.ledger.pool().to_owned();
         let happened = |what| Incident { pool: pool.clone(), what };
         match action {
-            Action::Init { fence, quarantine } => {
+            Action::Condemn { version } => {
+                self.ledger.condemn(version).await?;
+                tracing::warn!(
+                    pool,
+                    ledger.version = version,
+                    "the ledger is an older copy of itself: it counts as lost"
+                );
+            }
+            Action::Init { fence, mut quarantine, version } => {
                 let token = ProcessId::random().to_string();
-                let request = InitRequest { fence, token, policy: target.clone(), quarantine };
+                let known = |entry: &Quarantine| quarantine.iter().any(|other| other.id == entry.id);
+                let inherited: Vec<_> = self.standing.inherits.iter().filter(|entry| !known(entry)).cloned().collect();
+                quarantine.extend(inherited);
+                let request = InitRequest { fence, token, policy: target.clone(), quarantine, version };
                 self.watch.sent(target.epoch, &target.entitlements, BootTime::now());
                 let reply = self.ledger.init(&request).await?;
                 self.watch.answered();
@@ -377,9 +481,9 @@ impl Pool {
                 let reply = self.ledger.reap_dead(&token, &inc, quarantine, "dead").await?;
                 self.reaped(&reply, pod, quarantine, incidents);
             }
-            Action::Clear { token, id } => {
-                self.ledger.clear(&token, &id).await?;
-                tracing::info!(pool = self.ledger.pool(), quarantine.id = id, "a quarantine is over");
+            Action::Clear { token, ids } => {
+                self.ledger.clear(&token, &ids).await?;
+                tracing::info!(pool, quarantine.ids = ids.join(" "), "quarantines are over");
             }
         }
         Ok(true)

@@ -93,10 +93,21 @@ fn ready(facts: &Facts<'_>) -> Verdict {
     if facts.relay.relay.spec.suspend {
         return say(false, "Suspended", "spec.suspend is true: mail is accepted and not sent");
     }
+    let waiting = waiting_for_others(facts);
+    if facts.pools.values().any(|pool| pool.ledger.is_none() && !pool.waits_for.is_empty()) {
+        return say(false, "ServerInOtherBudget", waiting.unwrap_or_default());
+    }
     let recovering: Vec<&str> =
         facts.pools.iter().filter(|(_, pool)| pool.is_recovering()).map(|(name, _)| &**name).collect();
     if !recovering.is_empty() {
-        let message = format!("workers say again what they hold of {}", recovering.join(", "));
+        let mut message = format!("workers say again what they hold of {}", recovering.join(", "));
+        if facts.pools.values().any(|pool| pool.by_roll_call) {
+            message.push_str(
+                "; nothing bounds how long the Redis that was left takes writes, so that slots are granted only when every \
+                 worker has come over or its pod was seen to be over; with min-replicas-to-write at the number of replicas \
+                 that is bounded (the controller reads it when it starts)",
+            );
+        }
         return say(false, "LedgerRecovering", message);
     }
     if facts.relay.workers.is_empty() {
@@ -129,9 +140,27 @@ fn reconciling(facts: &Facts<'_>) -> Verdict {
     if facts.store_problem.is_some() {
         return say(true, "StoreUnreachable", "Redis cannot be reached; what is leased stays leased");
     }
+    if let Some(waiting) = waiting_for_others(facts) {
+        return say(true, "ServerInOtherBudget", waiting);
+    }
     let behind = facts.pools.iter().find(|(_, pool)| !is_in_force(pool));
     let (name, _) = behind?;
     say(true, "Progressing", format!("the shares of {name} are being written"))
+}
+
+/// One server, one ledger: what an earlier budget still counts comes first.
+fn waiting_for_others(facts: &Facts<'_>) -> Option<String> {
+    let waits = facts.pools.iter().filter(|(_, pool)| !pool.waits_for.is_empty());
+    let sentences: Vec<String> = waits
+        .map(|(name, pool)| {
+            format!(
+                "the servers of budget {name} were of budget {} before, which may still count connections of them; slots \
+                 are granted here when those have come back",
+                pool.waits_for.join(", ")
+            )
+        })
+        .collect();
+    (!sentences.is_empty()).then(|| sentences.join("; "))
 }
 
 fn is_in_force(pool: &PoolFigures<'_>) -> bool {
@@ -257,8 +286,9 @@ fn slots_quarantined(facts: &Facts<'_>) -> Verdict {
         let more = withheld.len().saturating_sub(NAMED);
         let more = if more > 0 { format!(", and {more} more in status.leases") } else { String::new() };
         sentences.push(format!(
-            "{slots} slots are withheld, since the server may still count their connections: {}{more}; they come back by \
-             themselves (sessionTimeout says how long the server keeps the session of a dead client)",
+            "{slots} slots are withheld, since the server may still count their connections: {}{more}; each comes back by \
+             itself then, or as soon as the server's end of its connection is seen, and nothing done by hand proves that \
+             (sessionTimeout says how long the server keeps the session of a dead client)",
             each.join(", ")
         ));
     }
@@ -268,9 +298,9 @@ fn slots_quarantined(facts: &Facts<'_>) -> Verdict {
 }
 
 fn describe(budget: &str, quarantine: &QuarantineStatus) -> String {
-    let QuarantineStatus { pod, slots, why, until, .. } = quarantine;
+    let QuarantineStatus { id, pod, slots, why, until, .. } = quarantine;
     let pod = pod.as_ref().map_or_else(String::new, |pod| format!("{pod}, "));
-    format!("{slots} of {budget} ({pod}{}) until {}", why.replace('_', " "), until.0)
+    format!("{slots} of {budget} ({pod}{}, {id}) until {}", why.replace('_', " "), until.0)
 }
 
 fn shared_budget(facts: &Facts<'_>) -> Verdict {

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client,
@@ -87,7 +88,7 @@ fn describe(shares: &BTreeMap<String, i32>, omitted: Option<i32>) -> String {
 }
 
 /// What happened to a pool, for the relays that name it.
-pub fn of_incident(incident: &Incident) -> Vec<Note> {
+pub fn of_incident(incident: &Incident, now: Timestamp) -> Vec<Note> {
     let pool = &incident.pool;
     match &incident.what {
         Happening::WorkerLost { pod, slots, hold } => {
@@ -96,11 +97,11 @@ pub fn of_incident(incident: &Incident) -> Vec<Note> {
                 format!("{pod} was lost without a word; its {slots} slots of {pool} were taken back"),
             )];
             if *slots > 0 && !hold.is_zero() {
-                notes.push(withheld(pool, *slots, *hold));
+                notes.push(withheld(pool, *slots, Some(pod), *hold, now));
             }
             notes
         }
-        Happening::Withheld { slots, hold } => vec![withheld(pool, *slots, *hold)],
+        Happening::Withheld { slots, hold } => vec![withheld(pool, *slots, None, *hold, now)],
         Happening::RecoveryStarted => {
             vec![Note::normal(
                 "LedgerRecovering",
@@ -111,11 +112,16 @@ pub fn of_incident(incident: &Incident) -> Vec<Note> {
     }
 }
 
-fn withheld(pool: &str, slots: u32, hold: Duration) -> Note {
-    let seconds = hold.as_secs();
+fn withheld(pool: &str, slots: u32, pod: Option<&String>, hold: Duration, now: Timestamp) -> Note {
+    let until = now.checked_add(hold).ok().and_then(|end| Timestamp::from_second(end.as_second() + 1).ok());
+    let until = until.map_or_else(String::new, |end| format!(" until {end}"));
+    let of = pod.map_or_else(String::new, |pod| format!(" of {pod}"));
     Note::warning(
         "SlotQuarantined",
-        format!("{slots} slots of {pool} stay withheld for {seconds} s: the server may still count them"),
+        format!(
+            "{slots} slots of {pool}{of} stay withheld{until}, since the server may still count their connections; only \
+             its end of them, once seen, frees them sooner"
+        ),
     )
 }
 
@@ -254,9 +260,13 @@ mod tests {
             pool: "mx".into(),
             what: Happening::WorkerLost { pod: "mail/a".into(), slots, hold: Duration::from_secs(seconds) },
         };
-        let reasons = |incident| of_incident(&incident).into_iter().map(|note| note.reason).collect::<Vec<_>>();
+        let reasons = |incident| {
+            of_incident(&incident, Timestamp::UNIX_EPOCH).into_iter().map(|note| note.reason).collect::<Vec<_>>()
+        };
         assert_eq!(reasons(lost(4, 9)), ["WorkerLost", "SlotQuarantined"]);
         assert_eq!(reasons(lost(0, 9)), ["WorkerLost"]);
+        let text = &of_incident(&lost(4, 330), Timestamp::UNIX_EPOCH)[1].text;
+        assert!(text.contains("4 slots of mx of mail/a stay withheld until 1970-01-01T00:05:31Z"), "{text}");
     }
 
     #[test]

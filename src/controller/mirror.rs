@@ -41,6 +41,7 @@ pub fn show(
         holders: listed,
         slots_omitted: (omitted > 0).then(|| int(omitted)),
         quarantine: quarantine.iter().map(|withheld| quarantine_status(withheld, names, old, now)).collect(),
+        servers: mirror.servers.iter().cloned().collect(),
     }
 }
 
@@ -128,6 +129,7 @@ pub fn read(leases: impl IntoIterator<Item = LeaseStatus>) -> BTreeMap<String, M
     for lease in leases {
         let mirror = mirrors.entry(lease.budget_name.clone()).or_default();
         mirror.unlisted = mirror.unlisted.max(count(lease.slots_omitted.unwrap_or(0)));
+        mirror.servers.extend(lease.servers);
         mirror.holders.extend(lease.holders.into_iter().map(holder));
         for withheld in lease.quarantine.into_iter().map(withheld) {
             match mirror.quarantine.iter_mut().find(|known| known.entry.id == withheld.entry.id) {
@@ -212,6 +214,7 @@ mod tests {
             holders: vec![registered("a", 5, 8), registered("b", 8, 4), waiting],
             unlisted: 2,
             quarantine: vec![withheld("q", 4, 300)],
+            servers: ["mx:25".to_owned(), "relay:mail/corporate/primary".to_owned()].into(),
         };
         let status = shown(&mirror, None, 1_000);
         let pods: Vec<_> = status.holders.iter().map(|h| (&*h.pod, h.claim, h.share)).collect();
@@ -224,7 +227,7 @@ mod tests {
     fn of_many_holders_the_largest_are_listed_and_the_slots_of_the_rest_counted() {
         let holders = (0..70).map(|n| registered(&format!("{n:02}"), if n < 64 { 2 } else { 1 }, 0)).collect();
         let quarantine = (0..70).map(|n| withheld(&format!("{n:02}"), 1, 100 + n)).collect();
-        let status = shown(&Mirror { holders, unlisted: 0, quarantine }, None, 1_000);
+        let status = shown(&Mirror { holders, quarantine, ..Mirror::default() }, None, 1_000);
         assert!(status.holders.iter().all(|holder| holder.claim == 2));
         assert_eq!((status.holders.len(), status.slots_omitted), (64, Some(6)));
         let last = status.quarantine.last().expect("quarantine");
@@ -234,8 +237,18 @@ mod tests {
 
     #[test]
     fn relays_that_share_a_budget_are_read_together_and_the_larger_figure_holds() {
-        let one = Mirror { holders: vec![registered("a", 5, 8)], unlisted: 1, quarantine: vec![withheld("q", 4, 30)] };
-        let two = Mirror { holders: vec![registered("b", 1, 8)], unlisted: 3, quarantine: vec![withheld("q", 2, 300)] };
+        let one = Mirror {
+            holders: vec![registered("a", 5, 8)],
+            unlisted: 1,
+            quarantine: vec![withheld("q", 4, 30)],
+            ..Mirror::default()
+        };
+        let two = Mirror {
+            holders: vec![registered("b", 1, 8)],
+            unlisted: 3,
+            quarantine: vec![withheld("q", 2, 300)],
+            ..Mirror::default()
+        };
         let all = read([shown(&one, None, 1), shown(&two, None, 1)]);
         assert_eq!(all["mx"].holders.len(), 2);
         assert_eq!((all["mx"].unlisted, &*all["mx"].quarantine), (3, &[withheld("q", 4, 300)][..]));

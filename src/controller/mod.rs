@@ -5,10 +5,10 @@
 //! |---|---|
 //! | `observe` | I/O: relays and pods, by two watches |
 //! | `plan` | pure: which relay may work, which pods share which budget |
-//! | `shares` | pure: the policy each ledger should have; who was heard of when |
+//! | `shares`, `succession`, `topology` | pure: the policy each ledger should have; who was heard of when; one server, one ledger; how long the Redis that was left may go on |
 //! | `apply`, `records` | I/O: one pool's ledger; the relays' records |
 //! | `pools` | the loop of the steps so far: the only writer of ledgers and records |
-//! | `nodes`, `claims`, `retention`, `safety` | I/O beside it: signs of life of nodes, mail of dead workers, old dead letters, how Redis keeps its data |
+//! | `claims`, `retention`, `safety` | I/O beside it: mail of dead workers, old dead letters, how Redis keeps its data |
 //! | `status`, `conditions` | pure: what a relay's status says |
 //! | `mirror` | pure: what of the ledgers is shown in the statuses, and read back by the next leader |
 //! | `events` | pure: what is worth an Event; and publishing it |
@@ -27,7 +27,6 @@ mod evidence;
 mod leader;
 mod metrics;
 pub mod mirror;
-mod nodes;
 mod observe;
 mod plan;
 mod pools;
@@ -39,6 +38,8 @@ mod safety;
 mod saturation;
 mod shares;
 mod status;
+mod succession;
+mod topology;
 
 pub use apply::{ApplyError, Deposed, Driven, Happening, Incident, Pool, Turn};
 pub use plan::{Candidate, Plan, PoolPlan, RelayKey, RelayPlan, Stall, plan};
@@ -46,3 +47,5 @@ pub use records::Records;
 pub use retention::discard_expired;
 pub use run::{ControllerError, ControllerOptions, Replica, run};
 pub use safety::{Safety, StoreFacts, ask, judge};
+pub use succession::{Known, Standing, stand};
+pub use topology::Topology;

@@ -12,7 +12,7 @@ use kube::{
 };
 
 use super::observe::PodFacts;
-use crate::api::{DurationText, MailRelay, RELAY_LABEL};
+use crate::api::{DurationText, MailRelay, MailRelaySpec, RELAY_LABEL, Server};
 
 /// Namespace and name of a relay.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,7 +39,7 @@ impl std::fmt::Display for RelayKey {
 /// Why a relay must not work until a person changes something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stall {
-    /// A condition reason: `InvalidSpec`, `QueueConflict`, `BudgetConflict`.
+    /// A condition reason: `InvalidSpec`, `QueueConflict`, `BudgetConflict`, `DuplicateBudget`.
     pub reason: &'static str,
     /// A sentence that says what to change.
     pub message: String,
@@ -62,6 +62,9 @@ pub struct RelayPlan {
     pub shared: Option<String>,
     /// The object.
     pub relay: Arc<MailRelay>,
+    /// The spec as its workers are to use it: how long slots are withheld is the pool's to say, not one relay's, since all
+    /// who share a pool count on it.
+    pub published: MailRelaySpec,
 }
 
 /// One server's budget and who shares it.
@@ -75,6 +78,8 @@ pub struct PoolPlan {
     pub session_timeout: DurationText,
     /// The longest `closeGrace`.
     pub close_grace: DurationText,
+    /// Which servers it is for, as words: [`Server::address`], and [`server_word`] of each entry that names it.
+    pub servers: BTreeSet<String>,
 }
 
 /// Everything that is decided.
@@ -126,7 +131,7 @@ pub fn plan(relays: &[Candidate], pods: &[PodFacts], shared_budgets: bool) -> Pl
         }
         if stalled.is_none() {
             owners.add(&key, relay);
-            add_to_pools(&mut plan.pools, relay, &workers);
+            add_to_pools(&mut plan.pools, &key, relay, &workers);
         }
         let entry = RelayPlan {
             uid: relay.uid().unwrap_or_default(),
@@ -136,11 +141,17 @@ pub fn plan(relays: &[Candidate], pods: &[PodFacts], shared_budgets: bool) -> Pl
             workers,
             shared: None,
             relay: Arc::clone(relay),
+            published: relay.spec.clone(),
         };
         plan.relays.insert(key, entry);
     }
     for (key, relay) in &mut plan.relays {
         relay.shared = owners.shared(key, relay, &plan.pools);
+        for server in relay.published.servers.iter_mut().filter(|_| relay.stalled.is_none()) {
+            if let Some(pool) = plan.pools.get(&server.pool()) {
+                (server.session_timeout, server.close_grace) = (pool.session_timeout, pool.close_grace);
+            }
+        }
     }
     plan
 }
@@ -150,6 +161,8 @@ pub fn plan(relays: &[Candidate], pods: &[PodFacts], shared_budgets: bool) -> Pl
 struct Owners {
     queues: BTreeMap<String, RelayKey>,
     pools: BTreeMap<String, Vec<RelayKey>>,
+    /// The pool of each server's address, and the first relay that named it.
+    addresses: BTreeMap<String, (String, RelayKey)>,
 }
 
 impl Owners {
@@ -165,20 +178,43 @@ impl Owners {
                 });
             }
         }
+        let servers = &relay.spec.servers;
+        let twice = |server: &Server| {
+            let other = servers.iter().find(|o| o.address() == server.address() && o.pool() != server.pool())?;
+            Some(duplicate(server, &other.pool(), &format!("its server {}", other.name), true))
+        };
+        let stall = servers.iter().find_map(twice);
+        let stall = stall.or_else(|| servers.iter().find_map(|server| self.duplicate(key, server, shared_budgets)));
         if shared_budgets {
-            return None;
+            return stall;
         }
-        relay.spec.servers.iter().find_map(|server| {
-            let pool = server.pool();
-            let other = self.pools.get(&pool)?.iter().find(|owner| owner.namespace != key.namespace)?;
-            Some(Stall {
-                reason: "BudgetConflict",
-                message: format!(
-                    "the budget {pool} of server {} belongs to the relay {other} of another namespace; set another \
-                     spec.servers[].budgetName, or let the installation allow sharing (chart value sharedBudgets)",
-                    server.name
-                ),
-            })
+        stall.or_else(|| servers.iter().find_map(|server| self.foreign(key, server)))
+    }
+
+    /// Two budgets for one mail server would let twice as many connections be open.
+    fn duplicate(&self, key: &RelayKey, server: &Server, shared_budgets: bool) -> Option<Stall> {
+        let (pool, owner) = self.addresses.get(&server.address()).filter(|(pool, _)| *pool != server.pool())?;
+        let may_share = shared_budgets || owner.namespace == key.namespace;
+        Some(duplicate(server, pool, &format!("the older relay {owner}"), may_share))
+    }
+
+    /// A tenant must not use up or lower another one's budget.
+    fn foreign(&self, key: &RelayKey, server: &Server) -> Option<Stall> {
+        let (pool, address) = (server.pool(), server.address());
+        let other = self.pools.get(&pool)?.iter().find(|owner| owner.namespace != key.namespace)?;
+        // Another name for the budget of the same server would be a second budget for it.
+        let remedy = if self.addresses.contains_key(&address) {
+            "name another mail server"
+        } else {
+            "set another spec.servers[].budgetName, since it is another mail server"
+        };
+        Some(Stall {
+            reason: "BudgetConflict",
+            message: format!(
+                "the budget {pool} of server {} belongs to the relay {other} of another namespace; let the installation \
+                 allow sharing (chart value sharedBudgets), or {remedy}",
+                server.name
+            ),
         })
     }
 
@@ -188,6 +224,9 @@ impl Owners {
         self.queues.insert(queue.dead_letter_name.clone(), key.clone());
         for pool in pools_of(relay) {
             self.pools.entry(pool).or_default().push(key.clone());
+        }
+        for server in &relay.spec.servers {
+            self.addresses.entry(server.address()).or_insert_with(|| (server.pool(), key.clone()));
         }
     }
 
@@ -208,7 +247,36 @@ impl Owners {
     }
 }
 
-fn add_to_pools(pools: &mut BTreeMap<String, PoolPlan>, relay: &MailRelay, workers: &BTreeMap<String, String>) {
+/// One mail server, one budget: the stall of a `server` whose address draws on `pool` already, by `owner`.
+fn duplicate(server: &Server, pool: &str, owner: &str, may_share: bool) -> Stall {
+    let (address, name, own) = (server.address(), &server.name, server.pool());
+    let share = if may_share { "" } else { ", once the installation allows sharing (chart value sharedBudgets)" };
+    Stall {
+        reason: "DuplicateBudget",
+        message: format!(
+            "server {name} is {address}, whose connections are the budget {pool} of {owner}; with a budget {own} of its own \
+             the server would get the connections of both: set budgetName {pool} here{share}, or name another mail server"
+        ),
+    }
+}
+
+/// The word for one entry of `spec.servers`: whatever becomes of its host, what its pods hold at the server before is
+/// found by it.
+pub fn server_word(key: &RelayKey, server: &str) -> String {
+    format!("relay:{key}/{server}")
+}
+
+/// Whether a word is an address, and not one of [`server_word`], which alone have a slash.
+pub fn is_address(word: &str) -> bool {
+    !word.contains('/')
+}
+
+fn add_to_pools(
+    pools: &mut BTreeMap<String, PoolPlan>,
+    key: &RelayKey,
+    relay: &MailRelay,
+    workers: &BTreeMap<String, String>,
+) {
     for server in &relay.spec.servers {
         let budget = u32::try_from(server.max_connections).unwrap_or(0);
         let pool = pools.entry(server.pool()).or_insert_with(|| PoolPlan {
@@ -216,7 +284,9 @@ fn add_to_pools(pools: &mut BTreeMap<String, PoolPlan>, relay: &MailRelay, worke
             members: BTreeSet::new(),
             session_timeout: server.session_timeout,
             close_grace: server.close_grace,
+            servers: BTreeSet::new(),
         });
+        pool.servers.extend([server.address(), server_word(key, &server.name)]);
         pool.budget = pool.budget.min(budget);
         pool.session_timeout = pool.session_timeout.max(server.session_timeout);
         pool.close_grace = pool.close_grace.max(server.close_grace);

@@ -23,14 +23,16 @@ use super::{
     evidence::Pods,
     leader::{LeaderError, Marks},
     metrics::ControllerMetrics,
-    nodes::Signs,
     observe::{Observed, PodFacts},
     plan::{Candidate, Plan, PoolPlan, RelayKey, plan},
     records::Records,
+    safety::{StoreFacts, ask},
     shares::Liveness,
+    succession::{Known, stand},
+    topology::Topology,
 };
 use crate::{
-    lease::{BootTime, Evidence, LedgerView, Mirror, Timing},
+    lease::{BootTime, LedgerView, Mirror, Timing},
     store::{Store, StoreError},
 };
 
@@ -50,6 +52,10 @@ pub struct PoolView {
     pub effective: Option<u32>,
     /// What the next leader must know if the ledger is lost.
     pub mirror: Mirror,
+    /// The budgets whose ledgers may still count connections of its servers: it waits for them.
+    pub waits_for: BTreeSet<String>,
+    /// It opens only when every worker has come over from a node that may still take writes (R8).
+    pub by_roll_call: bool,
 }
 
 /// What the leader knows: for those who show it.
@@ -104,10 +110,8 @@ pub struct Pools {
     pub known: BTreeSet<String>,
     /// What the leader before wrote down, by pool; taken in by the first turn.
     pub mirrors: BTreeMap<String, Mirror>,
-    /// Whose nodes are in question.
-    pub questions: watch::Sender<BTreeSet<String>>,
-    /// What was seen of them.
-    pub signs: watch::Receiver<Signs>,
+    /// What Redis says of itself, now and then.
+    pub facts: watch::Receiver<Option<StoreFacts>>,
     /// Where the world is shown.
     pub world: watch::Sender<Arc<World>>,
     /// Where people hear of what happened.
@@ -127,6 +131,11 @@ struct Memory {
     fence: Option<String>,
     marking: Option<JoinHandle<Result<BTreeSet<String>, LeaderError>>>,
     unmark: BTreeSet<String>,
+    /// Pools that this leader removed since nobody held anything of them. Their marks may be there still and mean nothing.
+    removed: BTreeSet<String>,
+    topology: Topology,
+    /// Pods in which something ran already when this leader began.
+    older: Option<BTreeSet<String>>,
     world: World,
 }
 
@@ -193,6 +202,8 @@ impl Pools {
             })
             .collect();
         let pods = self.observed.pods();
+        let running = || pods.iter().filter(|pod| !pod.running.is_empty()).map(|pod| pod.uid.clone()).collect();
+        memory.older.get_or_insert_with(running);
         memory.note_pods(&pods);
         memory.world.plan = Arc::new(plan(&candidates, &pods, self.shared_budgets));
     }
@@ -206,20 +217,23 @@ impl Pools {
             pool.restore(&mirror);
             memory.pools.insert(name, pool);
         }
-        for name in plan.pools.keys().chain(&self.opened).chain(&self.known) {
+        let marked: BTreeSet<String> = self.opened.difference(&memory.removed).cloned().collect();
+        for name in plan.pools.keys().chain(&marked).chain(&self.known) {
             if !memory.pools.contains_key(name) {
                 memory.pools.insert(name.clone(), Pool::new(self.store.clone(), name));
             }
         }
-        let evidence = self.evidence(memory);
-        let timing = self.timing;
-        let turn = Turn { epoch: self.epoch, timing: &timing, evidence: &evidence };
+        self.learn_topology(memory);
+        self.stand(memory, &plan, &marked);
+        let (evidence, topology, timing) = (memory.pods.evidence(), memory.topology.clone(), self.timing);
+        let turn = Turn { epoch: self.epoch, timing: &timing, evidence: &evidence, topology: &topology };
         let mut drives: Vec<BoxFuture<'_, Outcome>> = Vec::with_capacity(memory.pools.len());
         for (name, pool) in &mut memory.pools {
-            drives.push(drive(name, pool, plan.pools.get(name), self.opened.contains(name), &turn).boxed());
+            drives.push(drive(name, pool, plan.pools.get(name), marked.contains(name), &turn).boxed());
         }
         let outcomes: Vec<Outcome> = futures::stream::iter(drives).buffer_unordered(AT_ONCE).collect().await;
         let problem = self.note_outcomes(memory, outcomes)?;
+        let problem = problem.or(self.ask_topology(memory).await.err());
         let problem = match problem {
             Some(problem) => Some(problem),
             None => self.publish(memory, &plan, &turn).await?,
@@ -227,7 +241,6 @@ impl Pools {
         memory.note_problem(problem.map(|error| error.to_string()));
         memory.note_released(&self.observed, &plan);
         memory.note_vanished();
-        self.ask_about_nodes(memory);
         self.world.send_replace(Arc::new(memory.world.clone()));
         self.metrics.turn(started.elapsed(), &memory.world);
         Ok(())
@@ -259,11 +272,15 @@ impl Pools {
                         memory.world.pools.remove(&name);
                         self.known.remove(&name);
                         if self.opened.contains(&name) {
-                            memory.unmark.insert(name);
+                            memory.unmark.insert(name.clone());
+                            memory.removed.insert(name);
                         }
                         continue;
                     }
-                    memory.world.pools.insert(name, PoolView { ledger, effective: driven.effective, mirror });
+                    let Driven { effective, by_roll_call, .. } = driven;
+                    let waits_for = memory.pools.get(&name).map(Pool::waits_for).unwrap_or_default();
+                    let view = PoolView { ledger, effective, mirror, waits_for, by_roll_call };
+                    memory.world.pools.insert(name, view);
                 }
                 Err(ApplyError::Deposed(deposed)) => return Err(deposed.into()),
                 Err(ApplyError::Store(error)) => {
@@ -311,31 +328,41 @@ impl Pools {
         Ok(None)
     }
 
-    /// What proves life and death now, also of holders whose ledger was lost.
-    fn evidence(&self, memory: &Memory) -> Evidence {
-        memory.pods.evidence(memory.pools.values().flat_map(Pool::known), &self.signs.borrow())
+    /// One server, one ledger: how the pools stand towards each other, by what the last turn saw.
+    fn stand(&self, memory: &mut Memory, plan: &Plan, marked: &BTreeSet<String>) {
+        let known: BTreeMap<String, Known> = memory
+            .pools
+            .iter()
+            .filter_map(|(name, pool)| Some((name.clone(), pool.succession(marked.contains(name), &self.timing)?)))
+            .collect();
+        let mut standings = stand(plan, &known);
+        let older = memory.older.iter().flatten().collect::<BTreeSet<_>>();
+        for (name, pool) in &mut memory.pools {
+            let standing = standings.remove(name).unwrap_or_default();
+            // Mark, mirror and ledger may all be lost, as by a new installation over an old one whose pods go on. Whoever
+            // takes a server over from a ledger has that as its record.
+            let members = plan.pools.get(name).map(|pool| &pool.members);
+            let ran_before = members.into_iter().flatten().any(|pod| older.contains(pod));
+            pool.stand(standing, ran_before);
+        }
     }
 
-    /// Nodes whose workers are silent or over are looked at until that is settled.
-    fn ask_about_nodes(&self, memory: &Memory) {
-        let now = BootTime::now();
-        let mut asked = BTreeSet::new();
-        for (name, pool) in &memory.world.pools {
-            for holder in pool.ledger.iter().flat_map(|ledger| &ledger.holders) {
-                let since = memory.world.liveness.silent_since(name, &holder.inc);
-                let silent = since.map_or(Duration::ZERO, |since| now.saturating_since(since));
-                if silent >= self.timing.lease / 2 {
-                    asked.extend(memory.pods.node(&holder.pod_uid).cloned());
-                }
-            }
+    /// Takes in what Redis said of its replication lately.
+    fn learn_topology(&mut self, memory: &mut Memory) {
+        if self.facts.has_changed().unwrap_or(false)
+            && let (Some(facts), Some(fence)) = (&*self.facts.borrow_and_update(), &memory.fence)
+        {
+            memory.topology.learn(fence, facts);
         }
-        let over = memory.pools.values().flat_map(Pool::known).filter(|holder| memory.pods.is_over(&holder.pod_uid));
-        asked.extend(over.filter_map(|holder| memory.pods.node(&holder.pod_uid).cloned()));
-        self.questions.send_if_modified(|questions| {
-            let changed = *questions != asked;
-            *questions = asked;
-            changed
-        });
+    }
+
+    /// A node that answers for the first time is asked at once: nothing is made there before.
+    async fn ask_topology(&self, memory: &mut Memory) -> Result<(), StoreError> {
+        let Some(fence) = memory.fence.clone().filter(|fence| memory.topology.old_primary(fence).is_none()) else {
+            return Ok(());
+        };
+        memory.topology.learn(&fence, &ask(&self.store).await?);
+        Ok(())
     }
 
     /// Starts writing marks, one write at a time: the API server may be slow, and the ledgers must not wait for it.
@@ -345,6 +372,8 @@ impl Pools {
             memory.unmark = remove;
             return;
         }
+        // From here on a mark of it means something again.
+        memory.removed.retain(|name| !wanted.contains(name));
         let (marks, epoch) = (self.marks.clone(), self.epoch);
         memory.marking = Some(tokio::spawn(async move { marks.change(epoch, &wanted, &remove).await }));
     }
@@ -355,7 +384,10 @@ impl Pools {
         let Ok(written) = tokio::time::timeout(TICK, marking).await else { return Ok(()) };
         memory.marking = None;
         match written {
-            Ok(Ok(opened)) => self.opened = opened,
+            Ok(Ok(opened)) => {
+                memory.removed.retain(|name| opened.contains(name));
+                self.opened = opened;
+            }
             Ok(Err(error)) if error.is_lost() => return Err(error.into()),
             Ok(Err(error)) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "cannot record that a pool is opened");
@@ -377,10 +409,9 @@ impl Memory {
     }
 
     fn note_pods(&mut self, pods: &[PodFacts]) {
-        let now = BootTime::now();
         self.world.pods = pods.iter().map(|pod| (pod.uid.clone(), pod.terminating)).collect();
         let held = self.pools.values().flat_map(Pool::known).map(|holder| &*holder.pod_uid).collect();
-        self.pods.note(pods, &held, now);
+        self.pods.note(pods, &held);
     }
 
     fn note_fence(&mut self, fence: String, now: BootTime) {

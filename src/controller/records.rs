@@ -45,7 +45,7 @@ impl Records {
             generation: plan.generation,
             stalled: stalled(plan),
             lease_ms: u64::try_from(turn.timing.lease.as_millis()).unwrap_or(u64::MAX),
-            spec: plan.relay.spec.clone(),
+            spec: plan.published.clone(),
         };
         if let Some(last) = self.published.get(key) {
             record.revision = last.revision;
@@ -81,7 +81,10 @@ impl Records {
     /// Whether the record that was published last still says what the plan says.
     pub fn is_current(&self, key: &RelayKey, plan: &RelayPlan) -> bool {
         self.published.get(key).is_some_and(|last| {
-            last.uid == plan.uid && last.generation == plan.generation && last.stalled == stalled(plan)
+            last.uid == plan.uid
+                && last.generation == plan.generation
+                && last.stalled == stalled(plan)
+                && last.spec == plan.published
         })
     }
 

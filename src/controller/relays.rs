@@ -180,7 +180,7 @@ impl Relays {
     fn tell_of_pool(&self, incident: &Incident) {
         let world = self.world.borrow();
         for relay in world.plan.relays.values().filter(|relay| pools_of(&relay.relay).contains(&incident.pool)) {
-            self.teller.tell(relay.relay.object_ref(&()), of_incident(incident));
+            self.teller.tell(relay.relay.object_ref(&()), of_incident(incident, system::timestamp()));
         }
     }
 

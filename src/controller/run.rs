@@ -24,7 +24,6 @@ use super::{
     leader::{Election, LeaderError, Marks},
     metrics::ControllerMetrics,
     mirror,
-    nodes::{Signs, watch_nodes},
     observe::Observed,
     pools::{Pools, PoolsError, World},
     relays::Relays,
@@ -82,6 +81,9 @@ pub enum ControllerError {
     /// Signals cannot be received.
     #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
+    /// The lease times do not hold together.
+    #[error("{0}")]
+    Timing(String),
     /// The epoch could not be begun.
     #[error("cannot begin an epoch")]
     Epoch(#[source] LeaderError),
@@ -196,6 +198,7 @@ async fn lead(
     metrics: &ControllerMetrics,
 ) -> Result<(), ControllerError> {
     let timing = Timing::default();
+    timing.check().map_err(ControllerError::Timing)?;
     let marks = Marks::new(client.clone(), &options.namespace, &format!("{}-epoch", options.lease_name));
     let (known, highest) = highest_epoch(store).await;
     let (epoch, opened) = begin(&marks, highest).await?;
@@ -203,10 +206,9 @@ async fn lead(
     metrics.lead(epoch);
     tracing::info!(leader.epoch = epoch, pools.known = known.len(), "this replica leads");
 
-    let (questions, asked) = watch::channel(BTreeSet::new());
-    let (tell_signs, signs) = watch::channel(Signs::new());
     let (show_world, world) = watch::channel(Arc::new(World::default()));
     let (judge, safety) = watch::channel(Safety::Unknown);
+    let (tell_facts, facts) = watch::channel(None);
     let (report, incidents) = mpsc::unbounded_channel();
     let (report_mail, recovered) = mpsc::unbounded_channel();
     let ledgers = Pools {
@@ -219,8 +221,7 @@ async fn lead(
         opened,
         known,
         mirrors,
-        questions,
-        signs,
+        facts,
         world: show_world,
         incidents: report,
         metrics: metrics.clone(),
@@ -238,7 +239,7 @@ async fn lead(
     };
     let retention = expire_dead_letters(store.clone(), world.clone());
     let claims = recover_claims(store.clone(), timing, world, safety, report_mail, metrics.clone());
-    let (nodes_client, safety_store) = (client.clone(), store.clone());
+    let safety_store = store.clone();
     // One task each: a slow API server must not hold up the ledgers. They end with this future.
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(async move { Some(ledgers.run().await) });
@@ -255,11 +256,7 @@ async fn lead(
         None
     });
     tasks.spawn(async move {
-        watch_nodes(nodes_client, asked, tell_signs).await;
-        None
-    });
-    tasks.spawn(async move {
-        watch_safety(safety_store, judge).await;
+        watch_safety(safety_store, judge, tell_facts).await;
         None
     });
     match tasks.join_next().await {

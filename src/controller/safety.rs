@@ -124,10 +124,14 @@ fn last_writes(facts: &StoreFacts) -> Finding {
 fn split_brain(facts: &StoreFacts) -> Finding {
     let replicas: u32 = info(facts, "connected_slaves").parse().unwrap_or(0);
     let least: u32 = config(facts, "min-replicas-to-write").and_then(|text| text.parse().ok()).unwrap_or(0);
-    (replicas > 0 && least == 0).then(|| {
+    (least < replicas).then(|| {
         (
             "SplitBrainPossible",
-            format!("{replicas} replicas and min-replicas-to-write 0: an old primary may go on accepting mail"),
+            format!(
+                "{replicas} replicas and min-replicas-to-write {least}: a primary that was left may go on accepting mail, \
+                 and after a promotion slots are granted only when every worker has come over; set min-replicas-to-write \
+                 to the number of replicas"
+            ),
         )
     })
 }
@@ -151,7 +155,7 @@ pub async fn ask(store: &Store) -> Result<StoreFacts, StoreError> {
     let info =
         text.lines().filter_map(|line| line.split_once(':')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
     let mut command = redis::cmd("CONFIG");
-    command.arg("GET").arg(&["appendfsync", "save", "min-replicas-to-write"]);
+    command.arg("GET").arg(&["appendfsync", "save", "min-replicas-to-write", "min-replicas-max-lag"]);
     let config = match store.query::<BTreeMap<String, String>>(&command, LIMIT).await {
         Ok(config) => Some(config),
         Err(StoreError::Refused { .. }) => None,
@@ -160,13 +164,14 @@ pub async fn ask(store: &Store) -> Result<StoreFacts, StoreError> {
     Ok(StoreFacts { info, config })
 }
 
-/// Keeps the verdict fresh. Never returns.
-pub async fn watch_safety(store: Store, verdict: watch::Sender<Safety>) {
+/// Keeps verdict and facts fresh. Never returns.
+pub async fn watch_safety(store: Store, verdict: watch::Sender<Safety>, known: watch::Sender<Option<StoreFacts>>) {
     loop {
         match ask(&store).await {
             Ok(facts) => {
                 let new = judge(&facts);
                 verdict.send_if_modified(|old| std::mem::replace(old, new.clone()) != new);
+                known.send_replace(Some(facts));
             }
             // Whether Redis answers at all is the pools' loop to say; the last verdict stays.
             Err(error) => tracing::debug!(%error, "cannot ask Redis how it keeps its data"),

@@ -150,6 +150,9 @@ mod tests {
             entitlements: BTreeMap::new(),
             generations: BTreeMap::new(),
             quarantine: refused.iter().map(entry).collect(),
+            version: 1,
+            servers: BTreeSet::new(),
+            floor: 0,
         }
     }
 

@@ -17,9 +17,10 @@ const FORGET: Duration = Duration::from_secs(3_600);
 /// The policy that should be in force; `current` are the shares that were last seen in force, `ledger` is the one in force.
 ///
 /// A pool that no relay names keeps its budget and grants nobody a share. A pod whose worker is gone has a share of 0
-/// until a process of it registers.
+/// until a process of it registers, and one that is `waiting` as long as it does.
 pub fn target(
     plan: Option<&PoolPlan>,
+    waiting: &BTreeSet<String>,
     current: &BTreeMap<String, u32>,
     ledger: Option<&LedgerView>,
     old_budget: u32,
@@ -30,7 +31,8 @@ pub fn target(
         None => (old_budget, BTreeMap::new()),
         Some(plan) => {
             let share = |uid: &String| current.get(uid).copied().unwrap_or(0);
-            let (gone, here): (Vec<_>, Vec<_>) = plan.members.iter().partition(|uid| is_gone(ledger, uid));
+            let (gone, here): (Vec<_>, Vec<_>) =
+                plan.members.iter().partition(|uid| waiting.contains(*uid) || is_gone(ledger, uid));
             let members: Vec<Member> =
                 here.into_iter().map(|uid| Member { uid: uid.clone(), current: share(uid) }).collect();
             let mut shares = divide(plan.budget, &members);
@@ -39,7 +41,7 @@ pub fn target(
             (plan.budget, shares)
         }
     };
-    Policy { epoch, revision: 1, budget, lease, entitlements }
+    Policy { epoch, revision: 1, budget, lease, entitlements, servers: BTreeSet::new() }
 }
 
 /// Whether a pod's worker has been on the ledger and is no more: it left, or was lost and taken off. The pod may exist
@@ -54,18 +56,27 @@ pub fn correction(ledger: &LedgerView, mut target: Policy) -> Option<Policy> {
     let same = ledger.epoch == target.epoch
         && ledger.budget == target.budget
         && ledger.lease == target.lease
-        && ledger.entitlements == target.entitlements;
+        && ledger.entitlements == target.entitlements
+        && (ledger.servers == target.servers || target.servers.is_empty());
     if ledger.epoch == target.epoch {
         target.revision = ledger.revision + 1;
     }
     (!same).then_some(target)
 }
 
-/// Whether nothing is left on a ledger, so that it may go once no relay names it.
-pub fn is_unused(ledger: &LedgerView) -> bool {
+/// The pods that hold slots or may claim some.
+pub fn held(ledger: &LedgerView) -> BTreeSet<String> {
+    let holders = ledger.holders.iter().filter(|holder| holder.claim > 0).map(|holder| &holder.pod_uid);
+    let entitled = ledger.entitlements.iter().filter(|(_, share)| **share > 0).map(|(pod, _)| pod);
+    holders.chain(entitled).cloned().collect()
+}
+
+/// Whether nothing is left on a ledger, so that it may go once no relay names it. What it withholds may be `carried` on by
+/// others.
+pub fn is_unused(ledger: &LedgerView, carried: bool) -> bool {
     ledger.state == LedgerState::Open
         && ledger.holders.is_empty()
-        && ledger.quarantine.is_empty()
+        && (carried || ledger.quarantine.is_empty())
         && ledger.entitlements.is_empty()
 }
 
@@ -109,11 +120,6 @@ impl Liveness {
         self.heard.retain(|_, heard| now.saturating_since(*heard) < FORGET);
     }
 
-    /// Since when an incarnation has been silent.
-    pub fn silent_since(&self, pool: &str, inc: &str) -> Option<BootTime> {
-        self.seqs.get(&(pool.to_owned(), inc.to_owned())).map(|(_, since)| *since)
-    }
-
     /// How long nothing was heard of a process while the store answered; `first_seen` is when its claims were first seen.
     pub fn silence(&self, process: &str, first_seen: BootTime, now: BootTime) -> Duration {
         let Some(answering) = self.answering else { return Duration::ZERO };
@@ -139,6 +145,7 @@ mod tests {
             members: members.iter().map(ToString::to_string).collect(),
             session_timeout: DurationText::from_secs(300),
             close_grace: DurationText::from_secs(2),
+            servers: BTreeSet::new(),
         }
     }
 
@@ -159,6 +166,9 @@ mod tests {
             entitlements: shares(entitlements),
             generations: BTreeMap::new(),
             quarantine: Vec::new(),
+            version: 1,
+            servers: BTreeSet::new(),
+            floor: 0,
         }
     }
 
@@ -183,7 +193,8 @@ mod tests {
     fn what_is_in_force_already_is_not_written_again() {
         let plan = pool(16, &["a", "b"]);
         let ledger = ledger(3, 7, 16, &[("a", 8), ("b", 8)]);
-        let target = |epoch| target(Some(&plan), &ledger.entitlements, Some(&ledger), 16, epoch, LEASE);
+        let target =
+            |epoch| target(Some(&plan), &BTreeSet::new(), &ledger.entitlements, Some(&ledger), 16, epoch, LEASE);
         assert_eq!(correction(&ledger, target(3)), None);
         let of_a_new_leader = correction(&ledger, target(4)).expect("a new epoch is written once");
         assert_eq!((of_a_new_leader.epoch, of_a_new_leader.revision), (4, 1));
@@ -193,8 +204,11 @@ mod tests {
     fn a_pod_that_comes_gets_its_part_and_the_revision_grows() {
         let plan = pool(16, &["a", "b", "c"]);
         let ledger = ledger(3, 7, 16, &[("a", 8), ("b", 8)]);
-        let policy = correction(&ledger, target(Some(&plan), &ledger.entitlements, Some(&ledger), 16, 3, LEASE))
-            .expect("a change");
+        let policy = correction(
+            &ledger,
+            target(Some(&plan), &BTreeSet::new(), &ledger.entitlements, Some(&ledger), 16, 3, LEASE),
+        )
+        .expect("a change");
         assert_eq!(policy.revision, 8);
         assert_eq!(policy.entitlements, shares(&[("a", 6), ("b", 5), ("c", 5)]));
     }
@@ -203,8 +217,9 @@ mod tests {
     fn the_share_of_a_pod_without_a_worker_is_for_the_others_until_it_has_one() {
         let plan = pool(16, &["a", "b"]);
         let mut ledger = ledger(3, 7, 16, &[("a", 8), ("b", 8)]);
-        let target =
-            |ledger: &LedgerView| target(Some(&plan), &ledger.entitlements, Some(ledger), 16, 3, LEASE).entitlements;
+        let target = |ledger: &LedgerView| {
+            target(Some(&plan), &BTreeSet::new(), &ledger.entitlements, Some(ledger), 16, 3, LEASE).entitlements
+        };
         assert_eq!(target(&ledger), shares(&[("a", 8), ("b", 8)]), "both are starting");
         ledger.generations = BTreeMap::from([("a".into(), 1), ("b".into(), 4)]);
         let of = |uid: &str| HolderView { pod_uid: uid.into(), ..holder(uid, uid, 1) };
@@ -218,14 +233,17 @@ mod tests {
     #[test]
     fn a_pool_that_nobody_names_grants_nobody_a_share_and_is_unused_when_empty() {
         let named = ledger(3, 7, 16, &[("a", 16)]);
-        let policy = correction(&named, target(None, &named.entitlements, Some(&named), named.budget, 3, LEASE))
-            .expect("a change");
+        let policy = correction(
+            &named,
+            target(None, &BTreeSet::new(), &named.entitlements, Some(&named), named.budget, 3, LEASE),
+        )
+        .expect("a change");
         assert_eq!((policy.budget, policy.entitlements), (16, BTreeMap::new()));
-        assert!(!is_unused(&named));
+        assert!(!is_unused(&named, false));
         let mut empty = ledger(3, 8, 16, &[]);
-        assert!(is_unused(&empty));
+        assert!(is_unused(&empty, false));
         empty.holders.push(holder("i", "p", 1));
-        assert!(!is_unused(&empty));
+        assert!(!is_unused(&empty, false));
     }
 
     #[test]
@@ -237,7 +255,6 @@ mod tests {
         ledger.holders[0].seq = 2;
         liveness.learn("mx", Some(&ledger), true, at(4));
         assert_eq!(liveness.silence("p", at(0), at(10)), Duration::from_secs(6));
-        assert_eq!(liveness.silent_since("mx", "i"), Some(at(4)));
         liveness.learn("mx", None, false, at(11));
         assert_eq!(liveness.silence("p", at(0), at(30)), Duration::ZERO, "nobody can be heard now");
         liveness.learn("mx", Some(&ledger), true, at(40));

@@ -43,6 +43,10 @@ pub struct PoolFigures<'a> {
     pub ledger: Option<&'a LedgerView>,
     /// What the server takes, when that is less than the budget.
     pub effective: Option<u32>,
+    /// The budgets whose ledgers may still count connections of its servers.
+    pub waits_for: Vec<&'a str>,
+    /// It opens only when every worker has come over from a Redis that may still take writes.
+    pub by_roll_call: bool,
 }
 
 impl PoolFigures<'_> {
@@ -96,8 +100,13 @@ impl<'a> Facts<'a> {
             .map(|name| {
                 let pool = world.pools.get(&name);
                 let ledger = pool.and_then(|pool| pool.ledger.as_ref());
-                let effective = pool.and_then(|pool| pool.effective);
-                let figures = PoolFigures { plan: world.plan.pools.get(&name), ledger, effective };
+                let figures = PoolFigures {
+                    plan: world.plan.pools.get(&name),
+                    ledger,
+                    effective: pool.and_then(|pool| pool.effective),
+                    waits_for: pool.into_iter().flat_map(|pool| &pool.waits_for).map(String::as_str).collect(),
+                    by_roll_call: pool.is_some_and(|pool| pool.by_roll_call),
+                };
                 (name, figures)
             })
             .collect();
@@ -174,18 +183,16 @@ pub fn status(facts: &Facts<'_>, old: &MailRelayStatus) -> MailRelayStatus {
     }
 }
 
-/// Whether its budget is another tenant's, whose pods it must not show.
+/// Whether a budget that it names may be another tenant's, whose pods it must not show.
 fn is_foreign(relay: &RelayPlan) -> bool {
-    relay.stalled.as_ref().is_some_and(|stall| stall.reason == "BudgetConflict")
+    relay.stalled.as_ref().is_some_and(|stall| matches!(stall.reason, "BudgetConflict" | "DuplicateBudget"))
 }
 
 /// What is known of the relay's pools; of a pool that it names no more, as long as slots of it may be held and nobody else
 /// shows them.
 fn leases(world: &World, relay: &RelayPlan, old: &[LeaseStatus], now: Timestamp) -> Vec<LeaseStatus> {
-    if is_foreign(relay) {
-        return Vec::new();
-    }
-    let mut budgets = pools_of(&relay.relay);
+    // What it had before stays its own.
+    let mut budgets = if is_foreign(relay) { BTreeSet::new() } else { pools_of(&relay.relay) };
     budgets
         .extend(old.iter().map(|lease| lease.budget_name.clone()).filter(|name| !world.plan.pools.contains_key(name)));
     let namespace = relay.relay.metadata.namespace.as_deref().unwrap_or_default();

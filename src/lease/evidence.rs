@@ -6,6 +6,10 @@ use std::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixListener},
     },
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// A 128-bit id of one run of the worker, as 32 hexadecimal digits.
@@ -36,6 +40,37 @@ impl fmt::Display for ProcessId {
     }
 }
 
+/// Numbers that never repeat within a process: of incarnations and of slots, whatever pool they are in and however often a
+/// pool is left and joined again. Clones draw from the same source, and any two are equal.
+#[derive(Clone, Default)]
+pub struct Numbers(Arc<AtomicU64>);
+
+impl Numbers {
+    /// The next one, from 1.
+    pub(super) fn draw(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A source of its own that goes on from here, for a world that goes another way.
+    pub(super) fn fork(&self) -> Self {
+        Self(Arc::new(AtomicU64::new(self.0.load(Ordering::Relaxed))))
+    }
+}
+
+impl PartialEq for Numbers {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Numbers {}
+
+impl fmt::Debug for Numbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Numbers({})", self.0.load(Ordering::Relaxed))
+    }
+}
+
 /// Who a worker is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -49,6 +84,8 @@ pub struct Identity {
     pub process: ProcessId,
     /// Boot of the node, see [`boot_id`].
     pub boot_id: String,
+    /// Where the numbers of its incarnations and slots come from: `Numbers::default()` once a process, then clones.
+    pub numbers: Numbers,
 }
 
 /// Proof that no other process of this pod is a worker, for as long as it is kept; the kernel ends it with the process.

@@ -5,14 +5,19 @@
 //! | R1 limit falls to `need` before a SYNC, rises only from the reply to the latest | [`Holder::request`], [`Holder::answer`] |
 //! | R2 deadline from the moment of sending | [`Holder::answer`] |
 //! | R3 at the deadline the limit is 0; a new incarnation only when every old slot is accounted for | [`Holder::tick`], [`Holder::request`] |
-//! | R4 counted before `connect()` until EOF, or until a SYNC with its quarantine was sent | [`Holder::count`], [`Holder::release`], [`Holder::quarantine`] |
+//! | R4 counted before `connect()` until EOF, or until a SYNC with its quarantine was sent | [`Holder::count`], [`Holder::release`], [`Holder::quarantine`], [`Holder::prove`] |
+//! | R5a what an older process of the pod left | [`Holder::inherit`] |
 //! | R7 a new token is answered by re-assertion | [`Holder::answer`] |
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     clock::BootTime,
-    evidence::Identity,
+    connections::Entry,
+    evidence::{Identity, Numbers},
     quarantine::QuarantineTimers,
     slot::SlotStatus,
     state::{Granted, LedgerState, Quarantine, SyncReply, SyncRequest},
@@ -33,9 +38,20 @@ enum Stage {
     Abandoned,
 }
 
+/// What an older process of this pod left (R5a).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inheritance {
+    /// The older processes whose every connection is proven to have ended, or is in `unproven`.
+    pub accounts: Vec<String>,
+    /// Connections that a server may still count: an id that nothing else ever has, and one word that says why.
+    pub unproven: Vec<(String, &'static str)>,
+}
+
 /// One counted slot.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counted {
+    /// Where its connection is written down.
+    entry: Option<Entry>,
     busy: bool,
     connected: bool,
     revoked: bool,
@@ -51,6 +67,10 @@ struct Unclean {
     sent: bool,
     /// The ledger in force has it.
     known: bool,
+    /// The server's end was seen after all. It stays until no SYNC that carries it can take effect any more.
+    proven: bool,
+    /// Where its connection is written down, until the ledger has it.
+    written: Option<Entry>,
 }
 
 /// The SYNC on its way.
@@ -75,17 +95,33 @@ pub struct Leaving {
     pub seq: u64,
 }
 
+/// Numbers that a copy of the machine goes on with by itself, so that two worlds do not change each other.
+#[derive(Debug)]
+struct OwnNumbers(Numbers);
+
+impl Clone for OwnNumbers {
+    fn clone(&self) -> Self {
+        Self(self.0.fork())
+    }
+}
+
 /// One process in one pool.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, not states of one thing")]
 pub struct Holder {
-    identity: Identity,
+    pod_uid: String,
+    pod: String,
+    process: String,
+    boot_id: String,
+    numbers: OwnNumbers,
     timing: Timing,
-    close_grace: Duration,
     session_timeout: Duration,
+    accounts: Vec<String>,
     token: String,
+    /// The version of the ledger that was heard last. It outlives tokens: no ledger may be older.
+    seen: u64,
     stage: Stage,
-    incarnations: u64,
+    incarnation: u64,
     generation: u64,
     seq: u64,
     claim: u32,
@@ -106,22 +142,31 @@ pub struct Holder {
     answered: bool,
     flight: Option<Flight>,
     slots: BTreeMap<u64, Counted>,
-    last_slot: u64,
     unclean: Vec<Unclean>,
     withheld: QuarantineTimers,
+    /// What is in the ledger's quarantine though its server's end was seen.
+    proven: BTreeSet<String>,
+    /// Connections that need not be written down any more.
+    freed: Vec<Entry>,
 }
 
 impl Holder {
-    /// A process that the ledger does not know yet. `session_timeout` is for slots that are dropped without a word.
-    pub fn new(identity: Identity, timing: Timing, close_grace: Duration, session_timeout: Duration) -> Self {
+    /// A process that the ledger does not know yet. `session_timeout` is the server's.
+    pub fn new(identity: Identity, timing: Timing, session_timeout: Duration) -> Self {
+        let Identity { pod_uid, pod, namespace, process, boot_id, numbers } = identity;
         Self {
-            identity,
+            pod_uid,
+            pod: format!("{namespace}/{pod}"),
+            process: process.to_string(),
+            boot_id,
+            incarnation: numbers.draw(),
+            numbers: OwnNumbers(numbers),
             timing,
-            close_grace,
             session_timeout,
+            accounts: Vec::new(),
             token: String::new(),
+            seen: 0,
             stage: Stage::Asking,
-            incarnations: 1,
             generation: 0,
             seq: 0,
             claim: 0,
@@ -137,17 +182,21 @@ impl Holder {
             answered: false,
             flight: None,
             slots: BTreeMap::new(),
-            last_slot: 0,
             unclean: Vec::new(),
             withheld: QuarantineTimers::default(),
+            proven: BTreeSet::new(),
+            freed: Vec::new(),
         }
     }
 
-    /// Slots of an older process of this pod whose sockets may still be open at the server (R5a): they go into
-    /// quarantine with the registration. To be called before the first request.
-    pub fn inherit(&mut self, slots: u32, why: &str, hold: Duration, now: BootTime) {
-        let id = format!("{}/inherited", self.identity.process);
-        self.push_unclean(id, slots, why, hold, now);
+    /// What an older process of this pod left (R5a): unproven connections go into quarantine with the registration, and the
+    /// claims of the processes that are accounted for are free with it. To be called before the first request.
+    pub fn inherit(&mut self, inheritance: Inheritance, now: BootTime) {
+        let hold = self.hold();
+        self.accounts.extend(inheritance.accounts);
+        for (id, why) in inheritance.unproven {
+            self.push_unclean(id, why, hold, None, now);
+        }
     }
 
     /// The times in use.
@@ -209,13 +258,13 @@ impl Holder {
             }
             self.begin_incarnation(0);
         }
-        self.unclean.retain(|unclean| now < unclean.over);
+        self.forget_expired(now);
         let asking = self.stage == Stage::Asking;
         let mut carried = Vec::new();
         if !asking {
             self.seq += 1;
             for unclean in &mut self.unclean {
-                if !unclean.known {
+                if !unclean.known && !unclean.proven {
                     unclean.sent = true;
                     carried.push(unclean.entry.clone());
                 }
@@ -235,19 +284,20 @@ impl Holder {
         Some(SyncRequest {
             token: self.token.clone(),
             inc: self.inc(),
-            pod_uid: self.identity.pod_uid.clone(),
-            pod: format!("{}/{}", self.identity.namespace, self.identity.pod),
-            process: self.identity.process.to_string(),
-            boot_id: self.identity.boot_id.clone(),
+            pod_uid: self.pod_uid.clone(),
+            pod: self.pod.clone(),
+            process: self.process.clone(),
+            boot_id: self.boot_id.clone(),
             generation: if asking { 0 } else { self.generation },
             seq: self.seq,
             need,
             want: if self.closing { 0 } else { self.want },
             open: count(connected),
             busy: count(busy),
-            close_grace: self.close_grace,
-            session_timeout: self.session_timeout,
+            hold: self.hold(),
+            seen: self.seen,
             quarantine: carried,
+            accounts: if asking { Vec::new() } else { self.accounts.clone() },
         })
     }
 
@@ -294,9 +344,23 @@ impl Holder {
         self.entitlement = granted.entitlement;
         self.recovering = granted.state == LedgerState::Rec;
         self.keep = if self.recovering { granted.claim } else { granted.claim.min(granted.entitlement) };
+        self.seen = self.seen.max(granted.version);
         for unclean in &mut self.unclean {
-            unclean.known |= flight.carried.contains(&unclean.entry.id);
+            if flight.carried.contains(&unclean.entry.id) {
+                unclean.known = true;
+                self.freed.extend(unclean.written.take());
+            }
         }
+        // Whatever carried an entry before has been answered or comes too late: the list is the truth about it.
+        let is_there = |id: &String| granted.quarantine.iter().any(|entry| entry.id == *id);
+        let proven = &mut self.proven;
+        proven.retain(is_there);
+        self.unclean.retain(|unclean| {
+            if unclean.proven && is_there(&unclean.entry.id) {
+                proven.insert(unclean.entry.id.clone());
+            }
+            !unclean.proven
+        });
         self.withheld.observe(&granted.quarantine, now);
         self.due |= flight.free_heard && self.is_short();
         self.revoke_surplus();
@@ -326,33 +390,86 @@ impl Holder {
     pub fn count(&mut self, now: BootTime) -> Option<u64> {
         self.tick(now);
         self.may_count(now).then(|| {
-            self.last_slot += 1;
-            self.slots.insert(self.last_slot, Counted::default());
-            self.last_slot
+            let slot = self.numbers.0.draw();
+            self.slots.insert(slot, Counted::default());
+            slot
         })
+    }
+
+    /// Where the slot's connection is written down.
+    pub fn set_entry(&mut self, slot: u64, entry: Entry) {
+        if let Some(counted) = self.slots.get_mut(&slot) {
+            counted.entry = Some(entry);
+        }
+    }
+
+    /// The connections that need not be written down any more, since this was last asked: the server's end was seen, or the
+    /// ledger is known to withhold the slot.
+    pub fn take_freed(&mut self) -> Vec<Entry> {
+        std::mem::take(&mut self.freed)
     }
 
     /// The slot's session is over: EOF was read, or `connect()` failed (R4).
     pub fn release(&mut self, slot: u64) {
-        if self.slots.remove(&slot).is_some() {
-            let kept = self.entitlement.min(self.want);
-            let others_wait = !self.recovering && self.claim > self.granted.min(kept);
-            self.due |= others_wait || self.closing || (self.stage == Stage::Abandoned && self.slots.is_empty());
+        if let Some(counted) = self.slots.remove(&slot) {
+            self.freed.extend(counted.entry);
+            self.tell_of_free();
         }
+    }
+
+    fn tell_of_free(&mut self) {
+        let kept = self.entitlement.min(self.want);
+        let others_wait = !self.recovering && self.claim > self.granted.min(kept);
+        self.due |= others_wait || self.closing || (self.stage == Stage::Abandoned && self.slots.is_empty());
     }
 
     /// The slot's session ended uncleanly: the server may count it for `hold` more. It counts until a SYNC took it along.
-    pub fn quarantine(&mut self, slot: u64, why: &str, hold: Duration, now: BootTime) {
-        if self.slots.remove(&slot).is_some() {
-            self.push_unclean(format!("{}/{slot}", self.identity.process), 1, why, hold, now);
+    /// Returns the id under which it is withheld.
+    pub fn quarantine(&mut self, slot: u64, why: &str, hold: Duration, now: BootTime) -> String {
+        let id = format!("{}/{slot}", self.process);
+        if let Some(counted) = self.slots.remove(&slot) {
+            self.push_unclean(id.clone(), why, hold, counted.entry, now);
             self.due = true;
+        }
+        id
+    }
+
+    /// The server's end of a withheld connection was seen after all: its slot is free at once. For slots of this process and
+    /// for inherited ones; an id that is not withheld changes nothing.
+    pub fn prove(&mut self, id: &str) {
+        if let Some(at) = self.unclean.iter().position(|unclean| unclean.entry.id == id) {
+            self.freed.extend(self.unclean[at].written.take());
+            if !self.unclean[at].sent {
+                self.unclean.remove(at);
+                self.tell_of_free();
+                return;
+            }
+            // No SYNC tells of it any more. One that did may be on its way: only the answer to a later one shows whether
+            // the ledger has it.
+            self.unclean[at].proven = true;
+            self.due |= !self.unclean[at].known;
+        }
+        if self.withheld.has(id) {
+            self.proven.insert(id.to_owned());
         }
     }
 
-    fn push_unclean(&mut self, id: String, slots: u32, why: &str, hold: Duration, now: BootTime) {
-        let entry = Quarantine { id, slots, seconds: wire::seconds(hold), why: why.to_owned() };
+    fn push_unclean(&mut self, id: String, why: &str, hold: Duration, written: Option<Entry>, now: BootTime) {
+        let entry = Quarantine { id, slots: 1, seconds: wire::seconds(hold), why: why.to_owned() };
         let over = now + self.timing.quarantine_watch(Duration::from_secs(entry.seconds));
-        self.unclean.push(Unclean { entry, over, sent: false, known: false });
+        self.unclean.push(Unclean { entry, over, sent: false, known: false, proven: false, written });
+    }
+
+    /// What the server has forgotten by now is nobody's business any more.
+    fn forget_expired(&mut self, now: BootTime) {
+        let freed = &mut self.freed;
+        self.unclean.retain(|unclean| {
+            let lasts = now < unclean.over;
+            if !lasts {
+                freed.extend(unclean.written);
+            }
+            lasts
+        });
     }
 
     /// How many slots could be used from now on.
@@ -361,19 +478,14 @@ impl Holder {
         self.want = want;
     }
 
-    /// How long the slots of an older, dead process of the pod are withheld.
-    pub fn set_close_grace(&mut self, grace: Duration) {
-        self.close_grace = grace;
+    /// The pool's `sessionTimeout`: the longest among those who share it.
+    pub fn set_hold(&mut self, session_timeout: Duration) {
+        self.session_timeout = session_timeout;
     }
 
-    /// How long a slot is withheld that was dropped without a word, or left by another boot of the node.
-    pub fn set_session_timeout(&mut self, hold: Duration) {
-        self.session_timeout = hold;
-    }
-
-    /// See [`Holder::set_session_timeout`].
-    pub fn session_timeout(&self) -> Duration {
-        self.session_timeout
+    /// How long a slot is withheld when nothing proves that the server knows its session to be over.
+    pub fn hold(&self) -> Duration {
+        self.timing.hold(self.session_timeout)
     }
 
     /// Whether the slot is in a mail transaction: such slots are revoked last.
@@ -414,19 +526,29 @@ impl Holder {
         self.deadline.is_some_and(|deadline| now + margin < deadline)
     }
 
-    /// Quarantine that is over on our clock and may be cleared, with the token to name.
+    /// Quarantine that may be cleared, with the token to name: it is over on our clock, or its server's end was seen.
     pub fn over(&self, now: BootTime) -> Vec<String> {
-        if self.stage == Stage::Held { self.withheld.over(now, &self.timing) } else { Vec::new() }
+        if self.stage != Stage::Held {
+            return Vec::new();
+        }
+        let mut over = self.withheld.over(now, &self.timing);
+        over.extend(self.proven.iter().cloned());
+        over.sort();
+        over.dedup();
+        over
     }
 
-    /// How long until the next quarantine is over on our clock.
+    /// How long until the next quarantine may be cleared.
     pub fn next_over(&self, now: BootTime) -> Option<Duration> {
-        self.withheld.next(now, &self.timing).filter(|_| self.stage == Stage::Held)
+        let next = if self.proven.is_empty() { self.withheld.next(now, &self.timing) } else { Some(Duration::ZERO) };
+        next.filter(|_| self.stage == Stage::Held)
     }
 
     /// Someone cleared it, maybe we.
     pub fn cleared(&mut self, id: &str) {
         self.withheld.forget(id);
+        self.proven.remove(id);
+        self.due |= self.closing;
     }
 
     /// No slot any more: give everything back.
@@ -446,9 +568,9 @@ impl Holder {
     /// The LEAVE of a closing process, once nothing is counted and its unclean slots are in the ledger's quarantine.
     pub fn leaving(&mut self, now: BootTime) -> Option<Leaving> {
         self.tick(now);
-        self.unclean.retain(|unclean| now < unclean.over);
+        self.forget_expired(now);
         let ready = self.closing && self.stage == Stage::Held && self.flight.is_none() && self.slots.is_empty();
-        if !ready || self.unclean.iter().any(|unclean| !unclean.known) {
+        if !ready || !self.proven.is_empty() || self.unclean.iter().any(|unclean| !unclean.known) {
             return None;
         }
         self.seq += 1;
@@ -477,7 +599,7 @@ impl Holder {
     }
 
     fn inc(&self) -> String {
-        format!("{}.{}", self.identity.process, self.incarnations)
+        format!("{}.{}", self.process, self.incarnation)
     }
 
     /// Whether we have less than we could use.
@@ -494,7 +616,7 @@ impl Holder {
 
     /// A new incarnation; `generation` 0 asks for the pod's last one first.
     fn begin_incarnation(&mut self, generation: u64) {
-        self.incarnations += 1;
+        self.incarnation = self.numbers.0.draw();
         self.stage = if generation == 0 { Stage::Asking } else { Stage::Registering };
         (self.generation, self.seq) = (generation, 0);
         (self.limit, self.keep, self.granted, self.claim) = (0, 0, 0, 0);

@@ -34,13 +34,13 @@
 //! Times and their inequalities: [`Timing`]. Who may call what and when: [`LedgerStore`].
 
 mod clock;
+mod connections;
 mod deadman;
 mod evidence;
 mod holder;
 mod quarantine;
 mod recovery;
 mod slot;
-mod sockets;
 mod state;
 mod store;
 mod task;
@@ -48,16 +48,16 @@ mod timing;
 mod wire;
 
 pub use clock::BootTime;
+pub use connections::{ConnectionTable, Entry, Left, Predecessor};
 pub use deadman::{DeadManSwitch, KernelSwitch, NoSwitch, SwitchError, TRIAL, Unprotected, self_check, trial};
-pub use evidence::{Identity, PodGuard, ProcessId, bind_pod, boot_id};
-pub use holder::{Holder, Leaving};
+pub use evidence::{Identity, Numbers, PodGuard, ProcessId, bind_pod, boot_id};
+pub use holder::{Holder, Inheritance, Leaving};
 pub use quarantine::QuarantineTimers;
-pub use recovery::{Action, Evidence, Holds, Incarnation, Mirror, MirroredHolder, MirroredQuarantine, Watch};
-pub use slot::{Slot, SlotOptions, SlotPool, SlotStatus};
-pub use sockets::{SEARCH_LIMIT, older_sockets};
+pub use recovery::{Action, Evidence, Incarnation, Mirror, MirroredHolder, MirroredQuarantine, OldPrimary, Watch};
+pub use slot::{Slot, SlotOptions, SlotPool, SlotStatus, Withheld};
 pub use state::{
-    ClearReply, Granted, HolderView, InitReply, InitRequest, LeaveReply, Ledger, LedgerState, LedgerView, Missing,
-    OpenReply, OpenRequest, Policy, PolicyReply, Quarantine, QuarantineView, ReapReply, Snapshot, SyncReply,
+    ClearReply, CondemnReply, Granted, HolderView, InitReply, InitRequest, LeaveReply, Ledger, LedgerState, LedgerView,
+    Missing, OpenReply, OpenRequest, Policy, PolicyReply, Quarantine, QuarantineView, ReapReply, Snapshot, SyncReply,
     SyncRequest, Wait,
 };
 pub use store::{CALL_LIMIT, LedgerStore, SaturationRecord, TOO_MANY, pools};

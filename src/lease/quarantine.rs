@@ -44,6 +44,11 @@ impl QuarantineTimers {
         }
     }
 
+    /// Whether the entry is there.
+    pub fn has(&self, id: &str) -> bool {
+        self.seen.contains_key(id)
+    }
+
     /// The entry is gone.
     pub fn forget(&mut self, id: &str) {
         self.seen.remove(id);

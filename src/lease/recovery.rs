@@ -21,40 +21,43 @@ use super::{
     wire,
 };
 
-/// What the leader knows besides the ledger.
+/// What the leader knows besides the ledger. It says that no new connection comes, never that the server knows of an end:
+/// whatever proves a process dead, its slots are withheld for [`Timing::hold`].
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
-    /// For each boot of a node (boot id), a moment after which the node's Lease was surely renewed, on the leader's clock.
-    pub nodes: BTreeMap<String, BootTime>,
-    /// For each of these renewals, when the leader saw it; now, when that is not known.
-    pub reached: BTreeMap<String, BootTime>,
     /// UIDs of pods whose worker process is proven dead by R5b: pod phase Succeeded or Failed AND the worker's container
-    /// terminated with a container id, in the same boot of the node that the ledger names.
+    /// terminated with a container id.
     pub dead: BTreeSet<String>,
-    /// When the leader first saw that their pods were over, as the kubelet said; now, when that is not known.
-    pub ended: BTreeMap<String, BootTime>,
     /// UIDs of pods whose worker container has never run: nothing can be open there.
     pub never_started: BTreeSet<String>,
 }
 
-/// How long slots are withheld, by the server, as its spec says.
-#[derive(Clone, Copy, Debug)]
-pub struct Holds {
-    /// `closeGrace`.
-    pub close_grace: Duration,
-    /// `sessionTimeout`.
-    pub session_timeout: Duration,
+/// How long a node that was left may still take writes (R8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OldPrimary {
+    /// It takes none later than this after the node that answers now was seen first; zero when no replica ever followed it.
+    StopsWithin(Duration),
+    /// Nothing bounds it: the new ledger opens by roll call only, since whoever re-asserted here has left the old one.
+    Unbounded,
 }
 
 /// What the leader is to do now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// The ledger in force is an older copy of itself: `LedgerStore::condemn` with the highest version that was seen. It is
+    /// lost from then on.
+    Condemn {
+        /// That version.
+        version: u64,
+    },
     /// INIT with a new token and the current policy; then read the epoch back (R9).
     Init {
         /// The fence to name.
         fence: String,
         /// Quarantine that is not over.
         quarantine: Vec<Quarantine>,
+        /// The highest version that was seen: the new ledger's is above it.
+        version: u64,
     },
     /// OPEN, after the mark that the pool was opened is durable (R9).
     Open {
@@ -83,12 +86,12 @@ pub enum Action {
         /// For how long its slots are withheld.
         quarantine: Duration,
     },
-    /// CLEAR: a quarantine is over.
+    /// CLEAR: quarantines are over.
     Clear {
         /// The token to name.
         token: String,
-        /// The entry.
-        id: String,
+        /// The entries.
+        ids: Vec<String>,
     },
 }
 
@@ -109,8 +112,6 @@ struct Seen {
     since: BootTime,
     /// When we first saw the incarnation.
     first: BootTime,
-    /// A moment before its last SYNC, if we watched that come: what a leader found is of unknown age.
-    heard: Option<BootTime>,
     /// Whether it was there before the ledger was lost: who was seen only in a recovery may be someone's successor.
     settled: bool,
 }
@@ -145,8 +146,16 @@ pub struct Watch {
     /// Whether the roll is complete: this leader saw the pool open under its own policy and has led ever since.
     history: bool,
     attended: Option<BootTime>,
-    /// When the last look that was answered had been asked.
-    looked: Option<BootTime>,
+    /// Which servers the ledger is for, as it or a mirror said last.
+    servers: BTreeSet<String>,
+    /// The highest version that any look showed. A ledger in force that shows a lower one was restored in place.
+    version: u64,
+    /// Whether the last look showed such a copy.
+    is_older_copy: bool,
+    /// The lease length that was seen in force last.
+    lease: Duration,
+    /// Lengths that were shortened since, and when that was seen: who renewed before may still hold such a lease.
+    longer: Vec<(Duration, BootTime)>,
     /// The pods that the API lists as workers of the pool.
     listed: Option<BTreeSet<String>>,
     /// Holders that the mirror of the leader before did not list.
@@ -158,13 +167,11 @@ pub struct Watch {
 impl Watch {
     /// Takes in a snapshot; `now` is the moment its answer came, so that everything is timed too long rather than too short.
     pub fn observe(&mut self, snapshot: &Snapshot, now: BootTime) {
-        self.observe_asked(snapshot, now, now);
-    }
-
-    /// [`Watch::observe`] when it is known at which moment the snapshot was `asked` for.
-    pub fn observe_asked(&mut self, snapshot: &Snapshot, asked: BootTime, now: BootTime) {
         self.attend(now);
-        let Some(view) = snapshot.in_force() else {
+        let in_force = snapshot.in_force();
+        self.is_older_copy = in_force.is_some_and(|view| view.version < self.version);
+        self.version = snapshot.ledger.as_ref().map_or(0, |ledger| ledger.version).max(self.version);
+        let Some(view) = in_force.filter(|_| !self.is_older_copy) else {
             if self.outage.as_ref().is_none_or(|(fence, _)| *fence != snapshot.node_fence) {
                 self.outage = Some((snapshot.node_fence.clone(), now));
             }
@@ -172,7 +179,7 @@ impl Watch {
             if let Some(stale) = &snapshot.ledger {
                 self.load(stale, now);
             }
-            (self.view, self.recovery, self.looked) = (None, None, Some(asked));
+            (self.view, self.recovery) = (None, None);
             return;
         };
         self.outage = None;
@@ -199,9 +206,21 @@ impl Watch {
             }
         }
         self.remember(view, now);
-        self.looked = Some(asked);
+        if !view.servers.is_empty() {
+            self.servers.clone_from(&view.servers);
+        }
+        if view.lease < self.lease {
+            self.longer.push((self.lease, now));
+        }
+        self.lease = view.lease;
+        self.longer.retain(|(lease, since)| now.saturating_since(*since) < *lease * 2);
         self.withheld.observe(&view.quarantine, now);
         self.view = Some(view.clone());
+    }
+
+    /// Whether the last look showed an older copy of the ledger: it is not to be taken for the one in force.
+    pub fn is_older_copy(&self) -> bool {
+        self.is_older_copy
     }
 
     /// A look was not answered: this leader lives, and no other one leads.
@@ -219,8 +238,11 @@ impl Watch {
     /// Takes in a ledger that is not in force, such as a stale copy: what we saw ourselves goes first.
     pub fn load(&mut self, view: &LedgerView, now: BootTime) {
         for holder in view.holders.iter().filter(|holder| !self.over.contains_key(&holder.inc)) {
-            let seen = || Seen { holder: holder.clone(), since: now, first: now, heard: None, settled: true };
+            let seen = || Seen { holder: holder.clone(), since: now, first: now, settled: true };
             self.seen.entry(holder.inc.clone()).or_insert_with(seen);
+        }
+        if self.servers.is_empty() {
+            self.servers.clone_from(&view.servers);
         }
         // Who saw the shares in force knows better than a copy.
         if !self.history {
@@ -260,6 +282,11 @@ impl Watch {
         }
     }
 
+    /// Which servers the ledger is for, as far as it is known, as words of [`super::Policy`].
+    pub fn servers(&self) -> &BTreeSet<String> {
+        &self.servers
+    }
+
     /// The holders that this leader knows of, in force or not.
     pub fn known(&self) -> impl Iterator<Item = &HolderView> {
         self.seen.values().map(|seen| &seen.holder)
@@ -287,104 +314,82 @@ impl Watch {
         for holder in &view.holders {
             // An incarnation that is new to us was not there at the look before.
             let settled = view.state == LedgerState::Open;
-            let mut fresh = Seen { holder: holder.clone(), since: now, first: now, heard: self.looked, settled };
+            let mut fresh = Seen { holder: holder.clone(), since: now, first: now, settled };
             if let Some(known) = self.seen.get(&holder.inc) {
                 (fresh.first, fresh.settled) = (known.first, known.settled || settled);
                 if known.holder.seq == holder.seq {
-                    (fresh.since, fresh.heard) = (known.since, known.heard);
+                    fresh.since = known.since;
                 }
             }
             self.seen.insert(holder.inc.clone(), fresh);
         }
     }
 
-    /// What is to be done now. `opened`: whether the pool was ever open (R9's mark); a fresh one opens at once.
-    /// `store_wait`: how long an old primary may still write (R8): zero for a single node.
+    /// What is to be done now. `session_timeout` is the pool's. `opened`: whether the pool was ever open (R9's mark); a
+    /// fresh one opens at once.
     pub fn actions(
         &self,
         now: BootTime,
         timing: &Timing,
-        holds: Holds,
+        session_timeout: Duration,
         opened: bool,
-        store_wait: Duration,
+        old_primary: OldPrimary,
         evidence: &Evidence,
     ) -> Vec<Action> {
+        let hold = timing.hold(session_timeout);
         if let Some((fence, since)) = &self.outage {
-            let safe = now.saturating_since(*since) >= store_wait;
-            let quarantine = self.withheld.unexpired(now, timing).into_iter().map(again).collect();
-            return if safe { vec![Action::Init { fence: fence.clone(), quarantine }] } else { Vec::new() };
+            if self.is_older_copy {
+                return vec![Action::Condemn { version: self.version }];
+            }
+            // Where nothing bounds the old primary, waiting is of no use: nothing is granted before everyone has come over.
+            let OldPrimary::StopsWithin(wait) = old_primary else { return vec![self.init(fence, now, timing)] };
+            let safe = now.saturating_since(*since) >= wait;
+            return if safe { vec![self.init(fence, now, timing)] } else { Vec::new() };
         }
         let Some(view) = &self.view else { return Vec::new() };
         let mut actions = Vec::new();
+        let reclaim = self.reclaim(now, timing);
         if let Some((token, since)) = &self.recovery {
-            // A worker may have learnt a longer lease from the ledger than ours.
-            let reclaim = timing.reclaim.max(timing.stretched(view.lease + Timing::SLACK));
-            if !opened || now.saturating_since(*since) >= reclaim || self.all_answer(view, evidence) {
+            let waited = old_primary != OldPrimary::Unbounded && now.saturating_since(*since) >= reclaim;
+            if !opened || waited || self.all_answer(view, evidence) {
                 actions.push(Action::Open {
                     token: token.clone(),
-                    missing: if opened { self.missing(view, now, timing, holds, evidence) } else { Vec::new() },
+                    missing: if opened { self.missing(view, hold, evidence) } else { Vec::new() },
                 });
             }
         }
         for holder in &view.holders {
-            actions.extend(self.reap(view, holder, now, timing, holds, evidence));
+            let (token, inc) = (view.token.clone(), holder.inc.clone());
+            let silent = self.seen.get(&holder.inc).map_or(Duration::ZERO, |seen| now.saturating_since(seen.since));
+            if evidence.dead.contains(&holder.pod_uid) {
+                actions.push(Action::ReapDead { token, inc, quarantine: hold });
+            } else if silent >= reclaim {
+                actions.push(Action::Reap { token, inc, seq: holder.seq, quarantine: hold });
+            }
         }
-        actions.extend(
-            self.withheld.over(now, timing).into_iter().map(|id| Action::Clear { token: view.token.clone(), id }),
-        );
+        let ids = self.withheld.over(now, timing);
+        if !ids.is_empty() {
+            actions.push(Action::Clear { token: view.token.clone(), ids });
+        }
         actions
     }
 
-    /// Whether and how a holder of the ledger in force is taken out (R5b, R5c).
-    fn reap(
-        &self,
-        view: &LedgerView,
-        holder: &HolderView,
-        now: BootTime,
-        timing: &Timing,
-        holds: Holds,
-        evidence: &Evidence,
-    ) -> Option<Action> {
-        let seen = self.seen.get(&holder.inc)?;
-        let silent = now.saturating_since(seen.since);
-        let (token, inc) = (view.token.clone(), holder.inc.clone());
-        if evidence.dead.contains(&holder.pod_uid) {
-            let proof = evidence.ended.get(&holder.pod_uid).copied().unwrap_or(now);
-            return Some(Action::ReapDead { token, inc, quarantine: seen.hold(proof, holds, timing, now) });
-        }
-        let reclaim = timing.reclaim.max(timing.stretched(view.lease + Timing::SLACK));
-        if silent < reclaim {
-            return None;
-        }
-        let quarantine = if let Some(proof) = self.node_lives(view, holder, seen.since, timing, now, evidence) {
-            seen.hold(proof, holds, timing, now)
-        } else if silent < reclaim + timing.stretched(timing.node_renewal) {
-            return None;
-        } else {
-            holds.session_timeout
-        };
-        Some(Action::Reap { token, inc, seq: holder.seq, quarantine })
+    fn init(&self, fence: &str, now: BootTime, timing: &Timing) -> Action {
+        let quarantine = self.withheld.unexpired(now, timing).into_iter().map(again).collect();
+        Action::Init { fence: fence.to_owned(), quarantine, version: self.version }
     }
 
-    /// When the holder's node, in the same boot, had surely given a sign of life after the holder's process must have been
-    /// dead; `None` when it gave none.
-    fn node_lives(
-        &self,
-        view: &LedgerView,
-        holder: &HolderView,
-        since: BootTime,
-        timing: &Timing,
-        now: BootTime,
-        evidence: &Evidence,
-    ) -> Option<BootTime> {
-        let dead_by = since + timing.stretched(view.lease.max(timing.lease));
-        let boot = &holder.boot_id;
-        let renewed = evidence.nodes.get(boot).filter(|renewed| **renewed > dead_by);
-        let renewed = renewed.map(|_| evidence.reached.get(boot).copied().unwrap_or(now));
-        let others = self.seen.values().map(|seen| (&seen.holder, seen));
-        let neighbours = others.filter(|(other, _)| other.boot_id == *boot && other.process != holder.process);
-        let heard = neighbours.filter(|(_, seen)| seen.heard.is_some_and(|heard| heard > dead_by));
-        heard.map(|(_, seen)| seen.since).chain(renewed).min()
+    /// How long a seq must stay the same until its holder has passed its deadline: by the longest lease that may be in use,
+    /// since a worker learns the length from the ledger, and keeps what it learnt until it renews.
+    fn reclaim(&self, now: BootTime, timing: &Timing) -> Duration {
+        let longest = self
+            .longer
+            .iter()
+            .filter(|(lease, since)| now.saturating_since(*since) < timing.stretched(*lease + Timing::SLACK))
+            .map(|(lease, _)| *lease)
+            .chain([self.lease])
+            .max();
+        timing.reclaim.max(timing.stretched(longest.unwrap_or_default() + Timing::SLACK))
     }
 
     /// Whether everyone on the roll has re-asserted, is proven dead or never started: then nothing is open that the new
@@ -414,22 +419,15 @@ impl Watch {
             let later = later && !self.over.contains_key(&heir.inc);
             heir.generation > gone.holder.generation || later
         };
-        if heirs().any(|heir| heir.boot_id == gone.holder.boot_id && is_newer(heir)) {
+        if heirs().any(is_newer) {
             return Fate::Replaced;
         }
         if evidence.dead.contains(pod) { Fate::Dead } else { Fate::Unknown }
     }
 
     /// Who was seen before and has not re-asserted, with the larger of its claim and its share.
-    fn missing(
-        &self,
-        view: &LedgerView,
-        now: BootTime,
-        timing: &Timing,
-        holds: Holds,
-        evidence: &Evidence,
-    ) -> Vec<Missing> {
-        let withhold = |inc: &str, id: String, slots: u32, hold: Duration| {
+    fn missing(&self, view: &LedgerView, hold: Duration, evidence: &Evidence) -> Vec<Missing> {
+        let withhold = |inc: &str, id: String, slots: u32| {
             let quarantine = Quarantine { id, slots, seconds: wire::seconds(hold), why: "missing".to_owned() };
             (slots > 0).then(|| Missing { inc: inc.to_owned(), quarantine })
         };
@@ -437,18 +435,10 @@ impl Watch {
         let share = |pod: &str| shares.get(pod).copied().unwrap_or(0);
         let gone = self.seen.iter().filter(|(inc, _)| view.holder(inc).is_none());
         let holders = gone.filter_map(|(inc, seen)| {
-            let hold = match self.fate(seen, view, evidence) {
-                Fate::Lives => return None,
-                // It looked for the sockets that were left before it came (R5a).
-                Fate::Replaced => holds.close_grace,
-                Fate::Dead => {
-                    let proof = evidence.ended.get(&seen.holder.pod_uid).copied().unwrap_or(now);
-                    seen.hold(proof, holds, timing, now)
-                }
-                Fate::Unknown => holds.session_timeout,
-            };
+            // However its process ended, the server may not know.
+            (self.fate(seen, view, evidence) != Fate::Lives).then_some(())?;
             let holder = &seen.holder;
-            withhold(inc, format!("{inc}.{}", holder.seq), holder.claim.max(share(&holder.pod_uid)), hold)
+            withhold(inc, format!("{inc}.{}", holder.seq), holder.claim.max(share(&holder.pod_uid)))
         });
         // A pod that came, was granted and was lost between two looks. Who answers for it now may be the successor of the
         // one that was granted, of an earlier boot even, of which it knows nothing.
@@ -459,11 +449,12 @@ impl Watch {
             }
             let own = view.holders_of(pod).map(|holder| holder.claim);
             let left = share.saturating_sub(own.sum());
-            withhold("", format!("{pod}.{}", view.token), left, holds.session_timeout)
+            withhold("", format!("{pod}.{}", view.token), left)
         });
-        let unlisted = self.unlisted.iter().filter_map(|unlisted| {
-            withhold("", format!("unlisted.{}", view.token), unlisted.missing(view), holds.session_timeout)
-        });
+        let unlisted = self
+            .unlisted
+            .iter()
+            .filter_map(|unlisted| withhold("", format!("unlisted.{}", view.token), unlisted.missing(view)));
         holders.chain(strangers).chain(unlisted).collect()
     }
 }
@@ -478,22 +469,6 @@ enum Fate {
     /// Proven dead by the state of its pod (R5b).
     Dead,
     Unknown,
-}
-
-impl Seen {
-    /// How long the slots of a dead process are still withheld (R5c), when its node had surely been reachable after its
-    /// death, at the latest at `proof`. If the network had been away when the process died, its FIN was lost, and TCP sends
-    /// it again within as long again as it was away: less than from when the process was heard last until the proof, however
-    /// often the network came and went. Then the server has `closeGrace` to notice.
-    ///
-    /// What nobody heard before may have been cut off for long.
-    fn hold(&self, proof: BootTime, holds: Holds, timing: &Timing, now: BootTime) -> Duration {
-        let Some(heard) = self.heard else { return holds.session_timeout };
-        let hold = proof.saturating_since(heard) + holds.close_grace;
-        // What of it is over by now; whoever times the rest allows for the clocks.
-        let over = timing.shrunk(now.saturating_since(proof));
-        hold.saturating_sub(over).min(holds.session_timeout)
-    }
 }
 
 fn again(entry: QuarantineView) -> Quarantine {

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -11,9 +12,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     clock::BootTime,
+    connections::{ConnectionTable, Entry},
     deadman::{DeadManSwitch, NoSwitch},
     evidence::Identity,
-    holder::Holder,
+    holder::{Holder, Inheritance},
     store::LedgerStore,
     task,
     timing::Timing,
@@ -48,12 +50,12 @@ pub struct SlotStatus {
 
 /// What a worker knows of its server and of its past when it joins a pool.
 pub struct SlotOptions {
-    /// `sessionTimeout` of the server: for slots that are dropped without a word.
-    pub session_timeout: Duration,
-    /// `closeGrace` of the server: for slots of an older, dead process of this pod.
-    pub close_grace: Duration,
-    /// Sockets of an older, dead process of this pod that may still be open at the server (R5a).
-    pub inherited: u32,
+    /// `sessionTimeout` of the server, see [`SlotPool::set_hold`].
+    pub hold: Duration,
+    /// What older processes of this pod left (R5a).
+    pub inheritance: Inheritance,
+    /// Where connections are written down for the time after this process.
+    pub table: Option<Arc<dyn ConnectionTable>>,
     /// Kills the process when it does not renew (R6).
     pub switch: Box<dyn DeadManSwitch>,
 }
@@ -61,9 +63,9 @@ pub struct SlotOptions {
 impl Default for SlotOptions {
     fn default() -> Self {
         Self {
-            session_timeout: Duration::from_secs(300),
-            close_grace: Duration::from_secs(2),
-            inherited: 0,
+            hold: Duration::from_secs(300),
+            inheritance: Inheritance::default(),
+            table: None,
             switch: Box::new(NoSwitch),
         }
     }
@@ -80,11 +82,14 @@ pub struct SlotPool {
 
 pub(super) struct Shared {
     core: Mutex<Core>,
+    table: Option<Arc<dyn ConnectionTable>>,
     status: watch::Sender<SlotStatus>,
     /// Counts every change, for those who wait for something that the status does not show.
     changes: watch::Sender<u64>,
     /// Wakes the task.
     pub(super) nudge: Notify,
+    /// Wakes the one that ends quarantine.
+    pub(super) ended: Notify,
     /// Makes the listener connect anew: its connection may be dead without a sign.
     pub(super) reconnect: Notify,
 }
@@ -95,11 +100,13 @@ struct Core {
     holder: Holder,
     switch: Box<dyn DeadManSwitch>,
     armed: Option<BootTime>,
+    pool: String,
+    table: Option<Arc<dyn ConnectionTable>>,
 }
 
 impl Core {
-    /// Armed before the check that counts, so before `connect()` (R6).
-    fn count(&mut self, now: BootTime) -> Option<u64> {
+    /// Armed, and written down, before the check that counts, so before `connect()` (R6, R5a).
+    fn count(&mut self, now: BootTime) -> Option<(u64, Option<Entry>)> {
         if !self.holder.may_count(now) {
             return None;
         }
@@ -110,14 +117,27 @@ impl Core {
             }
             self.armed = Some(deadline);
         }
+        let entry = self.table.as_ref().and_then(|table| table.reserve(&self.pool));
         let id = self.holder.count(now);
+        if let Some(entry) = entry {
+            match (id, &self.table) {
+                (Some(id), _) => self.holder.set_entry(id, entry),
+                (None, Some(table)) => table.free(entry),
+                (None, None) => {}
+            }
+        }
         self.settle();
-        id
+        Some((id?, entry))
     }
 
     /// Armed at the deadline while any socket may be open, and at no other time. A slot whose session ended uncleanly has
     /// none any more: it counts until a SYNC takes it along, but there is nothing to kill.
     fn settle(&mut self) {
+        if let Some(table) = &self.table {
+            for entry in self.holder.take_freed() {
+                table.free(entry);
+            }
+        }
         let wanted = self.holder.deadline().filter(|_| self.holder.held() > 0);
         if wanted == self.armed {
             return;
@@ -137,17 +157,21 @@ impl Core {
 impl Shared {
     /// Works on the holder and tells everyone who waits.
     pub(super) fn with<R>(&self, work: impl FnOnce(&mut Holder, BootTime) -> R) -> R {
-        let (result, due, status) = {
+        let (result, due, over, status) = {
             let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
             let now = BootTime::now();
             let result = work(&mut core.holder, now);
             core.settle();
-            (result, core.holder.is_due(), core.holder.status(now))
+            let over = core.holder.next_over(now).is_some_and(|next| next.is_zero());
+            (result, core.holder.is_due(), over, core.holder.status(now))
         };
         self.status.send_if_modified(|last| std::mem::replace(last, status) != status);
         self.changes.send_modify(|n| *n = n.wrapping_add(1));
         if due {
             self.nudge.notify_one();
+        }
+        if over {
+            self.ended.notify_one();
         }
         result
     }
@@ -166,16 +190,16 @@ impl SlotPool {
 
     /// [`SlotPool::spawn`] with all that may be known.
     pub fn spawn_with(store: Store, pool: &str, identity: Identity, timing: Timing, options: SlotOptions) -> Self {
-        let SlotOptions { session_timeout, close_grace, inherited, switch } = options;
-        let mut holder = Holder::new(identity, timing, close_grace, session_timeout);
-        if inherited > 0 {
-            holder.inherit(inherited, "inherited", session_timeout, BootTime::now());
-        }
+        let SlotOptions { hold, inheritance, table, switch } = options;
+        let mut holder = Holder::new(identity, timing, hold);
+        holder.inherit(inheritance, BootTime::now());
         let shared = Arc::new(Shared {
-            core: Mutex::new(Core { holder, switch, armed: None }),
+            core: Mutex::new(Core { holder, switch, armed: None, pool: pool.to_owned(), table: table.clone() }),
+            table,
             status: watch::Sender::default(),
             changes: watch::Sender::default(),
             nudge: Notify::new(),
+            ended: Notify::new(),
             reconnect: Notify::new(),
         });
         let (alive, ended) = (CancellationToken::new(), CancellationToken::new());
@@ -186,6 +210,7 @@ impl SlotPool {
             tokio::select! {
                 () = task::keep(&shared_of_task, &ledger) => {}
                 () = task::listen(&shared_of_task, &ledger) => {}
+                () = task::clear(&shared_of_task, &ledger) => {}
                 () = unused.cancelled() => {}
             }
         });
@@ -209,9 +234,10 @@ impl SlotPool {
     /// One more slot, if it may be opened now.
     pub fn try_acquire(&self) -> Option<Slot> {
         // Without a chance there is no change to tell of: waiting acquirers would wake each other for ever.
-        let id = self.shared.core.lock().unwrap_or_else(PoisonError::into_inner).count(BootTime::now())?;
+        let counted = self.shared.core.lock().unwrap_or_else(PoisonError::into_inner).count(BootTime::now());
+        let (id, entry) = counted?;
         self.shared.with(|_, _| ());
-        Some(Slot { shared: self.shared.clone(), _alive: self.alive.clone(), id, settled: false })
+        Some(Slot { shared: self.shared.clone(), _alive: self.alive.clone(), id, entry, settled: false })
     }
 
     /// Where things stand.
@@ -229,14 +255,16 @@ impl SlotPool {
         self.shared.with(|holder, _| holder.set_want(want));
     }
 
-    /// `sessionTimeout` of the server: how long a slot is withheld that is dropped without a word.
-    pub fn set_session_timeout(&self, hold: Duration) {
-        self.shared.with(|holder, _| holder.set_session_timeout(hold));
+    /// `sessionTimeout` of the server, the longest among those who share the pool. Together with [`Timing::drain_margin`] it
+    /// says how long a slot is withheld when nothing proves that the server knows its session to be over.
+    pub fn set_hold(&self, session_timeout: Duration) {
+        self.shared.with(|holder, _| holder.set_hold(session_timeout));
     }
 
-    /// `closeGrace` of the server: how long slots of an older process of this pod are withheld.
-    pub fn set_close_grace(&self, grace: Duration) {
-        self.shared.with(|holder, _| holder.set_close_grace(grace));
+    /// The server's end of a connection was seen after its slot was withheld under this id, by this process or, as
+    /// [`Inheritance`] says, for an older one: the slot is free at once.
+    pub fn prove(&self, id: &str) {
+        self.shared.with(|holder, _| holder.prove(id));
     }
 
     /// Gives everything back: no new slot, all slots revoked; waits until none is counted, then leaves the ledger. The
@@ -253,12 +281,13 @@ impl fmt::Debug for SlotPool {
     }
 }
 
-/// Permission for one connection, counted until [`Slot::release`] or [`Slot::quarantine`]; a slot that is dropped goes into
-/// quarantine for the server's session timeout.
+/// Permission for one connection, counted until [`Slot::release`], [`Slot::withhold`] or [`Slot::quarantine`]; a slot that
+/// is dropped is withheld.
 pub struct Slot {
     shared: Arc<Shared>,
     _alive: Arc<DropGuard>,
     id: u64,
+    entry: Option<Entry>,
     settled: bool,
 }
 
@@ -271,6 +300,18 @@ impl Slot {
     /// The connection stands.
     pub fn connected(&self) {
         self.shared.with(|holder, _| holder.set_connected(self.id));
+    }
+
+    /// Where its connection is written down, when it is.
+    pub fn entry(&self) -> Option<Entry> {
+        self.entry
+    }
+
+    /// Writes down between which addresses the connection stands, so that its end can be seen even after this process.
+    pub fn note_connected(&self, local: SocketAddr, remote: SocketAddr) {
+        if let (Some(table), Some(entry)) = (&self.shared.table, self.entry) {
+            table.connected(entry, local, remote);
+        }
     }
 
     /// Whether the share fell or the lease is ending: finish this mail, start no other, close.
@@ -327,16 +368,49 @@ impl Slot {
     }
 
     /// The session ended without EOF: the server may count it for `hold` more. `why` is one word.
-    pub fn quarantine(mut self, why: &'static str, hold: Duration) {
+    pub fn quarantine(mut self, why: &'static str, hold: Duration) -> Withheld {
         self.settled = true;
-        self.shared.with(|holder, now| holder.quarantine(self.id, why, hold, now));
+        let id = self.shared.with(|holder, now| holder.quarantine(self.id, why, hold, now));
+        Withheld { shared: self.shared.clone(), id }
+    }
+
+    /// [`Slot::quarantine`] for as long as the server may count a session whose end nobody saw ([`SlotPool::set_hold`]).
+    pub fn withhold(self, why: &'static str) -> Withheld {
+        let hold = self.shared.look(|holder, _| holder.hold());
+        self.quarantine(why, hold)
+    }
+}
+
+/// A slot that is withheld because nothing proved that the server knows its session to be over. It may be dropped: then
+/// the slot stays withheld for its time.
+pub struct Withheld {
+    shared: Arc<Shared>,
+    id: String,
+}
+
+impl Withheld {
+    /// The id of its quarantine.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The server's end was seen after all: the slot is free at once. When the pool has been left meanwhile, it stays
+    /// withheld for its time.
+    pub fn prove(self) {
+        self.shared.with(|holder, _| holder.prove(&self.id));
+    }
+}
+
+impl fmt::Debug for Withheld {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Withheld").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         if !self.settled {
-            self.shared.with(|holder, now| holder.quarantine(self.id, "dropped", holder.session_timeout(), now));
+            self.shared.with(|holder, now| holder.quarantine(self.id, "dropped", holder.hold(), now));
         }
     }
 }

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 use redis::{Cmd, Script};
 
 use super::state::{
-    ClearReply, InitReply, InitRequest, LeaveReply, LedgerView, OpenReply, OpenRequest, Policy, PolicyReply,
-    Quarantine, ReapReply, Snapshot, SyncReply, SyncRequest,
+    ClearReply, CondemnReply, InitReply, InitRequest, LeaveReply, LedgerView, OpenReply, OpenRequest, Policy,
+    PolicyReply, Quarantine, ReapReply, Snapshot, SyncReply, SyncRequest,
 };
 use super::wire;
 use crate::store::{Store, StoreError};
@@ -29,6 +29,7 @@ static REAP: LazyLock<Script> = script!("allow-oom", "scripts/reap.lua");
 static INIT: LazyLock<Script> = script!("allow-oom", "scripts/init.lua");
 static OPEN: LazyLock<Script> = script!("allow-oom", "scripts/open.lua");
 static CLEAR: LazyLock<Script> = script!("allow-oom", "scripts/clear.lua");
+static CONDEMN: LazyLock<Script> = script!("allow-oom", "scripts/condemn.lua");
 static GOOD: LazyLock<Script> = script!("allow-oom", "scripts/good.lua");
 static DISCARD: LazyLock<Script> = script!("allow-oom", "scripts/discard.lua");
 static SNAPSHOT: LazyLock<Script> = script!("no-writes", "scripts/snapshot.lua");
@@ -58,7 +59,8 @@ pub struct SaturationRecord {
 /// | [`reap_dead`](LedgerStore::reap_dead) | the leader | R5b: pod phase final AND container terminated with an id | same boot of the node, the quarantine of R5b |
 /// | [`init`](LedgerStore::init) | the leader | no ledger, or its fence is not the node's | the old primary can no longer write (R8: at once for a single node); afterwards it reads the epoch back with [`snapshot`](LedgerStore::snapshot) and steps down if it is not its own (R9) |
 /// | [`open`](LedgerStore::open) | the leader | the reclaim time after INIT on its own clock; at once only for a pool that never was open | the mark "was opened" of R9 is durable BEFORE this call; every holder seen before and not re-asserted is in `missing` |
-/// | [`clear`](LedgerStore::clear) | leader and workers | the quarantine was in sight for [`super::Timing::quarantine_watch`] on the caller's clock | first sight was timed under the same id |
+/// | [`condemn`](LedgerStore::condemn) | the leader | it once saw a higher version than the ledger has | |
+/// | [`clear`](LedgerStore::clear) | leader and workers | the quarantine was in sight for [`super::Timing::quarantine_watch`] on the caller's clock, or the server's end was seen after all | first sight was timed under the same id |
 ///
 /// [`super::Watch`] decides these for the leader, [`super::Holder`] for the worker.
 #[derive(Clone)]
@@ -120,10 +122,12 @@ impl LedgerStore {
             request.want.to_string(),
             request.open.to_string(),
             request.busy.to_string(),
-            wire::seconds(request.close_grace).to_string(),
-            wire::seconds(request.session_timeout).to_string(),
+            wire::seconds(request.hold).to_string(),
+            request.seen.to_string(),
         ];
         wire::push_quarantine(&mut arguments, &request.quarantine);
+        arguments.push(request.accounts.len().to_string());
+        arguments.extend(request.accounts.iter().map(|process| wire::word(process)));
         let answer = self.call(&SYNC, arguments, limit).await?;
         wire::sync_reply(&answer).ok_or_else(|| self.garbled(&answer))
     }
@@ -138,6 +142,7 @@ impl LedgerStore {
     pub async fn policy(&self, policy: &Policy) -> Result<PolicyReply, StoreError> {
         let mut arguments = Vec::new();
         wire::push_policy(&mut arguments, policy);
+        arguments.push(wire::servers(policy));
         let answer = self.call(&POLICY, arguments, CALL_LIMIT).await?;
         wire::policy_reply(&answer).ok_or_else(|| self.garbled(&answer))
     }
@@ -185,6 +190,7 @@ impl LedgerStore {
         let mut arguments = vec![wire::word(&request.fence), wire::word(&request.token)];
         wire::push_policy(&mut arguments, &request.policy);
         wire::push_quarantine(&mut arguments, &request.quarantine);
+        arguments.extend([request.version.to_string(), wire::servers(&request.policy)]);
         let answer = self.call(&INIT, arguments, CALL_LIMIT).await?;
         wire::init_reply(&answer).ok_or_else(|| self.garbled(&answer))
     }
@@ -202,9 +208,17 @@ impl LedgerStore {
         wire::open_reply(&answer).ok_or_else(|| self.garbled(&answer))
     }
 
-    /// CLEAR: the end of a quarantine.
-    pub async fn clear(&self, token: &str, id: &str) -> Result<ClearReply, StoreError> {
-        let answer = self.call(&CLEAR, vec![wire::word(token), wire::word(id)], CALL_LIMIT).await?;
+    /// CONDEMN: the leader has seen `version`; a ledger below it is an older copy, and of no force from now on.
+    pub async fn condemn(&self, version: u64) -> Result<CondemnReply, StoreError> {
+        let answer = self.call(&CONDEMN, vec![version.to_string()], CALL_LIMIT).await?;
+        wire::condemn_reply(&answer).ok_or_else(|| self.garbled(&answer))
+    }
+
+    /// CLEAR: the end of quarantines.
+    pub async fn clear(&self, token: &str, ids: &[String]) -> Result<ClearReply, StoreError> {
+        let mut arguments = vec![wire::word(token)];
+        arguments.extend(ids.iter().map(|id| wire::word(id)));
+        let answer = self.call(&CLEAR, arguments, CALL_LIMIT).await?;
         wire::clear_reply(&answer).ok_or_else(|| self.garbled(&answer))
     }
 
@@ -260,10 +274,12 @@ impl LedgerStore {
         }
     }
 
-    /// Removes ledger and log; only when no relay, claim or quarantine is left on the pool. The key goes as it is now or
-    /// not at all: a ledger that changed since `seen` stays. Returns whether it went.
-    pub async fn remove_unused(&self, seen: &LedgerView) -> Result<bool, StoreError> {
-        let arguments = vec![wire::word(&seen.token), seen.epoch.to_string(), seen.revision.to_string()];
+    /// Removes ledger and log; only when no relay or claim is left on the pool, and no quarantine, unless that is `carried`
+    /// on in another ledger of the same server. The key goes as it is now or not at all: a ledger whose policy changed since
+    /// `seen` stays. Returns whether it went.
+    pub async fn remove_unused(&self, seen: &LedgerView, carried: bool) -> Result<bool, StoreError> {
+        let mut arguments = vec![wire::word(&seen.token), seen.epoch.to_string(), seen.revision.to_string()];
+        arguments.push(u8::from(carried).to_string());
         let answer = self.call(&DISCARD, arguments, CALL_LIMIT).await?;
         Ok(answer.first().is_some_and(|word| word == "OK"))
     }

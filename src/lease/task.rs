@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 use super::{
     holder::Holder,
     slot::{LONGEST_SLEEP, Shared},
-    state::{LeaveReply, SyncRequest},
+    state::{ClearReply, LeaveReply, SyncRequest},
     store::LedgerStore,
 };
 use crate::{
@@ -17,8 +17,8 @@ use crate::{
     system,
 };
 
-/// The least pause for the sake of a quarantine: one that nobody can end now must not make a hot loop.
-const LEAST_REST: Duration = Duration::from_millis(100);
+/// The least sleep of whoever waits for a moment on another clock.
+const LEAST_SLEEP: Duration = Duration::from_millis(1);
 
 /// Keeps the lease until a closing process has left.
 pub(super) async fn keep(shared: &Shared, ledger: &LedgerStore) {
@@ -40,7 +40,6 @@ pub(super) async fn keep(shared: &Shared, ledger: &LedgerStore) {
             let outcome = renew(shared, ledger, &request).await;
             report(ledger, outcome.err(), &mut failing, shared);
         }
-        clear(shared, ledger).await;
         rest(shared).await;
     }
 }
@@ -94,24 +93,37 @@ fn report(ledger: &LedgerStore, error: Option<StoreError>, failing: &mut bool, s
     *failing = failed;
 }
 
-/// Ends quarantine that is over on our clock, so that it ends even while no controller lives.
-async fn clear(shared: &Shared, ledger: &LedgerStore) {
-    let (token, over) = shared.look(|holder, now| (holder.token().to_owned(), holder.over(now)));
-    for id in over {
-        match ledger.clear(&token, &id).await {
-            Ok(reply) => debug!(ledger.pool = ledger.pool(), quarantine.id = id, ?reply, "quarantine is over"),
+/// Ends quarantine that is over on our clock, so that it ends even while no controller lives, and what is proven to be free;
+/// all of it in one call, which no heartbeat waits for. Returns never.
+pub(super) async fn clear(shared: &Shared, ledger: &LedgerStore) {
+    loop {
+        let (token, over, next) =
+            shared.look(|holder, now| (holder.token().to_owned(), holder.over(now), holder.next_over(now)));
+        if over.is_empty() {
+            // The clock of the sleep stops in suspend, and entries come and go with each answer.
+            tokio::select! {
+                () = tokio::time::sleep(next.unwrap_or(LONGEST_SLEEP).clamp(LEAST_SLEEP, LONGEST_SLEEP)) => {}
+                () = shared.ended.notified() => {}
+            }
+            continue;
+        }
+        match ledger.clear(&token, &over).await {
+            Ok(reply @ (ClearReply::Ok | ClearReply::Gone)) => {
+                debug!(ledger.pool = ledger.pool(), quarantine.ids = ?over, ?reply, "quarantine is over");
+                shared.with(|holder, _| over.iter().for_each(|id| holder.cleared(id)));
+                continue;
+            }
+            Ok(reply) => debug!(ledger.pool = ledger.pool(), ?reply, "the ledger does not end quarantine now"),
             Err(error) => debug!(ledger.pool = ledger.pool(), %error, "could not end a quarantine"),
         }
-        shared.with(|holder, _| holder.cleared(&id));
+        let pause = shared.look(|holder, _| holder.timing().heartbeat);
+        tokio::time::sleep(pause).await;
     }
 }
 
-/// Waits for the next heartbeat, the end of a quarantine, a reason to go at once, or the deadline.
+/// Waits for the next heartbeat, a reason to go at once, or the deadline.
 async fn rest(shared: &Shared) {
-    let pause = shared.look(|holder, now| {
-        let heartbeat = holder.pause(system::chance().random_range(-1.0..=1.0));
-        holder.next_over(now).map_or(heartbeat, |over| heartbeat.min(over.max(LEAST_REST)))
-    });
+    let pause = shared.look(|holder, _| holder.pause(system::chance().random_range(-1.0..=1.0)));
     let end = tokio::time::Instant::now() + pause;
     loop {
         if shared.look(|holder, _| holder.is_due()) {

@@ -21,9 +21,11 @@ pub struct Timing {
     pub commit_margin: Duration,
     /// All sessions are closed this long before the deadline.
     pub close_margin: Duration,
-    /// How long a reaper waits for proof that a node still lives (R5c): one renewal of the node's Lease, which the kubelet
-    /// makes every 10 s and up to 4 % later, and some looks at it, since one look must come before it and two after.
-    pub node_renewal: Duration,
+    /// How long after a process may have written its last byte, or its kernel sent it, the server may still be reading what
+    /// came before: it counts `sessionTimeout` from then.
+    pub drain_margin: Duration,
+    /// How long a server that counts processes may need after its end of a session, before it takes the next one.
+    pub settle: Duration,
 }
 
 impl Default for Timing {
@@ -49,7 +51,8 @@ impl Timing {
             start_margin: Duration::from_millis(1500),
             commit_margin: Duration::from_millis(750),
             close_margin: Duration::from_millis(250),
-            node_renewal: Duration::from_secs(14),
+            drain_margin: Duration::from_secs(30),
+            settle: Duration::from_millis(100),
         };
         let needed = timing.stretched(lease + Self::SLACK);
         timing.reclaim = Duration::from_secs(needed.as_secs() + 1).max(Duration::from_secs(7));
@@ -74,6 +77,11 @@ impl Timing {
     /// How long a quarantine of `hold` is to be watched from first sight before it may be cleared.
     pub fn quarantine_watch(&self, hold: Duration) -> Duration {
         self.stretched(hold) + Self::SLACK
+    }
+
+    /// How long a slot is withheld when nothing proves that the server knows its session to be over.
+    pub fn hold(&self, session_timeout: Duration) -> Duration {
+        session_timeout + self.drain_margin
     }
 
     /// Whether the times hold together.

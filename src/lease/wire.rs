@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, str::FromStr, time::Duration};
 
 use super::state::{
-    ClearReply, Granted, HolderView, InitReply, LeaveReply, LedgerState, LedgerView, OpenReply, Policy, PolicyReply,
-    Quarantine, QuarantineView, ReapReply, SyncReply, Wait,
+    ClearReply, CondemnReply, Granted, HolderView, InitReply, LeaveReply, LedgerState, LedgerView, OpenReply, Policy,
+    PolicyReply, Quarantine, QuarantineView, ReapReply, SyncReply, Wait,
 };
 
 /// A text as one word of a field: never empty, no white space.
@@ -40,6 +40,11 @@ pub(super) fn push_policy(arguments: &mut Vec<String>, policy: &Policy) {
     }
 }
 
+/// The servers of a policy, the last argument of its scripts.
+pub(super) fn servers(policy: &Policy) -> String {
+    policy.servers.iter().map(|server| word(server)).collect::<Vec<_>>().join(" ")
+}
+
 fn parts(answer: &[String]) -> Vec<&str> {
     answer.iter().map(String::as_str).collect()
 }
@@ -67,7 +72,7 @@ fn wait(text: &str) -> Option<Wait> {
 
 pub(super) fn sync_reply(answer: &[String]) -> Option<SyncReply> {
     Some(match parts(answer).as_slice() {
-        ["OK", claim, limit, entitlement, in_state, lease, entries @ ..] => {
+        ["OK", claim, limit, entitlement, in_state, lease, version, entries @ ..] => {
             let mut quarantine = Vec::new();
             for entry in entries.chunks(4) {
                 let [id, slots, seconds, why] = entry else { return None };
@@ -85,6 +90,7 @@ pub(super) fn sync_reply(answer: &[String]) -> Option<SyncReply> {
                 entitlement: number(entitlement)?,
                 state: state(in_state)?,
                 lease: Duration::from_millis(number(lease)?),
+                version: number(version)?,
                 quarantine,
             })
         }
@@ -151,6 +157,14 @@ pub(super) fn open_reply(answer: &[String]) -> Option<OpenReply> {
     })
 }
 
+pub(super) fn condemn_reply(answer: &[String]) -> Option<CondemnReply> {
+    Some(match parts(answer).as_slice() {
+        ["OK"] => CondemnReply::Current,
+        ["WAIT", why] => CondemnReply::Wait(wait(why)?),
+        _ => return None,
+    })
+}
+
 pub(super) fn clear_reply(answer: &[String]) -> Option<ClearReply> {
     Some(match parts(answer).as_slice() {
         ["OK"] => ClearReply::Ok,
@@ -165,6 +179,8 @@ pub(super) fn clear_reply(answer: &[String]) -> Option<ClearReply> {
 pub(super) fn ledger(fields: &BTreeMap<String, String>) -> Result<LedgerView, String> {
     let text = |name: &str| fields.get(name).cloned().ok_or_else(|| name.to_owned());
     let figure = |name: &str| text(name).and_then(|value| value.parse::<u64>().map_err(|_| name.to_owned()));
+    // Fields that ledgers of the first release do not have.
+    let later = |name: &str| if fields.contains_key(name) { figure(name) } else { Ok(0) };
     let mut view = LedgerView {
         fence: text("fence")?,
         token: text("token")?,
@@ -173,6 +189,15 @@ pub(super) fn ledger(fields: &BTreeMap<String, String>) -> Result<LedgerView, St
         revision: figure("revision")?,
         budget: u32::try_from(figure("budget")?).map_err(|_| "budget")?,
         lease: Duration::from_millis(figure("lease")?),
+        version: later("version")?,
+        floor: later("floor")?,
+        servers: fields
+            .get("servers")
+            .map_or("", |servers| servers)
+            .split(' ')
+            .filter(|s| !s.is_empty())
+            .map(str::to_owned)
+            .collect(),
         holders: Vec::new(),
         entitlements: BTreeMap::new(),
         generations: BTreeMap::new(),

@@ -14,9 +14,10 @@ use tokio::{
 use crate::api;
 
 use super::{
-    network::{Dial, Network},
-    session::Closed,
-    wire::{Wire, finish_socket},
+    ending::{Closed, end_socket},
+    heard::heard,
+    network::{Connected, Dial, Network},
+    wire::Wire,
 };
 
 /// A mail server and how to speak to it.
@@ -53,7 +54,7 @@ pub struct StepLimits {
     pub command: Duration,
     /// The 354 to DATA.
     pub data: Duration,
-    /// One block of the message to be taken by the socket.
+    /// One block of the message to be taken by the socket, which holds little that the server has no room for.
     pub block: Duration,
     /// The reply to the whole message.
     pub dot: Duration,
@@ -190,7 +191,9 @@ pub(super) enum ConnectFailure {
 /// proof of its end.
 pub(super) async fn connect(
     endpoint: &Endpoint,
+    connected: impl Fn(SocketAddr, SocketAddr),
     mut unwanted: Pin<&mut impl Future<Output = ()>>,
+    mut hurry: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Wire, ConnectFault> {
     let limits = &endpoint.limits;
     let deadline = Instant::now() + limits.connect;
@@ -210,11 +213,11 @@ pub(super) async fn connect(
     for address in addresses {
         let share = deadline.saturating_duration_since(Instant::now()) / left;
         left = (left - 1).max(1);
-        match attempt(endpoint, address, share, unwanted.as_mut()).await {
+        match attempt(endpoint, address, share, &connected, unwanted.as_mut(), hurry.as_mut()).await {
             Ok(wire) => return Ok(wire),
+            Err(fault) if fault.closed == Closed::NeverOpen && fault.why != ConnectFailure::Unwanted => last = fault,
             // Only one socket may count: where the server may have seen this one, another is not tried.
-            Err(fault) if fault.closed == Closed::NoEof || fault.why == ConnectFailure::Unwanted => return Err(fault),
-            Err(fault) => last = fault,
+            Err(fault) => return Err(fault),
         }
     }
     Err(last)
@@ -224,25 +227,50 @@ async fn attempt(
     endpoint: &Endpoint,
     address: SocketAddr,
     limit: Duration,
+    connected: impl Fn(SocketAddr, SocketAddr),
     unwanted: Pin<&mut impl Future<Output = ()>>,
+    hurry: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Wire, ConnectFault> {
-    let failed = |error: io::Error| ConnectFault {
+    let failed = |error: &io::Error| format!("cannot connect to {address}: {error}");
+    let dialled = endpoint.network.dial(address).map_err(|error| ConnectFault {
         why: ConnectFailure::Broken,
-        detail: format!("cannot connect to {address}: {error}"),
+        detail: failed(&error),
         closed: Closed::NeverOpen,
-    };
-    let Dial { connecting, handle } = endpoint.network.dial(address).map_err(failed)?;
+    })?;
+    let (Dial { connecting, handle }, heard) = heard(dialled);
     let (why, detail) = tokio::select! {
-        connected = timeout(limit, connecting) => match connected {
-            Ok(Ok(stream)) => return Ok(Wire::new(stream, handle)),
-            Ok(Err(error)) => return Err(failed(error)),
+        connecting = timeout(limit, connecting) => match connecting {
+            Ok(Ok(Connected { stream, local })) => {
+                connected(local, address);
+                return Ok(Wire::new(stream, handle, heard));
+            }
+            Ok(Err(error)) => {
+                if was_open(&error) {
+                    heard.error(&error);
+                }
+                (ConnectFailure::Broken, failed(&error))
+            }
             Err(_) => (ConnectFailure::TimedOut, format!("no answer from {address} within {limit:?}")),
         },
         () = unwanted => (ConnectFailure::Unwanted, format!("given up while connecting to {address}")),
     };
+    // It may have been connected for a moment, and the server may have seen that. Asked before our end, which leaves an
+    // error of its own.
+    if let Some(error) = handle.take_error().filter(was_open) {
+        heard.error(&error);
+    }
     // While connecting, this takes the attempt back, and the socket has no peer; once connected, it sends FIN.
     handle.end();
-    let closed =
-        if handle.is_connected() { finish_socket(handle, endpoint.limits.close).await } else { Closed::NeverOpen };
+    if handle.is_connected() {
+        let closed = end_socket(handle, &heard, endpoint.limits.close, hurry).await;
+        return Err(ConnectFault { why, detail, closed });
+    }
+    let closed = heard.first().map_or(Closed::NeverOpen, |first| Closed::after(first, false));
     Err(ConnectFault { why, detail, closed })
+}
+
+/// Whether only a connection that stood meets this error.
+fn was_open(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset)
 }

@@ -10,6 +10,8 @@
 //! server's end of a session. `lettre` builds the messages (`queue`).
 
 mod connect;
+mod ending;
+mod heard;
 mod network;
 mod reply;
 mod send;
@@ -20,8 +22,9 @@ mod wire;
 mod words;
 
 pub use connect::{Credentials, Endpoint, StepLimits, TlsRoots};
-pub use network::{Bytes, Connection, Dial, Handle, Network, Tcp};
+pub use ending::{Closed, Lingering};
+pub use network::{Bytes, Connected, Connection, Dial, Handle, Network, Tcp};
 pub use reply::{Context, EnhancedCode, Event, PauseReason, Reply, Resend, Ruling, Sign, Stage, Verdict, Why};
-pub use session::{Closed, Features, Offers, OpenError, Session};
+pub use session::{Features, Offers, OpenError, Session};
 pub use table::judge;
 pub use transaction::{Commit, MailOutcome, RecipientOutcome, Transaction, TransactionError};

@@ -1,6 +1,12 @@
 //! A session: from the socket to a server that is ready for mail, and to its end.
 
-use std::{fmt, pin::pin, time::Duration};
+use std::{
+    fmt,
+    future::pending,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use tokio::time::{Instant, timeout};
@@ -9,25 +15,14 @@ use crate::api::{Auth, Tls};
 
 use super::{
     connect::{ConnectFailure, Credentials, Endpoint, StepLimits, connect, server_name},
+    ending::Closed,
     reply::{Context, Event, Reply, Ruling, Stage},
     table::judge,
     wire::{Fault, Wire},
 };
 
-/// What is known about the server's side of a connection that we have ended. A slot may be used again only after
-/// [`Closed::NeverOpen`] or [`Closed::Eof`] ([`crate::lease`], R4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Closed {
-    /// There never was a connection.
-    NeverOpen,
-    /// The server has closed its side.
-    Eof,
-    /// The server may still count the session.
-    NoEof,
-}
-
 /// Why there is no session.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot open a session with {host}:{port} ({}): {detail}", stage.as_str())]
 pub struct OpenError {
     /// As configured.
@@ -187,16 +182,20 @@ impl Session {
     /// Connects, greets, encrypts and logs in, each step within its limit. On failure the connection is ended as far
     /// as possible before this returns. Cancelling closes the socket without proof of the server's end.
     pub async fn open(endpoint: &Endpoint, credentials: Option<&Credentials>) -> Result<Self, OpenError> {
-        Self::open_unless(endpoint, credentials, std::future::pending()).await
+        Self::open_with(endpoint, credentials, |_, _| (), pending(), pending()).await
     }
 
-    /// The same, given up once `unwanted` resolves ([`super::Why::Aborted`]): the connection is then ended as after a failure.
-    pub async fn open_unless(
+    /// The same, given up once `unwanted` resolves ([`super::Why::Aborted`]): the connection is then ended as after a
+    /// failure, and as in [`Session::close_with`] once `hurry` resolves. `connected` is told our own address and the
+    /// server's before anything is said.
+    pub async fn open_with(
         endpoint: &Endpoint,
         credentials: Option<&Credentials>,
+        connected: impl Fn(SocketAddr, SocketAddr),
         unwanted: impl Future<Output = ()>,
+        hurry: impl Future<Output = ()>,
     ) -> Result<Self, OpenError> {
-        let mut unwanted = pin!(unwanted);
+        let (mut unwanted, mut hurry) = (pin!(unwanted), pin!(hurry));
         let error = |stage, ruling, reply, detail, closed| OpenError {
             host: endpoint.host.clone(),
             port: endpoint.port,
@@ -209,7 +208,7 @@ impl Session {
         if let Err(fault) = check(endpoint, credentials) {
             return Err(error(fault.stage, fault.ruling(), None, fault.detail, Closed::NeverOpen));
         }
-        let wire = match connect(endpoint, unwanted.as_mut()).await {
+        let wire = match connect(endpoint, connected, unwanted.as_mut(), hurry.as_mut()).await {
             Ok(wire) => wire,
             Err(fault) => {
                 let ruling = match fault.why {
@@ -242,7 +241,7 @@ impl Session {
                 // A refusal leaves both sides in step.
                 session.state = if fault.reply.is_some() { State::Finished } else { State::Broken };
                 let ruling = fault.ruling();
-                let closed = session.close().await;
+                let closed = session.end(hurry).await;
                 Err(error(fault.stage, ruling, fault.reply, fault.detail, closed))
             }
         }
@@ -369,20 +368,38 @@ impl Session {
 
     /// Says QUIT if both sides are in step, ends our side and waits for the server's end, within `limits.close`.
     /// Cancelling closes the socket without proof of the server's end.
-    pub async fn close(mut self) -> Closed {
+    pub async fn close(self) -> Closed {
+        self.close_with(pending()).await
+    }
+
+    /// The same, cut short once `hurry` resolves: our side is ended at once then, and the server's end waited for as in
+    /// [`Session::abort_now`].
+    pub async fn close_with(self, hurry: impl Future<Output = ()>) -> Closed {
+        self.end(pin!(hurry)).await
+    }
+
+    async fn end(mut self, mut hurry: Pin<&mut impl Future<Output = ()>>) -> Closed {
         let deadline = Instant::now() + self.limits.close;
         if self.state != State::Broken && !self.wire.said_farewell() && self.wire.is_quiet().await {
             // Whatever it answers, our end follows; some time is kept for the server's.
             let limit = self.limits.close * 3 / 4;
-            let _ = timeout(limit, self.exchange("QUIT", limit)).await;
+            tokio::select! {
+                _ = timeout(limit, self.exchange("QUIT", limit)) => {}
+                () = hurry.as_mut() => return self.wire.finish_now().await,
+            }
         }
-        self.wire.finish(deadline.saturating_duration_since(Instant::now())).await
+        self.wire.finish(deadline.saturating_duration_since(Instant::now()), hurry).await
     }
 
     /// Ends our side at once, in the middle of whatever it is, and waits for the server's end, within `limits.close`.
     /// A body without its end is not delivered.
     pub async fn abort(self) -> Closed {
-        self.wire.finish(self.limits.close).await
+        self.wire.finish(self.limits.close, pin!(pending())).await
+    }
+
+    /// The same, for when the lease ends: without TLS's own farewell, and the server's end is waited for 100 ms at most.
+    pub async fn abort_now(self) -> Closed {
+        self.wire.finish_now().await
     }
 }
 

@@ -10,15 +10,16 @@ use std::{
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     connect::TlsRoots,
+    ending::{Closed, FORCED, end_of},
+    heard::Heard,
     network::{Connection, Handle},
     reply::{Event, Reply},
-    session::Closed,
 };
 
 /// RFC 5321 asks for 512; servers write more.
@@ -73,7 +74,9 @@ pub(super) struct WriteFault {
 /// A connection to a server and what was read ahead.
 pub(super) struct Wire {
     stream: Stream,
-    handle: Box<dyn Handle>,
+    /// Until it is all that is left of the socket.
+    handle: Option<Box<dyn Handle>>,
+    heard: Heard,
     ahead: Vec<u8>,
     lines: Vec<String>,
     farewell: bool,
@@ -87,9 +90,16 @@ enum Stream {
 }
 
 impl Wire {
-    /// `handle` is a second handle on the socket of `stream`.
-    pub fn new(stream: Connection, handle: Box<dyn Handle>) -> Self {
-        Self { stream: Stream::Plain(stream), handle, ahead: Vec::new(), lines: Vec::new(), farewell: false }
+    /// `handle` is a second handle on the socket of `stream`; `heard` is what both keep of it.
+    pub fn new(stream: Connection, handle: Box<dyn Handle>, heard: Heard) -> Self {
+        Self {
+            stream: Stream::Plain(stream),
+            handle: Some(handle),
+            heard,
+            ahead: Vec::new(),
+            lines: Vec::new(),
+            farewell: false,
+        }
     }
 
     /// The TLS handshake. What the server sent ahead in clear text makes it fail: it could be anybody's
@@ -166,9 +176,9 @@ impl Wire {
         if !self.ahead.is_empty() {
             return false;
         }
-        match self.handle.peek() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
-            Ok(1..) if matches!(self.stream, Stream::Tls(_)) => {
+        match self.handle.as_ref().map(|handle| handle.peek()) {
+            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => true,
+            Some(Ok(1..)) if matches!(self.stream, Stream::Tls(_)) => {
                 // It may be a session ticket, which is nobody's business but TLS's.
                 timeout(Duration::from_millis(5), self.stream.read_buf(&mut self.ahead)).await.is_err()
             }
@@ -188,57 +198,87 @@ impl Wire {
         self.farewell
     }
 
-    /// Ends our side and waits until the server has ended its own.
-    pub async fn finish(mut self, limit: Duration) -> Closed {
+    /// Ends our side and waits until the server has ended its own; once `hurry` resolves, as [`Wire::finish_now`].
+    pub async fn finish(mut self, limit: Duration, hurry: Pin<&mut impl Future<Output = ()>>) -> Closed {
+        self.note_farewell();
+        self.reclaim();
+        tokio::select! {
+            () = self.part(limit) => self.closed(),
+            () = hurry => self.finish_now().await,
+        }
+    }
+
+    /// Ends our side below TLS, and waits for the server's end for a moment only.
+    pub async fn finish_now(mut self) -> Closed {
+        self.note_farewell();
+        self.reclaim();
+        self.end().await;
+        if let Some(stream) = self.stream.socket() {
+            end_of(stream, FORCED).await;
+        }
+        self.closed()
+    }
+
+    async fn part(&mut self, limit: Duration) {
         let deadline = Instant::now() + limit;
         // After a farewell the server closes by itself. What we sent meanwhile, be it TLS's own farewell, would stay
         // unread there, and its kernel would reset the connection instead of ending it.
         let patience = if self.farewell { limit * 3 / 4 } else { Duration::ZERO };
         if let Some(stream) = self.stream.socket()
-            && let Some(closed) = end_of(stream, patience, self.farewell).await
+            && end_of(stream, patience).await
         {
-            return closed;
+            return;
         }
-        if timeout_at(deadline, self.stream.shutdown()).await.is_err() {
-            self.handle.end();
-        }
+        // A server that reads nothing would keep TLS's farewell waiting, and our FIN behind it.
         let left = deadline.saturating_duration_since(Instant::now());
+        if timeout(left / 4, self.stream.shutdown()).await.is_err() {
+            self.end().await;
+        }
         // Below TLS: the server's farewell is not yet its FIN.
-        match self.stream.socket() {
-            Some(stream) => end_of(stream, left, self.farewell).await.unwrap_or(Closed::NoEof),
-            // The stream went with a handshake that took too long; the second handle still holds the socket.
-            None => finish_socket(self.handle, left).await,
+        if let Some(stream) = self.stream.socket() {
+            end_of(stream, deadline.saturating_duration_since(Instant::now())).await;
         }
     }
-}
 
-/// Ends our side of a socket and waits for the server's end.
-pub(super) async fn finish_socket(socket: Box<dyn Handle>, limit: Duration) -> Closed {
-    socket.end();
-    match socket.into_connection() {
-        Ok(mut stream) => end_of(&mut stream, limit, false).await.unwrap_or(Closed::NoEof),
-        Err(_) => Closed::NoEof,
-    }
-}
-
-/// Reads and drops everything until the server's end; `None` when it does not come in time.
-async fn end_of(stream: &mut Connection, limit: Duration, farewell: bool) -> Option<Closed> {
-    let mut scratch = [0; 4096];
-    let reading = async {
-        loop {
-            match stream.read(&mut scratch).await {
-                Ok(0) => return Closed::Eof,
-                Ok(_) => {}
-                // Linux reports a reset as a broken pipe when the server's FIN had come before.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Closed::Eof,
-                // The server has said that it closes, and closed with something of ours unread.
-                Err(error) if farewell && error.kind() == io::ErrorKind::ConnectionReset => return Closed::Eof,
-                // Somebody between us and the server may reset a connection too: no proof.
-                Err(_) => return Closed::NoEof,
-            }
+    /// Sends FIN, whatever TLS would still have to say.
+    async fn end(&mut self) {
+        match &self.handle {
+            Some(handle) => handle.end(),
+            None => drop(self.stream.shutdown().await),
         }
-    };
-    timeout(limit, reading).await.ok()
+    }
+
+    /// The stream may have gone with a handshake that took too long; the second handle still holds the socket.
+    fn reclaim(&mut self) {
+        if matches!(self.stream, Stream::Gone)
+            && let Some(Ok(stream)) = self.handle.take().map(Handle::into_connection)
+        {
+            self.stream = Stream::Plain(stream);
+        }
+    }
+
+    /// A farewell that came unasked and was not read yet counts as well.
+    fn note_farewell(&mut self) {
+        while let Ok(Some((code, _, used))) = parse(&self.ahead) {
+            self.ahead.drain(..used);
+            self.farewell |= matches!(code, 221 | 421);
+        }
+    }
+
+    /// What was heard, after our side was ended.
+    fn closed(self) -> Closed {
+        let Self { stream, heard, farewell, .. } = self;
+        let socket = match stream {
+            Stream::Plain(stream) => Some(stream),
+            Stream::Tls(stream) => Some(stream.into_inner().0),
+            Stream::Gone => None,
+        };
+        match (heard.first(), socket) {
+            (Some(first), _) => Closed::after(first, farewell),
+            (None, Some(socket)) => Closed::lingering(socket, heard),
+            (None, None) => Closed::NoEof,
+        }
+    }
 }
 
 /// The first reply in `bytes` and its length; `None` when it is not all there.

@@ -12,12 +12,14 @@ use tokio_util::task::TaskTracker;
 use super::{
     breaker::{Limits, Permit},
     context::Context,
-    sender,
+    inheritance, sender,
     server::Server,
 };
 use crate::{
     api::{RelayRecord, ServerReport, Unavailable},
-    lease::{DeadManSwitch, SlotOptions, SlotPool, SwitchError, Timing, Unprotected},
+    lease::{
+        BootTime, ConnectionTable, DeadManSwitch, ProcessId, SlotOptions, SlotPool, SwitchError, Timing, Unprotected,
+    },
     telemetry::metrics::{ByPool, ByServer, WorkerMetrics},
 };
 
@@ -49,14 +51,14 @@ pub struct Fleet {
     sessions: TaskTracker,
     /// Why no session may be opened in this process at all.
     unprotected: OnceLock<SwitchError>,
+    /// Where connections are written down, if anywhere.
+    table: OnceLock<Arc<dyn ConnectionTable>>,
 }
 
 #[derive(Default)]
 struct Members {
     servers: Vec<Arc<Server>>,
     pools: BTreeMap<String, Pool>,
-    /// Sockets of an older process of this pod, by pool, until the pool is joined.
-    inherited: BTreeMap<String, u32>,
 }
 
 /// A budget's slots, in use or on their way out.
@@ -74,6 +76,7 @@ impl Fleet {
             changed: Arc::new(Notify::new()),
             sessions: TaskTracker::new(),
             unprotected: OnceLock::new(),
+            table: OnceLock::new(),
         }
     }
 
@@ -149,9 +152,16 @@ impl Fleet {
         futures::future::join_all(leaving).await;
     }
 
-    /// Sockets that an older process of this pod left, by pool; to be told before the pools are joined.
-    pub fn inherit(&self, sockets: BTreeMap<String, u32>) {
-        self.members().inherited = sockets;
+    /// Where the connections of this process and of those before it are written down; to be told before the pools are
+    /// joined. Without that, nothing that an older process left is accounted for, and nothing that this one leaves.
+    pub fn account_in(&self, table: Option<Arc<dyn ConnectionTable>>, process: &ProcessId) {
+        let Some(table) = table else { return };
+        match table.begin(process) {
+            Ok(()) => drop(self.table.set(table)),
+            Err(error) => {
+                tracing::warn!(%error, "this process cannot be written down in the supervisor's list of connections; should it die, all its slots are withheld")
+            }
+        }
     }
 
     /// What the controller should know of the servers.
@@ -195,7 +205,7 @@ impl Fleet {
         let lease = Duration::from_millis(record.lease_ms);
         let protected = self.unprotected.get().is_none();
         let mut members = self.members();
-        let Members { servers, pools, inherited } = &mut *members;
+        let Members { servers, pools } = &mut *members;
         servers.retain(|server| {
             let wanted = record.spec.servers.iter().find(|wanted| wanted.name == server.name);
             let stays =
@@ -228,16 +238,18 @@ impl Fleet {
                 let timing = Timing::with_lease(lease);
                 let switch: Box<dyn DeadManSwitch> =
                     if protected { context.host.switch() } else { Box::new(Unprotected) };
-                let options = SlotOptions {
-                    session_timeout: settings.session_timeout.get(),
-                    close_grace: settings.close_grace.get(),
-                    inherited: inherited.remove(&name).unwrap_or(0),
-                    switch,
-                };
+                let hold = settings.session_timeout.get();
+                let table = self.table.get().cloned();
+                let inheritance = inheritance::of(table.as_deref(), &name, timing.hold(hold), &timing, BootTime::now());
+                let pending = inheritance.unproven.iter().map(|(id, _)| id.clone()).collect();
+                let options = SlotOptions { hold, inheritance, table: table.clone(), switch };
                 let (store, identity) = (context.store.clone(), context.identity.clone());
                 let pool = SlotPool::spawn_with(store, &name, identity, timing, options);
                 if !protected {
                     pool.set_want(0);
+                }
+                if let Some(table) = table {
+                    tokio::spawn(inheritance::prove(table, pool.clone(), pending, timing.hold(hold)));
                 }
                 tokio::spawn(forward(pool.clone(), Arc::clone(&self.changed)));
                 Pool::InUse(pool, lease)
@@ -250,10 +262,7 @@ impl Fleet {
             let Pool::InUse(pool, _) = pool else { continue };
             let sharing = || record.spec.servers.iter().filter(|server| server.pool() == *name);
             if let Some(longest) = sharing().map(|server| server.session_timeout.get()).max() {
-                pool.set_session_timeout(longest);
-            }
-            if let Some(longest) = sharing().map(|server| server.close_grace.get()).max() {
-                pool.set_close_grace(longest);
+                pool.set_hold(longest);
             }
         }
         drop(members);

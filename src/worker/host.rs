@@ -1,11 +1,12 @@
 //! The machine under a worker: what it does beside Redis and clocks. A simulation puts another one in its place.
 
-use std::{any::Any, io, net::SocketAddr, sync::Arc};
+use std::{any::Any, io, sync::Arc};
 
 use futures::{FutureExt, future::BoxFuture};
 
+use super::connection_file::ConnectionFile;
 use crate::{
-    lease::{DeadManSwitch, KernelSwitch, SwitchError, bind_pod, older_sockets, self_check},
+    lease::{ConnectionTable, DeadManSwitch, KernelSwitch, SwitchError, bind_pod, self_check},
     smtp::{Network, Tcp},
 };
 
@@ -22,8 +23,9 @@ pub trait Host: Send + Sync {
     fn check_switch(&self) -> BoxFuture<'_, Result<(), SwitchError>>;
     /// A dead-man switch (lease R6).
     fn switch(&self) -> Box<dyn DeadManSwitch>;
-    /// How many sockets to `servers` an older process of this pod left ([`older_sockets`]).
-    fn older_sockets<'a>(&'a self, servers: &'a [SocketAddr]) -> BoxFuture<'a, io::Result<u32>>;
+    /// Where this pod's workers write down their connections; `None` without a supervisor that could make use of it: then
+    /// all slots of a dead worker are withheld.
+    fn connections(&self) -> Option<Arc<dyn ConnectionTable>>;
 }
 
 /// Linux.
@@ -47,7 +49,13 @@ impl Host for Machine {
         Box::new(KernelSwitch::new())
     }
 
-    fn older_sockets<'a>(&'a self, servers: &'a [SocketAddr]) -> BoxFuture<'a, io::Result<u32>> {
-        older_sockets(servers).boxed()
+    fn connections(&self) -> Option<Arc<dyn ConnectionTable>> {
+        match ConnectionFile::inherited() {
+            Ok(file) => Some(Arc::new(file?)),
+            Err(error) => {
+                tracing::warn!(%error, "cannot open the supervisor's list of connections; should this process die, all its slots are withheld");
+                None
+            }
+        }
     }
 }

@@ -28,7 +28,7 @@ use super::{
     upkeep,
 };
 use crate::{
-    lease::{Identity, ProcessId, SwitchError, boot_id},
+    lease::{Identity, Numbers, ProcessId, SwitchError, boot_id},
     store::{Store, StoreError, StoreOptions},
     telemetry::{
         http::{self, Routes},
@@ -153,6 +153,7 @@ impl Worker {
             namespace: options.namespace.clone(),
             process: ProcessId::random(),
             boot_id,
+            numbers: Numbers::default(),
         };
         tracing::info!(
             relay.namespace = options.namespace,
@@ -215,6 +216,7 @@ async fn work(context: Arc<Context>, requests: Requests) {
     let (only, protected) = tokio::join!(only_worker(&context), protected(&context));
     // Kept until the process ends, also while it drains.
     let _ = context.only_worker.set(only);
+    context.fleet.account_in(context.host.connections(), &context.process);
     if let Err(error) = protected {
         tracing::error!(%error, "this worker opens no session");
         context.fleet.refuse(error);
@@ -232,7 +234,7 @@ async fn work(context: Arc<Context>, requests: Requests) {
             }
         }
     };
-    context.fleet.inherit(recover_predecessors(&context, &first).await);
+    recover_predecessors(&context, &first).await;
     context.fleet.follow(&first, &context);
     let mut upkeep = tokio::spawn(upkeep::run(Arc::clone(&context)));
     let mut intake = context.intake_task.spawn(intake::run(Arc::clone(&context), requests));

@@ -14,13 +14,10 @@ use super::{
 use crate::{
     lease::Slot,
     queue::{Advance, Claimed, Settlement, Stage, UnixMillis, compose},
-    smtp::{Closed, Commit, Endpoint, MailOutcome, Session, Sign, StepLimits, Transaction, Why},
+    smtp::{Commit, Endpoint, MailOutcome, Session, Sign, StepLimits, Transaction, Why},
     telemetry::metrics::{ByServer, ByVerdict},
 };
 
-/// How long the server may take to close its side after a close that the end of a lease forces on us; what is later
-/// goes into quarantine. Well below the 250 ms that are left then: at the deadline the dead-man switch ends the process.
-const FORCED_CLOSE: Duration = Duration::from_millis(100);
 /// A session that takes longer to open is no longer waited for: another may be sooner, at another server perhaps.
 const SLOW: Duration = Duration::from_secs(2);
 /// A session that the server ends sooner than this, and before its first mail, counts against the server.
@@ -43,13 +40,17 @@ enum End {
 /// for any of that: then the mail's outcome is told as far as it is known, and the slot is withheld.
 pub async fn run(context: Arc<Context>, server: Arc<Server>, slot: Slot, opening: Opening) {
     let out_of_time = context.out_of_time.clone();
-    tokio::select! {
-        () = live(context, server, slot, opening) => {}
-        () = out_of_time.cancelled() => {}
+    let ended = tokio::select! {
+        ended = live(context, Arc::clone(&server), slot, opening) => ended,
+        () = out_of_time.cancelled() => None,
+    };
+    if let Some(slot) = ended {
+        server.settle(slot, &out_of_time).await;
     }
 }
 
-async fn live(context: Arc<Context>, server: Arc<Server>, slot: Slot, mut opening: Opening) {
+/// The slot of a session whose end was seen at both sides; any other one is accounted for already.
+async fn live(context: Arc<Context>, server: Arc<Server>, slot: Slot, mut opening: Opening) -> Option<Slot> {
     let label = ByServer { server: server.name.clone() };
     let opened = {
         let mut opened = pin!(open(&context, &server, slot));
@@ -61,9 +62,12 @@ async fn live(context: Arc<Context>, server: Arc<Server>, slot: Slot, mut openin
             }
         }
     };
-    let Some((session, slot)) = opened else {
-        context.metrics.sessions_failed.get_or_create(&label).inc();
-        return;
+    let (session, slot) = match opened {
+        Ok(opened) => opened,
+        Err(ended) => {
+            context.metrics.sessions_failed.get_or_create(&label).inc();
+            return ended;
+        }
     };
     slot.connected();
     context.metrics.sessions_opened.get_or_create(&label).inc();
@@ -72,19 +76,20 @@ async fn live(context: Arc<Context>, server: Arc<Server>, slot: Slot, mut openin
     opening.done();
     let mut task = Sender { context, server, session, slot, label };
     let end = task.send_all().await;
-    task.close(end).await;
+    let ended = task.close(end).await;
     open.dec();
+    ended
 }
 
-/// A session, or none and the slot accounted for.
-async fn open(context: &Context, server: &Arc<Server>, slot: Slot) -> Option<(Session, Slot)> {
+/// A session, or none and the slot as in [`live`].
+async fn open(context: &Context, server: &Arc<Server>, slot: Slot) -> Result<(Session, Slot), Option<Slot>> {
     let settings = server.settings();
     let access = match context.files.access(&settings) {
         Ok(access) => access,
         Err(error) => {
             server.not_opened(&Unopened::Files(&error), &context.files);
             slot.release();
-            return None;
+            return Err(None);
         }
     };
     let close_grace = settings.close_grace.get();
@@ -104,24 +109,19 @@ async fn open(context: &Context, server: &Arc<Server>, slot: Slot) -> Option<(Se
             () = context.stop.cancelled() => {}
             () = server.stop.cancelled() => {}
             () = slot.revoked() => {}
+            () = slot.expired() => {}
         }
     };
-    let opened = tokio::select! {
-        opened = Session::open_unless(&endpoint, access.credentials.as_ref(), unwanted) => opened,
-        () = slot.expired() => {
-            // The socket is gone with the attempt, but nobody knows what the server makes of that.
-            slot.quarantine("lease ended while connecting", settings.session_timeout.get());
-            return None;
-        }
-    };
+    let connected = |local, remote| slot.note_connected(local, remote);
+    let credentials = access.credentials.as_ref();
+    let opened = Session::open_with(&endpoint, credentials, connected, unwanted, slot.expired()).await;
     match opened {
-        Ok(session) => Some((session, slot)),
+        Ok(session) => Ok((session, slot)),
         Err(error) => {
             if error.ruling.why != Why::Aborted {
                 server.not_opened(&Unopened::Server(&error), &context.files);
             }
-            server.account_for(slot, error.closed, error.ruling.sign == Sign::TooManyConnections);
-            None
+            Err(server.account_for(slot, error.closed, error.ruling.sign == Sign::TooManyConnections))
         }
     }
 }
@@ -370,18 +370,15 @@ impl Sender {
         });
     }
 
-    /// Ends the session and gives the slot back.
-    async fn close(self, end: End) {
+    /// Ends the session and accounts for the slot, as in [`live`].
+    async fn close(self, end: End) -> Option<Slot> {
         let Self { server, slot, session, .. } = self;
         let closed = match end {
-            End::Expired => tokio::time::timeout(FORCED_CLOSE, session.abort()).await.unwrap_or(Closed::NoEof),
+            End::Expired => session.abort_now().await,
             // The end of the lease does not wait for a server that is slow to say goodbye.
-            End::Orderly | End::TooMany => tokio::select! {
-                closed = session.close() => closed,
-                () = slot.expired() => Closed::NoEof,
-            },
+            End::Orderly | End::TooMany => session.close_with(slot.expired()).await,
         };
-        server.account_for(slot, closed, end == End::TooMany);
+        server.account_for(slot, closed, end == End::TooMany)
     }
 }
 

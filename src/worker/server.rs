@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     breaker::{Breaker, LONG_PAUSE, Limits, Permit, Trouble},
     credentials::{CredentialsError, CredentialsFolder},
+    settle_time::SettleTime,
     withhold::Withholding,
 };
 use crate::{
     api::{self, Unavailable},
-    lease::{Slot, SlotPool, TOO_MANY},
-    smtp::{Closed, OpenError, PauseReason, Sign, Why},
+    lease::{Slot, SlotPool, TOO_MANY, Timing, Withheld},
+    smtp::{Closed, Lingering, OpenError, PauseReason, Sign, Why},
     telemetry::log::mask,
 };
 
@@ -31,6 +32,8 @@ const SLOW_DOWN: Duration = Duration::from_secs(2);
 const QUOTA_PAUSE: Duration = Duration::from_secs(1_800);
 /// After how many mails in a row whose sender the server refused it is left alone.
 const SENDERS_REFUSED: u32 = 5;
+/// How long a slot is withheld whose server's end was seen and which could not rest any longer: as long as it can be needed.
+const UNSETTLED: Duration = Duration::from_secs(2);
 
 /// A server and everything that its sessions share.
 pub struct Server {
@@ -57,6 +60,7 @@ struct State {
     /// When the server last found a session to be one too many, and in what words.
     saturated: Option<(Instant, Unavailable)>,
     withholding: Withholding,
+    settle_time: SettleTime,
 }
 
 /// Why no session could be opened.
@@ -82,6 +86,7 @@ impl Server {
                 rests_until: None,
                 saturated: None,
                 withholding: Withholding::new(),
+                settle_time: SettleTime::new(Timing::default().settle),
             }),
             opening: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
@@ -276,20 +281,73 @@ impl Server {
         self.failed(Trouble::Failure(unavailable(Why::ConnectFailed.as_str(), why)), files);
     }
 
-    /// Gives a session's slot back, or withholds it for as long as the server may count the session, or counts one
-    /// too many.
-    pub fn account_for(&self, slot: Slot, closed: Closed, too_many: bool) {
-        let forgotten = match closed {
-            Closed::NeverOpen | Closed::Eof => Duration::ZERO,
-            Closed::NoEof => self.settings().session_timeout.get(),
-        };
+    /// Withholds a session's slot for as long as the server may count the session, or counts one too many; gives back
+    /// one that never was used. What is left is a slot whose server's end was seen: it goes to [`Server::settle`].
+    pub fn account_for(self: &Arc<Self>, slot: Slot, closed: Closed, too_many: bool) -> Option<Slot> {
+        let settings = self.settings();
+        let hold = Timing::default().hold(settings.session_timeout.get());
         if too_many {
-            let withhold = self.state().withholding.refused(Instant::now().into_std());
+            let now = Instant::now().into_std();
+            let withhold = {
+                let mut state = self.state();
+                state.settle_time.refused(now);
+                state.withholding.refused(now)
+            };
+            let forgotten = match closed {
+                Closed::NeverOpen | Closed::Eof => Duration::ZERO,
+                Closed::Farewell => settings.close_grace.get(),
+                Closed::Lingering(_) | Closed::NoEof => hold,
+            };
             slot.quarantine(TOO_MANY, withhold.max(forgotten));
-        } else if forgotten.is_zero() {
-            slot.release();
-        } else {
-            slot.quarantine("no end of session seen", forgotten);
+            return None;
+        }
+        match closed {
+            Closed::NeverOpen => slot.release(),
+            Closed::Eof => return Some(slot),
+            Closed::Farewell => {
+                slot.quarantine("reset after farewell", settings.close_grace.get());
+            }
+            Closed::Lingering(socket) => {
+                tracing::info!(server.name = self.name, "a session's end was not seen in time: its slot is withheld");
+                let withheld = slot.withhold("no end of session seen");
+                tokio::spawn(Arc::clone(self).listen(socket, withheld, hold));
+            }
+            Closed::NoEof => {
+                tracing::warn!(
+                    server.name = self.name,
+                    hold_s = hold.as_secs(),
+                    "a connection broke without the server's end: its slot is withheld"
+                );
+                slot.withhold("connection broken");
+            }
+        }
+        None
+    }
+
+    /// Gives back a slot whose server's end was seen, after a moment in which the server may still count it; neither the
+    /// end of the lease nor `out_of_time` wait for that.
+    pub async fn settle(&self, slot: Slot, out_of_time: &CancellationToken) {
+        let rest = self.state().settle_time.rest(Instant::now().into_std());
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep(rest) => {
+                slot.release();
+                self.state().settle_time.returned(Instant::now().into_std());
+            }
+            () = slot.expired() => drop(slot.quarantine("unsettled", UNSETTLED)),
+            () = out_of_time.cancelled() => drop(slot.quarantine("unsettled", UNSETTLED)),
+        }
+    }
+
+    /// Listens to a socket whose server's end did not come in time, for as long as its slot is withheld; there is one at
+    /// most for each slot withheld. Without this a long outage of Redis would cost every slot its whole time.
+    async fn listen(self: Arc<Self>, socket: Lingering, withheld: Withheld, hold: Duration) {
+        if socket.ended(hold).await {
+            let rest = self.state().settle_time.rest(Instant::now().into_std());
+            tokio::time::sleep(rest).await;
+            tracing::info!(server.name = self.name, "the server's end of a session was seen after all");
+            withheld.prove();
+            self.state().settle_time.returned(Instant::now().into_std());
         }
     }
 

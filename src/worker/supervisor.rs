@@ -3,13 +3,15 @@
 //! The kernel does not let a process kill PID 1 of its own container, so a worker that must die (a timer that fires at
 //! its lease's end, lease R6; a panic; the OOM killer) must not be PID 1. PID 1 is this: it opens no connection,
 //! starts the same binary as the worker, hands SIGTERM and SIGINT on, collects the processes that end, and starts the
-//! worker again at once when it dies.
+//! worker again at once when it dies. It outlives the worker, so it is also the witness of how the dead one's connections
+//! end ([`super::witness`]).
 
 use std::{
     collections::VecDeque,
     ffi::OsString,
     io,
-    os::unix::process::CommandExt,
+    os::{fd::OwnedFd, unix::process::CommandExt},
+    pin::pin,
     process::{Child, Command},
     time::{Duration, Instant},
 };
@@ -22,6 +24,9 @@ use nix::{
     unistd::Pid,
 };
 use tokio::signal::unix::{SignalKind, signal};
+
+use super::{connection_file::ConnectionFile, kernel_sockets, witness::Witness};
+use crate::lease::{BootTime, Timing};
 
 /// Tells the child that it is the worker itself.
 pub const UNSUPERVISED_FLAG: &str = "--unsupervised";
@@ -53,6 +58,61 @@ impl Restarts {
     }
 }
 
+/// How often the kernel is asked about the connections of a dead worker.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// The connections of dead workers, until the kernel proves that the server has ended them.
+struct Inquest {
+    file: ConnectionFile,
+    /// What workers inherit.
+    descriptor: OwnedFd,
+    witness: Witness,
+    settle: Duration,
+}
+
+impl Inquest {
+    fn open() -> io::Result<Self> {
+        let (file, descriptor) = ConnectionFile::create()?;
+        Ok(Self { file, descriptor, witness: Witness::default(), settle: Timing::default().settle })
+    }
+
+    /// The worker has died, and the next one is not started yet.
+    fn begin(&mut self) {
+        let now = BootTime::now();
+        match self.file.bury(now) {
+            Ok(left) => left.into_iter().for_each(|(entry, ends)| self.witness.watch(entry, ends)),
+            Err(error) => tracing::warn!(%error, "the dead worker's connections are not known; they are withheld"),
+        }
+        self.look();
+    }
+
+    /// Strikes out what the kernel proves. Where it can't be asked nothing is proven, and nothing is forgotten.
+    fn look(&mut self) {
+        let now = BootTime::now();
+        let looked = kernel_sockets::connections().and_then(|kernel| Ok((kernel, self.file.in_use()?)));
+        let proven = match looked {
+            Ok((kernel, used)) => self.witness.look(&kernel, &used, self.settle, now),
+            Err(error) => {
+                tracing::debug!(%error, "cannot look for the connections of the dead worker");
+                return;
+            }
+        };
+        for entry in proven {
+            if let Err(error) = self.file.strike(entry) {
+                tracing::debug!(%error, "the end of a connection could not be written down");
+            }
+        }
+    }
+
+    /// Resolves when it is time for another look; never while there is nothing to look for.
+    async fn due(&self) {
+        if self.witness.is_idle() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
 /// Why the supervisor gave up.
 #[derive(Debug, thiserror::Error)]
 pub enum SupervisorError {
@@ -75,8 +135,9 @@ pub async fn supervise(arguments: Vec<OsString>) -> Result<u8, SupervisorError> 
     // Registered before the first start, so that no end is missed.
     let mut ended = signal(SignalKind::child()).map_err(SupervisorError::Start)?;
     let mut restarts = Restarts::new();
+    let mut inquest = Inquest::open().map_err(SupervisorError::Start)?;
     loop {
-        let child = start(&arguments).map_err(SupervisorError::Start)?;
+        let child = start(&arguments, &inquest.descriptor).map_err(SupervisorError::Start)?;
         let pid = Pid::from_raw(child.id().cast_signed());
         let mut stopping = false;
         let end = loop {
@@ -84,8 +145,10 @@ pub async fn supervise(arguments: Vec<OsString>) -> Result<u8, SupervisorError> 
                 _ = terminate.recv() => { stopping = true; forward(pid, Signal::SIGTERM); }
                 _ = interrupt.recv() => { stopping = true; forward(pid, Signal::SIGINT); }
                 _ = ended.recv() => if let Some(end) = collect(pid) { break end },
+                () = inquest.due() => inquest.look(),
             }
         };
+        inquest.begin();
         let code = exit_code(end);
         if stopping || code == WRONG_USAGE {
             return Ok(u8::try_from(code).unwrap_or(u8::MAX));
@@ -97,16 +160,22 @@ pub async fn supervise(arguments: Vec<OsString>) -> Result<u8, SupervisorError> 
             restart.delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
             "the worker process ended; it is started again"
         );
-        tokio::select! {
-            () = tokio::time::sleep(delay) => {}
-            _ = terminate.recv() => return Ok(0),
-            _ = interrupt.recv() => return Ok(0),
+        let mut pause = pin!(tokio::time::sleep(delay));
+        loop {
+            tokio::select! {
+                () = &mut pause => break,
+                _ = terminate.recv() => return Ok(0),
+                _ = interrupt.recv() => return Ok(0),
+                () = inquest.due() => inquest.look(),
+            }
         }
     }
 }
 
-fn start(arguments: &[OsString]) -> io::Result<Child> {
-    Command::new("/proc/self/exe").arg0("mailrelay").args(arguments).arg(UNSUPERVISED_FLAG).spawn()
+fn start(arguments: &[OsString], connections: &OwnedFd) -> io::Result<Child> {
+    let (name, number) = ConnectionFile::environment(connections);
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("mailrelay").args(arguments).arg(UNSUPERVISED_FLAG).env(name, number).spawn()
 }
 
 /// The child may have ended a moment ago: then its end is on its way to us, and there is nobody to tell.

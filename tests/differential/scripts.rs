@@ -55,6 +55,7 @@ const FILES: &[(&str, &str)] = &[
     ledger!("allow-oom", "init"),
     ledger!("allow-oom", "open"),
     ledger!("allow-oom", "clear"),
+    ledger!("allow-oom", "condemn"),
     ledger!("allow-oom", "good"),
     ledger!("allow-oom", "discard"),
     ledger!("no-writes", "snapshot"),
@@ -87,6 +88,8 @@ pub const ANSWERS: &[&str] = &[
     "clear OK",
     "clear TOKEN",
     "clear WAIT",
+    "condemn OK",
+    "condemn WAIT",
     "dead done",
     "dead gone",
     "depths",
@@ -170,9 +173,9 @@ impl Generator {
         // Most of the ledger's calls are SYNC, as in life.
         const NAMES: &[&str] = &[
             "sync", "sync", "sync", "sync", "sync", "sync", "leave", "policy", "reap", "init", "init", "open", "open",
-            "clear", "good", "discard", "snapshot", "enqueue", "enqueue", "take", "take", "admit", "admit", "admit",
-            "advance", "advance", "settle", "settle", "settle", "settle", "recover", "recover", "promote", "release",
-            "release", "dead", "dead", "depths", "publish", "withdraw", "plain", "plain",
+            "clear", "condemn", "good", "discard", "snapshot", "enqueue", "enqueue", "take", "take", "admit", "admit",
+            "admit", "advance", "advance", "settle", "settle", "settle", "settle", "recover", "recover", "promote",
+            "release", "release", "dead", "dead", "depths", "publish", "withdraw", "plain", "plain",
         ];
         if self.story.is_empty() && random.random_bool(0.001) {
             self.late();

@@ -2,13 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures::StreamExt;
 use mailrelay::{
     lease::{
-        InitReply, InitRequest, Ledger, LedgerState, LedgerStore, Missing, OpenRequest, Policy, Quarantine,
-        SyncRequest, pools,
+        CondemnReply, InitReply, InitRequest, Ledger, LedgerState, LedgerStore, LedgerView, Missing, OpenRequest,
+        Policy, Quarantine, SyncReply, SyncRequest, Wait, pools,
     },
     store::{Store, StoreOptions},
 };
@@ -45,8 +48,13 @@ enum Operation {
     Open(OpenRequest),
     Clear {
         token: String,
-        id: String,
+        ids: Vec<String>,
     },
+    Condemn(u64),
+    /// The key is copied elsewhere.
+    Copy,
+    /// The copy is brought back.
+    Restore,
     /// The key is deleted.
     Delete,
     /// The ledger becomes a stale copy of another node's.
@@ -101,9 +109,15 @@ impl Generator {
                 let quarantine = Duration::from_millis(u64::from(self.below(3)) * 1500);
                 Operation::Reap { token, inc, seq: (!dead).then_some(seq), quarantine }
             }
-            880..970 => Operation::Clear { token, id: self.quarantine_id(ledger) },
-            970..980 => self.init(ledger),
-            980..990 => self.open(ledger, token),
+            880..960 => {
+                let ids = (0..self.below(3)).map(|_| self.quarantine_id(ledger)).collect();
+                Operation::Clear { token, ids }
+            }
+            960..966 => Operation::Condemn(self.version(ledger)),
+            966..972 => Operation::Copy,
+            972..976 => Operation::Restore,
+            976..983 => self.init(ledger),
+            983..990 => self.open(ledger, token),
             990..995 => Operation::Delete,
             _ => Operation::Stale,
         }
@@ -117,6 +131,16 @@ impl Generator {
         }
         let holder = &holders[self.below(u32::try_from(holders.len()).unwrap()) as usize];
         (holder.inc.clone(), holder.seq - u64::from(self.likely(20)))
+    }
+
+    /// What was heard last, mostly.
+    fn version(&mut self, ledger: &Ledger) -> u64 {
+        let version = ledger.view.as_ref().map_or(0, |view| view.version);
+        if self.likely(2) {
+            version + 1 + u64::from(self.below(3))
+        } else {
+            version - version.min(u64::from(self.below(4)))
+        }
     }
 
     fn quarantine_id(&mut self, ledger: &Ledger) -> String {
@@ -156,9 +180,10 @@ impl Generator {
             want,
             open: self.below(4),
             busy: self.below(3),
-            close_grace: Duration::from_millis(u64::from(self.below(3)) * 900),
-            session_timeout: Duration::from_secs(300),
+            hold: Duration::from_millis(u64::from(self.below(3)) * 900),
+            seen: self.version(ledger),
             quarantine: Vec::new(),
+            accounts: (0..self.below(3)).map(|_| format!("process{}", self.below(4))).collect(),
         };
         if !known.is_empty() && self.likely(80) {
             let holder = known[self.below(u32::try_from(known.len()).unwrap()) as usize];
@@ -209,6 +234,7 @@ impl Generator {
             budget,
             lease: Duration::from_secs(if self.likely(90) { 6 } else { 15 }),
             entitlements,
+            servers: ["mx:25", "10.0.0.1:25"].into_iter().take(self.below(3) as usize).map(str::to_owned).collect(),
         }
     }
 
@@ -225,6 +251,7 @@ impl Generator {
             token: format!("t{}", self.tokens),
             policy,
             quarantine,
+            version: self.version(ledger),
         })
     }
 
@@ -241,7 +268,7 @@ impl Generator {
 }
 
 /// Does the operation to the pure machine; the answer as text.
-fn apply(ledger: &mut Ledger, operation: &Operation) -> String {
+fn apply(ledger: &mut Ledger, copy: &mut Option<LedgerView>, operation: &Operation) -> String {
     match operation {
         Operation::Sync(request) => format!("{:?}", ledger.sync(request)),
         Operation::Leave { token, inc, seq } => format!("{:?}", ledger.leave(token, inc, *seq)),
@@ -252,7 +279,16 @@ fn apply(ledger: &mut Ledger, operation: &Operation) -> String {
         }
         Operation::Init(request) => format!("{:?}", ledger.init(request)),
         Operation::Open(request) => format!("{:?}", ledger.open(request)),
-        Operation::Clear { token, id } => format!("{:?}", ledger.clear(token, id)),
+        Operation::Clear { token, ids } => format!("{:?}", ledger.clear(token, ids)),
+        Operation::Condemn(version) => format!("{:?}", ledger.condemn(*version)),
+        Operation::Copy => {
+            copy.clone_from(&ledger.view);
+            String::new()
+        }
+        Operation::Restore => {
+            ledger.view.clone_from(copy);
+            String::new()
+        }
         Operation::Delete => {
             ledger.view = None;
             String::new()
@@ -263,6 +299,15 @@ fn apply(ledger: &mut Ledger, operation: &Operation) -> String {
             }
             String::new()
         }
+    }
+}
+
+/// Puts all that one key holds in the place of another, as DUMP and RESTORE do.
+async fn duplicate(ledger: &LedgerStore, from: &str, to: &str) {
+    let fields: Vec<String> = ledger.store().query(redis::cmd("HGETALL").arg(from), LIMIT).await.unwrap();
+    ledger.store().query::<u64>(redis::cmd("DEL").arg(to), LIMIT).await.unwrap();
+    if !fields.is_empty() {
+        ledger.store().query::<u64>(redis::cmd("HSET").arg(to).arg(fields), LIMIT).await.unwrap();
     }
 }
 
@@ -281,7 +326,16 @@ async fn send(ledger: &LedgerStore, operation: &Operation) -> String {
         }
         Operation::Init(request) => format!("{:?}", ledger.init(request).await.unwrap()),
         Operation::Open(request) => format!("{:?}", ledger.open(request).await.unwrap()),
-        Operation::Clear { token, id } => format!("{:?}", ledger.clear(token, id).await.unwrap()),
+        Operation::Clear { token, ids } => format!("{:?}", ledger.clear(token, ids).await.unwrap()),
+        Operation::Condemn(version) => format!("{:?}", ledger.condemn(*version).await.unwrap()),
+        Operation::Copy => {
+            duplicate(ledger, ledger.key(), &format!("copy of {}", ledger.key())).await;
+            String::new()
+        }
+        Operation::Restore => {
+            duplicate(ledger, &format!("copy of {}", ledger.key()), ledger.key()).await;
+            String::new()
+        }
         Operation::Delete => {
             command.arg("DEL").arg(ledger.key());
             ledger.store().query::<u64>(&command, LIMIT).await.unwrap();
@@ -328,34 +382,244 @@ async fn a_ledger_that_a_restart_brought_back_is_not_in_force_until_a_leader_say
     assert!(ledger.snapshot().await.unwrap().in_force().is_some());
 }
 
-#[test]
-fn slots_of_another_boot_of_the_node_are_withheld_for_the_session_timeout() {
-    let mut ledger = Ledger::new("node");
-    let entitlements = BTreeMap::from([("uid-a".to_owned(), 4)]);
-    let policy = Policy { epoch: 1, revision: 1, budget: 4, lease: Duration::from_secs(6), entitlements };
-    ledger.init(&InitRequest { fence: "node".into(), token: "t".into(), policy, quarantine: Vec::new() });
-    ledger.open(&OpenRequest { epoch: 1, token: "t".into(), missing: Vec::new() });
-    let mut request = Generator::new(1).sync(&ledger, "t".to_owned());
-    for (generation, process, boot, seconds) in [(1, "p", "b", None), (2, "q", "b", Some(2)), (3, "r", "c", Some(300))]
-    {
-        request = SyncRequest {
-            inc: format!("{process}.1"),
-            pod_uid: "uid-a".into(),
-            process: process.into(),
-            boot_id: boot.into(),
-            generation,
-            seq: 1,
-            need: 0,
-            want: 2,
-            close_grace: Duration::from_secs(2),
-            session_timeout: Duration::from_secs(300),
-            quarantine: Vec::new(),
-            ..request
-        };
-        assert!(format!("{:?}", ledger.sync(&request)).starts_with("Ok"));
-        let view = ledger.view.as_mut().unwrap();
-        assert_eq!(view.quarantine.pop().map(|entry| entry.seconds), seconds);
+/// A ledger of 4 slots, open, of which the pods a and b have 4 each; by itself, and on Redis.
+async fn opened(redis: &RedisServer) -> (LedgerStore, Ledger) {
+    let store = LedgerStore::new(store(redis), "pool");
+    let mut machine = Ledger::new(store.snapshot().await.unwrap().node_fence);
+    let request = InitRequest {
+        fence: machine.node_fence.clone(),
+        token: "t".into(),
+        policy: shares(1, &["uid-a", "uid-b"]),
+        quarantine: Vec::new(),
+        version: 0,
+    };
+    let open = OpenRequest { epoch: 1, token: "t".into(), missing: Vec::new() };
+    for operation in [Operation::Init(request), Operation::Open(open)] {
+        both(&store, &mut machine, &operation).await;
     }
+    (store, machine)
+}
+
+fn shares(revision: u64, pods: &[&str]) -> Policy {
+    let entitlements = pods.iter().map(|pod| ((*pod).to_owned(), 4)).collect();
+    let lease = Duration::from_secs(6);
+    Policy { epoch: 1, revision, budget: 4, lease, entitlements, servers: BTreeSet::new() }
+}
+
+/// Does the operation to both, which answer alike.
+async fn both(store: &LedgerStore, machine: &mut Ledger, operation: &Operation) -> String {
+    let answer = send(store, operation).await;
+    assert_eq!(answer, apply(machine, &mut None, operation), "{operation:?}");
+    assert_eq!(store.snapshot().await.unwrap(), machine.snapshot(), "{operation:?}");
+    answer
+}
+
+fn process(pod: &str, process: &str, generation: u64, seq: u64) -> SyncRequest {
+    SyncRequest {
+        token: "t".into(),
+        inc: format!("{process}.1"),
+        pod_uid: pod.into(),
+        pod: format!("mail/{pod}"),
+        process: process.into(),
+        boot_id: "boot".into(),
+        generation,
+        seq,
+        need: 0,
+        want: 2,
+        open: 0,
+        busy: 0,
+        hold: Duration::from_secs(330),
+        seen: 0,
+        quarantine: Vec::new(),
+        accounts: Vec::new(),
+    }
+}
+
+async fn synced(store: &LedgerStore, machine: &mut Ledger, request: &SyncRequest) -> SyncReply {
+    let reply = store.sync(request, LIMIT).await.unwrap();
+    assert_eq!(reply, machine.sync(request));
+    assert_eq!(store.snapshot().await.unwrap(), machine.snapshot());
+    reply
+}
+
+#[tokio::test]
+async fn an_older_copy_of_the_ledger_is_noticed_by_whoever_was_granted_later() {
+    let redis = RedisServer::start(Persistence::Off);
+    let (store, mut machine) = opened(&redis).await;
+    let SyncReply::Ok(first) = synced(&store, &mut machine, &process("uid-a", "p", 1, 1)).await else { panic!() };
+    let old = machine.view.clone();
+    duplicate(&store, store.key(), "copy").await;
+    let other = SyncRequest { seen: first.version, ..process("uid-b", "q", 1, 1) };
+    let SyncReply::Ok(later) = synced(&store, &mut machine, &other).await else { panic!() };
+    assert!(later.version > first.version);
+
+    duplicate(&store, "copy", store.key()).await;
+    machine.view = old;
+    let known = SyncRequest { seen: first.version, ..process("uid-a", "p", 1, 2) };
+    assert!(matches!(machine.clone().sync(&known), SyncReply::Ok(_)), "who heard no more than the copy can't know");
+    // With an old token too: a copy from before the last recovery.
+    let next = SyncRequest { seen: later.version, token: "older".into(), ..process("uid-b", "q", 1, 2) };
+    assert_eq!(synced(&store, &mut machine, &next).await, SyncReply::Wait(Wait::Fence));
+    assert_eq!(synced(&store, &mut machine, &known).await, SyncReply::Wait(Wait::Fence), "it is lost for all");
+    let lost = machine.view.clone().unwrap();
+    assert_eq!((&*lost.fence, lost.version), ("lost", later.version));
+
+    // The leader makes a new one, which no one takes for an older copy.
+    let fence = machine.node_fence.clone();
+    let request =
+        InitRequest { fence, token: "t2".into(), policy: shares(2, &["uid-a"]), quarantine: Vec::new(), version: 0 };
+    both(&store, &mut machine, &Operation::Init(request)).await;
+    assert!(machine.view.as_ref().unwrap().version > later.version);
+    let again = SyncRequest { token: "t2".into(), ..next };
+    assert!(matches!(synced(&store, &mut machine, &again).await, SyncReply::Ok(_)));
+}
+
+#[tokio::test]
+async fn a_leader_that_saw_more_than_the_ledger_has_condemns_it() {
+    let redis = RedisServer::start(Persistence::Off);
+    let (store, mut machine) = opened(&redis).await;
+    let version = machine.view.as_ref().unwrap().version;
+    assert_eq!(store.condemn(version).await.unwrap(), CondemnReply::Current);
+    assert!(store.snapshot().await.unwrap().in_force().is_some());
+    both(&store, &mut machine, &Operation::Condemn(version + 1)).await;
+    assert!(store.snapshot().await.unwrap().in_force().is_none());
+}
+
+#[tokio::test]
+async fn workers_that_saw_more_of_a_lost_ledger_than_the_leader_take_the_new_one_for_newer() {
+    let redis = RedisServer::start(Persistence::Off);
+    let (store, mut machine) = opened(&redis).await;
+    let looked = machine.view.as_ref().unwrap().version;
+    let mut seen = 0;
+    for seq in 1..20 {
+        let request = SyncRequest { seen, ..process("uid-a", "p", 1, seq) };
+        let SyncReply::Ok(granted) = synced(&store, &mut machine, &request).await else { panic!() };
+        seen = granted.version;
+    }
+    store.store().query::<u64>(redis::cmd("DEL").arg(store.key()), LIMIT).await.unwrap();
+    machine.view = None;
+    let fence = machine.node_fence.clone();
+    let policy = shares(2, &["uid-a"]);
+    let request = InitRequest { fence, token: "t".into(), policy, quarantine: Vec::new(), version: looked };
+    both(&store, &mut machine, &Operation::Init(request)).await;
+    let request = SyncRequest { seen, need: 2, ..process("uid-a", "p", 1, 20) };
+    assert!(matches!(synced(&store, &mut machine, &request).await, SyncReply::Ok(_)));
+}
+
+#[tokio::test]
+async fn a_late_first_call_at_or_below_the_floor_evicts_no_one() {
+    let redis = RedisServer::start(Persistence::Off);
+    let (store, mut machine) = opened(&redis).await;
+    synced(&store, &mut machine, &process("uid-a", "p1", 1, 1)).await;
+    // The container is down: its process left, and while it has no share its last generation is forgotten.
+    both(&store, &mut machine, &Operation::Leave { token: "t".into(), inc: "p1.1".into(), seq: 2 }).await;
+    both(&store, &mut machine, &Operation::Policy(shares(2, &["uid-b"]))).await;
+    assert_eq!(machine.view.as_ref().unwrap().floor, 1);
+    both(&store, &mut machine, &Operation::Policy(shares(3, &["uid-a", "uid-b"]))).await;
+    let asked = synced(&store, &mut machine, &process("uid-a", "p3", 0, 0)).await;
+    assert_eq!(asked, SyncReply::Register { last: 1 });
+    assert!(matches!(synced(&store, &mut machine, &process("uid-a", "p3", 2, 1)).await, SyncReply::Ok(_)));
+    // What a process of long ago, or one that died while it registered, sent for the generations that it was told.
+    for (late, generation) in [("p0", 1), ("p2", 2)] {
+        let reply = synced(&store, &mut machine, &process("uid-a", late, generation, 1)).await;
+        assert!(matches!(reply, SyncReply::Gone | SyncReply::Register { last: 2 }), "{late} {reply:?}");
+    }
+    let late = synced(&store, &mut machine, &process("uid-c", "p4", 1, 1)).await;
+    assert_eq!(late, SyncReply::Register { last: 1 }, "of a pod that the ledger never knew too");
+    assert!(machine.view.as_ref().unwrap().holder("p3.1").is_some());
+    // A new ledger forgets all generations, so all are below its floor; who holds slots re-asserts nevertheless.
+    let fence = machine.node_fence.clone();
+    let (policy, stale) = (shares(4, &["uid-a"]), Operation::Stale);
+    both(&store, &mut machine, &stale).await;
+    let request = InitRequest { fence, token: "t".into(), policy, quarantine: Vec::new(), version: 0 };
+    both(&store, &mut machine, &Operation::Init(request)).await;
+    assert_eq!(machine.view.as_ref().unwrap().floor, 2);
+    let first = synced(&store, &mut machine, &process("uid-a", "p2", 2, 1)).await;
+    assert_eq!(first, SyncReply::Register { last: 2 });
+    let living = SyncRequest { need: 2, ..process("uid-a", "p3", 2, 9) };
+    assert!(matches!(synced(&store, &mut machine, &living).await, SyncReply::Ok(_)));
+}
+
+#[tokio::test]
+async fn the_next_process_of_a_pod_frees_what_it_accounts_for_and_withholds_the_rest() {
+    let redis = RedisServer::start(Persistence::Off);
+    for (accounts, unproven, freed, withheld) in [
+        (vec!["p1"], 0, 2, vec![]),
+        (vec!["p0", "p1"], 1, 1, vec![("p1/t4.1", 1, 330)]),
+        (vec!["p0"], 0, 0, vec![("p1.1.1", 2, 330)]),
+        (vec![], 1, 0, vec![("p1.1.1", 2, 330), ("p1/t4.1", 1, 330)]),
+    ] {
+        redis_is_empty(&redis).await;
+        let (store, mut machine) = opened(&redis).await;
+        let SyncReply::Ok(granted) = synced(&store, &mut machine, &process("uid-a", "p1", 1, 1)).await else {
+            panic!()
+        };
+        assert_eq!(granted.claim, 2);
+        let left = Quarantine { id: "p1/t4.1".into(), slots: 1, seconds: 330, why: "died".into() };
+        let next = SyncRequest {
+            accounts: accounts.into_iter().map(str::to_owned).collect(),
+            quarantine: vec![left; unproven],
+            want: 4,
+            // Another boot says nothing that death does not.
+            boot_id: "another".into(),
+            ..process("uid-a", "p2", 2, 1)
+        };
+        let SyncReply::Ok(granted) = synced(&store, &mut machine, &next).await else { panic!() };
+        let expected: Vec<_> =
+            withheld.iter().map(|(id, slots, seconds)| ((*id).to_owned(), *slots, *seconds)).collect();
+        let quarantine = granted.quarantine.iter().map(|q| (q.id.clone(), q.slots, q.seconds)).collect::<Vec<_>>();
+        assert_eq!(quarantine, expected);
+        let sum: u32 = granted.quarantine.iter().map(|q| q.slots).sum();
+        assert_eq!((granted.claim, sum.min(2)), (4 - sum, 2 - freed));
+    }
+}
+
+async fn redis_is_empty(redis: &RedisServer) {
+    store(redis).query::<String>(redis::cmd("FLUSHALL").arg("SYNC"), LIMIT).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pool_whose_quarantine_is_carried_elsewhere_can_be_removed() {
+    let redis = RedisServer::start(Persistence::Off);
+    let (store, mut machine) = opened(&redis).await;
+    let leaving = SyncRequest {
+        quarantine: vec![Quarantine { id: "p/7".into(), slots: 1, seconds: 330, why: "no-eof".into() }],
+        ..process("uid-a", "p", 1, 1)
+    };
+    synced(&store, &mut machine, &leaving).await;
+    both(&store, &mut machine, &Operation::Policy(shares(2, &[]))).await;
+    assert!(!store.remove_unused(machine.view.as_ref().unwrap(), true).await.unwrap(), "it has a holder");
+    both(&store, &mut machine, &Operation::Leave { token: "t".into(), inc: "p.1".into(), seq: 2 }).await;
+    assert!(!store.remove_unused(machine.view.as_ref().unwrap(), false).await.unwrap());
+    assert!(store.remove_unused(machine.view.as_ref().unwrap(), true).await.unwrap());
+    assert!(store.snapshot().await.unwrap().ledger.is_none());
+}
+
+#[tokio::test]
+async fn scripts_called_as_the_first_release_did_still_work() {
+    let redis = RedisServer::start(Persistence::Off);
+    let (store, mut machine) = opened(&redis).await;
+    let policy = Policy { servers: ["mx:25".to_owned()].into(), ..shares(2, &["uid-a"]) };
+    both(&store, &mut machine, &Operation::Policy(policy)).await;
+    let text = |name: &str| {
+        let read = |name: &str| std::fs::read_to_string(format!("src/lease/scripts/{name}.lua")).unwrap();
+        format!("#!lua flags=allow-oom\n{}{}", read("prelude"), read(name))
+    };
+    let call = async |name: &str, arguments: &[&str]| {
+        let mut command = redis::cmd("EVAL");
+        command.arg(text(name)).arg(2).arg(store.key()).arg("mailrelay:{pool}:log").arg("mailrelay:{pool}:events");
+        store.store().query::<Vec<String>>(command.arg(arguments), LIMIT).await.unwrap()
+    };
+    assert_eq!(call("policy", &["1", "3", "16", "6000", "1", "uid-a", "4"]).await, ["OK"]);
+    let view = store.snapshot().await.unwrap().ledger.unwrap();
+    assert_eq!((view.budget, view.servers.len()), (16, 1), "what is not said is kept");
+    store.store().query::<u64>(redis::cmd("DEL").arg(store.key()), LIMIT).await.unwrap();
+    let fence = machine.node_fence.as_str();
+    assert_eq!(call("init", &[fence, "token1", "1", "1", "4", "6000", "1", "uid-a", "4", "0"]).await, ["OK"]);
+    assert_eq!(call("open", &["1", "token1", "0"]).await, ["OK"]);
+    let view = store.snapshot().await.unwrap().ledger.unwrap();
+    assert!(view.version > 0 && view.servers.is_empty() && view.state == LedgerState::Open);
+    assert_eq!(call("clear", &["token1", "nothing"]).await, ["GONE"]);
 }
 
 #[tokio::test]
@@ -380,15 +644,16 @@ async fn the_scripts_answer_and_store_exactly_what_the_pure_machine_does() {
     let redis = RedisServer::start(Persistence::Off);
     let store = store(&redis);
     let mut answers: BTreeMap<String, u32> = BTreeMap::new();
+    let mut kept = 0;
     for seed in 0..16 {
         let ledger = LedgerStore::new(store.clone(), &format!("pool{seed}"));
         let mut events = store.subscriber().await.unwrap();
         events.subscribe(ledger.channel()).await.unwrap();
         let mut machine = Ledger::new(ledger.snapshot().await.unwrap().node_fence);
-        let mut generator = Generator::new(seed);
+        let (mut generator, mut copy) = (Generator::new(seed), None);
         for step in 0..500 {
             let operation = generator.next(&machine);
-            let expected = apply(&mut machine, &operation);
+            let expected = apply(&mut machine, &mut copy, &operation);
             let answer = send(&ledger, &operation).await;
             assert_eq!(answer, expected, "seed {seed} step {step}: {operation:?}");
             assert_eq!(ledger.snapshot().await.unwrap(), machine.snapshot(), "seed {seed} step {step}: {operation:?}");
@@ -396,6 +661,7 @@ async fn the_scripts_answer_and_store_exactly_what_the_pure_machine_does() {
             let word = expected.split([' ', '(', '{']).next().unwrap().to_owned();
             *answers.entry(format!("{kind} {word}")).or_default() += 1;
         }
+        kept += usize::from(machine.view.is_some());
         let mut messages = events.on_message();
         for told in &machine.told {
             let message = tokio::time::timeout(LIMIT, messages.next()).await.expect("an event").unwrap();
@@ -436,9 +702,12 @@ async fn the_scripts_answer_and_store_exactly_what_the_pure_machine_does() {
         "Clear Gone",
         "Clear Wait",
         "Clear Token",
+        "Condemn Current",
+        "Condemn Wait",
+        "Restore ",
     ];
     for answer in all {
         assert!(answers.contains_key(answer), "never seen: {answer} in {answers:?}");
     }
-    assert_eq!(pools(&store).await.unwrap().len(), 16);
+    assert_eq!(pools(&store).await.unwrap().len(), kept);
 }

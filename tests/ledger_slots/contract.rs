@@ -3,15 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::Future,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use mailrelay::{
     lease::{
-        Identity, InitReply, InitRequest, LedgerStore, LedgerView, OpenReply, OpenRequest, Policy, PolicyReply,
-        ProcessId, Slot, SlotOptions, SlotPool, Timing,
+        ConnectionTable, Entry, Identity, Inheritance, InitReply, InitRequest, LedgerStore, LedgerView, Numbers,
+        OpenReply, OpenRequest, Policy, PolicyReply, Predecessor, ProcessId, Slot, SlotOptions, SlotPool, Timing,
     },
     store::{Store, StoreOptions},
 };
@@ -43,14 +45,22 @@ impl Scene {
     fn policy_of(&mut self, budget: u32, shares: &[(&str, u32)]) -> Policy {
         self.revision += 1;
         let entitlements: BTreeMap<String, u32> = shares.iter().map(|(uid, share)| ((*uid).into(), *share)).collect();
-        Policy { epoch: 1, revision: self.revision, budget, lease: Timing::default().lease, entitlements }
+        Policy {
+            epoch: 1,
+            revision: self.revision,
+            budget,
+            lease: Timing::default().lease,
+            entitlements,
+            servers: BTreeSet::new(),
+        }
     }
 
     async fn init(&mut self, budget: u32, shares: &[(&str, u32)]) {
         self.token += 1;
         let policy = self.policy_of(budget, shares);
         let fence = eventually("a snapshot", async || self.ledger.snapshot().await.ok()).await.node_fence;
-        let request = InitRequest { fence, token: format!("t{}", self.token), policy, quarantine: Vec::new() };
+        let request =
+            InitRequest { fence, token: format!("t{}", self.token), policy, quarantine: Vec::new(), version: 0 };
         assert_eq!(self.ledger.init(&request).await.unwrap(), InitReply::Ok);
     }
 
@@ -69,15 +79,12 @@ impl Scene {
     }
 
     fn join_with(&self, uid: &str, timing: Timing, options: SlotOptions) -> SlotPool {
+        self.join_as(identity(uid), timing, options)
+    }
+
+    fn join_as(&self, identity: Identity, timing: Timing, options: SlotOptions) -> SlotPool {
         // A store of its own: workers share no connection.
         let store = Store::new(&StoreOptions::from_url(self.redis.url())).expect("options");
-        let identity = Identity {
-            pod_uid: uid.into(),
-            pod: format!("pod-{uid}"),
-            namespace: "mail".into(),
-            process: ProcessId::random(),
-            boot_id: "boot".into(),
-        };
         SlotPool::spawn_with(store, POOL, identity, timing, options)
     }
 
@@ -87,6 +94,18 @@ impl Scene {
 
     async fn claim(&self, uid: &str) -> u32 {
         self.view().await.holders.iter().filter(|h| h.pod_uid == uid).map(|h| h.claim).sum()
+    }
+}
+
+/// A new process of a pod.
+fn identity(uid: &str) -> Identity {
+    Identity {
+        pod_uid: uid.into(),
+        pod: format!("pod-{uid}"),
+        namespace: "mail".into(),
+        process: ProcessId::random(),
+        boot_id: "boot".into(),
+        numbers: Numbers::default(),
     }
 }
 
@@ -219,20 +238,148 @@ async fn a_slot_that_ended_uncleanly_stays_counted_until_its_time_is_over() {
 async fn a_slot_that_is_dropped_goes_into_quarantine_for_the_session_timeout() {
     let scene = Scene::open(2, &[("a", 2)]).await;
     let a = scene.join("a");
-    a.set_session_timeout(Duration::from_secs(77));
+    a.set_hold(Duration::from_secs(77));
     drop(take(&a, 1).await);
     let entry = eventually("the quarantine", async || scene.view().await.quarantine.first().cloned()).await;
-    assert_eq!((entry.slots, entry.seconds, entry.why.as_str()), (1, 77, "dropped"));
+    assert_eq!((entry.slots, entry.seconds, entry.why.as_str()), (1, 107, "dropped"));
     limit(&a, 1).await;
+}
+
+#[tokio::test]
+async fn a_slot_whose_end_is_seen_after_all_is_free_at_once() {
+    let scene = Scene::open(2, &[("a", 2), ("b", 2)]).await;
+    let a = scene.join("a");
+    let mut slots = take(&a, 2).await;
+    let b = scene.join("b");
+    eventually("b registers", async || b.status().registered.then_some(())).await;
+    a.set_want(0);
+    let withheld = slots.pop().expect("two").withhold("no-eof");
+    let entry = eventually("the quarantine", async || scene.view().await.quarantine.first().cloned()).await;
+    assert_eq!((entry.seconds, &*entry.id), (330, withheld.id()));
+    let start = Instant::now();
+    withheld.prove();
+    let _of_b = take(&b, 1).await;
+    // Before the ledger can have heard of it.
+    slots.pop().expect("one").withhold("no-eof").prove();
+    let _more_of_b = take(&b, 1).await;
+    // Far below a heartbeat.
+    assert!(start.elapsed() < Duration::from_millis(700), "{:?}", start.elapsed());
+    eventually("no quarantine", async || scene.view().await.quarantine.is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn what_an_older_process_left_is_withheld_by_connection_and_free_when_proven() {
+    let scene = Scene::open(4, &[("a", 4)]).await;
+    let old = identity("a");
+    let (first, options) =
+        (scene.join_as(old.clone(), Timing::default(), SlotOptions::default()), SlotOptions::default());
+    let slots = take(&first, 4).await;
+    let unproven = ["t1.1", "t2.1"].map(|name| (format!("{}/{name}", old.process), "died"));
+    let inheritance = Inheritance { accounts: vec![old.process.to_string()], unproven: unproven.to_vec() };
+    let new = scene.join_with("a", Timing::default(), SlotOptions { inheritance, ..options });
+    limit(&new, 2).await;
+    assert_eq!(scene.view().await.quarantined(), 2);
+    new.prove(&unproven[0].0);
+    limit(&new, 3).await;
+    let left = scene.view().await.quarantine;
+    assert_eq!(left.iter().map(|entry| &entry.id).collect::<Vec<_>>(), [&unproven[1].0]);
+    drop(slots);
+}
+
+/// What was written down, and taken off again.
+#[derive(Debug, Default)]
+struct Table(Mutex<(u32, Vec<String>)>);
+
+impl Table {
+    fn note(&self, what: String) {
+        self.0.lock().unwrap().1.push(what);
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.0.lock().unwrap().1.clone()
+    }
+}
+
+impl ConnectionTable for Table {
+    fn begin(&self, _: &ProcessId) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn reserve(&self, pool: &str) -> Option<Entry> {
+        let number = {
+            let mut inner = self.0.lock().unwrap();
+            inner.0 += 1;
+            inner.0
+        };
+        self.note(format!("{number} {pool}"));
+        // The third has no room.
+        (number < 3).then(|| Entry::new(number))
+    }
+
+    fn connected(&self, entry: Entry, local: SocketAddr, remote: SocketAddr) {
+        self.note(format!("{} {local} {remote}", entry.get()));
+    }
+
+    fn free(&self, entry: Entry) {
+        self.note(format!("{} free", entry.get()));
+    }
+
+    fn predecessors(&self) -> std::io::Result<Vec<Predecessor>> {
+        Ok(Vec::new())
+    }
+}
+
+#[tokio::test]
+async fn connections_are_written_down_before_they_are_opened_and_until_they_are_accounted_for() {
+    let scene = Scene::open(4, &[("a", 4)]).await;
+    let table = Arc::new(Table::default());
+    let options = SlotOptions { table: Some(table.clone()), ..SlotOptions::default() };
+    let a = scene.join_with("a", Timing::default(), options);
+    let slots = take(&a, 3).await;
+    let entries: Vec<_> = slots.iter().map(Slot::entry).collect();
+    assert_eq!(entries, [Some(Entry::new(1)), Some(Entry::new(2)), None]);
+    slots[1].note_connected(([10, 0, 0, 1], 4000).into(), ([10, 0, 0, 2], 25).into());
+    slots[2].note_connected(([10, 0, 0, 1], 4001).into(), ([10, 0, 0, 2], 25).into());
+    let mut slots = slots.into_iter();
+    slots.next().expect("three").release();
+    drop(slots);
+    eventually("the ledger withholds what was dropped", async || (scene.view().await.quarantined() == 2).then_some(()))
+        .await;
+    eventually("all is accounted for", async || (table.notes().len() == 6).then_some(())).await;
+    let expected = ["1 ", "2 ", "3 "].map(|n| format!("{n}{POOL}")).into_iter();
+    let expected = expected.chain(["2 10.0.0.1:4000 10.0.0.2:25", "1 free", "2 free"].map(str::to_owned));
+    assert_eq!(table.notes(), expected.collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn an_older_copy_of_the_ledger_grants_nothing_and_sessions_go_on_in_the_next_one() {
+    let mut scene = Scene::open(4, &[("a", 4)]).await;
+    let a = scene.join("a");
+    limit(&a, 4).await;
+    let store = scene.ledger.store().clone();
+    let copy: Vec<String> = store.query(redis::cmd("HGETALL").arg(scene.ledger.key()), PATIENCE).await.unwrap();
+    let slots = take(&a, 2).await;
+    let before = a.status().deadline;
+    eventually("a renewal", async || (a.status().deadline > before).then_some(())).await;
+    let mut bring_back = redis::cmd("HSET");
+    store.query::<u64>(bring_back.arg(scene.ledger.key()).arg(copy), PATIENCE).await.unwrap();
+    eventually("it is noticed", async || scene.ledger.snapshot().await.unwrap().in_force().is_none().then_some(()))
+        .await;
+    scene.init(4, &[("a", 4)]).await;
+    eventually("a re-asserts", async || (scene.claim("a").await == 2).then_some(())).await;
+    assert!(slots.iter().all(Slot::may_start));
+    scene.grant().await;
+    limit(&a, 4).await;
 }
 
 #[tokio::test]
 async fn a_new_process_of_a_pod_takes_over_and_the_old_ones_slots_are_withheld() {
     let scene = Scene::open(4, &[("a", 4)]).await;
-    let options = || SlotOptions { close_grace: Duration::from_secs(1), ..SlotOptions::default() };
-    let old = scene.join_with("a", Timing::default(), options());
+    let options = || SlotOptions { hold: Duration::from_secs(1), ..SlotOptions::default() };
+    let timing = Timing { drain_margin: Duration::ZERO, ..Timing::default() };
+    let old = scene.join_with("a", timing, options());
     let slots = take(&old, 4).await;
-    let new = scene.join_with("a", Timing::default(), options());
+    let new = scene.join_with("a", timing, options());
     eventually("the new process registers", async || new.status().registered.then_some(())).await;
     assert_eq!(scene.view().await.quarantined(), 4);
     eventually("the old one hears that it is gone", async || slots[0].is_revoked().then_some(())).await;

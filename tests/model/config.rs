@@ -182,6 +182,8 @@ pub fn timing() -> Timing {
         commit_margin: Duration::from_millis(20),
         close_margin: Duration::from_millis(10),
         node_renewal: TICK,
+        drain_margin: Duration::ZERO,
+        settle: Duration::ZERO,
     }
 }
 

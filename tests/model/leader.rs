@@ -24,6 +24,7 @@ impl Leader {
             budget: scenario.budget,
             lease: timing().lease,
             entitlements,
+            servers: std::collections::BTreeSet::new(),
         }
     }
 }
@@ -73,7 +74,7 @@ impl State {
             Action::Init { fence, quarantine } => {
                 self.redis.edit(|redis| redis.tokens += 1);
                 let token = format!("token-{}", self.redis.tokens);
-                let request = InitRequest { fence, token, policy, quarantine };
+                let request = InitRequest { fence, token, policy, quarantine, version: 0 };
                 self.tell(leader, |leader, clock| leader.watch.sent(epoch, &request.policy.entitlements, clock));
                 self.on_ledger(scenario, primary, |ledger, _| ledger.init(&request));
                 self.tell(leader, |leader, _| leader.watch.answered());
@@ -97,7 +98,7 @@ impl State {
                 self.on_ledger(scenario, primary, |l, _| l.reap(&token, &inc, None, seconds, "dead"));
             }
             Action::Clear { token, id } => {
-                self.on_ledger(scenario, primary, |ledger, _| ledger.clear(&token, &id));
+                self.on_ledger(scenario, primary, |ledger, _| ledger.clear(&token, std::slice::from_ref(&id)));
             }
         }
     }

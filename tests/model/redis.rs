@@ -168,7 +168,7 @@ impl State {
         let clock = self.clock();
         let (ids, token, node) = self.process(pod, |p| (p.holder.over(clock), p.holder.token().to_owned(), p.node));
         for id in ids {
-            self.on_ledger(scenario, node, |ledger, _| ledger.clear(&token, &id));
+            self.on_ledger(scenario, node, |ledger, _| ledger.clear(&token, std::slice::from_ref(&id)));
             self.process(pod, |process| process.holder.cleared(&id));
         }
     }
@@ -234,6 +234,7 @@ pub fn raise(process: &mut Process, clock: BootTime) {
         entitlement: status.entitlement,
         state: LedgerState::Open,
         lease: timing().lease,
+        version: 0,
         quarantine: Vec::new(),
     };
     process.holder.answer(&request, Some(SyncReply::Ok(granted)), clock);

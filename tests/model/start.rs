@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mailrelay::lease::{Holder, Identity, InitRequest, Ledger, OpenRequest, ProcessId};
+use mailrelay::lease::{Holder, Identity, Inheritance, InitRequest, Ledger, Numbers, OpenRequest, ProcessId};
 
 use crate::{
     config::{Scenario, Variant, timing},
@@ -26,8 +26,9 @@ fn process(scenario: &Scenario, pod: usize, run: u8, boot: u8, node: usize, now:
         namespace: "model".to_owned(),
         process: ProcessId::parse(&format!("{pod:016x}{run:016x}")).expect("32 digits"),
         boot_id: boot_id(pod, boot),
+        numbers: Numbers::default(),
     };
-    let holder = Holder::new(identity, timing(), scenario.holds().close_grace, scenario.holds().session_timeout);
+    let holder = Holder::new(identity, timing(), scenario.holds().session_timeout);
     Process {
         run,
         holder,
@@ -46,9 +47,10 @@ pub fn restart(state: &mut State, scenario: &Scenario, pod: usize) {
     let (boot, run) = (state.pods[pod].boot, state.pods[pod].runs);
     let mut process = process(scenario, pod, run, boot, state.redis.nodes.len() - 1, state.now);
     let left_over = |s: &&crate::state::Session| usize::from(s.pod) == pod && s.lost.is_some_and(|(_, b)| b == boot);
-    let inherited = u32::try_from(state.server.iter().filter(left_over).count()).expect("few sessions");
-    if inherited > 0 && scenario.variant != Variant::FreedAtOnce {
-        process.holder.inherit(inherited, "inherited", scenario.holds().session_timeout, state.clock());
+    let unproven = state.server.iter().filter(left_over).map(|s| (format!("{pod}.{}/t{}", s.run, s.slot), "inherited"));
+    if scenario.variant != Variant::FreedAtOnce {
+        let inheritance = Inheritance { accounts: Vec::new(), unproven: unproven.collect() };
+        process.holder.inherit(inheritance, state.clock());
     }
     state.pods[pod].edit(|pod| {
         pod.runs += 1;
@@ -63,7 +65,13 @@ pub fn first(scenario: &Scenario) -> State {
     leader.watch.answered();
     let mut ledger = Ledger::new("run-0");
     let (token, policy) = ("token-0".to_owned(), leader.policy(scenario));
-    ledger.init(&InitRequest { fence: "run-0".to_owned(), token: token.clone(), policy, quarantine: Vec::new() });
+    ledger.init(&InitRequest {
+        fence: "run-0".to_owned(),
+        token: token.clone(),
+        policy,
+        quarantine: Vec::new(),
+        version: 0,
+    });
     ledger.open(&OpenRequest { epoch: 1, token, missing: Vec::new() });
     ledger.told.clear();
     let pods = (0..scenario.pods()).map(|pod| Pod {

@@ -230,7 +230,7 @@ impl State {
         let clock = self.clock();
         self.process(pod, |process| {
             process.sockets.remove(&slot);
-            process.holder.quarantine(slot, "no-eof", scenario.holds().session_timeout, clock);
+            let _ = process.holder.quarantine(slot, "no-eof", scenario.holds().session_timeout, clock);
         });
     }
 
@@ -346,7 +346,7 @@ fn is_due(scenario: &Scenario, process: &Process, now: mailrelay::lease::BootTim
 pub fn distort(scenario: &Scenario, request: &SyncRequest) -> SyncRequest {
     let mut request = request.clone();
     match scenario.variant {
-        Variant::FreedAtOnce => request.close_grace = std::time::Duration::ZERO,
+        Variant::FreedAtOnce => request.hold = std::time::Duration::ZERO,
         Variant::ProofAcrossReboot => {
             let (node, _) = request.boot_id.split_once('.').expect("boot ids are node.boot");
             request.boot_id = format!("{node}.0");

@@ -362,7 +362,14 @@ impl Leader {
     fn start(store: Store, budget: u32) -> Self {
         let ledger = LedgerStore::new(store, POOL);
         let lease = Timing::default().lease;
-        let policy = Policy { epoch: 1, revision: 1, budget, lease, entitlements: BTreeMap::new() };
+        let policy = Policy {
+            epoch: 1,
+            revision: 1,
+            budget,
+            lease,
+            entitlements: BTreeMap::new(),
+            servers: std::collections::BTreeSet::new(),
+        };
         let policy = Arc::new(Mutex::new(policy));
         let task = tokio::spawn(lead(ledger.clone(), policy.clone()));
         Self { ledger, policy, task }
@@ -400,7 +407,8 @@ async fn lead(ledger: LedgerStore, policy: Arc<Mutex<Policy>>) {
                 None => {
                     let policy = policy.lock().expect("no panic").clone();
                     let token = ProcessId::random().to_string();
-                    let request = InitRequest { fence: snapshot.node_fence, token, policy, quarantine: Vec::new() };
+                    let request =
+                        InitRequest { fence: snapshot.node_fence, token, policy, quarantine: Vec::new(), version: 0 };
                     let _ = ledger.init(&request).await;
                     recovering = Some(Instant::now());
                 }

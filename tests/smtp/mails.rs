@@ -374,7 +374,8 @@ async fn a_server_that_goes_in_the_middle_of_the_recipients_has_delivered_nothin
         let outcome = session.transact(&transaction, go).await;
         assert_eq!(outcome.places(|verdict| *verdict == FREE), [0, 1, 2], "without {hide:?}: {outcome:?}");
         assert_eq!((outcome.signs.as_slice(), session.is_usable()), (&[Sign::Failing][..], false));
-        assert_eq!(session.close().await, Closed::Eof);
+        // What it left unread makes its kernel reset the connection; its farewell was read before.
+        assert!(matches!(session.close().await, Closed::Eof | Closed::Farewell));
         assert_eq!(sink.stats().accepted, 0);
     }
 }

@@ -2,5 +2,7 @@
 
 mod mails;
 mod postfix;
+mod resets;
 mod sessions;
+mod slow;
 mod support;

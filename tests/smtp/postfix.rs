@@ -27,7 +27,7 @@ async fn postfix_refuses_the_seventeenth_connection() {
         sessions.push(Session::open(&plain, None).await.expect("one of sixteen"));
     }
     let error = Session::open(&plain, None).await.expect_err("one too many");
-    assert_eq!((error.ruling.sign, error.closed), (Sign::TooManyConnections, Closed::Eof), "{error}");
+    assert_eq!((error.ruling.sign, &error.closed), (Sign::TooManyConnections, &Closed::Eof), "{error}");
     assert_eq!(error.reply.expect("a reply").code, 421);
     assert_eq!(postfix.refused_connections(), 1, "{}", postfix.log());
     for session in sessions {

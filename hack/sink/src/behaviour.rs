@@ -18,6 +18,12 @@ pub struct Behaviour {
     pub mail_delay_ms: u64,
     /// Between the last reply and the end of the connection.
     pub close_delay_ms: u64,
+    /// How the connection ends after the last reply.
+    pub ending: Ending,
+    /// A session counts so long after its connection is closed, as that of a server that counts its processes.
+    pub count_after_close_ms: u64,
+    /// No more is read of what clients send; absent: all that comes. What was read ahead is used first.
+    pub read_bytes_per_second: Option<u64>,
     /// Between the bytes of every reply (a tarpit).
     pub byte_delay_ms: u64,
     /// End of a session that has been at rest so long, with an unsolicited 421.
@@ -32,6 +38,20 @@ pub struct Behaviour {
     pub hide: Vec<String>,
     /// What fails; the first that fits is taken.
     pub failures: Vec<Failure>,
+}
+
+/// How the sink ends a connection after its last word.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Ending {
+    /// Both directions at once.
+    #[default]
+    Close,
+    /// Its own first; the session counts until the client has ended the other one, or until the sink's patience
+    /// (`idle_limit_ms`, or 300 s) is over.
+    Half,
+    /// A reset instead of an end.
+    Reset,
 }
 
 /// One scripted failure.

@@ -1,6 +1,7 @@
 //! A counting SMTP server: the oracle of mailrelay's promise in tests and in the demo.
 //!
-//! It counts sessions when `accept` returns and until it has closed its side, refuses the one beyond its limit with
+//! It counts sessions when `accept` returns and until it has closed its side, on EOF, on a reset, on its own time-out or
+//! of its own accord, however long it takes until it looks; and longer on demand. It refuses the one beyond its limit with
 //! `421 4.7.0`, keeps a journal of what it took, and fails on demand.
 
 mod behaviour;
@@ -23,7 +24,7 @@ use tokio::{
     time::timeout,
 };
 
-pub use behaviour::{Behaviour, Failure, FailureStage};
+pub use behaviour::{Behaviour, Ending, Failure, FailureStage};
 pub use state::{JournalEntry, Stats};
 
 use session::Shared;

@@ -11,7 +11,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use crate::{
-    Failure, FailureStage, Login,
+    Behaviour, Ending, Failure, FailureStage, Login,
     state::{JournalEntry, State},
     tls::Tls,
 };
@@ -21,11 +21,32 @@ enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+/// How long the sink waits for a client.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// How often a slow reader reads.
+const SLOW_READS: u64 = 20;
+
 impl Stream {
+    /// Below TLS.
+    fn socket(&mut self) -> &mut TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_mut().0,
+        }
+    }
+
     async fn read(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         match self {
             Self::Plain(stream) => stream.read_buf(buffer).await,
             Self::Tls(stream) => stream.read_buf(buffer).await,
+        }
+    }
+
+    /// `most` bytes at the most.
+    async fn read_some(&mut self, buffer: &mut Vec<u8>, most: u64) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.take(most).read_buf(buffer).await,
+            Self::Tls(stream) => stream.take(most).read_buf(buffer).await,
         }
     }
 
@@ -49,7 +70,19 @@ struct Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.state.leave(self.let_in, self.stream.take());
+        let after = Duration::from_millis(self.state.behaviour().count_after_close_ms);
+        let stream = self.stream.take();
+        let state = self.state.clone();
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if self.let_in && !after.is_zero() => {
+                drop(stream);
+                runtime.spawn(async move {
+                    sleep(after).await;
+                    state.leave(true, ());
+                });
+            }
+            _ => state.leave(self.let_in, stream),
+        }
     }
 }
 
@@ -106,10 +139,24 @@ pub(crate) async fn serve(shared: Shared, stream: TcpStream, peer: SocketAddr, i
         mails: 0,
         turnarounds: 0,
     };
-    let _ = session.run(implicit, number.is_none()).await;
-    if let Some(Stream::Tls(stream)) = &mut session.counted.stream {
+    let refused = number.is_none();
+    let _ = session.run(implicit, refused).await;
+    let Behaviour { ending, idle_limit_ms, .. } = session.shared.state.behaviour();
+    let Some(stream) = &mut session.counted.stream else { return };
+    if ending == Ending::Reset && !refused {
+        let _ = stream.socket().set_zero_linger();
+        return;
+    }
+    if let Stream::Tls(stream) = stream {
         stream.get_mut().1.send_close_notify();
         let _ = timeout(Duration::from_secs(1), stream.flush()).await;
+    }
+    if ending == Ending::Half && !refused {
+        let socket = stream.socket();
+        let mut scratch = [0; 4096];
+        let _ = socket.shutdown().await;
+        let limit = idle_limit_ms.map_or(PATIENCE, Duration::from_millis);
+        let _ = timeout(limit, async { while socket.read(&mut scratch).await.is_ok_and(|read| read > 0) {} }).await;
     }
 }
 
@@ -447,8 +494,18 @@ impl Session {
             self.turnarounds += 1;
             self.shared.state.turnaround();
         }
-        let limit = self.shared.state.behaviour().idle_limit_ms.map_or(Duration::from_secs(300), Duration::from_millis);
+        let Behaviour { idle_limit_ms, read_bytes_per_second, .. } = self.shared.state.behaviour();
+        let limit = idle_limit_ms.map_or(PATIENCE, Duration::from_millis);
         let stream = self.counted.stream.as_mut().ok_or(End)?;
+        if let Some(rate) = read_bytes_per_second {
+            sleep(Duration::from_millis(1_000 / SLOW_READS)).await;
+            let most = (rate / SLOW_READS).max(1);
+            let reading = stream.read_some(&mut self.input, most);
+            return match timeout(limit, reading).await {
+                Ok(Ok(1..)) => Ok(()),
+                _ => Err(End),
+            };
+        }
         // Without it a read takes 32 bytes, and what came in one write looks like several.
         self.input.reserve(64 * 1024);
         match timeout(limit, stream.read(&mut self.input)).await {

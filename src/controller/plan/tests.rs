@@ -117,7 +117,8 @@ fn across_namespaces_the_younger_relay_stalls_unless_sharing_is_allowed() {
     assert_eq!(stall(&alone, "old"), None);
     assert!(stall(&alone, "young").is_some_and(|(reason, message)| reason == "BudgetConflict"
         && message.contains("zeta/old")
-        && message.contains("budgetName")));
+        && message.contains("name another mail server")
+        && !message.contains("budgetName")));
     assert_eq!(alone.pools["mx"].budget, 16, "a tenant cannot squeeze another");
     let together = plan(&relays, &[], true);
     assert_eq!((stall(&together, "young"), together.pools["mx"].budget), (None, 1));
@@ -174,4 +175,89 @@ fn the_order_of_the_watch_changes_nothing() {
     let forwards = plan(&relays, &[pod("a", "one")], false);
     relays.reverse();
     assert_eq!(plan(&relays, &[pod("a", "one")], false), forwards);
+}
+
+#[test]
+fn another_name_for_the_budget_of_one_server_is_advised_only_for_another_server() {
+    let mut named = spec("mx", "q1", 16);
+    named["servers"][0]["budgetName"] = json!("main");
+    let mut other = spec("other", "q2", 16);
+    other["servers"][0]["budgetName"] = json!("main");
+    let plan = plan(&[relay_in("zeta", "old", 1, &named), relay_in("alpha", "young", 2, &other)], &[], false);
+    let (reason, message) = stall(&plan, "young").expect("a stall");
+    assert!(reason == "BudgetConflict" && message.contains("set another spec.servers[].budgetName"), "{message}");
+}
+
+#[test]
+fn two_budgets_for_one_server_are_refused_however_its_address_is_written() {
+    let named = |host: &str, queue: &str, budget: &str| {
+        let mut spec = spec(host, queue, 16);
+        spec["servers"][0]["budgetName"] = json!(budget);
+        spec
+    };
+    for host in ["MX.Example.com", "mx.example.com."] {
+        let relays =
+            [relay("young", 2, &named(host, "q2", "mine")), relay("old", 1, &spec("mx.example.com", "q1", 16))];
+        let plan = plan(&relays, &[pod("a", "young")], true);
+        let (reason, message) = stall(&plan, "young").expect("a stall");
+        assert_eq!(reason, "DuplicateBudget");
+        for part in ["mx.example.com:587", "mail/old", "set budgetName mx.example.com here", "another mail server"] {
+            assert!(message.contains(part), "{message}");
+        }
+        assert_eq!(stall(&plan, "old"), None);
+        assert_eq!(plan.pools.len(), 1, "no second budget");
+    }
+    for (first, second) in [("10.0.0.1", "::ffff:10.0.0.1"), ("2001:db8::25", "2001:DB8:0::25"), ("10.0.0.1", "10.1")] {
+        let relays = [relay("old", 1, &named(first, "q1", "a")), relay("young", 2, &named(second, "q2", "b"))];
+        assert_eq!(
+            stall(&plan(&relays, &[], false), "young").map(|stall| stall.0),
+            Some("DuplicateBudget"),
+            "{second}"
+        );
+        let relays = [relay("old", 1, &spec(first, "q1", 16)), relay("young", 2, &spec(second, "q2", 16))];
+        assert_eq!(plan(&relays, &[], false).pools.len(), 1, "{second} is {first}, and so is its budget");
+    }
+}
+
+#[test]
+fn two_budgets_for_one_server_of_one_relay_are_refused_and_two_ports_of_a_host_share_one() {
+    let two = |first: &Value, second: &Value| {
+        let mut spec = spec("mx", "q", 16);
+        spec["servers"] = json!([first, second]);
+        plan(&[relay("one", 1, &spec)], &[], false)
+    };
+    let first = json!({ "name": "first", "host": "mx" });
+    let twice = two(&first, &json!({ "name": "second", "host": "mx", "budgetName": "more" }));
+    let (reason, message) = stall(&twice, "one").expect("a stall");
+    assert!(reason == "DuplicateBudget" && message.contains("its server second"), "{message}");
+    assert!(twice.pools.is_empty());
+    let ports = two(&first, &json!({ "name": "second", "host": "mx", "port": 25 }));
+    assert_eq!((stall(&ports, "one"), ports.pools.len()), (None, 1));
+    let words: Vec<&str> = ports.pools["mx"].servers.iter().map(String::as_str).collect();
+    assert_eq!(words, ["mx:25", "mx:587", "relay:mail/one/first", "relay:mail/one/second"]);
+}
+
+#[test]
+fn across_namespaces_a_second_budget_for_one_server_is_no_way_round_the_owner() {
+    let mut named = spec("mx", "q2", 16);
+    named["servers"][0]["budgetName"] = json!("mine");
+    let relays = [relay_in("zeta", "old", 1, &spec("mx", "q1", 16)), relay_in("alpha", "young", 2, &named)];
+    let alone = plan(&relays, &[], false);
+    let (reason, message) = stall(&alone, "young").expect("a stall");
+    assert!(reason == "DuplicateBudget" && message.contains("once the installation allows sharing"), "{message}");
+}
+
+#[test]
+fn workers_of_every_relay_that_shares_a_budget_use_its_longest_holds() {
+    let mut patient = spec("mx", "q2", 16);
+    patient["servers"][0]["sessionTimeout"] = json!("20m");
+    patient["servers"][0]["closeGrace"] = json!("1s");
+    let plan = plan(&[relay("one", 1, &spec("mx", "q1", 16)), relay("two", 2, &patient)], &[], false);
+    for relay in plan.relays.values() {
+        let server = &relay.published.servers[0];
+        assert_eq!(
+            (server.session_timeout, server.close_grace),
+            (DurationText::from_secs(1200), DurationText::from_secs(2))
+        );
+    }
 }

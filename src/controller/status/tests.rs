@@ -78,6 +78,9 @@ impl Scene {
             entitlements: holders.iter().map(|(pod, share, _)| (format!("uid-{pod}"), *share)).collect(),
             generations: BTreeMap::new(),
             quarantine: Vec::new(),
+            version: 1,
+            servers: BTreeSet::new(),
+            floor: 0,
         };
         self.world.pools.insert("mx".into(), PoolView { ledger: Some(ledger), ..PoolView::default() });
         self
@@ -98,7 +101,8 @@ impl Scene {
         };
         let entry = QuarantineView { id: "q".into(), slots: 4, seconds: 300, why: "silent".into() };
         let withheld = MirroredQuarantine { entry, pod: Some("mail/gone".into()), left: Duration::from_secs(300) };
-        let mirror = Mirror { holders: pods.iter().map(holder).collect(), unlisted: 0, quarantine: vec![withheld] };
+        let mirror =
+            Mirror { holders: pods.iter().map(holder).collect(), quarantine: vec![withheld], ..Mirror::default() };
         self.world.pools.entry(pool.into()).or_default().mirror = mirror;
         self
     }
@@ -283,8 +287,13 @@ fn withheld_slots_are_told_with_their_pod_their_end_and_what_to_do() {
     assert_eq!(status.servers[0].quarantined, 4);
     assert_eq!(says(&status, "SlotsQuarantined"), pair("True", "SessionsMayLinger"));
     let message = &condition(&status, "SlotsQuarantined").expect("the condition").message;
-    assert!(message.contains("4 of mx (mail/gone, silent) until 1970-01-01T00:21:41Z"), "{message}");
-    assert!(message.contains("come back by themselves") && message.contains("sessionTimeout"), "{message}");
+    assert!(message.contains("4 of mx (mail/gone, silent, q) until 1970-01-01T00:21:41Z"), "{message}");
+    assert!(
+        message.contains("comes back by itself")
+            && message.contains("nothing done by hand")
+            && message.contains("sessionTimeout"),
+        "{message}"
+    );
     // As long as nothing changes, nothing is written.
     scene.now += 7;
     scene.world.pools.get_mut("mx").expect("the pool").mirror.quarantine[0].left = Duration::from_secs(293);

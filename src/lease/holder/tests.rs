@@ -3,21 +3,28 @@
 use super::*;
 use crate::lease::{ProcessId, QuarantineView, Wait};
 
+/// 300 s of session timeout and the margin.
+const HOLD: u64 = 330;
+
 const START: BootTime = BootTime::after_boot(Duration::from_secs(100));
 
 fn at(milliseconds: u64) -> BootTime {
     START + Duration::from_millis(milliseconds)
 }
 
-fn fresh() -> Holder {
-    let identity = Identity {
+fn identity() -> Identity {
+    Identity {
         pod_uid: "uid".into(),
         pod: "pod".into(),
         namespace: "mail".into(),
         process: ProcessId::parse(&"a".repeat(32)).unwrap(),
         boot_id: "boot".into(),
-    };
-    Holder::new(identity, Timing::default(), Duration::from_secs(2), Duration::from_secs(300))
+        numbers: Numbers::default(),
+    }
+}
+
+fn fresh() -> Holder {
+    Holder::new(identity(), Timing::default(), Duration::from_secs(300))
 }
 
 fn ok(claim: u32, limit: u32) -> SyncReply {
@@ -26,7 +33,7 @@ fn ok(claim: u32, limit: u32) -> SyncReply {
 
 fn granted(claim: u32, limit: u32, entitlement: u32, state: LedgerState) -> SyncReply {
     let lease = Duration::from_secs(6);
-    SyncReply::Ok(Granted { claim, limit, entitlement, state, lease, quarantine: Vec::new() })
+    SyncReply::Ok(Granted { claim, limit, entitlement, state, lease, version: 1, quarantine: Vec::new() })
 }
 
 fn exchange(holder: &mut Holder, sent: BootTime, reply: SyncReply) -> SyncRequest {
@@ -35,9 +42,20 @@ fn exchange(holder: &mut Holder, sent: BootTime, reply: SyncReply) -> SyncReques
     request
 }
 
+/// An answer that shows these in quarantine.
+fn showing(ids: &[&str]) -> SyncReply {
+    let SyncReply::Ok(granted) = ok(4, 4) else { unreachable!() };
+    let entry = |id: &&str| QuarantineView { id: (*id).into(), slots: 1, seconds: HOLD, why: "no-eof".into() };
+    SyncReply::Ok(Granted { quarantine: ids.iter().map(entry).collect(), ..granted })
+}
+
 /// Registered at 0 ms with this limit.
 fn registered(limit: u32) -> Holder {
-    let mut holder = fresh();
+    registering(fresh(), limit).0
+}
+
+/// The same, and what it sent to register.
+fn registering(mut holder: Holder, limit: u32) -> (Holder, SyncRequest) {
     let token = || SyncReply::Token { token: "t1".into(), state: LedgerState::Open };
     assert_eq!(exchange(&mut holder, at(0), token()).token, "");
     let asking = exchange(&mut holder, at(0), SyncReply::Register { last: 4 });
@@ -46,26 +64,26 @@ fn registered(limit: u32) -> Holder {
     let registration = exchange(&mut holder, at(0), ok(limit, limit));
     assert_eq!((registration.generation, registration.seq, registration.need), (5, 1, 0));
     assert!(!holder.is_due() && holder.status(at(0)).registered);
-    holder
+    (holder, registration)
 }
 
 #[test]
 fn the_limit_falls_to_what_is_needed_before_a_sync_is_sent_and_rises_only_from_its_answer() {
     let mut holder = registered(8);
-    assert_eq!((holder.count(at(10)), holder.count(at(10))), (Some(1), Some(2)));
+    assert_eq!((holder.count(at(10)), holder.count(at(10))), (Some(2), Some(3)));
     let request = holder.request(at(20)).expect("a SYNC");
     assert_eq!((request.seq, request.need), (2, 2));
     assert_eq!(holder.count(at(21)), None, "R1");
     assert_eq!(holder.request(at(21)), None, "one in flight");
     holder.answer(&request, None, at(2020));
     assert_eq!(holder.count(at(2021)), None, "no answer raises nothing");
-    holder.release(1);
-    assert_eq!(holder.count(at(2022)), Some(3), "up to what was needed");
+    holder.release(2);
+    assert_eq!(holder.count(at(2022)), Some(4), "up to what was needed");
     let next = holder.request(at(2030)).expect("the next");
     holder.answer(&request, Some(ok(8, 8)), at(2031));
     assert_eq!(holder.count(at(2032)), None, "a late answer raises nothing");
     holder.answer(&next, Some(ok(8, 8)), at(2040));
-    assert_eq!(holder.count(at(2041)), Some(4));
+    assert_eq!(holder.count(at(2041)), Some(5));
 }
 
 #[test]
@@ -248,4 +266,146 @@ fn quarantine_that_others_left_is_cleared_on_our_clock() {
     assert_eq!(holder.over(at(1430)), ["x"]);
     holder.cleared("x");
     assert!(holder.over(at(1430)).is_empty());
+}
+
+#[test]
+fn two_holders_of_a_process_share_no_ids_though_one_follows_the_other() {
+    let identity = identity();
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in ["a", "b", "a"] {
+        let (mut holder, registration) =
+            registering(Holder::new(identity.clone(), Timing::default(), Duration::from_secs(300)), 4);
+        assert!(seen.insert(registration.inc));
+        let slot = holder.count(at(1)).unwrap();
+        assert!(seen.insert(holder.quarantine(slot, "no-eof", Duration::from_secs(300), at(2))));
+        exchange(&mut holder, at(3), SyncReply::Gone);
+        assert!(seen.insert(holder.request(at(4)).expect("a new incarnation").inc));
+    }
+    assert_eq!(seen.len(), 9);
+    assert_eq!(identity, Identity { numbers: Numbers::default(), ..identity.clone() }, "they say nothing of who it is");
+}
+
+#[test]
+fn copies_of_a_holder_go_on_by_themselves() {
+    let mut holder = registered(4);
+    let mut copy = holder.clone();
+    assert_eq!(holder.count(at(1)), copy.count(at(1)));
+    assert_eq!(format!("{holder:?}"), format!("{copy:?}"));
+}
+
+#[test]
+fn what_an_older_process_left_goes_with_the_registration_and_until_the_ledger_has_it() {
+    let mut holder = fresh();
+    let inheritance = Inheritance {
+        accounts: vec!["b".into()],
+        unproven: vec![("b/t1.1".into(), "died"), ("b/t2.1".into(), "died")],
+    };
+    holder.inherit(inheritance, at(0));
+    holder.prove("b/t2.1");
+    let asking = exchange(&mut holder, at(0), SyncReply::Register { last: 4 });
+    assert!(asking.accounts.is_empty() && asking.quarantine.is_empty(), "it changes nothing");
+    let lost = holder.request(at(1)).expect("the registration");
+    assert_eq!(lost.accounts, ["b"]);
+    let carried = Quarantine { id: "b/t1.1".into(), slots: 1, seconds: HOLD, why: "died".into() };
+    assert_eq!(lost.quarantine, [carried]);
+    holder.answer(&lost, None, at(2));
+    exchange(&mut holder, at(3), SyncReply::Gone);
+    exchange(&mut holder, at(4), SyncReply::Register { last: 4 });
+    let again = exchange(&mut holder, at(5), showing(&["b/t1.1"]));
+    assert_eq!((again.accounts, again.quarantine), (lost.accounts, lost.quarantine));
+    assert!(exchange(&mut holder, at(6), showing(&["b/t1.1"])).quarantine.is_empty());
+    holder.prove("b/t1.1");
+    assert_eq!(holder.over(at(7)), ["b/t1.1"]);
+}
+
+#[test]
+fn a_slot_that_is_proven_before_a_sync_took_it_along_is_simply_free() {
+    let mut holder = registered(2);
+    let slot = holder.count(at(1)).unwrap();
+    let id = holder.quarantine(slot, "no-eof", Duration::from_secs(HOLD), at(2));
+    assert_eq!(holder.counted(), 1);
+    holder.prove(&id);
+    assert_eq!(holder.counted(), 0);
+    assert!(exchange(&mut holder, at(3), ok(2, 2)).quarantine.is_empty());
+    assert!(holder.over(at(4)).is_empty() && holder.next_over(at(4)).is_none());
+}
+
+#[test]
+fn a_slot_that_is_proven_while_a_sync_carries_it_is_cleared_when_the_ledger_shows_it() {
+    for is_lost in [false, true] {
+        let mut holder = registered(2);
+        let slot = holder.count(at(1)).unwrap();
+        let id = holder.quarantine(slot, "no-eof", Duration::from_secs(HOLD), at(2));
+        let carrying = holder.request(at(3)).expect("a SYNC");
+        assert_eq!(carrying.quarantine.len(), 1);
+        holder.prove(&id);
+        if is_lost {
+            holder.answer(&carrying, None, at(4));
+            assert!(holder.over(at(5)).is_empty(), "nobody knows whether it is there");
+            assert!(holder.is_due());
+            assert!(exchange(&mut holder, at(6), showing(&[&id])).quarantine.is_empty());
+        } else {
+            holder.answer(&carrying, Some(showing(&[&id])), at(4));
+        }
+        assert_eq!((holder.over(at(7)), holder.next_over(at(7))), (vec![id.clone()], Some(Duration::ZERO)));
+        holder.cleared(&id);
+        assert!(holder.over(at(8)).is_empty());
+        // The SYNC that carried it never came: nothing is to be cleared.
+        exchange(&mut holder, at(9), showing(&[]));
+        assert!(holder.over(at(10)).is_empty());
+    }
+}
+
+#[test]
+fn a_slot_that_is_proven_later_is_cleared_at_once_and_again_until_it_is_gone() {
+    let mut holder = registered(2);
+    let slot = holder.count(at(1)).unwrap();
+    let id = holder.quarantine(slot, "no-eof", Duration::from_secs(HOLD), at(2));
+    exchange(&mut holder, at(3), showing(&[&id]));
+    assert!(holder.over(at(4)).is_empty());
+    holder.prove("another/1");
+    holder.prove(&id);
+    assert_eq!(holder.over(at(5)), [&*id]);
+    exchange(&mut holder, at(6), showing(&[&id]));
+    assert_eq!(holder.over(at(7)), [&*id], "the call was lost");
+    // A new ledger, into which the leader carried it.
+    exchange(&mut holder, at(8), SyncReply::Token { token: "t2".into(), state: LedgerState::Rec });
+    assert!(exchange(&mut holder, at(9), showing(&[&id])).quarantine.is_empty(), "never told of again");
+    assert_eq!(holder.over(at(10)), [&*id]);
+    holder.close();
+    exchange(&mut holder, at(11), showing(&[&id]));
+    assert_eq!(holder.leaving(at(12)), None, "who leaves clears first");
+    holder.cleared(&id);
+    assert!(holder.is_due() && holder.leaving(at(13)).is_some());
+}
+
+#[test]
+fn a_connection_stays_written_down_until_its_end_was_seen_or_the_ledger_withholds_it() {
+    let mut holder = registered(4);
+    let slots: Vec<u64> = (0..3).map(|_| holder.count(at(1)).unwrap()).collect();
+    for (slot, number) in slots.iter().zip(0..) {
+        holder.set_entry(*slot, Entry::new(number));
+    }
+    holder.release(slots[0]);
+    assert_eq!(holder.take_freed(), [Entry::new(0)]);
+    let id = holder.quarantine(slots[1], "no-eof", Duration::from_secs(HOLD), at(2));
+    let lost = holder.request(at(3)).expect("a SYNC");
+    holder.answer(&lost, None, at(4));
+    assert!(holder.take_freed().is_empty(), "the ledger may not have it");
+    exchange(&mut holder, at(5), showing(&[&id]));
+    assert_eq!(holder.take_freed(), [Entry::new(1)]);
+    let id = holder.quarantine(slots[2], "no-eof", Duration::from_secs(HOLD), at(6));
+    let _carrying = holder.request(at(7)).expect("a SYNC");
+    holder.prove(&id);
+    assert_eq!(holder.take_freed(), [Entry::new(2)]);
+}
+
+#[test]
+fn the_version_that_was_heard_last_is_told_to_every_ledger_that_comes() {
+    let mut holder = registered(4);
+    let SyncReply::Ok(granted) = ok(4, 4) else { unreachable!() };
+    exchange(&mut holder, at(1), SyncReply::Ok(Granted { version: 77, ..granted }));
+    exchange(&mut holder, at(2), SyncReply::Token { token: "t2".into(), state: LedgerState::Rec });
+    assert_eq!(exchange(&mut holder, at(3), SyncReply::Gone).seen, 77);
+    assert_eq!(holder.request(at(4)).expect("a new incarnation").seen, 77);
 }

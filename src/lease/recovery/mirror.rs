@@ -8,17 +8,15 @@
 //!
 //! - **It shortens no wait.** Who knows a pool from its mirror alone has no history: the ledger opens after the reclaim time
 //!   and never by roll call. By then every process that did not re-assert has passed its deadline, named by the mirror or not.
-//!   What may be left is what the server still counts of a client whose kernel sent no FIN.
-//! - **A holder that left since** is withheld for `sessionTimeout`: too much, never too little. Nothing is known of when it
-//!   was last heard, so no proof of death makes that shorter, but for a newer process of its pod (R5a), whose proof is of
-//!   any age.
+//!   What may be left is what the server still counts of a client whose end did not reach it.
+//! - **A holder that left since** is withheld: too much, never too little.
 //! - **A claim that grew since** grew within its share. The larger of both is withheld; shares and claims above them are
 //!   written at once.
 //! - **A quarantine that came since** held the slots of a holder that the mirror still names and that is withheld instead,
 //!   or of a worker that lives and says it again to the new ledger.
 //! - **A quarantine that ended since** begins anew.
 //! - **A holder or a share that came since** is unknown. It is withheld only if the new ledger or a copy names it. That is
-//!   what cannot be promised: the ledger lost, its leader lost, and a client that died without a FIN, all before the next
+//!   what cannot be promised: the ledger lost, its leader lost, and a client whose end did not reach the server, all before the next
 //!   write of the mirror.
 
 use std::{
@@ -42,6 +40,8 @@ pub struct Mirror {
     pub unlisted: u32,
     /// Slots withheld.
     pub quarantine: Vec<MirroredQuarantine>,
+    /// Which servers the pool is for.
+    pub servers: BTreeSet<String>,
 }
 
 /// A pod that holds slots or may do so.
@@ -136,6 +136,7 @@ impl Watch {
             holders: registered.chain(others).filter(|holder| holder.slots() > 0).collect(),
             unlisted: self.unlisted.as_ref().map_or(0, |unlisted| unlisted.slots),
             quarantine: quarantine.collect(),
+            servers: self.servers.clone(),
         }
     }
 
@@ -148,12 +149,13 @@ impl Watch {
             *share = holder.share.max(*share);
             if let Some(incarnation) = &holder.incarnation {
                 let restored = restored(&holder.pod_uid, incarnation);
-                let seen = Seen { holder: restored, since: now, first: now, heard: None, settled: true };
+                let seen = Seen { holder: restored, since: now, first: now, settled: true };
                 let known = self.seen.entry(incarnation.inc.clone()).or_insert(seen);
                 known.holder.claim = incarnation.claim.max(known.holder.claim);
             }
         }
         self.enroll(&shares);
+        self.servers.extend(mirror.servers.iter().cloned());
         if mirror.unlisted > 0 {
             let listed = self.seen.values().map(|seen| seen.holder.process.clone()).collect();
             self.unlisted = Some(Unlisted { slots: mirror.unlisted, listed });

@@ -3,7 +3,12 @@ use crate::lease::{Ledger, Policy, SyncRequest};
 
 mod mirror;
 
-const HOLDS: Holds = Holds { close_grace: Duration::from_secs(2), session_timeout: Duration::from_secs(300) };
+const SESSION_TIMEOUT: Duration = Duration::from_secs(300);
+const STOPPED: OldPrimary = OldPrimary::StopsWithin(Duration::ZERO);
+
+fn hold() -> Duration {
+    Timing::default().hold(SESSION_TIMEOUT)
+}
 
 struct Scene {
     ledger: Ledger,
@@ -12,6 +17,7 @@ struct Scene {
     timing: Timing,
     evidence: Evidence,
     opened: bool,
+    old_primary: OldPrimary,
 }
 
 impl Scene {
@@ -23,12 +29,13 @@ impl Scene {
             timing: Timing::default(),
             evidence: Evidence::default(),
             opened: false,
+            old_primary: STOPPED,
         }
     }
 
     fn look(&mut self) -> Vec<Action> {
         self.watch.observe(&self.ledger.snapshot(), self.now);
-        self.watch.actions(self.now, &self.timing, HOLDS, self.opened, Duration::ZERO, &self.evidence)
+        self.watch.actions(self.now, &self.timing, SESSION_TIMEOUT, self.opened, self.old_primary, &self.evidence)
     }
 
     fn after(&mut self, seconds: f64) -> Vec<Action> {
@@ -39,11 +46,14 @@ impl Scene {
     fn perform(&mut self, actions: &[Action], token: &str) {
         for action in actions {
             match action.clone() {
-                Action::Init { fence, quarantine } => {
+                Action::Condemn { version } => drop(self.ledger.condemn(version)),
+                Action::Init { fence, quarantine, version } => {
                     let entitlements = [("a".to_owned(), 8), ("b".to_owned(), 8)].into();
                     let lease = self.timing.lease;
-                    let policy = Policy { epoch: 1, revision: 1, budget: 16, lease, entitlements };
-                    self.ledger.init(&crate::lease::InitRequest { fence, token: token.into(), policy, quarantine });
+                    let servers = BTreeSet::new();
+                    let policy = Policy { epoch: 1, revision: 1, budget: 16, lease, entitlements, servers };
+                    let token = token.into();
+                    self.ledger.init(&crate::lease::InitRequest { fence, token, policy, quarantine, version });
                 }
                 Action::Open { token, missing } => {
                     self.opened = true;
@@ -55,7 +65,7 @@ impl Scene {
                 Action::ReapDead { token, inc, quarantine } => {
                     self.ledger.reap(&token, &inc, None, wire::seconds(quarantine), "dead");
                 }
-                Action::Clear { token, id } => drop(self.ledger.clear(&token, &id)),
+                Action::Clear { token, ids } => drop(self.ledger.clear(&token, &ids)),
             }
         }
     }
@@ -79,8 +89,9 @@ impl Scene {
             want: 16,
             open: need,
             busy: 0,
-            close_grace: HOLDS.close_grace,
-            session_timeout: HOLDS.session_timeout,
+            hold: hold(),
+            accounts: Vec::new(),
+            seen: 0,
             quarantine: Vec::new(),
         });
     }
@@ -88,8 +99,8 @@ impl Scene {
     fn policy(&mut self, shares: &[(&str, u32)]) {
         let entitlements: BTreeMap<String, u32> = shares.iter().map(|(pod, n)| ((*pod).to_owned(), *n)).collect();
         self.watch.sent(1, &entitlements, self.now);
-        let lease = self.timing.lease;
-        self.ledger.policy(&Policy { epoch: 1, revision: 2, budget: 16, lease, entitlements });
+        let (lease, servers) = (self.timing.lease, BTreeSet::new());
+        self.ledger.policy(&Policy { epoch: 1, revision: 2, budget: 16, lease, entitlements, servers });
         self.watch.answered();
     }
 
@@ -129,7 +140,7 @@ fn a_pool_that_never_was_opens_at_once_and_one_that_was_waits_the_reclaim_time()
     let mut scene = Scene::new();
     let init = scene.look();
     assert!(
-        matches!(init.as_slice(), [Action::Init { fence, quarantine }] if fence == "node" && quarantine.is_empty())
+        matches!(init.as_slice(), [Action::Init { fence, quarantine, .. }] if fence == "node" && quarantine.is_empty())
     );
     scene.perform(&init, "t1");
     assert!(
@@ -145,7 +156,10 @@ fn init_waits_until_the_old_primary_can_no_longer_write() {
     let mut scene = Scene::new();
     scene.watch.observe(&scene.ledger.snapshot(), scene.now);
     let wait = Duration::from_secs(3);
-    let at = |watch: &Watch, now| watch.actions(now, &Timing::default(), HOLDS, true, wait, &Evidence::default());
+    let at = |watch: &Watch, now| {
+        let old_primary = OldPrimary::StopsWithin(wait);
+        watch.actions(now, &Timing::default(), SESSION_TIMEOUT, true, old_primary, &Evidence::default())
+    };
     assert_eq!(at(&scene.watch, scene.now + Duration::from_millis(2999)), []);
     assert_eq!(at(&scene.watch, scene.now + wait).len(), 1);
     // Another node: the time begins again.
@@ -155,68 +169,107 @@ fn init_waits_until_the_old_primary_can_no_longer_write() {
 }
 
 #[test]
-fn silence_is_timed_by_the_seq_and_a_living_neighbour_makes_the_quarantine_short() {
+fn where_nothing_bounds_the_old_primary_the_ledger_opens_by_roll_call_only() {
+    let mut scene = Scene::led();
+    scene.old_primary = OldPrimary::Unbounded;
+    scene.ledger.node_fence = "promoted".into();
+    let init = scene.after(0.25);
+    assert!(matches!(init.as_slice(), [Action::Init { .. }]), "at once, since nothing is granted: {init:?}");
+    scene.perform(&init, "t2");
+    scene.sync("b", 1, 2, 8);
+    for _ in 0..100 {
+        scene.sync("b", 1, scene.ledger.view.as_ref().expect("a ledger").holders[0].seq + 1, 8);
+        assert_eq!(scene.after(1.0), [], "a may renew at the node that was left for as long as that lives");
+    }
+    scene.sync("a", 1, 2, 8);
+    assert!(matches!(scene.after(0.25).as_slice(), [Action::Open { missing, .. }] if missing.is_empty()));
+}
+
+#[test]
+fn silence_is_timed_by_the_seq_and_withholds_in_full_whoever_else_lives_there() {
     let mut scene = Scene::open();
     for second in 1..=6 {
         scene.sync("b", 1, 1 + second, 0);
         assert_eq!(scene.after(1.0), []);
     }
-    assert_eq!(scene.after(0.2), []);
-    // Between two looks of ours, so that we know that it came after the first of them.
     scene.sync("b", 1, 20, 0);
-    let actions = scene.after(0.9);
+    assert_eq!(scene.after(0.9), []);
+    let actions = scene.after(0.2);
     let [Action::Reap { inc, seq: 1, quarantine, .. }] = actions.as_slice() else { panic!("{actions:?}") };
-    assert_eq!(inc, "a.1");
-    assert_eq!(*quarantine, Duration::from_millis(2000 + 7100), "closeGrace and as long again as it was silent");
-    // That counts from the proof, not from when we act on it.
-    let later = scene.watch.actions(
-        scene.now + Duration::from_secs(1),
-        &scene.timing,
-        HOLDS,
-        true,
-        Duration::ZERO,
-        &scene.evidence,
-    );
-    let left = Duration::from_millis(9_100).saturating_sub(scene.timing.shrunk(Duration::from_secs(1)));
-    assert!(matches!(later.as_slice(), [Action::Reap { quarantine, .. }] if *quarantine == left), "{later:?}");
+    assert_eq!((inc.as_str(), *quarantine), ("a.1", hold()));
     scene.perform(&actions, "");
     assert_eq!(scene.look(), [], "b lives");
 }
 
 #[test]
-fn a_holder_on_a_node_that_gives_no_sign_is_withheld_for_the_session_timeout() {
-    let mut scene = Scene::open();
-    assert_eq!(scene.after(7.5), []);
-    scene.evidence.nodes.insert("another boot".into(), scene.now);
-    assert_eq!(scene.after(13.7), [], "the node has time for one renewal of its Lease, and we for some looks at it");
-    let actions = scene.after(0.1);
-    assert_eq!(actions.len(), 2);
-    assert!(
-        actions.iter().all(|a| matches!(a, Action::Reap { quarantine, .. } if *quarantine == HOLDS.session_timeout))
-    );
-    scene.evidence.nodes.insert("boot".into(), scene.now);
-    let lives = scene.look();
-    assert!(lives.iter().all(|a| matches!(a, Action::Reap { quarantine, .. } if *quarantine < HOLDS.session_timeout)));
-}
-
-#[test]
-fn a_proven_death_needs_no_waiting_and_its_quarantine_ends_on_the_leaders_clock() {
+fn a_pod_that_is_over_needs_no_waiting_and_is_withheld_in_full() {
     let mut scene = Scene::open();
     scene.evidence.dead.insert("a".into());
     let actions = scene.after(1.0);
     assert!(
-        matches!(actions.as_slice(), [Action::ReapDead { quarantine, .. }] if *quarantine == Duration::from_secs(3))
+        matches!(actions.as_slice(), [Action::ReapDead { quarantine, .. }] if *quarantine == hold()),
+        "{actions:?}"
     );
     scene.perform(&actions, "");
     scene.sync("b", 1, 2, 0);
     assert_eq!(scene.look(), []);
-    scene.sync("b", 1, 3, 0);
-    assert_eq!(scene.after(3.0), []);
-    scene.sync("b", 1, 4, 0);
-    let actions = scene.after(0.4);
-    assert!(matches!(actions.as_slice(), [Action::Clear { .. }]), "{actions:?}");
+    let left = scene.timing.quarantine_watch(hold());
+    scene.evidence.dead.insert("b".into());
+    let reap = scene.after(left.as_secs_f64() - 1.0);
+    assert!(matches!(reap.as_slice(), [Action::ReapDead { .. }]), "{reap:?}");
+    scene.perform(&reap, "");
+    assert_eq!(scene.look(), []);
+    // Both are over by then, and are cleared in one call.
+    let actions = scene.after(left.as_secs_f64());
+    let [Action::Clear { ids, .. }] = actions.as_slice() else { panic!("{actions:?}") };
+    assert_eq!(ids.len(), 2, "{ids:?}");
     scene.perform(&actions, "");
     assert_eq!(scene.ledger.view.as_ref().expect("a ledger").quarantined(), 0);
+}
+
+#[test]
+fn a_lease_that_is_shortened_binds_the_reaper_only_after_the_old_length() {
+    let mut scene = Scene::open();
+    let lengths = |scene: &mut Scene, revision: u64, seconds: u64| {
+        let (entitlements, servers) = ([("a".to_owned(), 8), ("b".to_owned(), 8)].into(), BTreeSet::new());
+        let lease = Duration::from_secs(seconds);
+        scene.ledger.policy(&Policy { epoch: 1, revision, budget: 16, lease, entitlements, servers });
+    };
+    lengths(&mut scene, 2, 60);
+    scene.sync("a", 1, 2, 0);
+    scene.sync("b", 1, 2, 0);
+    assert_eq!(scene.look(), []);
+    lengths(&mut scene, 3, 6);
+    assert_eq!(scene.after(0.25), []);
+    assert_eq!(scene.after(59.0), [], "a lease of 60 s may be in use");
+    assert_eq!(scene.after(3.0).len(), 2);
+    scene.sync("a", 1, 3, 0);
+    scene.sync("b", 1, 3, 0);
+    assert_eq!(scene.look(), []);
+    assert_eq!(scene.after(7.1).len(), 2, "the new length is in use now");
+}
+
+#[test]
+fn a_ledger_that_was_restored_in_place_is_condemned_and_made_anew_above_its_version() {
+    let mut scene = Scene::led();
+    let copy = scene.ledger.view.clone();
+    scene.sync("a", 1, 2, 5);
+    scene.sync("b", 1, 2, 8);
+    assert_eq!(scene.look(), []);
+    let highest = scene.ledger.view.as_ref().expect("a ledger").version;
+    scene.ledger.view = copy;
+    let actions = scene.after(0.25);
+    assert_eq!(actions, [Action::Condemn { version: highest }]);
+    assert!(scene.watch.is_older_copy());
+    scene.perform(&actions, "");
+    let init = scene.after(0.25);
+    assert!(matches!(init.as_slice(), [Action::Init { version, .. }] if *version >= highest), "{init:?}");
+    scene.perform(&init, "t2");
+    assert!(scene.ledger.view.as_ref().expect("a ledger").version > highest);
+    scene.sync("a", 1, 3, 5);
+    assert_eq!(scene.look(), [], "b has not answered");
+    scene.sync("b", 1, 3, 8);
+    assert!(matches!(scene.after(0.25).as_slice(), [Action::Open { missing, .. }] if missing.is_empty()));
 }
 
 #[test]
@@ -235,7 +288,7 @@ fn who_does_not_come_back_after_a_wipe_is_withheld_at_open() {
     let actions = scene.after(7.1);
     let [Action::Open { token, missing }] = actions.as_slice() else { panic!("{actions:?}") };
     assert_eq!((token.as_str(), missing.len()), ("t2", 1));
-    assert_eq!((missing[0].inc.as_str(), missing[0].quarantine.slots, missing[0].quarantine.seconds), ("a.1", 9, 300));
+    assert_eq!((missing[0].inc.as_str(), missing[0].quarantine.slots, missing[0].quarantine.seconds), ("a.1", 9, 330));
 }
 
 #[test]
@@ -252,7 +305,7 @@ fn a_pod_that_was_granted_unseen_and_came_back_as_a_new_process_is_withheld() {
     let actions = scene.after(0.25);
     let [Action::Open { missing, .. }] = actions.as_slice() else { panic!("{actions:?}") };
     let withheld: Vec<_> = missing.iter().map(|m| (m.quarantine.slots, m.quarantine.seconds)).collect();
-    assert_eq!(withheld, [(4, 300)], "{missing:?}");
+    assert_eq!(withheld, [(4, 330)], "{missing:?}");
     // What it re-asserts is its own, and counted already.
     scene.sync("c", 1, 3, 3);
     let actions = scene.after(0.25);
@@ -261,7 +314,7 @@ fn a_pod_that_was_granted_unseen_and_came_back_as_a_new_process_is_withheld() {
 }
 
 #[test]
-fn a_pod_whose_new_process_came_back_is_withheld_only_for_the_close_grace() {
+fn a_process_that_a_newer_one_of_its_pod_replaced_is_withheld_too() {
     let mut scene = Scene::open();
     scene.ledger.view = None;
     let init = scene.after(0.25);
@@ -272,7 +325,7 @@ fn a_pod_whose_new_process_came_back_is_withheld_only_for_the_close_grace() {
     let actions = scene.after(7.0);
     let Some(Action::Open { missing, .. }) = actions.first() else { panic!("{actions:?}") };
     assert_eq!(missing.len(), 1);
-    assert_eq!(missing[0].quarantine.seconds, 2, "{missing:?}");
+    assert_eq!(missing[0].quarantine.seconds, 330, "{missing:?}");
 }
 
 #[test]
@@ -330,10 +383,10 @@ fn a_pod_that_does_not_answer_makes_the_roll_call_wait_unless_its_end_is_proven(
     assert_eq!(answers(&listed), [], "a pod that vanished proves nothing");
     let dead = answers(&|scene| assert!(scene.evidence.dead.insert("a".into())));
     let [Action::Open { missing, .. }] = dead.as_slice() else { panic!("{dead:?}") };
-    assert_eq!((missing[0].quarantine.slots, missing[0].quarantine.seconds), (8, 3), "{missing:?}");
+    assert_eq!((missing[0].quarantine.slots, missing[0].quarantine.seconds), (8, 330), "{missing:?}");
     let replaced = answers(&|scene| scene.sync("a", 2, 1, 0));
     let [Action::Open { missing, .. }] = replaced.as_slice() else { panic!("{replaced:?}") };
-    assert_eq!((missing[0].quarantine.slots, missing[0].quarantine.seconds), (8, 2), "{missing:?}");
+    assert_eq!((missing[0].quarantine.slots, missing[0].quarantine.seconds), (8, 330), "{missing:?}");
     // Generations begin anew with the ledger, but who was seen to end is no heir.
     let mut scene = Scene::led();
     scene.sync("a", 2, 1, 0);
@@ -358,7 +411,7 @@ fn a_pod_without_a_holder_is_on_the_roll_by_its_share_or_by_the_list() {
     let actions = scene.after(7.0);
     let Some(Action::Open { missing, .. }) = actions.first() else { panic!("{actions:?}") };
     assert_eq!((missing.len(), &*missing[0].inc), (1, ""));
-    assert_eq!((missing[0].quarantine.slots, missing[0].quarantine.seconds), (5, 300));
+    assert_eq!((missing[0].quarantine.slots, missing[0].quarantine.seconds), (5, 330));
     scene.evidence.never_started.insert("c".into());
     let actions = scene.look();
     assert!(matches!(&actions[0], Action::Open { missing, .. } if missing.is_empty()), "{actions:?}");
@@ -393,79 +446,4 @@ fn a_leader_without_history_or_with_a_gap_in_it_waits_the_full_time() {
         scene.watch.unanswered(scene.now);
     }
     assert!(matches!(recover(&mut scene).as_slice(), [Action::Open { .. }]), "it was awake, Redis was not");
-}
-
-#[test]
-fn who_first_saw_a_silent_seq_does_not_know_its_age_and_withholds_for_the_session_timeout() {
-    let mut scene = Scene::open();
-    scene.watch = Watch::default();
-    scene.look();
-    for second in 1..=8 {
-        scene.sync("b", 1, 1 + second, 0);
-        assert!(second >= 7 || scene.after(1.0).is_empty());
-    }
-    scene.evidence.nodes.insert("boot".into(), scene.now + Duration::from_secs(1));
-    let actions = scene.after(1.5);
-    let [Action::Reap { inc, quarantine, .. }] = actions.as_slice() else { panic!("{actions:?}") };
-    assert_eq!((inc.as_str(), *quarantine), ("a.1", HOLDS.session_timeout));
-    scene.evidence.dead.insert("a".into());
-    let dead = scene.look();
-    assert!(
-        matches!(&dead[0], Action::ReapDead { quarantine, .. } if *quarantine == HOLDS.session_timeout),
-        "{dead:?}"
-    );
-    // Who saw it come measures from the look before, since it may have died right after.
-    let mut scene = Scene::open();
-    scene.after(1.0);
-    scene.sync("a", 1, 2, 0);
-    scene.after(3.0);
-    scene.evidence.dead.insert("a".into());
-    let dead = scene.after(1.0);
-    assert!(
-        matches!(&dead[0], Action::ReapDead { quarantine, .. } if *quarantine == Duration::from_secs(6)),
-        "{dead:?}"
-    );
-}
-
-#[test]
-fn the_quarantine_of_a_pod_that_is_over_counts_from_when_that_was_seen() {
-    let mut scene = Scene::open();
-    scene.after(1.0);
-    scene.sync("a", 1, 2, 0);
-    scene.after(0.25);
-    // Heard at the earliest 0.25 s ago. The pod is over a second later; the node's boot is known only after another one.
-    scene.after(1.0);
-    scene.evidence.ended.insert("a".into(), scene.now);
-    scene.evidence.dead.insert("a".into());
-    let hold = |actions: &[Action]| {
-        let [Action::ReapDead { quarantine, .. }] = actions else { panic!("{actions:?}") };
-        *quarantine
-    };
-    assert_eq!(hold(&scene.look()), Duration::from_millis(2_000 + 1_250));
-    let second = scene.timing.shrunk(Duration::from_secs(1));
-    assert_eq!(hold(&scene.after(1.0)), Duration::from_millis(3_250).saturating_sub(second));
-    // Since the whole of it is over, nothing is left to wait for.
-    assert_eq!(hold(&scene.after(3.0)), Duration::ZERO);
-}
-
-#[test]
-fn a_node_s_sign_of_life_counts_from_when_it_was_seen() {
-    let mut scene = Scene::open();
-    scene.after(1.0);
-    scene.sync("a", 1, 2, 0);
-    scene.sync("b", 1, 2, 0);
-    // Heard 1.25 s before at the earliest; the renewal came 10 s after that and was seen a second later.
-    scene.after(0.25);
-    let start = scene.now;
-    scene.after(12.0);
-    scene.evidence.nodes.insert("boot".into(), start + Duration::from_secs(10));
-    scene.evidence.reached.insert("boot".into(), start + Duration::from_secs(11));
-    let second = scene.timing.shrunk(Duration::from_secs(1));
-    let expected = Duration::from_millis(2_000 + 11_250).saturating_sub(second);
-    let actions = scene.look();
-    assert_eq!(actions.len(), 2);
-    assert!(
-        actions.iter().all(|action| matches!(action, Action::Reap { quarantine, .. } if *quarantine == expected)),
-        "{expected:?}: {actions:?}"
-    );
 }

@@ -1,9 +1,16 @@
 
--- CLEAR token id
-local token, id = text(), text()
+-- CLEAR token id*
+local token = text()
 local refused = refusal(token)
 if refused then return refused end
-if redis.call('HDEL', ledger, 'q:' .. id) == 0 then return {'GONE'} end
-note('op', 'clear', 'id', id)
+local cleared = false
+for id in text do
+  if redis.call('HDEL', ledger, 'q:' .. id) == 1 then
+    cleared = true
+    note('op', 'clear', 'id', id)
+  end
+end
+if not cleared then return {'GONE'} end
+raise()
 tell('free', '-')
 return {'OK'}

@@ -8,6 +8,7 @@ if not stored then return {'GONE'} end
 local record = holder(stored)
 if seq <= record.seq then return {'STALE'} end
 remove(inc, record, 0, 'left')
+raise()
 note('op', 'leave', 'inc', inc, 'pod', record.pod, 'claim', decimal(record.claim))
 tell('free', inc)
 return {'OK'}

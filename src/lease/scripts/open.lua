@@ -9,7 +9,8 @@ if tonumber(stored[1]) > epoch then
   return {'OLD', stored[1]}
 end
 if stored[2] == 'OPEN' then return {'ALREADY'} end
-redis.call('HSET', ledger, 'state', 'OPEN')
+-- First what is withheld: a script that fails half-way undoes nothing, and must not leave an open ledger behind.
+raise()
 for _ = 1, number() do
   local inc, id, slots, seconds, why = text(), text(), number(), number(), text()
   if inc == '-' or redis.call('HEXISTS', ledger, 'h:' .. inc) == 0 then
@@ -17,6 +18,7 @@ for _ = 1, number() do
     note('op', 'missing', 'inc', inc, 'id', id, 'slots', decimal(slots), 'seconds', decimal(seconds), 'why', why)
   end
 end
+redis.call('HSET', ledger, 'state', 'OPEN')
 note('op', 'open', 'epoch', decimal(epoch), 'token', token)
 tell('open', '-')
 return {'OK'}

@@ -1,9 +1,12 @@
 -- Shared by all scripts of the ledger; the header line with the flags and the operation itself are added around it.
 -- KEYS[1] is the ledger (a HASH), KEYS[2] the log (a capped stream), ARGV[1] the events channel.
--- Fields: fence, token, state (REC or OPEN), epoch, revision, budget, lease (milliseconds);
+-- Fields: fence, token, state (REC or OPEN), epoch, revision, budget, lease (milliseconds), version, floor, servers;
 --   h:<inc>    = claim gen seq limit want open busy pod_uid namespace/pod process boot    (one space between)
 --   e:<podUID> = share          g:<podUID> = last generation          q:<id> = slots seconds why
--- All numbers are decimal integers below 2^53. Answers are lists of strings; the first says what happened.
+-- version rises with each change and never falls, so that whoever heard a higher one knows the ledger for an older copy.
+-- floor is the highest of the last generations that were dropped. servers are words with a space between.
+-- All numbers are decimal integers below 2^53. Answers are lists of strings; the first says what happened. Arguments that
+-- came later are at the end and may be missing.
 
 local ledger, log, channel = KEYS[1], KEYS[2], ARGV[1]
 
@@ -27,13 +30,24 @@ local function node()
   return fence, string.match(info, '\nrole:(%w+)') == 'master'
 end
 
+local function note(...)
+  redis.call('XADD', log, 'MAXLEN', '~', '1000', '*', ...)
+end
+
 -- nil when the ledger is in force here and the token is its own (token nil: not asked); otherwise the answer to give (R7).
-local function refusal(token)
+-- seen is the version that the caller heard last, or nil. A ledger below it is an older copy, brought back into the running
+-- Redis: fence and token are no witness of that. It has lost grants and withheld slots, so it is of no force any more.
+local function refusal(token, seen)
   local fence, master = node()
   if not master then return {'WAIT', 'replica'} end
-  local stored = redis.call('HMGET', ledger, 'fence', 'token', 'state')
+  local stored = redis.call('HMGET', ledger, 'fence', 'token', 'state', 'version')
   if not stored[1] then return {'WAIT', 'missing'} end
   if stored[1] ~= fence then return {'WAIT', 'fence'} end
+  if seen and seen > tonumber(stored[4] or '0') then
+    redis.call('HSET', ledger, 'fence', 'lost', 'version', decimal(seen))
+    note('op', 'lost', 'version', stored[4] or '0', 'seen', decimal(seen))
+    return {'WAIT', 'fence'}
+  end
   if token and stored[2] ~= token then return {'TOKEN', stored[2], stored[3]} end
   return nil
 end
@@ -62,18 +76,30 @@ end
 
 -- Takes a holder out; seconds > 0 sends its slots into quarantine, 0 frees them.
 local function remove(inc, record, seconds, why)
-  redis.call('HDEL', ledger, 'h:' .. inc)
   if seconds > 0 and record.claim > 0 then
     quarantine(inc .. '.' .. decimal(record.seq), record.claim, seconds, why)
   end
+  redis.call('HDEL', ledger, 'h:' .. inc)
 end
 
 local function tell(kind, inc)
   redis.call('PUBLISH', channel, kind .. ' ' .. inc)
 end
 
-local function note(...)
-  redis.call('XADD', log, 'MAXLEN', '~', '1000', '*', ...)
+-- To be called by whatever changes the ledger. Returns the new version.
+local function raise()
+  return redis.call('HINCRBY', ledger, 'version', 1)
+end
+
+-- servers is nil when the caller said nothing about them. Returns whether they differ from those stored.
+local function replace_servers(servers)
+  if not servers or servers == (redis.call('HGET', ledger, 'servers') or '') then return false end
+  if servers == '' then
+    redis.call('HDEL', ledger, 'servers')
+  else
+    redis.call('HSET', ledger, 'servers', servers)
+  end
+  return true
 end
 
 -- The shares in the arguments; replaces those stored. Returns whether they differ, and the set of pods.

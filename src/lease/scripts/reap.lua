@@ -8,6 +8,7 @@ if not stored then return {'GONE'} end
 local record = holder(stored)
 if seq ~= 'dead' and tonumber(seq) ~= record.seq then return {'STALE'} end
 remove(inc, record, seconds, why)
+raise()
 note('op', 'reap', 'inc', inc, 'pod', record.pod, 'claim', decimal(record.claim), 'seconds', decimal(seconds), 'why', why)
 tell('free', inc)
 return {'OK', decimal(record.claim)}

@@ -1,40 +1,58 @@
 
--- SYNC token inc uid pod process boot generation seq need want open busy grace timeout n (id slots seconds why)*
+-- SYNC token inc uid pod process boot generation seq need want open busy hold seen n (id slots seconds why)* n account*
+-- hold: for how many seconds the slots of an older process of the pod are withheld. An account is the id of an older process
+-- whose every connection is proven to have ended, or is withheld by an entry of this call.
 local token, inc, uid, pod, process, boot = text(), text(), text(), text(), text(), text()
-local generation, seq, need, want, open, busy, grace, timeout =
+local generation, seq, need, want, open, busy, hold, seen =
   number(), number(), number(), number(), number(), number(), number(), number()
 
-local refused = refusal(token)
+local refused = refusal(token, seen)
 if refused then return refused end
 
-local head = redis.call('HMGET', ledger, 'state', 'budget', 'lease', 'e:' .. uid, 'g:' .. uid, 'h:' .. inc)
-local state, budget, share, last = head[1], tonumber(head[2]), tonumber(head[4] or '0'), tonumber(head[5] or '0')
+local head = redis.call('HMGET', ledger, 'state', 'budget', 'lease', 'e:' .. uid, 'g:' .. uid, 'h:' .. inc, 'floor')
+local state, budget, share = head[1], tonumber(head[2]), tonumber(head[4] or '0')
+local floor = tonumber(head[7] or '0')
+local last = head[5] and tonumber(head[5]) or floor
 if generation == 0 then return {'REGISTER', decimal(last)} end
 
 local mine = head[6] and holder(head[6])
-local freed = false
 if mine then
   if seq <= mine.seq then return {'STALE'} end
   generation = mine.generation
 else
-  if generation < last then return {'GONE'} end
+  if head[5] then
+    if generation < last then return {'GONE'} end
+  elseif seq == 1 and generation <= floor then
+    -- A first call that was late: the pod's last generation was dropped meanwhile. With a later seq, in recovery, it is a
+    -- living process that re-asserts, whatever the floor is.
+    return {'REGISTER', decimal(last)}
+  end
   if state == 'OPEN' then
     if seq ~= 1 or need ~= 0 then return {'GONE'} end
     if generation ~= last + 1 then return {'REGISTER', decimal(last)} end
   end
-  -- Older incarnations of the pod: their process is dead (R5a), unless it is this one, which accounted for all
-  -- their sockets before it registered again (R3).
+end
+
+local version = raise()
+for _ = 1, number() do
+  local id, slots, seconds, why = text(), number(), number(), text()
+  quarantine(id, slots, seconds, why)
+  note('op', 'quarantine', 'id', id, 'pod', pod, 'slots', decimal(slots), 'seconds', decimal(seconds), 'why', why)
+end
+
+local freed = false
+if not mine then
+  -- Older incarnations of the pod: their process is dead (R5a), which says nothing of what the server knows. Only those of
+  -- this process, which accounted for all their sockets before it registered again (R3), and those that it accounts for
+  -- are free.
+  local accounted = {[process] = true}
+  for _ = 1, number() do accounted[text()] = true end
   local flat = redis.call('HGETALL', ledger)
   for i = 1, #flat, 2 do
     if string.sub(flat[i], 1, 2) == 'h:' then
       local older = holder(flat[i + 1])
       if older.uid == uid and older.generation < generation then
-        local seconds = grace
-        if older.process == process then
-          seconds = 0
-        elseif older.boot ~= boot then
-          seconds = timeout -- a kernel that went down sent no FIN
-        end
+        local seconds = accounted[older.process] and 0 or hold
         remove(string.sub(flat[i], 3), older, seconds, 'replaced')
         freed = freed or older.claim > 0
         note('op', 'replace', 'inc', string.sub(flat[i], 3), 'pod', older.pod, 'claim', decimal(older.claim),
@@ -42,17 +60,11 @@ else
       end
     end
   end
-  if generation > last then redis.call('HSET', ledger, 'g:' .. uid, decimal(generation)) end
-end
-
-for _ = 1, number() do
-  local id, slots, seconds, why = text(), number(), number(), text()
-  quarantine(id, slots, seconds, why)
-  note('op', 'quarantine', 'id', id, 'pod', pod, 'slots', decimal(slots), 'seconds', decimal(seconds), 'why', why)
+  if not head[5] or generation > last then redis.call('HSET', ledger, 'g:' .. uid, decimal(generation)) end
 end
 
 local others = 0
-local answer = {'OK', '', '', decimal(share), state, head[3]}
+local answer = {'OK', '', '', decimal(share), state, head[3], decimal(version)}
 local flat = redis.call('HGETALL', ledger)
 for i = 1, #flat, 2 do
   local kind, name = string.sub(flat[i], 1, 2), string.sub(flat[i], 3)

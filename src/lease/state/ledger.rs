@@ -3,11 +3,18 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::request::{
-    ClearReply, Granted, InitReply, InitRequest, LeaveReply, OpenReply, OpenRequest, Policy, PolicyReply, Quarantine,
-    ReapReply, SyncReply, SyncRequest, Wait,
+    ClearReply, CondemnReply, Granted, InitReply, InitRequest, LeaveReply, OpenReply, OpenRequest, Policy, PolicyReply,
+    Quarantine, ReapReply, SyncReply, SyncRequest, Wait,
 };
 use super::view::{HolderView, LedgerState, LedgerView, QuarantineView, Snapshot};
 use crate::lease::wire;
+
+/// The fence of a ledger that was found to be an older copy.
+const LOST: &str = "lost";
+
+/// How far a new ledger's version is above all that is known of the last one's, and of the epoch before: workers may have
+/// seen more than the leader.
+const LEAP: u64 = 1 << 32;
 
 /// One pool's ledger on one node, without Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +35,10 @@ enum Refusal {
 
 macro_rules! in_force {
     ($self:ident, $token:expr, $reply:ident) => {
-        match refusal(&$self.node_fence, $self.view.as_mut(), $token) {
+        in_force!($self, $token, 0, $reply)
+    };
+    ($self:ident, $token:expr, $seen:expr, $reply:ident) => {
+        match refusal(&$self.node_fence, $self.view.as_mut(), $token, $seen) {
             Ok(view) => view,
             Err(Refusal::Wait(wait)) => return $reply::Wait(wait),
             Err(Refusal::Token { token, state }) => return $reply::Token { token, state },
@@ -36,12 +46,21 @@ macro_rules! in_force {
     };
 }
 
-fn refusal<'a>(node_fence: &str, view: Option<&'a mut LedgerView>, token: &str) -> Result<&'a mut LedgerView, Refusal> {
+fn refusal<'a>(
+    node_fence: &str,
+    view: Option<&'a mut LedgerView>,
+    token: Option<&str>,
+    seen: u64,
+) -> Result<&'a mut LedgerView, Refusal> {
     let view = view.ok_or(Refusal::Wait(Wait::Missing))?;
     if view.fence != node_fence {
         return Err(Refusal::Wait(Wait::Fence));
     }
-    if view.token != token {
+    if seen > view.version {
+        (view.fence, view.version) = (LOST.to_owned(), seen);
+        return Err(Refusal::Wait(Wait::Fence));
+    }
+    if token.is_some_and(|token| token != view.token) {
         return Err(Refusal::Token { token: view.token.clone(), state: view.state });
     }
     Ok(view)
@@ -60,36 +79,29 @@ impl Ledger {
 
     /// SYNC.
     pub fn sync(&mut self, request: &SyncRequest) -> SyncReply {
-        let view = in_force!(self, &request.token, SyncReply);
-        let last = view.generations.get(&request.pod_uid).copied().unwrap_or(0);
+        let view = in_force!(self, Some(&*request.token), request.seen, SyncReply);
+        let known = view.generations.get(&request.pod_uid).copied();
+        let last = known.unwrap_or(view.floor);
         if request.generation == 0 {
             return SyncReply::Register { last };
         }
         let mine = view.holder(&request.inc).cloned();
         let mut generation = request.generation;
-        let mut freed = false;
         if let Some(mine) = &mine {
             if request.seq <= mine.seq {
                 return SyncReply::Stale;
             }
             generation = mine.generation;
-        } else {
-            if generation < last {
-                return SyncReply::Gone;
-            }
-            if view.state == LedgerState::Open {
-                if request.seq != 1 || request.need != 0 {
-                    return SyncReply::Gone;
-                }
-                if generation != last + 1 {
-                    return SyncReply::Register { last };
-                }
-            }
-            freed = replace_older(view, request);
-            view.generations.insert(request.pod_uid.clone(), generation.max(last));
+        } else if let Some(refused) = refused_as_new(view, request, known) {
+            return refused;
         }
+        view.version += 1;
         for entry in &request.quarantine {
             quarantine(view, entry);
+        }
+        let freed = mine.is_none() && replace_older(view, request);
+        if mine.is_none() {
+            view.generations.insert(request.pod_uid.clone(), known.map_or(generation, |known| known.max(generation)));
         }
         let share = view.entitlements.get(&request.pod_uid).copied().unwrap_or(0);
         let others = view.holders.iter().filter(|h| h.inc != request.inc).map(|h| h.claim).sum::<u32>();
@@ -124,6 +136,7 @@ impl Ledger {
             entitlement: share,
             state: view.state,
             lease: view.lease,
+            version: view.version,
             quarantine: view.quarantine.clone(),
         };
         if view.state == LedgerState::Open {
@@ -139,34 +152,44 @@ impl Ledger {
 
     /// LEAVE.
     pub fn leave(&mut self, token: &str, inc: &str, seq: u64) -> LeaveReply {
-        let view = in_force!(self, token, LeaveReply);
+        let view = in_force!(self, Some(token), LeaveReply);
         match view.holder(inc) {
             None => return LeaveReply::Gone,
             Some(holder) if seq <= holder.seq => return LeaveReply::Stale,
             Some(_) => view.holders.retain(|holder| holder.inc != inc),
         }
+        view.version += 1;
         self.told.push(format!("free {inc}"));
         LeaveReply::Ok
     }
 
     /// POLICY.
     pub fn policy(&mut self, policy: &Policy) -> PolicyReply {
-        let token = self.view.as_ref().map_or(String::new(), |view| view.token.clone());
-        let view = match refusal(&self.node_fence, self.view.as_mut(), &token) {
+        let view = match refusal(&self.node_fence, self.view.as_mut(), None, 0) {
             Ok(view) => view,
             Err(Refusal::Wait(wait)) => return PolicyReply::Wait(wait),
-            Err(Refusal::Token { .. }) => unreachable!("the token is the ledger's own"),
+            Err(Refusal::Token { .. }) => unreachable!("the token was not asked"),
         };
         if (policy.epoch, policy.revision) < (view.epoch, view.revision) {
             return PolicyReply::Old { epoch: view.epoch, revision: view.revision };
         }
-        let same =
-            view.budget == policy.budget && view.lease == policy.lease && view.entitlements == policy.entitlements;
+        let same = view.budget == policy.budget
+            && view.lease == policy.lease
+            && view.entitlements == policy.entitlements
+            && view.servers == policy.servers;
+        view.version += 1;
         (view.epoch, view.revision) = (policy.epoch, policy.revision);
         (view.budget, view.lease) = (policy.budget, policy.lease);
         view.entitlements.clone_from(&policy.entitlements);
-        let LedgerView { generations, entitlements, holders, .. } = view;
-        generations.retain(|uid, _| entitlements.contains_key(uid) || holders.iter().any(|h| h.pod_uid == *uid));
+        view.servers.clone_from(&policy.servers);
+        let LedgerView { generations, entitlements, holders, floor, .. } = view;
+        generations.retain(|uid, last| {
+            let kept = entitlements.contains_key(uid) || holders.iter().any(|h| h.pod_uid == *uid);
+            if !kept {
+                *floor = (*floor).max(*last);
+            }
+            kept
+        });
         if !same {
             self.told.push("policy -".to_owned());
         }
@@ -175,12 +198,13 @@ impl Ledger {
 
     /// REAP; `seq` is `None` for `REAP_DEAD`.
     pub fn reap(&mut self, token: &str, inc: &str, seq: Option<u64>, seconds: u64, why: &str) -> ReapReply {
-        let view = in_force!(self, token, ReapReply);
+        let view = in_force!(self, Some(token), ReapReply);
         let Some(holder) = view.holder(inc).cloned() else { return ReapReply::Gone };
         if seq.is_some_and(|seq| seq != holder.seq) {
             return ReapReply::Stale;
         }
         remove(view, &holder, seconds, why);
+        view.version += 1;
         self.told.push(format!("free {inc}"));
         ReapReply::Ok { slots: holder.claim }
     }
@@ -199,17 +223,24 @@ impl Ledger {
             }
         }
         let policy = request.policy.clone();
+        let (stored, floor) = self
+            .view
+            .as_ref()
+            .map_or((0, 0), |view| (view.version, view.generations.values().copied().fold(view.floor, u64::max)));
         let mut view = LedgerView {
             fence: request.fence.clone(),
             token: request.token.clone(),
             state: LedgerState::Rec,
             epoch: policy.epoch,
             revision: policy.revision,
+            version: stored.max(request.version).max(policy.epoch * LEAP) + LEAP,
             budget: policy.budget,
             lease: policy.lease,
+            servers: policy.servers,
             holders: Vec::new(),
             entitlements: policy.entitlements,
             generations: BTreeMap::new(),
+            floor,
             quarantine: Vec::new(),
         };
         for entry in &request.quarantine {
@@ -222,38 +253,69 @@ impl Ledger {
 
     /// OPEN.
     pub fn open(&mut self, request: &OpenRequest) -> OpenReply {
-        let view = in_force!(self, &request.token, OpenReply);
+        let view = in_force!(self, Some(&*request.token), OpenReply);
         if view.epoch > request.epoch {
             return OpenReply::Old { epoch: view.epoch };
         }
         if view.state == LedgerState::Open {
             return OpenReply::Already;
         }
-        view.state = LedgerState::Open;
+        view.version += 1;
         for missing in &request.missing {
             if view.holder(&missing.inc).is_none() {
                 quarantine(view, &missing.quarantine);
             }
         }
+        view.state = LedgerState::Open;
         self.told.push("open -".to_owned());
         OpenReply::Ok
     }
 
     /// CLEAR.
-    pub fn clear(&mut self, token: &str, id: &str) -> ClearReply {
-        let view = in_force!(self, token, ClearReply);
+    pub fn clear(&mut self, token: &str, ids: &[String]) -> ClearReply {
+        let view = in_force!(self, Some(token), ClearReply);
         let before = view.quarantine.len();
-        view.quarantine.retain(|entry| entry.id != id);
+        view.quarantine.retain(|entry| !ids.contains(&entry.id));
         if view.quarantine.len() == before {
             return ClearReply::Gone;
         }
+        view.version += 1;
         self.told.push("free -".to_owned());
         ClearReply::Ok
     }
+
+    /// CONDEMN.
+    pub fn condemn(&mut self, version: u64) -> CondemnReply {
+        match refusal(&self.node_fence, self.view.as_mut(), None, version) {
+            Ok(_) => CondemnReply::Current,
+            Err(Refusal::Wait(wait)) => CondemnReply::Wait(wait),
+            Err(Refusal::Token { .. }) => unreachable!("the token was not asked"),
+        }
+    }
 }
 
-/// Takes out the older incarnations of the pod that registers: their process is dead (R5a), unless it is the same one,
-/// which accounted for all their sockets first (R3). Returns whether any slot was given up.
+/// Why an incarnation that the ledger does not know can't be registered; `known` is the pod's last generation.
+fn refused_as_new(view: &LedgerView, request: &SyncRequest, known: Option<u64>) -> Option<SyncReply> {
+    let last = known.unwrap_or(view.floor);
+    let register = Some(SyncReply::Register { last });
+    match known {
+        Some(known) if request.generation < known => return Some(SyncReply::Gone),
+        // A first call that was late; with a later seq it is a living process that re-asserts, whatever the floor is.
+        None if request.seq == 1 && request.generation <= view.floor => return register,
+        _ => {}
+    }
+    if view.state == LedgerState::Rec {
+        return None;
+    }
+    if request.seq != 1 || request.need != 0 {
+        return Some(SyncReply::Gone);
+    }
+    if request.generation == last + 1 { None } else { register }
+}
+
+/// Takes out the older incarnations of the pod that registers: their process is dead (R5a), which says nothing of what the
+/// server knows. Free are only those of the same process, which accounted for all their sockets first (R3), and those that
+/// it accounts for. Returns whether any slot was given up.
 fn replace_older(view: &mut LedgerView, request: &SyncRequest) -> bool {
     let older: Vec<HolderView> = view
         .holders
@@ -262,24 +324,19 @@ fn replace_older(view: &mut LedgerView, request: &SyncRequest) -> bool {
         .cloned()
         .collect();
     for holder in &older {
-        let hold = if holder.process == request.process {
-            Duration::ZERO
-        } else if holder.boot_id == request.boot_id {
-            request.close_grace
-        } else {
-            request.session_timeout
-        };
+        let accounted = holder.process == request.process || request.accounts.contains(&holder.process);
+        let hold = if accounted { Duration::ZERO } else { request.hold };
         remove(view, holder, wire::seconds(hold), "replaced");
     }
     older.iter().any(|holder| holder.claim > 0)
 }
 
 fn remove(view: &mut LedgerView, holder: &HolderView, seconds: u64, why: &str) {
-    view.holders.retain(|other| other.inc != holder.inc);
     if seconds > 0 && holder.claim > 0 {
         let id = format!("{}.{}", holder.inc, holder.seq);
         quarantine(view, &Quarantine { id, slots: holder.claim, seconds, why: why.to_owned() });
     }
+    view.holders.retain(|other| other.inc != holder.inc);
 }
 
 fn put_holder(view: &mut LedgerView, holder: HolderView) {

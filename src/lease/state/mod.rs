@@ -6,7 +6,7 @@ mod view;
 
 pub use ledger::Ledger;
 pub use request::{
-    ClearReply, Granted, InitReply, InitRequest, LeaveReply, Missing, OpenReply, OpenRequest, Policy, PolicyReply,
-    Quarantine, ReapReply, SyncReply, SyncRequest, Wait,
+    ClearReply, CondemnReply, Granted, InitReply, InitRequest, LeaveReply, Missing, OpenReply, OpenRequest, Policy,
+    PolicyReply, Quarantine, ReapReply, SyncReply, SyncRequest, Wait,
 };
 pub use view::{HolderView, LedgerState, LedgerView, QuarantineView, Snapshot};

@@ -1,6 +1,9 @@
 //! What is asked of a ledger, and what it answers.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::view::{LedgerState, QuarantineView};
 
@@ -44,12 +47,16 @@ pub struct SyncRequest {
     pub open: u32,
     /// Sessions in a mail transaction.
     pub busy: u32,
-    /// How long slots of older, dead processes of this pod stay in quarantine when this call registers.
-    pub close_grace: Duration,
-    /// The same, when they ran in another boot of the node: a kernel that went down sent no FIN (R5).
-    pub session_timeout: Duration,
+    /// How long slots of older processes of this pod stay in quarantine when this call registers: their death is no sign
+    /// that the server knows of it.
+    pub hold: Duration,
+    /// The version of the ledger in the last answer that granted; a ledger below it is lost.
+    pub seen: u64,
     /// Slots whose session ended uncleanly.
     pub quarantine: Vec<Quarantine>,
+    /// Older processes of this pod whose every connection is proven to have ended or is in `quarantine`: their slots are
+    /// free when this call registers.
+    pub accounts: Vec<String>,
 }
 
 /// Why nothing can be done at this ledger now.
@@ -76,6 +83,8 @@ pub struct Granted {
     pub state: LedgerState,
     /// Lease length.
     pub lease: Duration,
+    /// Version of the ledger.
+    pub version: u64,
     /// All slots in quarantine, for timing them.
     pub quarantine: Vec<QuarantineView>,
 }
@@ -138,6 +147,8 @@ pub struct Policy {
     pub lease: Duration,
     /// Share of each pod, by pod UID. Pods that wait are listed with 0.
     pub entitlements: BTreeMap<String, u32>,
+    /// Where the server is reached: words without blanks.
+    pub servers: BTreeSet<String>,
 }
 
 /// Answer to POLICY.
@@ -190,6 +201,8 @@ pub struct InitRequest {
     pub policy: Policy,
     /// Quarantine that the leader still knows of.
     pub quarantine: Vec<Quarantine>,
+    /// The highest version that the leader has seen.
+    pub version: u64,
 }
 
 /// Answer to INIT.
@@ -258,12 +271,21 @@ pub enum OpenReply {
     },
 }
 
+/// Answer to CONDEMN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CondemnReply {
+    /// The ledger is no older copy.
+    Current,
+    /// It is of no force, now or already.
+    Wait(Wait),
+}
+
 /// Answer to CLEAR.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClearReply {
-    /// Cleared.
+    /// None of them is there any more.
     Ok,
-    /// It was not there.
+    /// None of them was there.
     Gone,
     /// Nothing can be done at this ledger now.
     Wait(Wait),

@@ -1,6 +1,9 @@
 //! What a ledger holds.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// Whether the ledger grants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,16 +69,23 @@ pub struct LedgerView {
     pub epoch: u64,
     /// Order of the policies within the epoch.
     pub revision: u64,
+    /// Raised by each change; never falls, not even with a new ledger. Whoever heard a higher one knows that this is an
+    /// older copy, brought back.
+    pub version: u64,
     /// Slots in all.
     pub budget: u32,
     /// Lease length.
     pub lease: Duration,
+    /// The addresses at which the server was reached, as the leader wrote them.
+    pub servers: BTreeSet<String>,
     /// Incarnations.
     pub holders: Vec<HolderView>,
     /// Share of each pod, by pod UID.
     pub entitlements: BTreeMap<String, u32>,
     /// The last generation of each pod, by pod UID.
     pub generations: BTreeMap<String, u64>,
+    /// The highest of the last generations that were dropped; a pod without one begins above it.
+    pub floor: u64,
     /// Slots withheld.
     pub quarantine: Vec<QuarantineView>,
 }

@@ -8,6 +8,9 @@ use crate::wire::{REPLICATION, RUN};
 const UIDS: &[&str] = &["uid-a", "uid-b", "uid-c"];
 const INCS: &[&str] = &["a.1", "a.2", "b.1", "c.1"];
 const TOKENS: &[&str] = &["t1", "t1", "t1", "t1", "t1", "t1", "t2"];
+/// Mostly nothing: a ledger that is found to be older is of no force until the next INIT.
+const SEEN: &[&str] =
+    &["0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "3", "1000009", "900000000"];
 const WHYS: &[&str] = &["no-eof", "dropped"];
 
 impl Draw<'_> {
@@ -24,7 +27,10 @@ impl Draw<'_> {
                 self.push_one(INCS);
                 self.push_below(6);
             }
-            "policy" => self.policy(),
+            "policy" => {
+                self.policy();
+                self.servers();
+            }
             "reap" => {
                 self.push_one(TOKENS);
                 self.push_one(INCS);
@@ -38,6 +44,10 @@ impl Draw<'_> {
                 self.push_one(TOKENS);
                 self.policy();
                 self.quarantine(2);
+                if self.random.random_bool(0.5) {
+                    self.push_one(&["0", "0", "5000000"]);
+                    self.servers();
+                }
             }
             "open" => {
                 self.push_below(3);
@@ -51,8 +61,11 @@ impl Draw<'_> {
             }
             "clear" => {
                 self.push_one(TOKENS);
-                self.push_one(&["q1", "q2", "a.1.1", "nothing"]);
+                for _ in 0..self.below(4) {
+                    self.push_one(&["q1", "q2", "a.1.1", "nothing"]);
+                }
             }
+            "condemn" => self.push_one(SEEN),
             "good" => {
                 self.keys.push(format!("mailrelay:{{{pool}}}:saturation"));
                 self.push_below(9);
@@ -61,6 +74,9 @@ impl Draw<'_> {
                 self.push_one(TOKENS);
                 self.push_one(&["1", "2"]);
                 self.push_one(&["1", "2", "3"]);
+                if self.random.random_bool(0.5) {
+                    self.push_one(&["0", "1"]);
+                }
             }
             // SNAPSHOT takes nothing.
             _ => {}
@@ -80,9 +96,20 @@ impl Draw<'_> {
         self.push_one(&["16", "4", "0"]);
         self.push_below(3);
         self.push_below(3);
-        self.push_below(3);
-        self.push(300.to_string());
+        self.push_one(&["0", "300", "330"]);
+        self.push_one(SEEN);
         self.quarantine(2);
+        let accounts = self.below(3);
+        self.push(accounts.to_string());
+        for _ in 0..accounts {
+            self.push_one(&["p1", "p2", "p3"]);
+        }
+    }
+
+    fn servers(&mut self) {
+        if self.random.random_bool(0.5) {
+            self.push_one(&["", "mx:25", "mx:25 10.0.0.1:25"]);
+        }
     }
 
     /// Epoch, revision, budget, lease, shares.

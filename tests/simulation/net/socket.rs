@@ -10,7 +10,7 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use mailrelay::{
-    smtp::{Connection, Dial, Handle, Network},
+    smtp::{Connected, Connection, Dial, Handle, Network},
     store::Dialer,
 };
 use redis::aio::AsyncStream;
@@ -120,8 +120,13 @@ impl AsyncWrite for Stream {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         };
         let end = conn.end(self.0.side);
-        if end.ended || end.reset {
+        if end.ended {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        if end.reset {
+            // As Linux has it: a broken pipe is a reset that came after the other side's end.
+            let kind = if end.eof { io::ErrorKind::BrokenPipe } else { io::ErrorKind::ConnectionReset };
+            return Poll::Ready(Err(kind.into()));
         }
         inner.send(self.0.conn, self.0.side, Packet::Data(buf.to_vec()));
         Poll::Ready(Ok(buf.len()))
@@ -190,7 +195,11 @@ impl Interface {
 impl Network for Interface {
     fn dial(&self, _: SocketAddr) -> io::Result<Dial> {
         let (socket, connected) = self.connect();
-        let connecting = async move { Ok(Box::new(connected.await?) as Connection) }.boxed();
+        // The number of the connection, as a port: no two are the same.
+        let port = u16::try_from(socket.conn % (1 << 16)).unwrap_or_default();
+        let local = SocketAddr::from(([127, 0, 0, 1], port));
+        let connecting =
+            async move { Ok(Connected { stream: Box::new(connected.await?) as Connection, local }) }.boxed();
         Ok(Dial { connecting, handle: Box::new(Peeker(socket)) })
     }
 }
