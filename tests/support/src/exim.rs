@@ -13,12 +13,12 @@ use std::{
 
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::{Pid, User},
+    unistd::Pid,
 };
 use tempfile::TempDir;
 
 use crate::{
-    mta::{Limits, LogFigures, LogReader},
+    mta::{Limits, LogFigures, LogReader, user_id},
     wait::until,
 };
 
@@ -46,7 +46,7 @@ impl Exim {
         let folder = tempfile::Builder::new().prefix("mailrelay-exim-").tempdir().expect("a temporary folder");
         let root = folder.path().display().to_string();
         fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a mode");
-        let id = User::from_name(USER).ok().flatten().map_or(ID, |user| user.uid.as_raw());
+        let id = user_id(USER).unwrap_or(ID);
         for name in ["spool", "log"] {
             fs::create_dir(folder.path().join(name)).expect("a folder");
             chown(folder.path().join(name), Some(id), None).expect("a folder is given away (the test runs as root)");

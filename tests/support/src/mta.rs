@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs::File,
+    fs::{self, File},
     io::{Read, Seek, SeekFrom},
     path::Path,
     time::Duration,
@@ -17,6 +17,14 @@ pub struct Limits {
     pub timeout: Duration,
     /// What it takes for each mail, in whole seconds.
     pub pause: Duration,
+}
+
+/// The id of a user of this machine. Looked up by hand: what the C library loads for that cannot be loaded into the static
+/// binaries of `make release`.
+pub(crate) fn user_id(name: &str) -> Option<u32> {
+    let users = fs::read_to_string("/etc/passwd").ok()?;
+    let fields = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    fields.filter(|fields| fields.len() > 2 && fields[0] == name).find_map(|fields| fields[2].parse().ok())
 }
 
 /// What a log says.

@@ -13,13 +13,13 @@ use std::{
 
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::{Pid, User},
+    unistd::Pid,
 };
 use tempfile::TempDir;
 
 use crate::{
     free_port,
-    mta::{Limits, LogFigures, LogReader},
+    mta::{Limits, LogFigures, LogReader, user_id},
     wait::until,
 };
 
@@ -181,7 +181,7 @@ impl Postfix {
                 give(&self.path(name), owner);
             }
         }
-        let nobody = User::from_name("nobody").ok().flatten().map_or(65534, |user| user.uid.as_raw());
+        let nobody = user_id("nobody").unwrap_or(65534);
         let (host, port) = (self.address.ip().to_string(), self.address.port().to_string());
         let main = (COMMON.to_owned() + main)
             .replace("@ROOT@", &root)
@@ -232,8 +232,8 @@ impl Drop for Postfix {
 }
 
 fn give(path: &Path, name: &str) {
-    let user = User::from_name(name).ok().flatten().unwrap_or_else(|| panic!("there is no user {name}"));
-    chown(path, Some(user.uid.as_raw()), None).expect("a file is given away (the test runs as root)");
+    let user = user_id(name).unwrap_or_else(|| panic!("there is no user {name}"));
+    chown(path, Some(user), None).expect("a file is given away (the test runs as root)");
 }
 
 const COMMON: &str = "\
