@@ -25,11 +25,14 @@ const LOOK: Duration = Duration::from_millis(20);
 const SOCKETS: Duration = Duration::from_millis(100);
 /// How often in a row more sockets than allowed must be seen: the table is not read in one moment.
 const IN_A_ROW: usize = 3;
-/// Bytes that a slow reader reads in a second, and its buffer for the others.
+/// Bytes that a slow reader reads in a second.
 const SLOW_RATE: u64 = 20_000;
-const SLOW_BUFFER: usize = 32_768;
+/// What waits for it in its own kernel at most: little, so that the rest waits in the client's, or whole mails.
+const SHALLOW: usize = 32_768;
+const DEEP: usize = 2_000_000;
 /// How large the mails are that a slow reader gets; others get small ones.
 const LARGE: usize = 300_000;
+const LARGER: usize = 800_000;
 
 /// A kind of mail server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -39,8 +42,10 @@ pub enum Side {
     Sink,
     /// Counts from `accept` to EOF, reset or its own time-out, and refuses nobody; so do all that follow.
     Plain,
-    /// Reads large mails slowly.
+    /// Reads large mails slowly; what it has not read waits in the client's kernel.
     Slow,
+    /// The same, and it waits in the server's kernel, where no client sees it.
+    Deep,
     /// Works for 8 s on each mail, after the final dot, and hears nothing meanwhile.
     Long,
     /// A process for each session, counted until it is collected.
@@ -83,6 +88,7 @@ impl Side {
             Self::Sink => "sink",
             Self::Plain => "plain",
             Self::Slow => "slow",
+            Self::Deep => "deep",
             Self::Long => "long",
             Self::Processes => "processes",
             Self::HalfClose => "half-close",
@@ -93,7 +99,11 @@ impl Side {
 
     /// Bytes of the text of its mails; nothing: a line.
     pub fn mail_size(self) -> Option<usize> {
-        (self == Self::Slow).then_some(LARGE)
+        match self {
+            Self::Slow => Some(LARGE),
+            Self::Deep => Some(LARGER),
+            _ => None,
+        }
     }
 
     /// How long this side may go on with what it has when a client is gone: beyond that it counts by its time-out only.
@@ -117,8 +127,12 @@ impl Side {
         let counting = CountingOptions {
             address,
             budget: terms.budget,
-            manners: Manners { pause, rate: (self == Self::Slow).then_some(SLOW_RATE) },
-            buffer: (self == Self::Slow).then_some(SLOW_BUFFER),
+            manners: Manners { pause, rate: self.mail_size().map(|_| SLOW_RATE) },
+            buffer: match self {
+                Self::Slow => Some(SHALLOW),
+                Self::Deep => Some(DEEP),
+                _ => None,
+            },
             timeout: terms.timeout,
             half_close: self == Self::HalfClose,
             program: None,
@@ -129,7 +143,7 @@ impl Side {
                 let program = Some(command::beside("smtp-session")?);
                 Ok(Server::Counting(CountingServer::start(CountingOptions { program, ..counting })))
             }
-            Self::Plain | Self::Slow | Self::Long | Self::HalfClose => {
+            Self::Plain | Self::Slow | Self::Deep | Self::Long | Self::HalfClose => {
                 Ok(Server::Counting(CountingServer::start(counting)))
             }
             Self::Postfix => {

@@ -54,6 +54,7 @@ impl Exim {
         let pause = limits.pause.as_secs();
         let configuration = CONFIGURATION
             .replace("@ROOT@", &root)
+            .replace("@PROGRAM@", &program.to_string_lossy())
             .replace("@HOST@", &address.ip().to_string())
             .replace("@PORT@", &address.port().to_string())
             .replace("@LIMIT@", &limits.sessions.to_string())
@@ -146,6 +147,8 @@ spool_directory = @ROOT@/spool
 log_file_path = @ROOT@/log/%s
 log_selector = +smtp_connection +incoming_port
 keep_environment =
+exim_path = @PROGRAM@
+pid_file_path = @ROOT@/pid
 daemon_smtp_ports = @PORT@
 local_interfaces = @HOST@
 smtp_accept_max = @LIMIT@

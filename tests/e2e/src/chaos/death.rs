@@ -46,7 +46,7 @@ pub(super) const ALL: &[Scenario] = &[
         three_pods,
         |trial| Box::pin(deleted_in_mid_mail(trial)),
     )
-    .against(&[Side::Slow, Side::Long, Side::Processes, Side::Exim])
+    .against(&[Side::Slow, Side::Deep, Side::Long, Side::Processes, Side::Exim])
     .in_slice_with(Side::Slow),
     Scenario::own(
         "deleted_with_fin_lost",
@@ -65,7 +65,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario::own("killed_in_mid_mail", "SIGKILL of a worker in the middle of its mails", three_pods, |trial| {
         Box::pin(killed(trial))
     })
-    .against(&[Side::Slow, Side::Plain, Side::Processes, Side::Postfix, Side::Exim]),
+    .against(&[Side::Slow, Side::Deep, Side::Plain, Side::Processes, Side::Postfix, Side::Exim]),
     Scenario::own(
         "killed_while_server_works",
         "SIGKILL of a worker while the server works on its mails",
@@ -81,7 +81,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario::own("redis_cut_in_mid_mail", "a pod loses Redis alone, for 40 s, in mid-mail", three_pods, |trial| {
         Box::pin(redis_cut_in_mid_mail(trial))
     })
-    .against(&[Side::Slow, Side::Long, Side::Exim]),
+    .against(&[Side::Slow, Side::Deep, Side::Long, Side::Exim]),
     Scenario::own("frozen", "the cgroup of a worker is frozen for 45 s (version 1: no SIGKILL)", three_pods, |trial| {
         Box::pin(frozen(trial))
     })
