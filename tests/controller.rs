@@ -10,9 +10,11 @@ use mailrelay::{
     api::{DurationText, RelayRecord, record_key},
     controller::{
         ApplyError, Candidate, Deposed, Driven, Happening, Incident, Plan, Pool, PoolPlan, Records, RelayKey, Safety,
-        Topology, Turn, ask, discard_expired, judge, mirror, plan,
+        Standing, StoreFacts, Topology, Turn, ask, discard_expired, judge, mirror, plan,
     },
-    lease::{BootTime, Evidence, LedgerState, LedgerStore, LedgerView, ProcessId, SyncReply, SyncRequest, Timing},
+    lease::{
+        BootTime, Evidence, LedgerState, LedgerStore, LedgerView, OldPrimary, ProcessId, SyncReply, SyncRequest, Timing,
+    },
     queue::{Queue, QueueNames, UnixMillis},
     store::{Store, StoreOptions},
 };
@@ -454,6 +456,13 @@ async fn a_record_is_published_once_and_again_only_when_it_changed_or_was_lost()
     bench.store.query::<()>(&redis::cmd("FLUSHALL"), LIMIT).await.expect("flushed");
     records.publish(&bench.store, &key, &second.relays[&key], &turn).await.expect("published");
     assert_eq!(published(&bench.store).await.map(|record| record.revision), Some(2));
+    // Another relay that shares the budget has a more patient server: the spec is the same, and the holds are not.
+    let mut patient = second.relays[&key].clone();
+    patient.published.servers[0].session_timeout = DurationText::from_secs(1200);
+    assert!(!records.is_current(&key, &patient));
+    records.publish(&bench.store, &key, &patient, &turn).await.expect("published");
+    let record = published(&bench.store).await.expect("a record");
+    assert_eq!((record.revision, record.spec.servers[0].session_timeout), (3, DurationText::from_secs(1200)));
 }
 
 #[tokio::test]
@@ -523,4 +532,93 @@ async fn a_redis_that_is_down_is_an_error_and_no_reason_to_forget() {
     bench.redis.resume();
     let back = leader.drive_until(Some(&plan), |ledger| ledger.state == LedgerState::Open).await;
     assert_eq!(back.entitlements, shares(&[("a", 16)]));
+}
+
+#[tokio::test]
+async fn a_ledger_that_was_restored_in_place_is_lost_for_the_leader() {
+    let bench = bench();
+    let mut leader = Leader::new(&bench, 1);
+    let plan = pool_plan(&["a", "b"]);
+    leader.open(&plan).await;
+    let key = format!("mailrelay:{{{POOL}}}:ledger");
+    let dump: Vec<u8> = bench.store.query(redis::cmd("DUMP").arg(&key), LIMIT).await.expect("a dump");
+    let inc = register(&bench.store, "a").await;
+    let before = leader.drive_until(Some(&plan), |ledger| ledger.holder(&inc).is_some()).await;
+    let mut restore = redis::cmd("RESTORE");
+    restore.arg(&key).arg(0).arg(dump).arg("REPLACE");
+    let _: String = bench.store.query(&restore, LIMIT).await.expect("restored");
+    let driven = leader.drive(Some(&plan), true).await.expect("a turn");
+    let new = driven.snapshot.in_force().expect("a new ledger");
+    assert_eq!((new.state, new.holders.len()), (LedgerState::Rec, 0));
+    assert!(new.token != before.token && new.version > before.version);
+    // Who held slots and does not come back is withheld, though the copy did not know it.
+    leader.evidence.never_started.insert("b".into());
+    let opened = leader.drive_until(Some(&plan), |ledger| ledger.state == LedgerState::Open).await;
+    assert_eq!(opened.quarantined(), 8);
+}
+
+#[tokio::test]
+async fn a_pool_of_which_nothing_is_known_waits_when_its_workers_ran_before() {
+    let bench = bench();
+    let mut leader = Leader::new(&bench, 1);
+    let plan = pool_plan(&["a"]);
+    leader.pool.stand(Standing::default(), true);
+    let begun = BootTime::now();
+    leader.drive(Some(&plan), false).await.expect("a turn");
+    leader.drive_until(Some(&plan), |ledger| ledger.state == LedgerState::Open).await;
+    assert!(BootTime::now().saturating_since(begun) >= leader.timing.reclaim);
+}
+
+#[tokio::test]
+async fn a_pool_that_was_open_and_is_named_no_more_is_made_anew_when_its_ledger_is_lost() {
+    let bench = bench();
+    let mut leader = Leader::new(&bench, 1);
+    let driven = leader.drive(None, true).await.expect("a turn");
+    assert_eq!(driven.snapshot.in_force().map(|ledger| ledger.state), Some(LedgerState::Rec), "anyone may hold slots");
+    let begun = BootTime::now();
+    while !leader.drive(None, true).await.expect("a turn").removed {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(BootTime::now().saturating_since(begun) >= leader.timing.reclaim.mul_f64(0.8));
+    assert!(leader.drive(None, false).await.expect("a turn").removed, "never open: nobody can");
+}
+
+#[tokio::test]
+async fn a_real_promotion_is_seen_and_bounded_only_by_what_the_old_primary_asks_of_its_replicas() {
+    let facts = async |server: &RedisServer| {
+        let store = Store::new(&StoreOptions::from_url(server.url())).expect("a store");
+        let fence = LedgerStore::new(store.clone(), POOL).snapshot().await.expect("a look").node_fence;
+        (fence, ask(&store).await.expect("facts"))
+    };
+    for (least, expected) in [("0", OldPrimary::Unbounded), ("1", OldPrimary::StopsWithin(Duration::from_secs(11)))] {
+        let primary = RedisServer::start(Persistence::Off);
+        primary.command(&["CONFIG", "SET", "min-replicas-to-write", least]).expect("set");
+        let mut topology = Topology::default();
+        let (fence, said) = facts(&primary).await;
+        topology.learn(&fence, &said);
+        assert_eq!(topology.old_primary(&fence), Some(OldPrimary::StopsWithin(Duration::ZERO)), "nothing was before");
+        let mut replica = primary.replica(primary.address());
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while topology_replicas(&facts(&primary).await.1) != "1" {
+            assert!(tokio::time::Instant::now() < deadline, "no replica follows");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let (fence, said) = facts(&primary).await;
+        topology.learn(&fence, &said);
+        replica.promote();
+        let (promoted, said) = facts(&replica).await;
+        topology.learn(&promoted, &said);
+        assert_eq!(topology.old_primary(&promoted), Some(expected), "min-replicas-to-write {least}");
+        let mut new_leader = Topology::default();
+        new_leader.learn(&promoted, &said);
+        assert_eq!(
+            new_leader.old_primary(&promoted),
+            Some(OldPrimary::Unbounded),
+            "it was a replica of who knows whom"
+        );
+    }
+}
+
+fn topology_replicas(facts: &StoreFacts) -> &str {
+    facts.info.get("connected_slaves").map_or("", String::as_str)
 }

@@ -1,12 +1,14 @@
 //! `mailrelay leases`: who holds which share of a server's budget.
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::{collections::BTreeMap, fmt::Write as _, process::ExitCode, time::Duration};
+
+use jiff::Timestamp;
 
 use serde::Serialize;
 
 use super::{CliError, Output, output::Table};
 use crate::{
-    lease::{LedgerState, LedgerStore, LedgerView, pools},
+    lease::{LedgerState, LedgerStore, LedgerView, QuarantineView, Timing, pools},
     store::{Store, StoreOptions},
 };
 
@@ -38,6 +40,10 @@ pub struct PoolLeases {
     pub holders: Vec<Holder>,
     /// Why slots are withheld.
     pub quarantine: Vec<Withheld>,
+    /// The servers that it counts the connections of: addresses, and the entries of relays that name or named it.
+    pub servers: Vec<String>,
+    /// Raised by each change of the ledger.
+    pub version: u64,
 }
 
 /// A worker process that holds slots.
@@ -64,10 +70,19 @@ pub struct Holder {
     pub renewals: u64,
 }
 
-/// Slots that nobody may use for a while.
+/// Slots that nobody may use for a while, since the server may still count their connections. Only the server's end of
+/// such a connection, once seen, frees them sooner.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Withheld {
+    /// Its id: the process and the connection's number, or whoever held several.
+    pub id: String,
+    /// Namespace and name of the pod that held them, if the ledger's log still has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// When they come back at the earliest, by the log; a new leader times them anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
     /// How many.
     pub slots: u32,
     /// For how long from when it was seen first.
@@ -93,7 +108,10 @@ pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -
 
 /// Reads one budget's ledger.
 pub async fn read(store: &Store, name: &str) -> Result<PoolLeases, CliError> {
-    let snapshot = LedgerStore::new(store.clone(), name).snapshot().await?;
+    let ledger = LedgerStore::new(store.clone(), name);
+    let snapshot = ledger.snapshot().await?;
+    let withheld = snapshot.ledger.as_ref().is_some_and(|ledger| !ledger.quarantine.is_empty());
+    let log = if withheld { ledger.log().await? } else { Vec::new() };
     let in_force = snapshot.in_force().is_some();
     let state = match &snapshot.ledger {
         None => "Absent",
@@ -102,7 +120,7 @@ pub async fn read(store: &Store, name: &str) -> Result<PoolLeases, CliError> {
         Some(_) => "Open",
     };
     Ok(match snapshot.ledger {
-        Some(ledger) => describe(name, state, ledger),
+        Some(ledger) => describe(name, state, ledger, &log),
         None => PoolLeases {
             pool: name.to_owned(),
             state,
@@ -112,13 +130,41 @@ pub async fn read(store: &Store, name: &str) -> Result<PoolLeases, CliError> {
             lease_ms: 0,
             holders: Vec::new(),
             quarantine: Vec::new(),
+            servers: Vec::new(),
+            version: 0,
         },
     })
 }
 
-fn describe(name: &str, state: &'static str, ledger: LedgerView) -> PoolLeases {
+/// An entry of the log: when, and its fields.
+type Logged = (u64, BTreeMap<String, String>);
+
+/// What the log still knows of withheld slots.
+fn withheld(entry: QuarantineView, log: &[Logged]) -> Withheld {
+    let QuarantineView { id, slots, seconds, why } = entry;
+    // Slots of a whole incarnation have its id and the seq of its last word.
+    let is_of = |inc: &String| id.strip_prefix(inc.as_str()).is_some_and(|rest| rest.starts_with('.'));
+    let begins = |(_, fields): &&Logged| match fields.get("id") {
+        Some(named) => *named == id,
+        None => fields.contains_key("seconds") && fields.get("inc").is_some_and(is_of),
+    };
+    let found = log.iter().find(begins);
+    let of_process = |(_, fields): &&Logged| {
+        let owner = fields.get("inc").and_then(|inc| inc.split(['.', '/']).next());
+        fields.contains_key("pod") && owner.is_some_and(|owner| id.starts_with(owner))
+    };
+    let pod = found.filter(|(_, fields)| fields.contains_key("pod")).or_else(|| log.iter().find(of_process));
+    let until = found.and_then(|(millis, _)| {
+        let begun = Timestamp::from_millisecond(i64::try_from(*millis).ok()?).ok()?;
+        let end = begun.checked_add(Timing::default().quarantine_watch(Duration::from_secs(seconds))).ok()?;
+        Timestamp::from_second(end.as_second() + 1).ok()
+    });
+    Withheld { pod: pod.and_then(|(_, fields)| fields.get("pod").cloned()), id, until, slots, seconds, why }
+}
+
+fn describe(name: &str, state: &'static str, ledger: LedgerView, log: &[Logged]) -> PoolLeases {
     let (claimed, quarantined) = (ledger.claimed(), ledger.quarantined());
-    let LedgerView { budget, lease, holders, entitlements, quarantine, .. } = ledger;
+    let LedgerView { budget, lease, holders, entitlements, quarantine, servers, version, .. } = ledger;
     let mut holders: Vec<Holder> = holders
         .into_iter()
         .map(|holder| Holder {
@@ -134,10 +180,6 @@ fn describe(name: &str, state: &'static str, ledger: LedgerView) -> PoolLeases {
         })
         .collect();
     holders.sort_by(|a, b| a.pod.cmp(&b.pod).then_with(|| a.process.cmp(&b.process)));
-    let quarantine = quarantine
-        .into_iter()
-        .map(|entry| Withheld { slots: entry.slots, seconds: entry.seconds, why: entry.why })
-        .collect();
     PoolLeases {
         pool: name.to_owned(),
         state,
@@ -146,7 +188,9 @@ fn describe(name: &str, state: &'static str, ledger: LedgerView) -> PoolLeases {
         quarantined,
         lease_ms: u64::try_from(lease.as_millis()).unwrap_or(u64::MAX),
         holders,
-        quarantine,
+        quarantine: quarantine.into_iter().map(|entry| withheld(entry, log)).collect(),
+        servers: servers.into_iter().collect(),
+        version,
     }
 }
 
@@ -173,7 +217,41 @@ pub fn text(pool: &PoolLeases) -> String {
         text.push_str(&table.render());
     }
     for entry in &pool.quarantine {
-        let _ = writeln!(text, "withheld: {} for {} s ({})", entry.slots, entry.seconds, entry.why);
+        let until = entry.until.map_or_else(|| format!("for {} s", entry.seconds), |until| format!("until {until}"));
+        let pod = entry.pod.as_ref().map_or_else(String::new, |pod| format!("{pod}, "));
+        let _ =
+            writeln!(text, "withheld: {} {until} ({pod}{}, {})", entry.slots, entry.why.replace('_', " "), entry.id);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn logged(fields: &[(&str, &str)]) -> Logged {
+        (60_000, fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn withheld_slots_are_told_with_their_pod_and_their_end_as_far_as_the_log_goes() {
+        let entry = |id: &str| QuarantineView { id: id.into(), slots: 2, seconds: 300, why: "silent".into() };
+        let log = [
+            logged(&[("op", "claim"), ("inc", "p1.7"), ("pod", "mail/a"), ("claim", "2")]),
+            logged(&[("op", "quarantine"), ("id", "p1/3"), ("pod", "mail/a"), ("seconds", "300")]),
+            logged(&[("op", "reap"), ("inc", "p2.1"), ("pod", "mail/b"), ("seconds", "300")]),
+            logged(&[("op", "missing"), ("inc", "p1.9"), ("id", "p1.9.4"), ("seconds", "300")]),
+        ];
+        let end = Some(Timestamp::from_second(367).expect("a time"));
+        for (id, pod, until) in [
+            ("p1/3", Some("mail/a"), end),
+            ("p2.1.15", Some("mail/b"), end),
+            ("p1.9.4", Some("mail/a"), end),
+            ("p1/4", Some("mail/a"), None),
+            ("p3/1", None, None),
+        ] {
+            let told = withheld(entry(id), &log);
+            assert_eq!((told.pod.as_deref(), told.until), (pod, until), "{id}");
+        }
+    }
 }

@@ -47,6 +47,9 @@ pub struct Inheritance {
     pub unproven: Vec<(String, &'static str)>,
 }
 
+/// How many ended incarnations are remembered until the ledger has heard of them; more can only withhold more.
+const MOST_FORMER: usize = 64;
+
 /// One counted slot.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counted {
@@ -117,6 +120,8 @@ pub struct Holder {
     timing: Timing,
     session_timeout: Duration,
     accounts: Vec<String>,
+    /// Incarnations of ours that ended and have not been told to the ledger: it may withhold what they held.
+    former: Vec<String>,
     token: String,
     /// The version of the ledger that was heard last. It outlives tokens: no ledger may be older.
     seen: u64,
@@ -164,6 +169,7 @@ impl Holder {
             timing,
             session_timeout,
             accounts: Vec::new(),
+            former: Vec::new(),
             token: String::new(),
             seen: 0,
             stage: Stage::Asking,
@@ -297,7 +303,7 @@ impl Holder {
             hold: self.hold(),
             seen: self.seen,
             quarantine: carried,
-            accounts: if asking { Vec::new() } else { self.accounts.clone() },
+            accounts: if asking { Vec::new() } else { self.accounts.iter().chain(&self.former).cloned().collect() },
         })
     }
 
@@ -345,6 +351,7 @@ impl Holder {
         self.recovering = granted.state == LedgerState::Rec;
         self.keep = if self.recovering { granted.claim } else { granted.claim.min(granted.entitlement) };
         self.seen = self.seen.max(granted.version);
+        self.former.clear();
         for unclean in &mut self.unclean {
             if flight.carried.contains(&unclean.entry.id) {
                 unclean.known = true;
@@ -407,6 +414,14 @@ impl Holder {
     /// ledger is known to withhold the slot.
     pub fn take_freed(&mut self) -> Vec<Entry> {
         std::mem::take(&mut self.freed)
+    }
+
+    /// The server's end was seen, though the slot is not given back yet: it counts, but should this process die, nothing of
+    /// its connection is left to be found.
+    pub fn ended(&mut self, slot: u64) {
+        if let Some(counted) = self.slots.get_mut(&slot) {
+            self.freed.extend(counted.entry.take());
+        }
     }
 
     /// The slot's session is over: EOF was read, or `connect()` failed (R4).
@@ -615,7 +630,13 @@ impl Holder {
     }
 
     /// A new incarnation; `generation` 0 asks for the pod's last one first.
+    ///
+    /// Each socket of the last one has ended, or its slot goes into quarantine by its own id with the registration. Should the
+    /// leader have reaped the last one meanwhile, what it withholds for that is no longer needed.
     fn begin_incarnation(&mut self, generation: u64) {
+        if self.seq > 0 && self.former.len() < MOST_FORMER {
+            self.former.push(self.inc());
+        }
         self.incarnation = self.numbers.0.draw();
         self.stage = if generation == 0 { Stage::Asking } else { Stage::Registering };
         (self.generation, self.seq) = (generation, 0);

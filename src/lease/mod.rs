@@ -22,12 +22,12 @@
 //! | R2 | deadline from sending, on [`BootTime`] | [`Holder::answer`], [`BootTime`] |
 //! | R3 | at the deadline nothing; a new incarnation when all old slots are accounted for | [`Holder::tick`], [`Holder::request`] |
 //! | R4 | counted from before `connect()` to EOF or quarantine | [`Holder::count`], [`Slot`] |
-//! | R5 | death: (a) [`bind_pod`], [`older_sockets`], registration in `scripts/sync.lua`; (b), (c) | [`Watch::actions`], `scripts/reap.lua` |
+//! | R5 | death: (a) [`bind_pod`], [`older_sockets`], [`ConnectionTable`], [`Inheritance`], registration in `scripts/sync.lua`; (b), (c) | [`Watch::actions`], `scripts/reap.lua` |
 //! | R6 | dead-man switch, armed while a socket may be open | [`KernelSwitch`], [`SlotPool`], [`self_check`] |
-//! | R7 | fence and token on every command | `scripts/prelude.lua` |
+//! | R7 | fence and token on every command; a version, so that an older copy of the ledger is noticed | `scripts/prelude.lua`, [`LedgerStore::condemn`] |
 //! | R8 | recovery, early by roll call; what outlives the ledger | [`Watch::actions`], [`Watch::list`], [`Mirror`], `scripts/init.lua`, `scripts/open.lua` |
 //! | R9 | epoch: compared in INIT, OPEN, POLICY; the `ConfigMap` is the controller's | `scripts/policy.lua`, [`InitReply`] |
-//! | R10 | unclean ends: `closeGrace` and `sessionTimeout`; "too many connections" | [`Slot::quarantine`], [`QuarantineTimers`], [`TOO_MANY`] |
+//! | R10 | unclean ends: `sessionTimeout` and a margin, unless proven later; "too many connections" | [`Slot::withhold`], [`Withheld::prove`], [`Timing::hold`], [`QuarantineTimers`], [`TOO_MANY`] |
 //!
 //! [`Ledger`] is the same machine as the scripts, without Redis: `tests/ledger.rs` compares every answer and state, and
 //! `tests/simulation` runs whole workers and controllers against each other under loss, delay, crashes and wipes.

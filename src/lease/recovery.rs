@@ -146,6 +146,9 @@ pub struct Watch {
     /// Whether the roll is complete: this leader saw the pool open under its own policy and has led ever since.
     history: bool,
     attended: Option<BootTime>,
+    /// When the last look that was answered was, and whether one after it was not.
+    looked: Option<BootTime>,
+    blind: bool,
     /// Which servers the ledger is for, as it or a mirror said last.
     servers: BTreeSet<String>,
     /// The highest version that any look showed. A ledger in force that shows a lower one was restored in place.
@@ -168,6 +171,7 @@ impl Watch {
     /// Takes in a snapshot; `now` is the moment its answer came, so that everything is timed too long rather than too short.
     pub fn observe(&mut self, snapshot: &Snapshot, now: BootTime) {
         self.attend(now);
+        self.forgive(now);
         let in_force = snapshot.in_force();
         self.is_older_copy = in_force.is_some_and(|view| view.version < self.version);
         self.version = snapshot.ledger.as_ref().map_or(0, |ledger| ledger.version).max(self.version);
@@ -226,6 +230,21 @@ impl Watch {
     /// A look was not answered: this leader lives, and no other one leads.
     pub fn unanswered(&mut self, now: BootTime) {
         self.attend(now);
+        self.blind = true;
+    }
+
+    /// A store that gave us no answer gave workers none either: the time in which it stood still is nobody's silence. They
+    /// come back after it, and each that was reaped meanwhile would cost its slots for a whole hold.
+    fn forgive(&mut self, now: BootTime) {
+        let last = self.looked.replace(now);
+        if !std::mem::take(&mut self.blind) {
+            return;
+        }
+        let blind = last.map_or(Duration::ZERO, |last| now.saturating_since(last));
+        let since = self.seen.values_mut().map(|seen| &mut seen.since);
+        for since in since.chain(self.recovery.as_mut().map(|(_, since)| since)) {
+            *since = (*since + blind).min(now);
+        }
     }
 
     fn attend(&mut self, now: BootTime) {

@@ -314,6 +314,11 @@ impl Slot {
         }
     }
 
+    /// The server's end was seen: nothing is left to be found after this process, though the slot still counts.
+    pub fn note_ended(&self) {
+        self.shared.with(|holder, _| holder.ended(self.id));
+    }
+
     /// Whether the share fell or the lease is ending: finish this mail, start no other, close.
     pub fn is_revoked(&self) -> bool {
         self.shared.look(|holder, _| holder.is_revoked(self.id))

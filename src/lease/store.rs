@@ -274,6 +274,15 @@ impl LedgerStore {
         }
     }
 
+    /// The entries of the log, the newest first: when each was written by the clock of Redis, and its fields.
+    pub async fn log(&self) -> Result<Vec<(u64, BTreeMap<String, String>)>, StoreError> {
+        let mut command = redis::cmd("XREVRANGE");
+        command.arg(&self.log).arg("+").arg("-");
+        let entries: Vec<(String, BTreeMap<String, String>)> = self.store.query(&command, CALL_LIMIT).await?;
+        let millis = |id: &str| id.split('-').next()?.parse().ok();
+        Ok(entries.into_iter().filter_map(|(id, fields)| Some((millis(&id)?, fields))).collect())
+    }
+
     /// Removes ledger and log; only when no relay or claim is left on the pool, and no quarantine, unless that is `carried`
     /// on in another ledger of the same server. The key goes as it is now or not at all: a ledger whose policy changed since
     /// `seen` stays. Returns whether it went.

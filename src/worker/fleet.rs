@@ -159,7 +159,7 @@ impl Fleet {
         match table.begin(process) {
             Ok(()) => drop(self.table.set(table)),
             Err(error) => {
-                tracing::warn!(%error, "this process cannot be written down in the supervisor's list of connections; should it die, all its slots are withheld")
+                tracing::warn!(%error, "the supervisor cannot be told of connections; should this process die, all its slots are withheld");
             }
         }
     }

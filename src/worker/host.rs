@@ -53,7 +53,7 @@ impl Host for Machine {
         match ConnectionFile::inherited() {
             Ok(file) => Some(Arc::new(file?)),
             Err(error) => {
-                tracing::warn!(%error, "cannot open the supervisor's list of connections; should this process die, all its slots are withheld");
+                tracing::warn!(%error, "the supervisor's list of connections cannot be opened; should this process die, all its slots are withheld");
                 None
             }
         }

@@ -327,6 +327,8 @@ impl Server {
     /// Gives back a slot whose server's end was seen, after a moment in which the server may still count it; neither the
     /// end of the lease nor `out_of_time` wait for that.
     pub async fn settle(&self, slot: Slot, out_of_time: &CancellationToken) {
+        // A connection that the server ended first leaves no trace in the kernel.
+        slot.note_ended();
         let rest = self.state().settle_time.rest(Instant::now().into_std());
         tokio::select! {
             biased;

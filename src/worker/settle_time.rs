@@ -99,14 +99,14 @@ mod tests {
     #[test]
     fn it_is_halved_each_quiet_minute_until_it_is_the_shortest_again() {
         let mut time = SettleTime::new(SHORTEST);
-        let mut now = Instant::now();
-        for _ in 0..5 {
-            time.returned(now);
-            time.refused(now);
-            now += Duration::from_secs(3);
+        let start = Instant::now();
+        let mut refused = start;
+        for second in [0, 3, 6, 9, 12] {
+            refused = start + Duration::from_secs(second);
+            time.returned(refused);
+            time.refused(refused);
         }
-        let refused = now - Duration::from_secs(3);
-        assert_eq!(millis(time.rest(now)), 2000);
+        assert_eq!(millis(time.rest(refused)), 2000);
         let after = |time: &SettleTime, seconds| millis({ *time }.rest(refused + Duration::from_secs(seconds)));
         let seen: Vec<_> = [59, 60, 120, 180, 240, 300, 3000].map(|seconds| after(&time, seconds)).into();
         assert_eq!(seen, [2000, 1000, 500, 250, 125, 100, 100]);

@@ -185,6 +185,10 @@ impl Generator {
             quarantine: Vec::new(),
             accounts: (0..self.below(3)).map(|_| format!("process{}", self.below(4))).collect(),
         };
+        // A former incarnation, one whose slots are withheld if there is such.
+        if let Some(withheld) = view.and_then(|view| view.quarantine.first()).filter(|_| self.likely(50)) {
+            request.accounts.extend(withheld.id.rsplit_once('.').map(|(inc, _)| inc.to_owned()));
+        }
         if !known.is_empty() && self.likely(80) {
             let holder = known[self.below(u32::try_from(known.len()).unwrap()) as usize];
             request.inc.clone_from(&holder.inc);
@@ -571,6 +575,31 @@ async fn the_next_process_of_a_pod_frees_what_it_accounts_for_and_withholds_the_
         assert_eq!(quarantine, expected);
         let sum: u32 = granted.quarantine.iter().map(|q| q.slots).sum();
         assert_eq!((granted.claim, sum.min(2)), (4 - sum, 2 - freed));
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_was_reaped_and_comes_back_frees_what_it_accounts_for_itself() {
+    let redis = RedisServer::start(Persistence::Off);
+    for (accounts, freed) in [(vec!["p1.1"], 2), (vec!["p1.2", "p1"], 0), (vec![], 0)] {
+        redis_is_empty(&redis).await;
+        let (store, mut machine) = opened(&redis).await;
+        synced(&store, &mut machine, &process("uid-a", "p1", 1, 1)).await;
+        let reap = Operation::Reap {
+            token: "t".into(),
+            inc: "p1.1".into(),
+            seq: Some(1),
+            quarantine: Duration::from_secs(330),
+        };
+        both(&store, &mut machine, &reap).await;
+        let back = SyncRequest {
+            inc: "p1.2".into(),
+            accounts: accounts.into_iter().map(str::to_owned).collect(),
+            ..process("uid-a", "p1", 2, 1)
+        };
+        let SyncReply::Ok(granted) = synced(&store, &mut machine, &back).await else { panic!() };
+        let withheld: u32 = granted.quarantine.iter().map(|entry| entry.slots).sum();
+        assert_eq!((granted.claim, withheld), (2.min(4 - withheld), 2 - freed));
     }
 }
 

@@ -401,14 +401,16 @@ impl Drop for Leader {
 async fn lead(ledger: LedgerStore, policy: Arc<Mutex<Policy>>) {
     let mut recovering: Option<Instant> = None;
     let mut fresh = true;
+    let mut version = 0;
     loop {
         if let Ok(snapshot) = ledger.snapshot().await {
+            version = snapshot.ledger.as_ref().map_or(version, |ledger| ledger.version.max(version));
             match snapshot.in_force() {
                 None => {
                     let policy = policy.lock().expect("no panic").clone();
                     let token = ProcessId::random().to_string();
                     let request =
-                        InitRequest { fence: snapshot.node_fence, token, policy, quarantine: Vec::new(), version: 0 };
+                        InitRequest { fence: snapshot.node_fence, token, policy, quarantine: Vec::new(), version };
                     let _ = ledger.init(&request).await;
                     recovering = Some(Instant::now());
                 }

@@ -404,3 +404,28 @@ fn a_relay_that_was_refused_a_budget_shows_nobody_s_pods() {
     let facts = Facts::of(&scene.world, &relay, &scene.measured, &scene.show(), Timestamp::UNIX_EPOCH);
     assert_eq!(facts.leases, []);
 }
+
+#[test]
+fn a_budget_that_waits_for_what_another_one_still_counts_says_so() {
+    let mut scene = scene(&["a"]);
+    let pool = scene.world.pools.entry("mx".into()).or_default();
+    pool.waits_for.insert("old".into());
+    let status = scene.show();
+    assert_eq!(says(&status, "Ready"), pair("False", "ServerInOtherBudget"));
+    let message = &condition(&status, "Ready").expect("the condition").message;
+    assert!(message.contains("budget mx were of budget old before"), "{message}");
+    // Who was there before goes on, and only those who come over wait.
+    let mut used = scene.ledger(LedgerState::Open, &[("a", 16, 16)]);
+    used.world.pools.get_mut("mx").expect("the pool").waits_for.insert("old".into());
+    assert_eq!(says(&used.show(), "Ready"), pair("True", "AllSharesGranted"));
+    assert_eq!(says(&used.show(), "Reconciling"), pair("True", "ServerInOtherBudget"));
+}
+
+#[test]
+fn a_recovery_that_nothing_but_the_roll_call_ends_says_what_bounds_it() {
+    let mut scene = scene(&["a"]).ledger(LedgerState::Rec, &[("a", 16, 16)]);
+    scene.world.pools.get_mut("mx").expect("the pool").by_roll_call = true;
+    let status = scene.show();
+    assert_eq!(says(&status, "Ready"), pair("False", "LedgerRecovering"));
+    assert!(condition(&status, "Ready").is_some_and(|ready| ready.message.contains("min-replicas-to-write")));
+}

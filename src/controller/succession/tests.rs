@@ -11,15 +11,18 @@ use crate::controller::{
 /// A relay of namespace `mail` with its pod of the same name and one server `s`: the budget, the host, the port.
 type Relay<'a> = (&'a str, &'a str, &'a str, u16);
 
+/// The budget, host and port of each server of a relay.
+type Servers<'a> = Vec<(&'a str, &'a str, u16)>;
+
 fn planned(relays: &[Relay<'_>]) -> Plan {
-    let servers: Vec<(&str, Vec<(&str, &str, u16)>)> =
+    let servers: Vec<(&str, Servers<'_>)> =
         relays.iter().map(|(name, budget, host, port)| (*name, vec![(*budget, *host, *port)])).collect();
     planned_of(&servers)
 }
 
 /// The same with any number of servers, called `s0`, `s1` and so on.
-fn planned_of(relays: &[(&str, Vec<(&str, &str, u16)>)]) -> Plan {
-    let candidate = |(age, (name, servers)): (usize, &(&str, Vec<(&str, &str, u16)>))| {
+fn planned_of(relays: &[(&str, Servers<'_>)]) -> Plan {
+    let candidate = |(age, (name, servers)): (usize, &(&str, Servers<'_>))| {
         let servers: Vec<_> = servers
             .iter()
             .enumerate()
@@ -32,7 +35,7 @@ fn planned_of(relays: &[(&str, Vec<(&str, &str, u16)>)]) -> Plan {
         });
         Candidate { relay: Arc::new(serde_json::from_value(relay).expect("a relay")), objection: None }
     };
-    let pod = |(name, _): &(&str, Vec<(&str, &str, u16)>)| PodFacts {
+    let pod = |(name, _): &(&str, Servers<'_>)| PodFacts {
         uid: (*name).into(),
         namespace: "mail".into(),
         labels: BTreeMap::from([("mailrelay.dev/relay".into(), (*name).into())]),

@@ -134,6 +134,9 @@ fn at_the_deadline_nothing_may_be_opened_and_a_new_incarnation_waits_for_every_o
     let registration = holder.request(at(6006)).expect("registration");
     assert_eq!((registration.generation, registration.seq, registration.need), (6, 1, 0));
     assert_eq!(registration.quarantine.len(), 1, "the unclean slot goes along");
+    assert_eq!(registration.accounts, [late.inc], "should it have been reaped meanwhile, that is all there is of it");
+    holder.answer(&registration, Some(ok(8, 8)), at(6007));
+    assert!(holder.request(at(6008)).expect("a SYNC").accounts.is_empty());
 }
 
 #[test]
@@ -312,7 +315,7 @@ fn what_an_older_process_left_goes_with_the_registration_and_until_the_ledger_ha
     exchange(&mut holder, at(3), SyncReply::Gone);
     exchange(&mut holder, at(4), SyncReply::Register { last: 4 });
     let again = exchange(&mut holder, at(5), showing(&["b/t1.1"]));
-    assert_eq!((again.accounts, again.quarantine), (lost.accounts, lost.quarantine));
+    assert_eq!((again.accounts, again.quarantine), (vec!["b".into(), lost.inc], lost.quarantine));
     assert!(exchange(&mut holder, at(6), showing(&["b/t1.1"])).quarantine.is_empty());
     holder.prove("b/t1.1");
     assert_eq!(holder.over(at(7)), ["b/t1.1"]);

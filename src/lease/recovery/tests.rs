@@ -202,6 +202,17 @@ fn silence_is_timed_by_the_seq_and_withholds_in_full_whoever_else_lives_there() 
 }
 
 #[test]
+fn the_time_in_which_the_store_stood_still_is_nobodys_silence() {
+    let mut scene = Scene::open();
+    scene.now = scene.now + Duration::from_secs(2);
+    scene.watch.unanswered(scene.now);
+    assert_eq!(scene.after(18.0), [], "it is back, and workers come back with it");
+    assert_eq!(scene.after(6.0), []);
+    let reaped = scene.after(1.5);
+    assert!(matches!(&reaped[..], [Action::Reap { .. }, Action::Reap { .. }]), "{reaped:?}");
+}
+
+#[test]
 fn a_pod_that_is_over_needs_no_waiting_and_is_withheld_in_full() {
     let mut scene = Scene::open();
     scene.evidence.dead.insert("a".into());

@@ -1,7 +1,8 @@
 
 -- SYNC token inc uid pod process boot generation seq need want open busy hold seen n (id slots seconds why)* n account*
 -- hold: for how many seconds the slots of an older process of the pod are withheld. An account is the id of an older process
--- whose every connection is proven to have ended, or is withheld by an entry of this call.
+-- whose every connection is proven to have ended, or is withheld by an entry of this call; or the same of a former
+-- incarnation of this process, which may have been reaped meanwhile.
 local token, inc, uid, pod, process, boot = text(), text(), text(), text(), text(), text()
 local generation, seq, need, want, open, busy, hold, seen =
   number(), number(), number(), number(), number(), number(), number(), number()
@@ -57,6 +58,13 @@ if not mine then
         freed = freed or older.claim > 0
         note('op', 'replace', 'inc', string.sub(flat[i], 3), 'pod', older.pod, 'claim', decimal(older.claim),
           'seconds', decimal(seconds))
+      end
+    elseif string.sub(flat[i], 1, 2) == 'q:' then
+      local former = string.match(flat[i], '^q:(.*)%.%d+$')
+      if former and accounted[former] then
+        redis.call('HDEL', ledger, flat[i])
+        freed = true
+        note('op', 'accounted', 'id', string.sub(flat[i], 3), 'pod', pod)
       end
     end
   end

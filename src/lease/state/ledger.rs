@@ -328,7 +328,16 @@ fn replace_older(view: &mut LedgerView, request: &SyncRequest) -> bool {
         let hold = if accounted { Duration::ZERO } else { request.hold };
         remove(view, holder, wire::seconds(hold), "replaced");
     }
-    older.iter().any(|holder| holder.claim > 0)
+    // Former incarnations of the process itself that were reaped meanwhile.
+    let withheld = view.quarantine.len();
+    view.quarantine.retain(|entry| {
+        !entry.id.rsplit_once('.').is_some_and(|(inc, seq)| {
+            !seq.is_empty()
+                && seq.bytes().all(|b| b.is_ascii_digit())
+                && request.accounts.iter().any(|account| account == inc)
+        })
+    });
+    older.iter().any(|holder| holder.claim > 0) || view.quarantine.len() < withheld
 }
 
 fn remove(view: &mut LedgerView, holder: &HolderView, seconds: u64, why: &str) {

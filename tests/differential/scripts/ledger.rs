@@ -10,7 +10,7 @@ const INCS: &[&str] = &["a.1", "a.2", "b.1", "c.1"];
 const TOKENS: &[&str] = &["t1", "t1", "t1", "t1", "t1", "t1", "t2"];
 /// Mostly nothing: a ledger that is found to be older is of no force until the next INIT.
 const SEEN: &[&str] =
-    &["0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "3", "1000009", "900000000"];
+    &["0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "0", "3", "8589934600", "90000000000"];
 const WHYS: &[&str] = &["no-eof", "dropped"];
 
 impl Draw<'_> {
@@ -45,7 +45,7 @@ impl Draw<'_> {
                 self.policy();
                 self.quarantine(2);
                 if self.random.random_bool(0.5) {
-                    self.push_one(&["0", "0", "5000000"]);
+                    self.push_one(&["0", "0", "17179869184"]);
                     self.servers();
                 }
             }
@@ -102,7 +102,7 @@ impl Draw<'_> {
         let accounts = self.below(3);
         self.push(accounts.to_string());
         for _ in 0..accounts {
-            self.push_one(&["p1", "p2", "p3"]);
+            self.push_one(&["p1", "p2", "p3", "p1.1", "p2.1"]);
         }
     }
 
