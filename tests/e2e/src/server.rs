@@ -30,6 +30,8 @@ const SLOW_RATE: u64 = 20_000;
 /// What waits for it in its own kernel at most: little, so that the rest waits in the client's, or whole mails.
 const SHALLOW: usize = 32_768;
 const DEEP: usize = 2_000_000;
+/// What a real server takes anyway.
+const BLINK: Duration = Duration::from_millis(100);
 /// How large the mails are that a slow reader gets; others get small ones.
 const LARGE: usize = 300_000;
 const LARGER: usize = 800_000;
@@ -111,7 +113,8 @@ impl Side {
         match self {
             Self::Long => Duration::from_secs(8),
             // They know whole seconds only.
-            Self::Postfix | Self::Exim if !wished.is_zero() => Duration::from_secs(wished.as_secs().max(1)),
+            Self::Postfix | Self::Exim if wished < BLINK => Duration::ZERO,
+            Self::Postfix | Self::Exim => Duration::from_secs(wished.as_secs().max(1)),
             _ => wished,
         }
     }
