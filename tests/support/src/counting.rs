@@ -70,6 +70,9 @@ struct Books {
     above_since: Option<Instant>,
     taken: Vec<String>,
     manners: Manners,
+    /// What processes have written down, and a line of it whose end is not there yet.
+    journal: Option<BufReader<File>>,
+    partial: String,
 }
 
 /// A server that takes whoever comes and counts each session from `accept` until it has read EOF or a reset, or until its
@@ -91,8 +94,9 @@ impl CountingServer {
     pub fn start(options: CountingOptions) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a free port");
         let port = listener.local_addr().expect("the address of a bound socket").port();
-        let books = Books { manners: options.manners, ..Books::default() };
         let journal = NamedTempFile::with_prefix("mailrelay-counting-").expect("a temporary file");
+        let read = options.program.as_ref().and_then(|_| journal.reopen().ok());
+        let books = Books { manners: options.manners, journal: read.map(BufReader::new), ..Books::default() };
         let server = Self {
             options,
             port,
@@ -122,7 +126,8 @@ impl CountingServer {
 
     /// What it has counted so far.
     pub fn counted(&self) -> Counted {
-        let books = lock(&self.books);
+        let mut books = lock(&self.books);
+        books.read();
         let more = books.above_since.map_or(Duration::ZERO, |since| since.elapsed());
         let taken = books.taken.len().try_into().unwrap_or(u64::MAX);
         Counted { above: books.counted.above + more, taken, ..books.counted.clone() }
@@ -135,7 +140,9 @@ impl CountingServer {
 
     /// The Message-IDs of the mails that it took, in order.
     pub fn taken(&self) -> Vec<String> {
-        lock(&self.books).taken.clone()
+        let mut books = lock(&self.books);
+        books.read();
+        books.taken.clone()
     }
 
     /// From now on, in open sessions too, those of processes excepted.
@@ -176,7 +183,6 @@ impl Port {
     /// One loop for calls and for processes that have ended, like Exim's: these are collected before the next call is taken.
     fn accept(&self, listener: &TcpListener) {
         let mut processes: Vec<(Child, IpAddr)> = Vec::new();
-        let mut journal = self.journal.reopen().map(BufReader::new).ok();
         while !self.stop.load(Ordering::Relaxed) {
             let _ = poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], PollTimeout::from(LOOK_MS));
             processes.retain_mut(|(process, peer)| {
@@ -186,9 +192,6 @@ impl Port {
                 }
                 !ended
             });
-            if self.options.program.is_some() {
-                journal.iter_mut().for_each(|journal| self.read(journal));
-            }
             let Ok((stream, peer)) = listener.accept() else { continue };
             let peer = peer.ip();
             self.count(peer, true);
@@ -210,14 +213,6 @@ impl Port {
                 peer,
             };
             thread::spawn(move || session.run(&stream));
-        }
-    }
-
-    /// Takes over what processes have written down since; each line is written at once.
-    fn read(&self, journal: &mut BufReader<File>) {
-        let mut line = String::new();
-        while matches!(journal.read_line(&mut line), Ok(1..)) {
-            lock(&self.books).taken.push(std::mem::take(&mut line).trim_end().to_owned());
         }
     }
 
@@ -261,6 +256,14 @@ impl Session {
 }
 
 impl Books {
+    /// Takes over what processes have written down since.
+    fn read(&mut self) {
+        let Some(journal) = &mut self.journal else { return };
+        while matches!(journal.read_line(&mut self.partial), Ok(1..)) && self.partial.ends_with('\n') {
+            self.taken.push(std::mem::take(&mut self.partial).trim_end().to_owned());
+        }
+    }
+
     fn count(&mut self, peer: IpAddr, comes: bool, budget: usize) {
         let of_peer = self.by_peer.entry(peer).or_default();
         if comes {
