@@ -110,7 +110,8 @@ impl Disguise {
     /// From now on, for new connections.
     pub fn of_clients(server: SocketAddr) -> Result<Self> {
         let (ip, port) = (server.ip().to_string(), server.port().to_string());
-        let words = ["INPUT", "!", "-i", "lo", "-d", &ip, "-p", "tcp", "--dport", &port, "-j", "SNAT", "--to-source", NOBODY];
+        let words =
+            ["INPUT", "!", "-i", "lo", "-d", &ip, "-p", "tcp", "--dport", &port, "-j", "SNAT", "--to-source", NOBODY];
         Ok(Self { _rule: Rule::add("nat", &words)? })
     }
 }

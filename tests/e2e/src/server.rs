@@ -202,10 +202,10 @@ impl Server {
             Self::Counting(server) => {
                 let counted = server.counted();
                 let (open, sessions) = (counted.open, counted.sessions);
-                of(counted.taken, Stats { open, peak: counted.peak, sessions, ..Stats::default() })
+                with_mails(counted.taken, Stats { open, peak: counted.peak, sessions, ..Stats::default() })
             }
-            Self::Postfix(postfix, watch, _) => real(postfix.figures(), watch),
-            Self::Exim(exim, watch) => real(exim.figures(), watch),
+            Self::Postfix(postfix, watch, _) => real(&postfix.figures(), watch),
+            Self::Exim(exim, watch) => real(&exim.figures(), watch),
         }
     }
 
@@ -270,6 +270,11 @@ impl Server {
         sink
     }
 
+    /// Whether it is the sink, which does on demand whatever a scenario needs.
+    pub fn is_sink(&self) -> bool {
+        matches!(self, Self::Sink(_))
+    }
+
     /// The sink's behaviour from now on, in open sessions too.
     pub fn set_behaviour(&self, behaviour: Behaviour) {
         self.sink().set_behaviour(behaviour);
@@ -277,17 +282,18 @@ impl Server {
 }
 
 /// What a real server's log says, and the kernel's sockets.
-fn real(figures: LogFigures, watch: &Watch) -> Stats {
+fn real(figures: &LogFigures, watch: &Watch) -> Stats {
     let (open, sessions) = (watch.open(), figures.sessions);
     let stats = Stats { open, peak: figures.peak, rejected: figures.refused, sessions, ..Stats::default() };
-    let stats = of(figures.taken, stats);
-    Stats { peak_attempted: stats.peak_attempted.max(watch.peak()), ..stats }
+    Stats { peak_attempted: stats.peak.max(watch.peak()), ..with_mails(figures.taken, stats) }
 }
 
 /// The figures that follow from the others: such servers let everybody in, and what comes twice is found by its id.
-fn of(taken: u64, stats: Stats) -> Stats {
-    let unique = usize::try_from(taken).unwrap_or(usize::MAX);
-    Stats { peak_attempted: stats.peak, accepted: taken, unique_message_ids: unique, ..stats }
+fn with_mails(taken: u64, mut stats: Stats) -> Stats {
+    stats.peak_attempted = stats.peak;
+    stats.accepted = taken;
+    stats.unique_message_ids = usize::try_from(taken).unwrap_or(usize::MAX);
+    stats
 }
 
 /// Looks at the kernel's sockets: what processes of the server have not closed yet.
@@ -332,7 +338,7 @@ impl Drop for Watch {
     }
 }
 
-/// The sockets of a port's sessions that a process of this network namespace has: ESTABLISHED (01) or CLOSE_WAIT (08), and
+/// The sockets of a port's sessions that a process of this network namespace has: ESTABLISHED (01) or `CLOSE_WAIT` (08), and
 /// accepted, which shows in the inode.
 fn sockets(port: u16) -> Result<usize> {
     let table = fs::read_to_string("/proc/self/net/tcp").context("cannot read /proc/self/net/tcp")?;

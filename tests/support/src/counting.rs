@@ -40,7 +40,7 @@ pub struct CountingOptions {
     pub buffer: Option<usize>,
     /// Its own time-out, after which it ends a silent session.
     pub timeout: Duration,
-    /// After QUIT its FIN goes first, and it counts until the client's comes, as proxies do (HAProxy, Envoy, stunnel).
+    /// After QUIT its FIN goes first, and it counts until the client's comes, as proxies do (`HAProxy`, Envoy, stunnel).
     pub half_close: bool,
     /// The program that serves one session on its standard input: a process for each session, counted until it is
     /// collected, as Exim, tcpserver, inetd and systemd do. It is started with the pause, the rate (0: none), the time-out

@@ -80,6 +80,7 @@ impl Exim {
             .arg(folder.path().join("start"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .stderr(fs::File::create(folder.path().join("log/said")).expect("a file"))
             .spawn()
             .expect("unshare starts (Debian package util-linux)");
         let exim = Self { folder, address, daemon, limit: limits.sessions, reader: Mutex::default() };
@@ -96,7 +97,7 @@ impl Exim {
     /// Its log so far.
     pub fn log(&self) -> String {
         let read = |name| fs::read_to_string(self.path(name)).unwrap_or_default();
-        read("log/main") + &read("log/panic")
+        read("log/main") + &read("log/panic") + &read("log/said")
     }
 
     /// What its log says.

@@ -16,6 +16,8 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use nix::sys::signal::Signal;
 use rand::RngExt;
+use serde_json::json;
+use testkit::ForgetfulBox;
 
 use super::{
     Scenario, Trial,
@@ -26,7 +28,7 @@ use super::{
 use crate::{
     RelayOptions, Side,
     command::kubectl,
-    network::{Amnesia, Cut, Way},
+    network::{Amnesia, Cut, Diversion, Way},
     process::{Process, worker_of},
     wait::{Look, until},
 };
@@ -98,6 +100,13 @@ pub(super) const ALL: &[Scenario] = &[
     )
     .against(&[Side::Plain, Side::HalfClose, Side::Processes, Side::Exim])
     .in_slice_with(Side::Plain),
+    Scenario::own(
+        "reset_by_a_proxy",
+        "a proxy resets its client's side, at rest or between a reply and the next mail, and keeps the server's",
+        brief_sessions,
+        |trial| Box::pin(reset_by_a_proxy(trial)),
+    )
+    .against(&[Side::Plain, Side::HalfClose, Side::Processes, Side::Exim]),
 ];
 
 /// How long a path is cut, or a process frozen: longer than a lease, silence and all that is waited for after them.
@@ -112,6 +121,14 @@ const PROVEN: Duration = Duration::from_millis(300);
 /// Mails on which the server works for long.
 fn busy_for_long(name: &str) -> RelayOptions {
     RelayOptions { pause: Duration::from_secs(8), ..three_pods(name) }
+}
+
+/// Sessions that end soon, so that new ones take another way.
+fn brief_sessions(name: &str) -> RelayOptions {
+    let options = three_pods(name);
+    let mut server = options.server.clone();
+    server["maxMessagesPerConnection"] = json!(5);
+    RelayOptions { server, ..options }
 }
 
 /// The pod that a scenario harms.
@@ -200,10 +217,7 @@ async fn pod_cut(trial: &mut Trial<'_>) -> Result<()> {
     let address = address(&victim.pod)?;
     let way = if trial.random.random_bool(0.5) { Way::FromPod } else { Way::Both };
     let struck = trial.strike();
-    let cuts = [
-        Cut::between(address, redis(trial), way)?,
-        Cut::between(address, trial.relay.server.smtp(), way)?,
-    ];
+    let cuts = [Cut::between(address, redis(trial), way)?, Cut::between(address, trial.relay.server.smtp(), way)?];
     all_withheld(trial, &victim, struck).await?;
     rest_is_used(trial).await?;
     let most = look_on(trial, struck + AWAY).await?;
@@ -256,7 +270,7 @@ async fn reset_lost(trial: &mut Trial<'_>) -> Result<()> {
     note_withheld(trial, most).await
 }
 
-/// What still waits in its kernel is seen there (FIN_WAIT1); what waits in the server's is not (FIN_WAIT2).
+/// What still waits in its kernel is seen there (`FIN_WAIT1`); what waits in the server's is not (`FIN_WAIT2`).
 async fn killed(trial: &mut Trial<'_>) -> Result<()> {
     let victim = Victim::choose(trial).await?;
     let kill = trial.strike();
@@ -396,4 +410,49 @@ async fn reset_on_the_way(trial: &mut Trial<'_>) -> Result<()> {
     let exactly = u64::from(forgotten);
     trial.figure("slots withheld for connections that were reset", most.into(), "slots", exactly..=exactly);
     note_withheld(trial, most).await
+}
+
+async fn reset_by_a_proxy(trial: &mut Trial<'_>) -> Result<()> {
+    let victim = Victim::choose(trial).await?;
+    (trial.expect.held, trial.expect.ends) = (usize::try_from(victim.share)?, 0);
+    let server = trial.relay.server.smtp();
+    let on_the_way = ForgetfulBox::open_on(trial.stage.address, server).await.context("cannot open a proxy")?;
+    let _diversion = Diversion::of(Some(address(&victim.pod)?), server, on_the_way.address().port())?;
+    // Sessions that began before go on as they did; those of the proxy come from this machine.
+    let wanted = usize::try_from(victim.share)?;
+    until("the pod's sessions pass through the proxy", PATIENCE, async || {
+        let through = sessions_from(trial.stage.address, server)?;
+        Ok(Look::when(through == wanted, (), || format!("{through} of {wanted}")))
+    })
+    .await?;
+    let at_rest = trial.random.random_bool(0.5);
+    if at_rest {
+        trial.load.rest(true);
+        trial.relay.await_settled(PATIENCE).await?;
+    } else {
+        trial.moment(0..1_000).await;
+    }
+    trial.strike();
+    // Some may have come to their own end by then.
+    let before = on_the_way.forgotten();
+    let _ = tokio::time::timeout(PATIENCE, on_the_way.forget(wanted.saturating_sub(1).max(1))).await;
+    trial.load.rest(false);
+    let struck = Instant::now();
+    let most = look_on(trial, struck + Duration::from_secs(20)).await?;
+    let forgotten = u64::try_from(on_the_way.forgotten() - before)?;
+    trial.note(if at_rest { "connections reset at rest" } else { "connections reset" }, forgotten, "connections");
+    trial.figure("slots withheld for them", most.into(), "slots", forgotten..=u64::from(victim.share));
+    note_withheld(trial, most).await
+}
+
+/// Connections of an address to a server, as this network namespace sees them.
+fn sessions_from(address: std::net::IpAddr, server: SocketAddr) -> Result<usize> {
+    let table = fs::read_to_string("/proc/self/net/tcp").context("cannot read /proc/self/net/tcp")?;
+    let std::net::IpAddr::V4(address) = address else { anyhow::bail!("an IPv4 address is expected") };
+    let (from, to) = (format!("{:08X}:", u32::from_le_bytes(address.octets())), format!(":{:04X}", server.port()));
+    let ours = table.lines().skip(1).filter(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        columns.len() > 3 && columns[1].starts_with(&from) && columns[2].ends_with(&to) && columns[3] == "01"
+    });
+    Ok(ours.count())
 }

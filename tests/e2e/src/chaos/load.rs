@@ -101,7 +101,8 @@ impl Producer {
             push.arg(&self.queue);
             let mut ids = Vec::new();
             for index in start..start + BATCH {
-                let mail = self.size.map_or_else(|| mail(&self.name, index), |size| large_mail(&self.name, index, size));
+                let mail =
+                    self.size.map_or_else(|| mail(&self.name, index), |size| large_mail(&self.name, index, size));
                 push.arg(mail.to_string());
                 ids.push(format!("{}-{index}", self.name));
             }

@@ -108,6 +108,9 @@ impl Scenario {
 /// The usual server: it does on demand whatever a scenario needs.
 const SINK: &[Side] = &[Side::Sink];
 
+/// The sink, and servers whose count is taken elsewhere: one of ours, and two of Debian's.
+const COUNTING: &[Side] = &[Side::Sink, Side::Processes, Side::Postfix, Side::Exim];
+
 /// A scenario and the server that it runs against.
 #[derive(Clone, Copy)]
 pub struct Case {

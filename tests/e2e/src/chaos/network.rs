@@ -13,16 +13,16 @@ use serde_json::json;
 use testkit::Door;
 
 use super::{
-    Reach, SINK, Scenario, Trial,
+    COUNTING, Reach, SINK, Scenario, Trial,
     redis::{flowing, no_session_closed},
     setup::{
-        DRAIN_MARGIN, LEASE, SHORT_TIMEOUT, SLOW_MS, a_pod, lasting, ports_to, rest_is_used, uid, withheld_and_the_rest_used,
+        DRAIN_MARGIN, LEASE, SHORT_TIMEOUT, SLOW_MS, a_pod, lasting, ports_to, rest_is_used, uid,
+        withheld_and_the_rest_used,
     },
     trial::{PATIENCE, millis},
 };
 use crate::{
-    Side,
-    RelayOptions,
+    RelayOptions, Side,
     network::{Cut, Diversion, Way},
     process::worker_of,
     wait::{Look, until},
@@ -34,7 +34,7 @@ pub(super) const ALL: &[Scenario] = &[
         name: "network_redis_cut",
         fault: "one pod cut from Redis until the other uses its slots",
         reach: Reach::Own,
-        sides: SINK,
+        sides: COUNTING,
         slice: Some(Side::Sink),
         relay: lasting,
         act: |trial| Box::pin(redis_cut(trial, Way::Both)),
@@ -52,7 +52,7 @@ pub(super) const ALL: &[Scenario] = &[
         name: "network_redis_mute",
         fault: "the same, one way: what it asks for is done, the answers are lost",
         reach: Reach::Own,
-        sides: SINK,
+        sides: COUNTING,
         slice: None,
         relay: lasting,
         act: |trial| Box::pin(redis_cut(trial, Way::ToPod)),

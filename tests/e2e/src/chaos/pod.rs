@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::{
-    Scenario, Trial,
+    COUNTING, Scenario, Trial,
     setup::{LEASE, a_pod, another_process, pods, rest_is_used, slow, two_pods, uid, withheld_and_the_rest_used},
     trial::{PATIENCE, millis},
 };
@@ -26,20 +26,22 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario::own("pod_terminated", "a pod deleted with grace (SIGTERM)", two_pods, |trial| {
         Box::pin(terminated(trial))
     })
+    .against(COUNTING)
     .in_slice(),
     Scenario::own(
         "pod_killed_by_kubelet",
         "a pod that does not react is killed: evidence by its status",
         two_pods,
         |trial| Box::pin(killed_by_kubelet(trial)),
-    ),
-    Scenario::own("pod_silent", "a worker dies and nothing restarts it", two_pods, |trial| {
-        Box::pin(silent(trial, 8))
-    })
-    .in_slice(),
+    )
+    .against(COUNTING),
+    Scenario::own("pod_silent", "a worker dies and nothing restarts it", two_pods, |trial| Box::pin(silent(trial, 8)))
+        .against(COUNTING)
+        .in_slice(),
     Scenario::own("pod_silent_alone", "the same, and there is no other pod", one_pod, |trial| {
         Box::pin(silent(trial, 16))
-    }),
+    })
+    .against(COUNTING),
     Scenario::own(
         "pod_too_many",
         "8 pods for 4 connections, and those with a share are deleted",
@@ -48,7 +50,8 @@ pub(super) const ALL: &[Scenario] = &[
     ),
     Scenario::own("pod_scaled", "1 to 16 to 1 pods every second, then 16 and 1 again", one_pod, |trial| {
         Box::pin(scaled(trial))
-    }),
+    })
+    .against(COUNTING),
     Scenario::alone(
         "pod_force_deleted",
         "force-deleted while kubelet is stopped: its process goes on",
@@ -61,10 +64,12 @@ pub(super) const ALL: &[Scenario] = &[
         two_pods,
         |trial| Box::pin(force_deleted_frozen(trial)),
     )
+    .against(COUNTING)
     .in_slice(),
     Scenario::alone("node_rebooted", "the node of a pod comes back with another boot id", two_pods, |trial| {
         Box::pin(node_rebooted(trial))
-    }),
+    })
+    .against(COUNTING),
 ];
 
 /// How soon a worker that is over, or silent, has its slots withheld.

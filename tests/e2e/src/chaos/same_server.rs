@@ -23,9 +23,12 @@ pub(super) const ALL: &[Scenario] = &[
     })
     .against(&[Side::Plain, Side::Processes, Side::Exim])
     .in_slice_with(Side::Plain),
-    Scenario::own("host_renamed", "another name of the same host under load, and the first one again", aliased, |trial| {
-        Box::pin(renamed(trial, Change::Host))
-    })
+    Scenario::own(
+        "host_renamed",
+        "another name of the same host under load, and the first one again",
+        aliased,
+        |trial| Box::pin(renamed(trial, Change::Host)),
+    )
     .against(&[Side::Plain, Side::Processes, Side::Exim]),
     Scenario::own("port_changed", "another port of the same server under load, and the first one again", long_mails, {
         |trial| Box::pin(renamed(trial, Change::Port))
@@ -93,10 +96,9 @@ async fn renamed(trial: &mut Trial<'_>, what: Change) -> Result<()> {
     let port = trial.relay.server.smtp().port();
     let (there, back) = match what {
         Change::Name => (json!({"budgetName": other(&first)}), json!({"budgetName": first})),
-        Change::Host => (
-            json!({"budgetName": other(&first), "host": other(&first)}),
-            json!({"budgetName": first, "host": first}),
-        ),
+        Change::Host => {
+            (json!({"budgetName": other(&first), "host": other(&first)}), json!({"budgetName": first, "host": first}))
+        }
         Change::Port => {
             let another = trial.relay.server.counting().another_port().port();
             (json!({"port": another}), json!({"port": port}))

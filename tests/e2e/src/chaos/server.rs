@@ -13,8 +13,7 @@ use super::{
     trial::{PATIENCE, millis},
 };
 use crate::{
-    Side,
-    RelayOptions,
+    RelayOptions, Side,
     network::Knocks,
     wait::{Look, until},
 };

@@ -47,13 +47,15 @@ pub(super) fn two_pods(name: &str) -> RelayOptions {
 
 /// The same, and no session is closed for the mails that it has sent: whatever else closes one shows in the sink's count.
 pub(super) fn lasting(name: &str) -> RelayOptions {
-    RelayOptions { server: json!({"maxMessagesPerConnection": 10_000, "sessionTimeout": "5s"}), ..two_pods(name) }
+    let server = json!({"maxMessagesPerConnection": 10_000, "sessionTimeout": "5s"});
+    // Nothing but the product shall end a session, however long its store is away.
+    RelayOptions { server, timeout: Duration::from_secs(60), ..two_pods(name) }
 }
 
 /// So many workers that share 16 sessions, and mails that take a while.
 pub(super) fn pods(name: &str, replicas: u32) -> RelayOptions {
     let server = json!({"sessionTimeout": format!("{}s", SHORT_TIMEOUT.as_secs())});
-    RelayOptions { behaviour: slow(), server, ..RelayOptions::new(name, replicas) }
+    RelayOptions { behaviour: slow(), server, timeout: SHORT_TIMEOUT, ..RelayOptions::new(name, replicas) }
 }
 
 /// A server that takes its time for each mail.

@@ -95,13 +95,7 @@ pub(crate) struct Record {
 
 impl<'s> Trial<'s> {
     /// Raises the relay and its load, and waits until all sessions are busy.
-    pub(crate) async fn raise(
-        stage: &'s Stage,
-        logs: &'s Logs,
-        case: Case,
-        name: &str,
-        seed: u64,
-    ) -> Result<Self> {
+    pub(crate) async fn raise(stage: &'s Stage, logs: &'s Logs, case: Case, name: &str, seed: u64) -> Result<Self> {
         let options = case.relay(name);
         let expect = Expectation {
             pods: options.replicas,
@@ -150,11 +144,8 @@ impl<'s> Trial<'s> {
         until("all mail accepted before is settled", limit + PATIENCE, async || {
             let held = self.relay.parked().await?.0;
             let taken = self.relay.server.taken();
-            let found: HashSet<&str> = taken
-                .iter()
-                .filter_map(|id| id_of(id))
-                .chain(held.iter().map(String::as_str))
-                .collect();
+            let found: HashSet<&str> =
+                taken.iter().filter_map(|id| id_of(id)).chain(held.iter().map(String::as_str)).collect();
             let missing = accepted.iter().filter(|id| !found.contains(id.as_str())).count();
             Ok(Look::when(missing == 0, (), || format!("{missing} are not")))
         })

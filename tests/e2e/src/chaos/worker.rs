@@ -8,10 +8,8 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::{
-    Scenario, Trial,
-    setup::{
-        LEASE, SLOW_MS, a_pod, another_process, rest_is_used, slow, two_pods, uid, withheld_and_the_rest_used,
-    },
+    COUNTING, Scenario, Trial,
+    setup::{LEASE, SLOW_MS, a_pod, another_process, rest_is_used, slow, two_pods, uid, withheld_and_the_rest_used},
     trial::{PATIENCE, millis},
 };
 use crate::{
@@ -25,20 +23,21 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario::own("worker_stopped", "SIGSTOP of a worker process that holds 8 busy sessions", two_pods, |trial| {
         Box::pin(stopped(trial))
     })
+    .against(COUNTING)
     .in_slice(),
-    Scenario::own(
-        "worker_killed",
-        "SIGKILL of a worker process under its supervisor, twice",
-        two_pods,
-        |trial| Box::pin(killed(trial)),
-    )
+    Scenario::own("worker_killed", "SIGKILL of a worker process under its supervisor, twice", two_pods, |trial| {
+        Box::pin(killed(trial))
+    })
+    .against(COUNTING)
     .in_slice(),
     Scenario::own("worker_container_killed", "SIGKILL of supervisor and worker; kubelet restarts", two_pods, |trial| {
         Box::pin(container_killed(trial))
-    }),
+    })
+    .against(COUNTING),
     Scenario::own("worker_rolled", "rolling update of all workers (SIGTERM)", two_pods, |trial| {
         Box::pin(rolled(trial))
-    }),
+    })
+    .against(COUNTING),
     Scenario::own("worker_out_of_files", "no file descriptor left for a new session", short_sessions, |trial| {
         Box::pin(out_of_files(trial))
     }),
@@ -75,7 +74,8 @@ pub(super) const ALL: &[Scenario] = &[
         "SIGKILL before the dot and after 250: Redis is silent",
         two_pods,
         |trial| Box::pin(killed_at_settle(trial)),
-    ),
+    )
+    .against(COUNTING),
 ];
 
 /// How long the server is silent at the stage at which a worker is killed.
