@@ -33,16 +33,21 @@
 
 mod check;
 mod config;
+mod kernel;
 mod leader;
 mod redis;
+mod renamed;
 mod scenarios;
 mod start;
 mod state;
 mod step;
+mod table;
+mod worker;
 mod world;
 
-use check::{breaks, holds, holds_and_recovers};
+use check::{breaks, breaks_renamed, holds, holds_and_recovers, renames};
 use config::{Variant, timing};
+use renamed::Renamed;
 use scenarios as world_of;
 
 #[test]
@@ -51,7 +56,7 @@ fn the_times_of_the_model_hold_together() {
 }
 
 mod correct {
-    use super::{holds, holds_and_recovers, world_of};
+    use super::{Renamed, holds, holds_and_recovers, renames, world_of};
 
     #[test]
     fn a_stop_between_check_and_connect_opens_nothing() {
@@ -147,10 +152,56 @@ mod correct {
     fn a_pod_that_registered_after_the_last_look_is_not_forgotten_at_open() {
         holds_and_recovers(&world_of::UNSEEN);
     }
+
+    #[test]
+    fn a_pod_that_is_over_is_withheld() {
+        holds(&world_of::OVER);
+    }
+
+    #[test]
+    fn a_killed_worker_is_accounted_for_by_connection() {
+        holds(&world_of::KILLED);
+    }
+
+    #[test]
+    fn a_frozen_worker_keeps_its_sockets() {
+        holds(&world_of::FROZEN);
+    }
+
+    #[test]
+    fn a_reset_on_the_way_proves_nothing() {
+        holds(&world_of::BOX);
+        holds(&world_of::BOX_KILLED);
+    }
+
+    #[test]
+    fn a_ledger_that_was_restored_is_older_than_what_workers_saw() {
+        holds(&world_of::RESTORED);
+    }
+
+    #[test]
+    fn a_supervisor_that_dies_with_its_worker_leaves_nothing_to_account_for() {
+        holds(&world_of::UNSUPERVISED);
+    }
+
+    #[test]
+    fn a_pod_that_was_forgotten_begins_above_every_generation_before() {
+        holds(&world_of::FORGOTTEN);
+    }
+
+    #[test]
+    fn a_renamed_pool_waits_for_the_sessions_of_the_old_one() {
+        renames(Renamed::Correct);
+    }
+
+    #[test]
+    fn ids_never_repeat_in_a_process() {
+        holds(&world_of::REJOINED);
+    }
 }
 
 mod broken {
-    use super::{Variant, breaks, world_of};
+    use super::{Renamed, Variant, breaks, breaks_renamed, world_of};
 
     #[test]
     fn slots_freed_by_ttl() {
@@ -174,8 +225,8 @@ mod broken {
     }
 
     #[test]
-    fn slots_held_no_longer_than_the_reclaim_time_when_the_node_was_away_for_longer() {
-        breaks(&world_of::SILENCE, Variant::HeldForTheReclaimTime);
+    fn a_silent_workers_slots_freed_since_its_node_lives() {
+        breaks(&world_of::SILENCE, Variant::NodeIsProof);
     }
 
     #[test]
@@ -221,6 +272,62 @@ mod broken {
 
     #[test]
     fn a_proof_of_death_across_a_reboot() {
-        breaks(&world_of::REBOOT, Variant::ProofAcrossReboot);
+        breaks(&world_of::REBOOT, Variant::AnyTableIsComplete);
+    }
+
+    #[test]
+    fn the_death_of_a_pod_taken_for_the_end_of_its_sessions() {
+        breaks(&world_of::OVER, Variant::StatusIsProof);
+    }
+
+    #[test]
+    fn a_killed_worker_whose_slots_are_free_after_a_grace() {
+        breaks(&world_of::KILLED, Variant::FreedAfterGrace);
+    }
+
+    #[test]
+    fn a_node_that_vouches_for_a_frozen_worker() {
+        breaks(&world_of::FROZEN, Variant::NodeIsProof);
+    }
+
+    #[test]
+    fn an_ack_taken_for_the_servers_end() {
+        breaks(&world_of::KILLED, Variant::AckIsProof);
+    }
+
+    #[test]
+    fn a_port_that_vanished_taken_for_the_servers_end() {
+        breaks(&world_of::KILLED, Variant::VanishedIsProof);
+    }
+
+    #[test]
+    fn eof_after_an_error_taken_for_the_servers_end() {
+        breaks(&world_of::BOX, Variant::EofAfterError);
+    }
+
+    #[test]
+    fn an_older_copy_of_the_ledger_without_a_look_at_its_version() {
+        breaks(&world_of::RESTORED, Variant::NoVersion);
+    }
+
+    #[test]
+    fn a_table_taken_for_complete_that_is_not() {
+        breaks(&world_of::UNSUPERVISED, Variant::AnyTableIsComplete);
+    }
+
+    #[test]
+    fn generations_forgotten_without_a_floor() {
+        breaks(&world_of::FORGOTTEN, Variant::NoFloor);
+    }
+
+    #[test]
+    fn numbers_that_repeat_when_a_pool_is_joined_again() {
+        breaks(&world_of::REJOINED, Variant::NumbersRepeat);
+    }
+
+    #[test]
+    fn a_renamed_pool_that_is_opened_beside_the_old_one() {
+        breaks_renamed(Renamed::OpenedBeside);
+        breaks_renamed(Renamed::NothingInherited);
     }
 }
