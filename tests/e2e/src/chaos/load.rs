@@ -17,9 +17,9 @@ use crate::mails::{large_mail, mail};
 const EVERY: Duration = Duration::from_millis(50);
 /// Mails in one push; with [`EVERY`] twice what 16 sessions can send at 200 ms a mail.
 const BATCH: usize = 8;
-/// How many mails are kept waiting, and how many large ones.
+/// How many mails are kept waiting, and how many of those that take long.
 const WAITING: u64 = 80;
-const LARGE_WAITING: u64 = 24;
+const FEW: u64 = 24;
 /// How long Redis may take to answer.
 const ANSWER: Duration = Duration::from_secs(3);
 
@@ -40,10 +40,13 @@ pub struct Load {
 }
 
 impl Load {
-    /// Keeps mails waiting in the queue; their ids are `<name>-<number>`, and their texts have so many bytes.
-    pub(crate) fn start(store: Store, queue: String, name: String, size: Option<usize>) -> Self {
+    /// Keeps mails waiting in the queue; their ids are `<name>-<number>`, and their texts have so many bytes. Few are kept
+    /// waiting where each takes long.
+    pub(crate) fn start(store: Store, queue: String, name: String, size: Option<usize>, takes_long: bool) -> Self {
         let (sent, rests) = (Arc::<Mutex<Sent>>::default(), Arc::<AtomicBool>::default());
-        let producer = Producer { store, queue, name, size, sent: Arc::clone(&sent), rests: Arc::clone(&rests) };
+        let waiting = if takes_long { FEW } else { WAITING };
+        let producer =
+            Producer { store, queue, name, size, waiting, sent: Arc::clone(&sent), rests: Arc::clone(&rests) };
         let task = tokio::spawn(producer.produce());
         Self { sent, rests, task }
     }
@@ -80,6 +83,7 @@ struct Producer {
     queue: String,
     name: String,
     size: Option<usize>,
+    waiting: u64,
     sent: Arc<Mutex<Sent>>,
     rests: Arc<AtomicBool>,
 }
@@ -88,12 +92,12 @@ impl Producer {
     async fn produce(self) {
         let mut length = redis::cmd("LLEN");
         length.arg(&self.queue);
-        let most = if self.size.is_some() { LARGE_WAITING } else { WAITING };
         for start in (0..).step_by(BATCH) {
             loop {
                 tokio::time::sleep(EVERY).await;
                 let rests = self.rests.load(Ordering::Relaxed);
-                if !rests && self.store.query::<u64>(&length, ANSWER).await.is_ok_and(|waiting| waiting < most) {
+                if !rests && self.store.query::<u64>(&length, ANSWER).await.is_ok_and(|waiting| waiting < self.waiting)
+                {
                     break;
                 }
             }

@@ -16,7 +16,7 @@ use serde_json::json;
 use super::{
     Scenario, Trial,
     redis::flowing,
-    setup::{Undo, a_pod, another_process, three_pods, uid},
+    setup::{SHORT_TIMEOUT, Undo, a_pod, another_process, three_pods, uid},
     trial::{PATIENCE, millis},
 };
 use crate::{RelayOptions, Side, command::kubectl, process::worker_of};
@@ -41,7 +41,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario::own(
         "real_server_endures",
         "kills at rest, scaling, updates and a session for each mail, in any order (MINUTES=2)",
-        one_mail_each,
+        enduring,
         |trial| Box::pin(endures(trial)),
     )
     .against(&[Side::Postfix, Side::Exim]),
@@ -59,6 +59,14 @@ fn one_mail_each(name: &str) -> RelayOptions {
     server["maxMessagesPerConnection"] = json!(1);
     let pause = Duration::from_millis(20);
     RelayOptions { server, pause, hectic: true, ..options }
+}
+
+/// The same with a time-out that lets withheld slots come back.
+fn enduring(name: &str) -> RelayOptions {
+    let options = one_mail_each(name);
+    let mut server = options.server.clone();
+    server["sessionTimeout"] = json!(format!("{}s", SHORT_TIMEOUT.as_secs()));
+    RelayOptions { server, timeout: SHORT_TIMEOUT, ..options }
 }
 
 fn quick_pods(name: &str) -> RelayOptions {

@@ -96,7 +96,7 @@ async fn budget_shared(trial: &mut Trial<'_>) -> Result<()> {
     let struck = trial.strike();
     apply(&again(trial, Some(&queue)).await?).await?;
     apply(&workload).await?;
-    let load = Load::start(trial.stage.store.clone(), queue, format!("{namespace}-{SECOND}"), None);
+    let load = Load::start(trial.stage.store.clone(), queue, format!("{namespace}-{SECOND}"), None, false);
     trial.expect.pods = 4;
     trial.relay.await_shares(4, 16).await?;
     trial.note("the budget divided over both", millis(struck.elapsed()), "ms");

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::{Case, load::Load, logs::Logs};
 use crate::{
-    Relay, Stage,
+    Relay, Side, Stage,
     mails::id_of,
     wait::{Look, until},
 };
@@ -27,6 +27,8 @@ pub struct Trial<'s> {
     pub stage: &'s Stage,
     /// All logs.
     pub logs: &'s Logs,
+    /// What its mail server is.
+    pub side: Side,
     /// The relay under test.
     pub relay: Relay<'s>,
     /// The producer.
@@ -112,10 +114,19 @@ impl<'s> Trial<'s> {
             peak: if options.hectic { 1 } else { usize::try_from(options.budget)? },
         };
         let (queue, size, hectic) = (options.queue.clone(), options.side.mail_size(), options.hectic);
+        let takes_long = size.is_some() || options.side.pause(options.pause) > Duration::from_secs(2);
         let relay = Relay::raise(stage, options).await?;
-        let load = Load::start(stage.store.clone(), queue, name.to_owned(), size);
-        let trial =
-            Self { stage, logs, relay, load, random: StdRng::seed_from_u64(seed), expect, record: Record::default() };
+        let load = Load::start(stage.store.clone(), queue, name.to_owned(), size, takes_long);
+        let trial = Self {
+            stage,
+            logs,
+            side: case.side,
+            relay,
+            load,
+            random: StdRng::seed_from_u64(seed),
+            expect,
+            record: Record::default(),
+        };
         if hectic {
             let some = trial.sink_until("mail flows", |stats| stats.accepted > 0).await;
             some.context("before any harm was done")?;
