@@ -114,7 +114,10 @@ impl State {
             match it.kernel {
                 // Slots are alike, so the first one is the one that meets it.
                 Kernel::Established
-                    if self.left.box_reset > 0 && !dead && usize::from(it.pod) < scenario.victims && pod.is_first(it) =>
+                    if self.left.box_reset > 0
+                        && !dead
+                        && usize::from(it.pod) < scenario.victims
+                        && pod.is_first(it) =>
                 {
                     fates.push((index, Fate::BoxResets));
                 }

@@ -1,6 +1,8 @@
 //! Redis and the way to it: SYNCs with late, lost and repeated messages, and the ways in which a store forgets.
 
-use mailrelay::lease::{BootTime, ClearReply, Granted, LeaveReply, Leaving, Ledger, LedgerState, LedgerView, SyncReply};
+use mailrelay::lease::{
+    BootTime, ClearReply, Granted, LeaveReply, Leaving, Ledger, LedgerState, LedgerView, SyncReply,
+};
 
 use crate::{
     config::{Scenario, Variant, timing},

@@ -109,7 +109,9 @@ impl Model for Renamed {
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
         let synced = |worker: &Worker| {
-            (0..2).all(|pool| worker.holders[pool].is_none() || worker.sent[pool].0 == state.now && worker.sent[pool].1 > 0)
+            (0..2).all(|pool| {
+                worker.holders[pool].is_none() || worker.sent[pool].0 == state.now && worker.sent[pool].1 > 0
+            })
         };
         if state.now < TICKS && state.workers.iter().flatten().all(|worker| synced(worker)) {
             steps.push(Step::Tick);
@@ -247,7 +249,9 @@ impl State {
                 self.holder(pod, pool, |holder| holder.quarantine(slot, "no-eof", hold, clock));
             }
             Step::Clear(pod, pool) => {
-                let Some((ids, token)) = self.holder(pod, pool, |h| (h.over(clock), h.token().to_owned())) else { return };
+                let Some((ids, token)) = self.holder(pod, pool, |h| (h.over(clock), h.token().to_owned())) else {
+                    return;
+                };
                 self.pools[pool].edit(|pool| pool.ledger.clear(&token, &ids));
                 self.holder(pod, pool, |holder| ids.iter().for_each(|id| holder.cleared(id)));
             }
@@ -271,15 +275,19 @@ impl State {
         self.now += 1;
         let (now, clock) = (self.now, self.clock());
         for pod in 0..PODS {
-            let is_due = |holder: &Holder| holder.held() > 0 && holder.deadline().is_some_and(|deadline| clock >= deadline);
+            let is_due =
+                |holder: &Holder| holder.held() > 0 && holder.deadline().is_some_and(|deadline| clock >= deadline);
             if self.workers[pod].as_ref().is_some_and(|worker| worker.holders.iter().flatten().any(is_due)) {
                 self.kill(pod);
             }
             if self.workers[pod].is_some() {
-                self.worker(pod, |worker| worker.holders.iter_mut().flatten().for_each(|holder| _ = holder.tick(clock)));
+                self.worker(pod, |worker| {
+                    worker.holders.iter_mut().flatten().for_each(|holder| _ = holder.tick(clock))
+                });
             }
         }
-        let over: Vec<Session> = self.sessions.iter().filter(|s| s.until.is_some_and(|until| until <= now)).copied().collect();
+        let over: Vec<Session> =
+            self.sessions.iter().filter(|s| s.until.is_some_and(|until| until <= now)).copied().collect();
         for session in over {
             self.sessions.retain(|other| *other != session);
             if session.closed.is_some() && self.workers[session.pod].is_some() {
@@ -295,7 +303,8 @@ impl State {
             self.worker(pod, |worker| worker.sent[pool] = (now, 2));
             return self.leave(pod, pool);
         };
-        let (mut reply, told) = self.pools[pool].edit(|it| (it.ledger.sync(&request), std::mem::take(&mut it.ledger.told)));
+        let (mut reply, told) =
+            self.pools[pool].edit(|it| (it.ledger.sync(&request), std::mem::take(&mut it.ledger.told)));
         if let SyncReply::Ok(granted) = &mut reply {
             granted.version = 0;
         }

@@ -14,13 +14,8 @@ const MOVED: Scenario = Scenario { plans: &[&[2, 0], &[1, 1]], ..Scenario::PLAIN
 pub const PAUSE: Scenario =
     Scenario { name: "pause", ticks: 7, session_timeout: 1, faults: Faults { pause: 1, ..NONE }, ..CONTENDED };
 /// A worker dies, its FIN may be lost with its node's network, which may come back late; it is reaped by silence.
-pub const SILENCE: Scenario = Scenario {
-    name: "silence",
-    ticks: 12,
-    session_timeout: 3,
-    faults: Faults { kill: 1, cut: 1, ..NONE },
-    ..ONE
-};
+pub const SILENCE: Scenario =
+    Scenario { name: "silence", ticks: 12, session_timeout: 3, faults: Faults { kill: 1, cut: 1, ..NONE }, ..ONE };
 /// The same, and another process of the pod proves its death.
 pub const RESTART: Scenario =
     Scenario { name: "restart", ticks: 4, faults: Faults { kill: 1, cut: 1, restart: 1, ..NONE }, ..CONTENDED };
@@ -69,12 +64,8 @@ pub const TWO_LEADERS: Scenario = Scenario {
     ..MOVED
 };
 /// The leader is replaced, and a pod ends after its node was cut off.
-pub const NEW_LEADER: Scenario = Scenario {
-    name: "new leader",
-    ticks: 7,
-    faults: Faults { new_leader: 1, kill: 1, cut: 1, end: 1, ..NONE },
-    ..ONE
-};
+pub const NEW_LEADER: Scenario =
+    Scenario { name: "new leader", ticks: 7, faults: Faults { new_leader: 1, kill: 1, cut: 1, end: 1, ..NONE }, ..ONE };
 /// The leader has not seen the pods register when the ledger is deleted.
 pub const UNSEEN: Scenario = Scenario {
     name: "unseen",
@@ -112,13 +103,8 @@ pub const UNSEEN_SHARE: Scenario = Scenario {
     ..CONTENDED
 };
 /// The ledger is deleted while a worker is stopped.
-pub const WIPE_PAUSE: Scenario = Scenario {
-    name: "wipe, pause",
-    ticks: 7,
-    session_timeout: 2,
-    faults: Faults { pause: 1, wipe: 1, ..NONE },
-    ..ONE
-};
+pub const WIPE_PAUSE: Scenario =
+    Scenario { name: "wipe, pause", ticks: 7, session_timeout: 2, faults: Faults { pause: 1, wipe: 1, ..NONE }, ..ONE };
 /// The ledger is deleted, and a node reboots.
 pub const WIPE_REBOOT: Scenario =
     Scenario { name: "wipe, reboot", ticks: 5, faults: Faults { wipe: 1, reboot: 1, restart: 1, ..NONE }, ..CONTENDED };
@@ -166,13 +152,8 @@ pub const KILLED: Scenario = Scenario {
 pub const FROZEN: Scenario =
     Scenario { name: "frozen", ticks: 12, session_timeout: 10, faults: Faults { freeze: 1, ..NONE }, ..ONE };
 /// A box on the way resets the client's side of a session.
-pub const BOX: Scenario = Scenario {
-    name: "box",
-    ticks: 4,
-    session_timeout: 2,
-    faults: Faults { box_reset: 1, ..NONE },
-    ..CONTENDED
-};
+pub const BOX: Scenario =
+    Scenario { name: "box", ticks: 4, session_timeout: 2, faults: Faults { box_reset: 1, ..NONE }, ..CONTENDED };
 /// The same, and the worker may die before it notices, and come back.
 pub const BOX_KILLED: Scenario = Scenario {
     name: "box, killed",

@@ -45,15 +45,7 @@ pub fn identity(pod: usize, run: u8, boot: u8, numbers: &Numbers) -> Identity {
 /// More numbers than a process draws between joining a pool and leaving it.
 const MOST_DRAWN: usize = 20;
 
-fn process(
-    scenario: &Scenario,
-    pod: usize,
-    run: u8,
-    boot: u8,
-    node: usize,
-    now: u64,
-    numbers: &Numbers,
-) -> Process {
+fn process(scenario: &Scenario, pod: usize, run: u8, boot: u8, node: usize, now: u64, numbers: &Numbers) -> Process {
     let identity = identity(pod, run, boot, numbers);
     let holder = Holder::new(identity, timing(), scenario.session_timeout());
     Process {
@@ -74,8 +66,7 @@ fn process(
 /// The supervisor starts the worker again; it is told what the ones before left (R5a).
 pub fn restart(state: &mut State, scenario: &Scenario, pod: usize) {
     let (boot, run) = (state.pods[pod].boot, state.pods[pod].runs);
-    let mut process =
-        process(scenario, pod, run, boot, state.redis.nodes.len() - 1, state.now, &Numbers::default());
+    let mut process = process(scenario, pod, run, boot, state.redis.nodes.len() - 1, state.now, &Numbers::default());
     let clock = state.clock();
     state.pods[pod].edit(|it| {
         process.holder.inherit(it.table.inheritance(scenario, pod, run, clock), clock);
@@ -108,7 +99,13 @@ pub fn first(scenario: &Scenario) -> State {
     leader.watch.answered();
     let mut ledger = Ledger::new("run-0");
     let (token, policy) = ("token-0".to_owned(), leader.policy(scenario));
-    ledger.init(&InitRequest { fence: "run-0".to_owned(), token: token.clone(), policy, quarantine: Vec::new(), version: 0 });
+    ledger.init(&InitRequest {
+        fence: "run-0".to_owned(),
+        token: token.clone(),
+        policy,
+        quarantine: Vec::new(),
+        version: 0,
+    });
     ledger.open(&OpenRequest { epoch: 1, token, missing: Vec::new() });
     ledger.told.clear();
     if !scenario.versions() {

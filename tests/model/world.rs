@@ -120,7 +120,9 @@ impl State {
                 self.pods[pod].edit(|pod| pod.cut = Some(now));
             }
             Step::Heal(pod) => self.pods[pod].edit(|pod| pod.cut = None),
-            Step::Copy | Step::Rollback | Step::Restore | Step::Wipe | Step::FailOver => self.redis_fault(scenario, step),
+            Step::Copy | Step::Rollback | Step::Restore | Step::Wipe | Step::FailOver => {
+                self.redis_fault(scenario, step)
+            }
             Step::Plan => self.plan(scenario),
             Step::NewLeader { beside } => self.new_leader(scenario, beside),
             Step::Act { leader, decision } => {

@@ -1,11 +1,12 @@
 //! The mail server of a relay under test: the sink, which fails on demand, or one that counts sessions as real ones do.
 
 use std::{
+    collections::HashSet,
     fs,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
@@ -23,8 +24,6 @@ use crate::{command, network::Disguise};
 const LOOK: Duration = Duration::from_millis(20);
 /// How often the kernel's sockets are looked at: under churn its table is long.
 const SOCKETS: Duration = Duration::from_millis(100);
-/// How often in a row more sockets than allowed must be seen: the table is not read in one moment.
-const IN_A_ROW: usize = 3;
 /// Bytes that a slow reader reads in a second.
 const SLOW_RATE: u64 = 20_000;
 /// What waits for it in its own kernel at most: little, so that the rest waits in the client's, or whole mails.
@@ -153,12 +152,12 @@ impl Side {
                 let place = free_port(address)?;
                 let disguise = Disguise::of_clients(place)?;
                 let postfix = Postfix::discarding(place, limits);
-                Ok(Server::Postfix(postfix, Watch::start(place.port(), terms.budget), disguise))
+                Ok(Server::Postfix(postfix, Watch::start(place.port()), disguise))
             }
             Self::Exim => {
                 let place = free_port(address)?;
                 let exim = Exim::start(&exim()?, place, limits);
-                Ok(Server::Exim(exim, Watch::start(place.port(), terms.budget)))
+                Ok(Server::Exim(exim, Watch::start(place.port())))
             }
         }
     }
@@ -299,24 +298,22 @@ fn with_mails(taken: u64, mut stats: Stats) -> Stats {
 /// Looks at the kernel's sockets: what processes of the server have not closed yet.
 pub struct Watch {
     open: Arc<AtomicUsize>,
-    peak: Arc<Mutex<(usize, usize)>>,
+    peak: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
 }
 
 impl Watch {
-    fn start(port: u16, budget: usize) -> Self {
+    fn start(port: u16) -> Self {
         let watch = Self { open: Arc::default(), peak: Arc::default(), stop: Arc::default() };
         let (open, peak, stop) = (Arc::clone(&watch.open), Arc::clone(&watch.peak), Arc::clone(&watch.stop));
         thread::spawn(move || {
+            let mut before = HashSet::new();
             while !stop.load(Ordering::Relaxed) {
-                let now = sockets(port).unwrap_or(0);
-                open.store(now, Ordering::Relaxed);
-                let mut peak = peak.lock().unwrap_or_else(PoisonError::into_inner);
-                peak.0 = if now > budget { peak.0 + 1 } else { 0 };
-                if now <= budget || peak.0 >= IN_A_ROW {
-                    peak.1 = peak.1.max(now);
-                }
-                drop(peak);
+                let now = sockets(port).unwrap_or_default();
+                // The table is not read in one moment. What is in two of them was there at once, between both.
+                peak.fetch_max(now.intersection(&before).count(), Ordering::Relaxed);
+                open.store(now.len(), Ordering::Relaxed);
+                before = now;
                 thread::sleep(SOCKETS);
             }
         });
@@ -328,7 +325,7 @@ impl Watch {
     }
 
     fn peak(&self) -> usize {
-        self.peak.lock().unwrap_or_else(PoisonError::into_inner).1
+        self.peak.load(Ordering::Relaxed)
     }
 }
 
@@ -338,14 +335,15 @@ impl Drop for Watch {
     }
 }
 
-/// The sockets of a port's sessions that a process of this network namespace has: ESTABLISHED (01) or `CLOSE_WAIT` (08), and
-/// accepted, which shows in the inode.
-fn sockets(port: u16) -> Result<usize> {
+/// The sockets of a port's sessions that a process of this network namespace has, by inode: ESTABLISHED (01) or `CLOSE_WAIT`
+/// (08). One that was not accepted yet has no inode.
+fn sockets(port: u16) -> Result<HashSet<u64>> {
     let table = fs::read_to_string("/proc/self/net/tcp").context("cannot read /proc/self/net/tcp")?;
     let ours = format!(":{port:04X}");
-    let open = table.lines().skip(1).filter(|line| {
+    let open = table.lines().skip(1).filter_map(|line| {
         let columns: Vec<&str> = line.split_whitespace().collect();
-        columns.len() > 9 && columns[1].ends_with(&ours) && ["01", "08"].contains(&columns[3]) && columns[9] != "0"
+        let is_open = columns.len() > 9 && columns[1].ends_with(&ours) && ["01", "08"].contains(&columns[3]);
+        columns.get(9).filter(|_| is_open)?.parse().ok().filter(|inode| *inode != 0)
     });
-    Ok(open.count())
+    Ok(open.collect())
 }
