@@ -21,10 +21,7 @@ pub use kernel::{Patience, Tcp};
 use rand::{SeedableRng, rngs::SmallRng};
 pub use socket::{Interface, Port, Stream};
 
-use crate::{
-    broken::Broken,
-    process::Time,
-};
+use crate::{broken::Broken, process::Time};
 
 /// A place in the network, with kernel and addresses of its own: a pod, a controller, a server.
 pub type Place = u32;
@@ -92,11 +89,14 @@ pub struct Ways {
     pub ports: u16,
 }
 
+/// When, in which order, at which connection and side, what.
+type Due = (Time, u64, u64, Side, Event);
+
 struct Inner {
     chance: SmallRng,
     ways: Ways,
     conns: BTreeMap<u64, Conn>,
-    agenda: BinaryHeap<Reverse<(Time, u64, u64, Side, Event)>>,
+    agenda: BinaryHeap<Reverse<Due>>,
     serial: u64,
     listeners: BTreeMap<Place, Listener>,
     /// From, to.
