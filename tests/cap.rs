@@ -87,7 +87,12 @@ fn replaced(view: &LedgerView, scene: &Scene, worker: usize, old: &str, claim: u
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_worker_loses_its_sessions_by_the_end_of_its_lease_and_its_slots_stay_withheld() {
-    let (scene, process) = sixteen_busy(500).await;
+    let (scene, process) = sixteen_busy(16).await;
+    all_accounted_for(&scene, 16).await;
+    let works = Failure::reply(FailureStage::Dot, "250 2.0.0 taken").accepting().after(Duration::from_secs(1));
+    scene.sink.set_behaviour(Behaviour::failing([works]));
+    scene.send(100).await;
+    scene.sink_until("the server works on 16 messages", |stats| stats.silent == 16).await;
     signal(process, Signal::SIGSTOP);
     let stopped = Instant::now();
     scene.sink_until("its sessions are closed", |stats| stats.open <= 8).await;
@@ -96,10 +101,10 @@ async fn a_stopped_worker_loses_its_sessions_by_the_end_of_its_lease_and_its_slo
     assert!(closed >= Duration::from_secs(3), "it was stopped, so only the end of the lease can have closed them");
     assert!(closed <= Duration::from_millis(6_500), "{closed:?}");
     another_process(&scene, process).await;
-    // Answers were on their way to it, so its kernel reset the connections: nobody here can know that the server heard it.
+    // Answers came while it was stopped, so its kernel reset the connections: nobody here can know that the server heard it.
     let view = withheld_until(&scene, "withheld", |view| view.quarantined() == 8).await;
     assert!(view.quarantine.iter().all(|withheld| withheld.seconds == 40), "sessionTimeout and margin: {view:?}");
-    all_accounted_for(&scene, 500).await;
+    all_accounted_for(&scene, 116).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

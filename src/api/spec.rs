@@ -144,12 +144,13 @@ pub struct Server {
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_messages_per_connection: i32,
 
-    /// How long the server keeps the session of a client that vanished.
+    /// How long the server keeps a session of which it hears nothing more (in Postfix `smtpd_timeout`). A slot whose end nobody saw
+    /// is withheld for so long and 30 seconds more; of relays that share a budget, the longest counts.
     #[serde(default = "default_session_timeout")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("sessionTimeout must be from 1s to 24h"))]
     pub session_timeout: DurationText,
 
-    /// How long the server may take to notice that a session was closed.
+    /// How long the server may take to end its side after we have ended ours; of relays that share a budget, the longest counts.
     #[serde(default = "default_close_grace")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('100ms') && duration(self) <= duration('5m')").message("closeGrace must be from 100ms to 5m"))]
     pub close_grace: DurationText,

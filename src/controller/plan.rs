@@ -78,7 +78,7 @@ pub struct PoolPlan {
     pub session_timeout: DurationText,
     /// The longest `closeGrace`.
     pub close_grace: DurationText,
-    /// Which servers it is for, as words: [`Server::address`], and [`server_word`] of each entry that names it.
+    /// Which servers it is for, as words: [`Server::address`], and `relay:NAMESPACE/NAME/SERVER` of each entry that names it.
     pub servers: BTreeSet<String>,
 }
 

@@ -22,7 +22,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::plan::{Plan, is_address, server_word};
-use crate::{api::DurationText, lease::Quarantine};
+use crate::{
+    api::DurationText,
+    lease::{CARRIED, Quarantine},
+};
 
 /// What is known of a pool that has a ledger, or had one by its mark or mirror.
 #[derive(Clone, Debug, Default)]
@@ -81,7 +84,8 @@ pub fn stand(plan: &Plan, known: &BTreeMap<String, Known>) -> BTreeMap<String, S
             if debt.is_new && debt.is_held {
                 new.waits_for.insert(old.clone());
             } else if debt.is_new {
-                new.inherits.extend(debt.withheld);
+                let carried = |entry| Quarantine { why: CARRIED.to_owned(), ..entry };
+                new.inherits.extend(debt.withheld.into_iter().map(carried));
             } else if debt.is_open() {
                 new.waits_for.insert(old.clone());
                 new.waiting.extend(debt.newcomers);

@@ -47,9 +47,6 @@ pub struct Inheritance {
     pub unproven: Vec<(String, &'static str)>,
 }
 
-/// How many ended incarnations are remembered until the ledger has heard of them; more can only withhold more.
-const MOST_FORMER: usize = 64;
-
 /// One counted slot.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counted {
@@ -120,8 +117,6 @@ pub struct Holder {
     timing: Timing,
     session_timeout: Duration,
     accounts: Vec<String>,
-    /// Incarnations of ours that ended and have not been told to the ledger: it may withhold what they held.
-    former: Vec<String>,
     token: String,
     /// The version of the ledger that was heard last. It outlives tokens: no ledger may be older.
     seen: u64,
@@ -169,7 +164,6 @@ impl Holder {
             timing,
             session_timeout,
             accounts: Vec::new(),
-            former: Vec::new(),
             token: String::new(),
             seen: 0,
             stage: Stage::Asking,
@@ -258,13 +252,13 @@ impl Holder {
             return None;
         }
         self.due = false;
+        self.forget_expired(now);
         if self.stage == Stage::Abandoned {
-            if !self.slots.is_empty() || self.closing {
+            if !self.slots.is_empty() || (self.closing && !self.has_untold()) {
                 return None;
             }
             self.begin_incarnation(0);
         }
-        self.forget_expired(now);
         let asking = self.stage == Stage::Asking;
         let mut carried = Vec::new();
         if !asking {
@@ -303,7 +297,7 @@ impl Holder {
             hold: self.hold(),
             seen: self.seen,
             quarantine: carried,
-            accounts: if asking { Vec::new() } else { self.accounts.iter().chain(&self.former).cloned().collect() },
+            accounts: if asking { Vec::new() } else { self.accounts.clone() },
         })
     }
 
@@ -351,7 +345,6 @@ impl Holder {
         self.recovering = granted.state == LedgerState::Rec;
         self.keep = if self.recovering { granted.claim } else { granted.claim.min(granted.entitlement) };
         self.seen = self.seen.max(granted.version);
-        self.former.clear();
         for unclean in &mut self.unclean {
             if flight.carried.contains(&unclean.entry.id) {
                 unclean.known = true;
@@ -575,9 +568,16 @@ impl Holder {
         }
     }
 
-    /// Whether a closing process has nothing left to say: nothing is counted, and the ledger does not know it.
+    /// Whether a closing process has nothing left to say: nothing is counted, and the ledger does not know it but for what
+    /// it withholds.
     pub fn is_done(&self) -> bool {
-        self.closing && self.slots.is_empty() && self.stage != Stage::Held
+        self.closing && self.slots.is_empty() && self.stage != Stage::Held && !self.has_untold()
+    }
+
+    /// Whether slots are withheld of which the ledger has not heard. Until it has, no other holder of this process may take
+    /// this one's place: to the ledger it would have accounted for them.
+    fn has_untold(&self) -> bool {
+        self.unclean.iter().any(|unclean| !unclean.known && !unclean.proven)
     }
 
     /// The LEAVE of a closing process, once nothing is counted and its unclean slots are in the ledger's quarantine.
@@ -630,13 +630,7 @@ impl Holder {
     }
 
     /// A new incarnation; `generation` 0 asks for the pod's last one first.
-    ///
-    /// Each socket of the last one has ended, or its slot goes into quarantine by its own id with the registration. Should the
-    /// leader have reaped the last one meanwhile, what it withholds for that is no longer needed.
     fn begin_incarnation(&mut self, generation: u64) {
-        if self.seq > 0 && self.former.len() < MOST_FORMER {
-            self.former.push(self.inc());
-        }
         self.incarnation = self.numbers.0.draw();
         self.stage = if generation == 0 { Stage::Asking } else { Stage::Registering };
         (self.generation, self.seq) = (generation, 0);

@@ -10,6 +10,11 @@
 //! before `connect()` until the server's EOF was read, or until it was put into *quarantine*: slots that nobody may use for
 //! a while, since the server may still count their session.
 //!
+//! That a process is dead proves that no new connection comes from it. It does not prove that the server knows: what the
+//! process wrote and its FIN wait in its kernel, die with the pod's network, or were never sent. So a slot is free early only
+//! by proof about its very connection: its EOF, or what the kernel of the same network namespace shows of it to the
+//! supervisor ([`ConnectionTable`]). Everything else withholds it for [`Timing::hold`].
+//!
 //! A ledger is in force only on the node and in the replication history that it was made in (its *fence*), and only for
 //! those who know its *token*. After a loss the leader makes a new one (INIT), workers re-assert what they hold, nothing
 //! grows; after the reclaim time it is opened (OPEN), and by then whoever did not re-assert has passed its deadline.
@@ -22,7 +27,7 @@
 //! | R2 | deadline from sending, on [`BootTime`] | [`Holder::answer`], [`BootTime`] |
 //! | R3 | at the deadline nothing; a new incarnation when all old slots are accounted for | [`Holder::tick`], [`Holder::request`] |
 //! | R4 | counted from before `connect()` to EOF or quarantine | [`Holder::count`], [`Slot`] |
-//! | R5 | death: (a) [`bind_pod`], [`older_sockets`], [`ConnectionTable`], [`Inheritance`], registration in `scripts/sync.lua`; (b), (c) | [`Watch::actions`], `scripts/reap.lua` |
+//! | R5 | death: (a) [`bind_pod`], [`ConnectionTable`], [`Inheritance`], registration in `scripts/sync.lua`; (b), (c) | [`Watch::actions`], `scripts/reap.lua` |
 //! | R6 | dead-man switch, armed while a socket may be open | [`KernelSwitch`], [`SlotPool`], [`self_check`] |
 //! | R7 | fence and token on every command; a version, so that an older copy of the ledger is noticed | `scripts/prelude.lua`, [`LedgerStore::condemn`] |
 //! | R8 | recovery, early by roll call; what outlives the ledger | [`Watch::actions`], [`Watch::list`], [`Mirror`], `scripts/init.lua`, `scripts/open.lua` |
@@ -60,5 +65,5 @@ pub use state::{
     Missing, OpenReply, OpenRequest, Policy, PolicyReply, Quarantine, QuarantineView, ReapReply, Snapshot, SyncReply,
     SyncRequest, Wait,
 };
-pub use store::{CALL_LIMIT, LedgerStore, SaturationRecord, TOO_MANY, pools};
+pub use store::{CALL_LIMIT, CARRIED, LedgerStore, SaturationRecord, TOO_MANY, pools};
 pub use timing::Timing;

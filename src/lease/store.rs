@@ -37,6 +37,9 @@ static SNAPSHOT: LazyLock<Script> = script!("no-writes", "scripts/snapshot.lua")
 /// Why a slot is withheld whose session the server refused as one too many (lease R10).
 pub const TOO_MANY: &str = "too_many_connections";
 
+/// Why slots are withheld that came over from another ledger of the same server.
+pub const CARRIED: &str = "carried";
+
 /// What is remembered of a server that takes fewer sessions than its budget, beside the ledger: losing it costs no safety.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SaturationRecord {

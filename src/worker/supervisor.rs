@@ -4,7 +4,7 @@
 //! its lease's end, lease R6; a panic; the OOM killer) must not be PID 1. PID 1 is this: it opens no connection,
 //! starts the same binary as the worker, hands SIGTERM and SIGINT on, collects the processes that end, and starts the
 //! worker again at once when it dies. It outlives the worker, so it is also the witness of how the dead one's connections
-//! end ([`super::witness`]).
+//! end ([`super::Witness`]).
 
 use std::{
     collections::VecDeque,

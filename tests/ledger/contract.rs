@@ -185,9 +185,9 @@ impl Generator {
             quarantine: Vec::new(),
             accounts: (0..self.below(3)).map(|_| format!("process{}", self.below(4))).collect(),
         };
-        // A former incarnation, one whose slots are withheld if there is such.
+        // One whose slots a leader withheld, if there is such.
         if let Some(withheld) = view.and_then(|view| view.quarantine.first()).filter(|_| self.likely(50)) {
-            request.accounts.extend(withheld.id.rsplit_once('.').map(|(inc, _)| inc.to_owned()));
+            request.accounts.extend(withheld.id.split_once('.').map(|(process, _)| process.to_owned()));
         }
         if !known.is_empty() && self.likely(80) {
             let holder = known[self.below(u32::try_from(known.len()).unwrap()) as usize];
@@ -579,9 +579,11 @@ async fn the_next_process_of_a_pod_frees_what_it_accounts_for_and_withholds_the_
 }
 
 #[tokio::test]
-async fn a_process_that_was_reaped_and_comes_back_frees_what_it_accounts_for_itself() {
+async fn what_was_withheld_for_a_silent_process_is_free_when_it_or_its_successor_accounts_for_it() {
     let redis = RedisServer::start(Persistence::Off);
-    for (accounts, freed) in [(vec!["p1.1"], 2), (vec!["p1.2", "p1"], 0), (vec![], 0)] {
+    for (process_back, accounts, freed) in
+        [("p1", vec![], 2), ("p2", vec!["p1"], 2), ("p2", vec!["p0"], 0), ("p2", vec![], 0)]
+    {
         redis_is_empty(&redis).await;
         let (store, mut machine) = opened(&redis).await;
         synced(&store, &mut machine, &process("uid-a", "p1", 1, 1)).await;
@@ -593,9 +595,9 @@ async fn a_process_that_was_reaped_and_comes_back_frees_what_it_accounts_for_its
         };
         both(&store, &mut machine, &reap).await;
         let back = SyncRequest {
-            inc: "p1.2".into(),
+            inc: format!("{process_back}.2"),
             accounts: accounts.into_iter().map(str::to_owned).collect(),
-            ..process("uid-a", "p1", 2, 1)
+            ..process("uid-a", process_back, 2, 1)
         };
         let SyncReply::Ok(granted) = synced(&store, &mut machine, &back).await else { panic!() };
         let withheld: u32 = granted.quarantine.iter().map(|entry| entry.slots).sum();

@@ -1,28 +1,31 @@
 //! Runs a scenario through the checker and says what came out.
 
-use std::time::Instant;
+use std::{fmt::Debug, hash::Hash, time::Instant};
 
 use stateright::{Checker, HasDiscoveries, Model, Path};
 
 use crate::{
     config::{Scenario, Variant},
-    state::State,
-    step::Step,
+    renamed::Renamed,
     world::{ALL_USED, GROWTH, INVARIANT},
 };
 
 /// What a check found.
-struct Found {
-    broken: Option<Path<State, Step>>,
+struct Found<M: Model> {
+    broken: Option<Path<M::State, M::Action>>,
     used: bool,
     grown: bool,
 }
 
 /// Visits every state, nearest first, unless the invariant breaks before; prints one line.
-fn run(scenario: Scenario) -> Found {
-    let (name, variant) = (scenario.name, scenario.variant);
+fn run<M>(name: &str, variant: &dyn Debug, model: M) -> Found<M>
+where
+    M: Model + Send + Sync + 'static,
+    M::State: Clone + Debug + Hash + PartialEq + Send + Sync,
+    M::Action: Clone + Debug + PartialEq + Send + Sync,
+{
     let started = Instant::now();
-    let checker = scenario.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+    let checker = model.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     let seconds = started.elapsed().as_secs_f64();
     let found = Found {
         broken: checker.discovery(INVARIANT),
@@ -44,7 +47,7 @@ fn run(scenario: Scenario) -> Found {
 
 /// The invariant holds in every state of the scenario, and the budget can be used up in it.
 pub fn holds(scenario: &Scenario) -> bool {
-    let found = run(scenario.clone());
+    let found = run(scenario.name, &scenario.variant, scenario.clone());
     if let Some(path) = found.broken {
         panic!("{}: too many sessions after {}", scenario.name, told(path));
     }
@@ -59,12 +62,28 @@ pub fn holds_and_recovers(scenario: &Scenario) {
 
 /// The checker finds a way to break the invariant in the scenario with this variant.
 pub fn breaks(scenario: &Scenario, variant: Variant) {
-    let found = run(scenario.broken(variant));
+    let found = run(scenario.name, &variant, scenario.broken(variant));
     let path = found.broken.unwrap_or_else(|| panic!("{}: {variant:?} must be found", scenario.name));
     println!("    {}", told(path));
 }
 
-fn told(path: Path<State, Step>) -> String {
+/// A rename holds.
+pub fn renames(variant: Renamed) {
+    let found = run("renamed", &variant, variant);
+    if let Some(path) = found.broken {
+        panic!("renamed: too many sessions after {}", told(path));
+    }
+    assert!(found.used, "renamed: the new pool can be used, or the world shows nothing");
+}
+
+/// The checker finds a way to break a rename with this variant.
+pub fn breaks_renamed(variant: Renamed) {
+    let found = run("renamed", &variant, variant);
+    let path = found.broken.unwrap_or_else(|| panic!("renamed: {variant:?} must be found"));
+    println!("    {}", told(path));
+}
+
+fn told<S: Debug + PartialEq, A: Debug + PartialEq>(path: Path<S, A>) -> String {
     let steps: Vec<String> = path.into_actions().iter().map(|step| format!("{step:?}")).collect();
     steps.join(", ")
 }

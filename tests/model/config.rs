@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mailrelay::lease::{Holds, Timing};
+use mailrelay::lease::Timing;
 
 /// How often each fault, and each thing that nobody does in a quiet run, may happen in one run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -11,13 +11,22 @@ pub struct Faults {
     pub pause: u8,
     /// SIGKILL of a worker.
     pub kill: u8,
+    /// SIGKILL of a worker and its supervisor: what that one knew is lost.
+    pub kill_all: u8,
+    /// A worker is frozen, as by its cgroup: no signal reaches it until it thaws.
+    pub freeze: u8,
+    /// The kernel of a dead worker gives a connection up without the server's learning of it: its reset for unread bytes is
+    /// lost, or its FIN too often.
+    pub vanish: u8,
+    /// A box on the way resets the client's side of a connection, and the server's stands.
+    pub box_reset: u8,
     /// A dead worker is started again by its supervisor or the kubelet.
     pub restart: u8,
     /// The kernel of a node crashes: no FIN, and another boot.
     pub reboot: u8,
     /// A node's network is cut: its FINs, its calls of Redis and the renewals of its Lease are lost.
     pub cut: u8,
-    /// The process and its pod end for good, as the API says.
+    /// A pod ends for good after its process, as the API says; its network namespace goes with it.
     pub end: u8,
     /// A call of Redis takes time, there or back; it may be lost, or come after its caller gave up.
     pub slow: u8,
@@ -27,6 +36,8 @@ pub struct Faults {
     pub copy: u8,
     /// Redis comes back with the copy.
     pub rollback: u8,
+    /// The copy is written into the running Redis.
+    pub restore: u8,
     /// The ledger is deleted.
     pub wipe: u8,
     /// The replica (with the copy, if one was made) is promoted while the old primary goes on for a while.
@@ -37,10 +48,10 @@ pub struct Faults {
     pub new_leader: u8,
     /// A session that nobody revoked is closed.
     pub close: u8,
-    /// The FIN of a session that is closed is lost for good, so that no EOF comes.
-    pub lost_fin: u8,
     /// A worker is told to end, as by SIGTERM.
     pub leave: u8,
+    /// A worker that left the ledger joins it again: its relay was moved to another budget and back.
+    pub rejoin: u8,
 }
 
 /// What is broken on purpose. Each is made outside the production functions, by what surrounds them.
@@ -64,23 +75,42 @@ pub enum Variant {
     ArmedAfterConnect,
     /// A slot is free when the server's kernel acknowledged the FIN, not at EOF.
     FreeAtAck,
-    /// The slots of a silent process are withheld for `closeGrace` and the reclaim time, however long its node took to prove
-    /// that it lives: what a bound on the whole of it would ask for.
-    HeldForTheReclaimTime,
+    /// A worker that comes after a dead one withholds its slots for a grace alone.
+    FreedAfterGrace,
+    /// The slots of a pod that is over, as the API says, are withheld for a grace alone.
+    StatusIsProof,
+    /// The slots of a silent process are withheld for a grace alone when its node is there to vouch for its kernel.
+    NodeIsProof,
     /// OPEN withholds nothing for those who did not re-assert.
     NoQuarantineAtOpen,
     /// The leader does not remember the shares that it sent before it sees them in the ledger.
     SentSharesForgotten,
     /// A new leader does not read what the one before wrote down.
     NoMirror,
-    /// A process after a reboot proves the death of the one before as if in the same boot.
-    ProofAcrossReboot,
+    /// A worker accounts for those of its pod that were before the supervisor or the kernel.
+    AnyTableIsComplete,
     /// No dead-man switch at all.
     NoSwitch,
+    /// EOF counts as the server's end though the socket had an error before.
+    EofAfterError,
+    /// The supervisor takes the server's ACK of a FIN for its end.
+    AckIsProof,
+    /// The supervisor takes a port that vanished for the server's end.
+    VanishedIsProof,
+    /// Nobody compares the ledger's version with what was seen before.
+    NoVersion,
+    /// POLICY forgets the generations of pods without a floor.
+    NoFloor,
+    /// A process that leaves a pool and joins it again begins to count anew.
+    NumbersRepeat,
 }
+
+/// The share of a pod that a plan does not name.
+pub const ABSENT: u32 = u32::MAX;
 
 /// One scenario: the world's size and its faults.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of the world, independent of the others")]
 pub struct Scenario {
     /// Its name, for the printed line.
     pub name: &'static str,
@@ -96,14 +126,19 @@ pub struct Scenario {
     pub old_primary: u64,
     /// The server's session timeout, in ticks.
     pub session_timeout: u32,
-    /// How many ticks a leader waits for a silent worker's node to prove that it lives.
-    pub renewal: u32,
+    /// Whether the server's kernel may have a FIN long before its process reads it.
+    pub acks: bool,
+    /// Whether sockets whose EOF did not come in time are read on.
+    pub lingers: bool,
     /// How often a process may SYNC in one tick.
     pub syncs: u8,
     /// Whether the leader's decisions are carried out one by one, later than they were taken.
     pub slow_leader: bool,
     /// Whether the leader's last look was before the pods registered.
     pub unseen: bool,
+    /// Whether the first pod's worker died twice, the second time while its registration was on its way, was taken off the
+    /// ledger, and is not named in the policy in force, the second one of the plans.
+    pub late_registration: bool,
     /// What may happen, and how often.
     pub faults: Faults,
     /// What is broken.
@@ -120,13 +155,19 @@ impl Scenario {
         ticks: 4,
         old_primary: 0,
         session_timeout: 6,
-        renewal: 1,
+        acks: false,
+        lingers: false,
         syncs: 2,
         slow_leader: false,
         unseen: false,
+        late_registration: false,
         faults: Faults {
             pause: 0,
             kill: 0,
+            kill_all: 0,
+            freeze: 0,
+            vanish: 0,
+            box_reset: 0,
             restart: 0,
             reboot: 0,
             cut: 0,
@@ -135,13 +176,14 @@ impl Scenario {
             repeat: 0,
             copy: 0,
             rollback: 0,
+            restore: 0,
             wipe: 0,
             failover: 0,
             second_leader: 0,
             new_leader: 0,
             close: 0,
-            lost_fin: 0,
             leave: 0,
+            rejoin: 0,
         },
         variant: Variant::Correct,
     };
@@ -151,14 +193,21 @@ impl Scenario {
         self.plans[0].len()
     }
 
-    /// The server's times.
-    pub fn holds(&self) -> Holds {
-        Holds { close_grace: TICK, session_timeout: TICK * self.session_timeout }
+    /// The server's `sessionTimeout`.
+    pub fn session_timeout(&self) -> Duration {
+        TICK * self.session_timeout
     }
 
-    /// The leader's times.
-    pub fn timing(&self) -> Timing {
-        Timing { node_renewal: TICK * self.renewal, ..timing() }
+    /// How long a slot is withheld, and how long the server may count its session after the last moment at which the process
+    /// may have sent a byte: what it left in the kernel's buffer goes on for the drain margin.
+    pub fn hold(&self) -> Duration {
+        timing().hold(self.session_timeout())
+    }
+
+    /// Whether an older copy may come back under the same fence. Only then it matters which version a ledger has; else all
+    /// are the same, so that states which differ in nothing else are equal.
+    pub fn versions(&self) -> bool {
+        self.faults.restore > 0
     }
 
     /// The same, broken.
@@ -181,11 +230,13 @@ pub fn timing() -> Timing {
         start_margin: Duration::from_millis(30),
         commit_margin: Duration::from_millis(20),
         close_margin: Duration::from_millis(10),
-        node_renewal: TICK,
-        drain_margin: Duration::ZERO,
+        drain_margin: TICK,
         settle: Duration::ZERO,
     }
 }
+
+/// How long a worker waits for EOF, and how long slots of the dead would be withheld by whoever takes a death for proof.
+pub const GRACE: Duration = TICK;
 
 /// How many ticks a server may go on counting a session that it is to forget within `hold`: the most that a quarantine
 /// of `hold` must outlast.

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use mailrelay::lease::{Action, BootTime, InitRequest, OpenRequest, Policy, Watch};
+use mailrelay::lease::{Action, BootTime, InitRequest, OldPrimary, OpenRequest, Policy, Watch};
 
 use crate::{
-    config::{Scenario, TICK, Variant, timing},
+    config::{ABSENT, GRACE, Scenario, TICK, Variant, timing},
     start::uid,
     state::{Leader, Recovery, Shared, State},
 };
@@ -17,7 +17,8 @@ impl Leader {
 
     pub fn policy(&self, scenario: &Scenario) -> Policy {
         let shares = scenario.plans[self.plan];
-        let entitlements: BTreeMap<String, u32> = shares.iter().enumerate().map(|(pod, n)| (uid(pod), *n)).collect();
+        let named = shares.iter().enumerate().filter(|(_, share)| **share != ABSENT);
+        let entitlements: BTreeMap<String, u32> = named.map(|(pod, share)| (uid(pod), *share)).collect();
         Policy {
             epoch: self.epoch,
             revision: self.revision,
@@ -46,15 +47,18 @@ impl State {
 
     fn look(&mut self, scenario: &Scenario, leader: usize) -> Vec<Action> {
         let clock = self.clock();
-        let Some(snapshot) = self.redis.ledger().map(mailrelay::lease::Ledger::snapshot) else { return Vec::new() };
+        let Some(mut snapshot) = self.redis.ledger().map(mailrelay::lease::Ledger::snapshot) else { return Vec::new() };
+        if let Some(view) = snapshot.ledger.as_mut().filter(|_| scenario.variant == Variant::NoVersion) {
+            view.version = 0;
+        }
         let evidence = self.evidence();
-        let pods = (0..self.pods.len()).filter(|pod| self.pods[*pod].over.is_none()).map(uid).collect();
+        let pods = (0..self.pods.len()).filter(|pod| !self.pods[*pod].over).map(uid).collect();
         let wait = if scenario.variant == Variant::EarlyInit { 0 } else { scenario.old_primary };
-        let wait = TICK * u32::try_from(wait).expect("few ticks");
+        let old_primary = OldPrimary::StopsWithin(TICK * u32::try_from(wait).expect("few ticks"));
         self.leaders[leader].edit(|leader| {
             leader.watch.list(&pods);
             leader.watch.observe(&snapshot, clock);
-            leader.watch.actions(clock, &scenario.timing(), scenario.holds(), true, wait, &evidence)
+            leader.watch.actions(clock, &timing(), scenario.session_timeout(), true, old_primary, &evidence)
         })
     }
 
@@ -64,17 +68,22 @@ impl State {
         let epoch = policy.epoch;
         // In whole seconds, rounded up, as the store writes them.
         let seconds = |hold: Duration| hold.as_secs() + u64::from(hold.subsec_nanos() > 0);
-        let most = match scenario.variant {
-            Variant::FreedAtOnce => Duration::ZERO,
-            Variant::HeldForTheReclaimTime => timing().reclaim + scenario.holds().close_grace,
+        let vouched = self.pods.iter().all(|pod| pod.cut.is_none());
+        let most = match (scenario.variant, &action) {
+            (Variant::FreedAtOnce, _) => Duration::ZERO,
+            (Variant::StatusIsProof, Action::ReapDead { .. }) => GRACE,
+            (Variant::NodeIsProof, Action::Reap { .. }) if vouched => GRACE,
             _ => Duration::MAX,
         };
         let hold = |quarantine: Duration| seconds(quarantine.min(most));
         match action {
-            Action::Init { fence, quarantine } => {
+            Action::Condemn { version } => {
+                self.on_ledger(scenario, primary, |ledger, _| ledger.condemn(version));
+            }
+            Action::Init { fence, quarantine, version } => {
                 self.redis.edit(|redis| redis.tokens += 1);
                 let token = format!("token-{}", self.redis.tokens);
-                let request = InitRequest { fence, token, policy, quarantine, version: 0 };
+                let request = InitRequest { fence, token, policy, quarantine, version };
                 self.tell(leader, |leader, clock| leader.watch.sent(epoch, &request.policy.entitlements, clock));
                 self.on_ledger(scenario, primary, |ledger, _| ledger.init(&request));
                 self.tell(leader, |leader, _| leader.watch.answered());
@@ -97,8 +106,8 @@ impl State {
                 let seconds = hold(quarantine);
                 self.on_ledger(scenario, primary, |l, _| l.reap(&token, &inc, None, seconds, "dead"));
             }
-            Action::Clear { token, id } => {
-                self.on_ledger(scenario, primary, |ledger, _| ledger.clear(&token, std::slice::from_ref(&id)));
+            Action::Clear { token, ids } => {
+                self.on_ledger(scenario, primary, |ledger, _| ledger.clear(&token, &ids));
             }
         }
     }

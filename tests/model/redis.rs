@@ -1,6 +1,8 @@
 //! Redis and the way to it: SYNCs with late, lost and repeated messages, and the ways in which a store forgets.
 
-use mailrelay::lease::{BootTime, Granted, LeaveReply, Leaving, Ledger, LedgerState, LedgerView, SyncReply};
+use mailrelay::lease::{
+    BootTime, ClearReply, Granted, LeaveReply, Leaving, Ledger, LedgerState, LedgerView, SyncReply,
+};
 
 use crate::{
     config::{Scenario, Variant, timing},
@@ -80,7 +82,12 @@ impl State {
             {
                 holder.seq = request.seq - 1;
             }
-            let reply = ledger.sync(&request);
+            let mut reply = ledger.sync(&request);
+            if let SyncReply::Ok(granted) = &mut reply
+                && !scenario.versions()
+            {
+                granted.version = 0;
+            }
             if matches!(reply, SyncReply::Ok(_)) && scenario.variant == Variant::FreedByTtl {
                 touched.insert(request.inc.clone(), now);
             }
@@ -109,6 +116,12 @@ impl State {
                 view.fence.clone_from(&ledger.node_fence);
             }
             let result = work(ledger, touched);
+            if let Some(view) = ledger.view.as_mut().filter(|_| !scenario.versions()) {
+                view.version = 0;
+            }
+            if let Some(view) = ledger.view.as_mut().filter(|_| scenario.variant == Variant::NoFloor) {
+                view.floor = 0;
+            }
             Some((result, std::mem::take(&mut ledger.told)))
         })?;
         for event in &told {
@@ -125,9 +138,11 @@ impl State {
     pub fn reply(&mut self, message: usize) {
         let clock = self.clock();
         let envelope = self.net.remove(message);
-        self.process(envelope.pod, |process| {
+        self.pods[envelope.pod].edit(|pod| {
+            let process = pod.process.as_mut().expect("a step of a live process");
             process.flight = None;
             process.holder.answer(&envelope.request, envelope.reply.clone(), clock);
+            pod.table.free(process);
         });
     }
 
@@ -149,7 +164,7 @@ impl State {
     }
 
     /// A worker that was told to end and has no slot any more leaves the ledger, and ends when that is done.
-    pub fn leave(&mut self, scenario: &Scenario, pod: usize) {
+    pub fn leave(&mut self, scenario: &Scenario, pod: usize, rejoins: bool) {
         let clock = self.clock();
         let (leaving, node) = self.process(pod, |process| (process.holder.leaving(clock), process.node));
         if let Some(Leaving { token, inc, seq }) = leaving
@@ -158,7 +173,13 @@ impl State {
         {
             self.process(pod, |process| process.holder.left());
         }
-        if self.process(pod, |process| process.holder.is_done()) {
+        if !self.process(pod, |process| process.holder.is_done()) {
+            return;
+        }
+        if rejoins {
+            self.left.rejoin -= 1;
+            crate::start::rejoin(self, scenario, pod);
+        } else {
             self.kill(scenario, pod);
         }
     }
@@ -167,9 +188,9 @@ impl State {
     pub fn clear(&mut self, scenario: &Scenario, pod: usize) {
         let clock = self.clock();
         let (ids, token, node) = self.process(pod, |p| (p.holder.over(clock), p.holder.token().to_owned(), p.node));
-        for id in ids {
-            self.on_ledger(scenario, node, |ledger, _| ledger.clear(&token, std::slice::from_ref(&id)));
-            self.process(pod, |process| process.holder.cleared(&id));
+        let reply = self.on_ledger(scenario, node, |ledger, _| ledger.clear(&token, &ids));
+        if let Some(ClearReply::Ok | ClearReply::Gone) = reply {
+            self.process(pod, |process| ids.iter().for_each(|id| process.holder.cleared(id)));
         }
     }
 
@@ -186,6 +207,13 @@ impl State {
                 let copy = redis.copy.take();
                 let node = redis.start(copy);
                 *redis.nodes.last_mut().expect("a primary") = Some(node);
+            }
+            Step::Restore => {
+                left.restore -= 1;
+                let copy = redis.copy.take();
+                if let Some(Some(ledger)) = redis.nodes.last_mut() {
+                    ledger.view = copy;
+                }
             }
             Step::Wipe => {
                 left.wipe -= 1;

@@ -1,10 +1,12 @@
 //! The worlds that are exhausted: each with the faults that together could break one rule.
 
-use crate::config::{Faults, Scenario};
+use crate::config::{ABSENT, Faults, Scenario};
 
 const NONE: Faults = Scenario::PLAIN.faults;
 /// The first pod holds both slots, the second one wants them.
 const CONTENDED: Scenario = Scenario { plans: &[&[2, 2]], ..Scenario::PLAIN };
+/// The first pod holds the only slot, the second one wants it.
+const ONE: Scenario = Scenario { budget: 1, plans: &[&[1, 1]], ..Scenario::PLAIN };
 /// One slot moves from the first pod to the second.
 const MOVED: Scenario = Scenario { plans: &[&[2, 0], &[1, 1]], ..Scenario::PLAIN };
 
@@ -12,17 +14,16 @@ const MOVED: Scenario = Scenario { plans: &[&[2, 0], &[1, 1]], ..Scenario::PLAIN
 pub const PAUSE: Scenario =
     Scenario { name: "pause", ticks: 7, session_timeout: 1, faults: Faults { pause: 1, ..NONE }, ..CONTENDED };
 /// A worker dies, its FIN may be lost with its node's network, which may come back late; it is reaped by silence.
-pub const SILENCE: Scenario = Scenario {
-    name: "silence",
-    ticks: 16,
-    session_timeout: 14,
-    renewal: 4,
-    faults: Faults { kill: 1, cut: 1, ..NONE },
-    ..CONTENDED
-};
+pub const SILENCE: Scenario =
+    Scenario { name: "silence", ticks: 12, session_timeout: 3, faults: Faults { kill: 1, cut: 1, ..NONE }, ..ONE };
 /// The same, and another process of the pod proves its death.
-pub const RESTART: Scenario =
-    Scenario { name: "restart", ticks: 4, faults: Faults { kill: 1, cut: 1, restart: 1, ..NONE }, ..CONTENDED };
+pub const RESTART: Scenario = Scenario {
+    name: "restart",
+    ticks: 6,
+    session_timeout: 2,
+    faults: Faults { kill: 1, cut: 1, restart: 1, ..NONE },
+    ..ONE
+};
 /// A node reboots and starts the worker again.
 pub const REBOOT: Scenario =
     Scenario { name: "reboot", ticks: 7, faults: Faults { reboot: 1, restart: 1, ..NONE }, ..CONTENDED };
@@ -44,11 +45,11 @@ pub const WIPE: Scenario =
 /// A replica is promoted while the old primary goes on for long, and so must the leader wait.
 pub const PROMOTION: Scenario = Scenario {
     name: "promotion",
-    ticks: 7,
-    old_primary: 7,
+    ticks: 10,
+    old_primary: 10,
     session_timeout: 1,
     faults: Faults { failover: 1, ..NONE },
-    ..CONTENDED
+    ..ONE
 };
 /// A replica that missed the last writes is promoted while the old primary goes on for a tick.
 pub const SWITCH: Scenario = Scenario {
@@ -68,12 +69,8 @@ pub const TWO_LEADERS: Scenario = Scenario {
     ..MOVED
 };
 /// The leader is replaced, and a pod ends after its node was cut off.
-pub const NEW_LEADER: Scenario = Scenario {
-    name: "new leader",
-    ticks: 7,
-    faults: Faults { new_leader: 1, kill: 1, cut: 1, end: 1, ..NONE },
-    ..CONTENDED
-};
+pub const NEW_LEADER: Scenario =
+    Scenario { name: "new leader", ticks: 7, faults: Faults { new_leader: 1, kill: 1, cut: 1, end: 1, ..NONE }, ..ONE };
 /// The leader has not seen the pods register when the ledger is deleted.
 pub const UNSEEN: Scenario = Scenario {
     name: "unseen",
@@ -94,13 +91,14 @@ pub const THREE: Scenario = Scenario {
 pub const NO_EOF: Scenario = Scenario {
     name: "no eof",
     ticks: 5,
-    session_timeout: 2,
-    faults: Faults { close: 1, lost_fin: 1, kill: 1, restart: 1, ..NONE },
-    ..CONTENDED
+    session_timeout: 1,
+    lingers: true,
+    faults: Faults { close: 1, kill: 1, restart: 1, ..NONE },
+    ..ONE
 };
 /// A worker ends as told and comes back, while one of its SYNCs is late.
 pub const LEAVE: Scenario =
-    Scenario { name: "leave", ticks: 2, faults: Faults { leave: 1, slow: 1, restart: 1, ..NONE }, ..CONTENDED };
+    Scenario { name: "leave", ticks: 3, faults: Faults { leave: 1, slow: 1, restart: 1, ..NONE }, ..ONE };
 /// A share grows and is used before the leader looks again; then the ledger is deleted and the node cut off.
 pub const UNSEEN_SHARE: Scenario = Scenario {
     name: "unseen share",
@@ -111,13 +109,8 @@ pub const UNSEEN_SHARE: Scenario = Scenario {
     ..CONTENDED
 };
 /// The ledger is deleted while a worker is stopped.
-pub const WIPE_PAUSE: Scenario = Scenario {
-    name: "wipe, pause",
-    ticks: 7,
-    session_timeout: 2,
-    faults: Faults { pause: 1, wipe: 1, ..NONE },
-    ..CONTENDED
-};
+pub const WIPE_PAUSE: Scenario =
+    Scenario { name: "wipe, pause", ticks: 7, session_timeout: 2, faults: Faults { pause: 1, wipe: 1, ..NONE }, ..ONE };
 /// The ledger is deleted, and a node reboots.
 pub const WIPE_REBOOT: Scenario =
     Scenario { name: "wipe, reboot", ticks: 5, faults: Faults { wipe: 1, reboot: 1, restart: 1, ..NONE }, ..CONTENDED };
@@ -136,7 +129,7 @@ pub const SILENCE_NEW_LEADER: Scenario = Scenario {
     name: "silence, new leader",
     ticks: 7,
     faults: Faults { new_leader: 1, kill: 1, cut: 1, ..NONE },
-    ..CONTENDED
+    ..ONE
 };
 /// The leader is replaced about when the ledger is deleted and a node is cut off: only the mirror knows of its worker.
 pub const WIPE_NEW_LEADER: Scenario = Scenario {
@@ -146,5 +139,73 @@ pub const WIPE_NEW_LEADER: Scenario = Scenario {
     ..CONTENDED
 };
 /// A worker dies and comes back while one of its SYNCs is late.
-pub const RESTART_LATE: Scenario =
-    Scenario { name: "restart, late", ticks: 3, faults: Faults { slow: 1, kill: 1, restart: 1, ..NONE }, ..CONTENDED };
+pub const RESTART_LATE: Scenario = Scenario {
+    name: "restart, late",
+    ticks: 4,
+    session_timeout: 1,
+    faults: Faults { slow: 1, kill: 1, restart: 1, ..NONE },
+    ..ONE
+};
+
+/// A worker dies and its pod is over, as the API says: its kernel is gone, whatever it had not yet sent.
+pub const OVER: Scenario =
+    Scenario { name: "pod over", ticks: 8, session_timeout: 6, faults: Faults { kill: 1, end: 1, ..NONE }, ..ONE };
+/// A worker dies and is started again, while its FINs wait, are read late, or never come.
+pub const KILLED: Scenario = Scenario {
+    name: "killed",
+    ticks: 4,
+    session_timeout: 1,
+    acks: true,
+    faults: Faults { kill: 1, restart: 1, vanish: 1, ..NONE },
+    ..CONTENDED
+};
+/// A worker is frozen with its sockets.
+pub const FROZEN: Scenario =
+    Scenario { name: "frozen", ticks: 12, session_timeout: 10, faults: Faults { freeze: 1, ..NONE }, ..ONE };
+/// A box on the way resets the client's side of a session.
+pub const BOX: Scenario =
+    Scenario { name: "box", ticks: 4, session_timeout: 2, faults: Faults { box_reset: 1, ..NONE }, ..CONTENDED };
+/// The same, and the worker may die before it notices, and come back.
+pub const BOX_KILLED: Scenario = Scenario {
+    name: "box, killed",
+    ticks: 3,
+    session_timeout: 2,
+    faults: Faults { box_reset: 1, kill: 1, restart: 1, ..NONE },
+    ..ONE
+};
+/// An older copy is written into the running Redis.
+pub const RESTORED: Scenario = Scenario { name: "restored", ticks: 3, faults: Faults { restore: 1, ..NONE }, ..MOVED };
+/// A worker leaves the ledger and joins it again while slots of it are withheld.
+pub const REJOINED: Scenario = Scenario {
+    name: "rejoined",
+    ticks: 2,
+    session_timeout: 6,
+    faults: Faults { leave: 1, rejoin: 1, box_reset: 2, ..NONE },
+    ..CONTENDED
+};
+/// A worker and its supervisor die together, and another supervisor knows nothing of their connections.
+pub const UNSUPERVISED: Scenario = Scenario {
+    name: "supervisor killed",
+    ticks: 6,
+    session_timeout: 2,
+    faults: Faults { kill_all: 1, restart: 1, ..NONE },
+    ..ONE
+};
+/// A pod is not named for a while, and comes back while the registration of an earlier worker of it is still late.
+pub const FORGOTTEN: Scenario = Scenario {
+    name: "forgotten",
+    ticks: 5,
+    plans: &[&[1, 1], &[ABSENT, 1], &[1, 1]],
+    session_timeout: 1,
+    late_registration: true,
+    faults: Faults { restart: 1, ..NONE },
+    ..ONE
+};
+/// A slot is withheld by its worker, and the ledger is lost and the worker dies before anybody else has seen that.
+pub const WIPE_BOX: Scenario = Scenario {
+    name: "wipe, box",
+    ticks: 6,
+    session_timeout: 6,
+    faults: Faults { wipe: 1, box_reset: 1, kill: 1, restart: 1, ..NONE },
+    ..ONE
+};

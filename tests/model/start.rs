@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use mailrelay::lease::{Holder, Identity, Inheritance, InitRequest, Ledger, Numbers, OpenRequest, ProcessId};
+use mailrelay::lease::{Holder, Identity, InitRequest, Ledger, Numbers, OpenRequest, ProcessId};
 
 use crate::{
     config::{Scenario, Variant, timing},
     state::{Leader, Pod, Process, Recovery, Redis, Shared, State, moment},
+    table::Table,
 };
 
 /// The UID of a pod.
@@ -19,20 +20,40 @@ pub fn boot_id(pod: usize, boot: u8) -> String {
     format!("node-{pod}.{boot}")
 }
 
-fn process(scenario: &Scenario, pod: usize, run: u8, boot: u8, node: usize, now: u64) -> Process {
-    let identity = Identity {
+/// The id of a run of a pod's worker.
+pub fn process_id(pod: usize, run: u8) -> ProcessId {
+    ProcessId::parse(&format!("{pod:016x}{run:016x}")).expect("32 digits")
+}
+
+/// The id under which a worker's own slot is withheld.
+pub fn withheld_id(pod: usize, run: u8, slot: u64) -> String {
+    format!("{}/{slot}", process_id(pod, run))
+}
+
+/// Who a run of a pod's worker is.
+pub fn identity(pod: usize, run: u8, boot: u8, numbers: &Numbers) -> Identity {
+    Identity {
         pod_uid: uid(pod),
         pod: uid(pod),
         namespace: "model".to_owned(),
-        process: ProcessId::parse(&format!("{pod:016x}{run:016x}")).expect("32 digits"),
+        process: process_id(pod, run),
         boot_id: boot_id(pod, boot),
-        numbers: Numbers::default(),
-    };
-    let holder = Holder::new(identity, timing(), scenario.holds().session_timeout);
+        numbers: numbers.clone(),
+    }
+}
+
+/// More numbers than a process draws between joining a pool and leaving it.
+const MOST_DRAWN: usize = 20;
+
+fn process(scenario: &Scenario, pod: usize, run: u8, boot: u8, node: usize, now: u64, numbers: &Numbers) -> Process {
+    let identity = identity(pod, run, boot, numbers);
+    let holder = Holder::new(identity, timing(), scenario.session_timeout());
     Process {
         run,
+        era: 0,
         holder,
         paused: false,
+        frozen: false,
         node,
         flight: None,
         sent: (now, 0),
@@ -42,19 +63,32 @@ fn process(scenario: &Scenario, pod: usize, run: u8, boot: u8, node: usize, now:
     }
 }
 
-/// The supervisor starts the worker again; it looks for sockets that its predecessor left in the kernel (R5a).
+/// The supervisor starts the worker again; it is told what the ones before left (R5a).
 pub fn restart(state: &mut State, scenario: &Scenario, pod: usize) {
     let (boot, run) = (state.pods[pod].boot, state.pods[pod].runs);
-    let mut process = process(scenario, pod, run, boot, state.redis.nodes.len() - 1, state.now);
-    let left_over = |s: &&crate::state::Session| usize::from(s.pod) == pod && s.lost.is_some_and(|(_, b)| b == boot);
-    let unproven = state.server.iter().filter(left_over).map(|s| (format!("{pod}.{}/t{}", s.run, s.slot), "inherited"));
-    if scenario.variant != Variant::FreedAtOnce {
-        let inheritance = Inheritance { accounts: Vec::new(), unproven: unproven.collect() };
-        process.holder.inherit(inheritance, state.clock());
-    }
-    state.pods[pod].edit(|pod| {
-        pod.runs += 1;
-        pod.process = Some(process);
+    let mut process = process(scenario, pod, run, boot, state.redis.nodes.len() - 1, state.now, &Numbers::default());
+    let clock = state.clock();
+    state.pods[pod].edit(|it| {
+        process.holder.inherit(it.table.inheritance(scenario, pod, run, clock), clock);
+        it.table.begin(run);
+        it.runs += 1;
+        it.process = Some(process);
+    });
+}
+
+/// A worker that left the ledger joins it again. Numbers never repeat in a process: they go on from above whatever was
+/// drawn before.
+pub fn rejoin(state: &mut State, scenario: &Scenario, pod: usize) {
+    let (boot, now) = (state.pods[pod].boot, state.now);
+    state.process(pod, |old| {
+        let numbers = Numbers::default();
+        let drawn = if scenario.variant == Variant::NumbersRepeat { 0 } else { MOST_DRAWN };
+        for _ in 0..drawn {
+            process(scenario, pod, old.run, boot, old.node, now, &numbers);
+        }
+        let mut process = process(scenario, pod, old.run, boot, old.node, now, &numbers);
+        process.era = old.era + 1;
+        *old = process;
     });
 }
 
@@ -74,13 +108,14 @@ pub fn first(scenario: &Scenario) -> State {
     });
     ledger.open(&OpenRequest { epoch: 1, token, missing: Vec::new() });
     ledger.told.clear();
-    let pods = (0..scenario.pods()).map(|pod| Pod {
-        process: Some(process(scenario, pod, 0, 0, 0, 0)),
-        runs: 1,
-        boot: 0,
-        cut: None,
-        renewed: BTreeMap::from([(0, 0)]),
-        over: None,
+    if !scenario.versions() {
+        ledger.view.iter_mut().for_each(|view| view.version = 0);
+    }
+    let pods = (0..scenario.pods()).map(|pod| {
+        let mut table = Table::default();
+        table.begin(0);
+        let process = process(scenario, pod, 0, 0, 0, 0, &Numbers::default());
+        Pod { process: Some(process), runs: 1, boot: 0, cut: None, over: false, table }
     });
     let redis = Redis { nodes: vec![Some(ledger)], old_ends: None, copy: None, touched: BTreeMap::new(), tokens: 0 };
     let mut state = State {
@@ -89,7 +124,7 @@ pub fn first(scenario: &Scenario) -> State {
         net: Vec::new(),
         redis: Shared::new(redis),
         leaders: vec![Shared::new(leader)],
-        server: Vec::new(),
+        connections: Vec::new(),
         left: scenario.faults,
         recovery: Recovery::Never,
     };
@@ -102,11 +137,34 @@ pub fn first(scenario: &Scenario) -> State {
             state.sync(scenario, pod);
         }
     }
+    if scenario.late_registration {
+        leave_late_registration(&mut state, scenario);
+    }
     if !scenario.unseen {
         state.lead(scenario);
     }
-    if scenario.faults.rollback > 0 {
+    if scenario.faults.rollback + scenario.faults.restore > 0 {
         state.redis.edit(|redis| redis.copy = redis.ledger().and_then(|ledger| ledger.view.clone()));
     }
     state
+}
+
+/// The first pod's worker dies, and so does the one after it while its registration is on its way. Both are taken off the
+/// ledger, and the next policy does not name the pod.
+fn leave_late_registration(state: &mut State, scenario: &Scenario) {
+    state.kill(scenario, 0);
+    restart(state, scenario, 0);
+    // The token, and the pod's last generation.
+    (0..2).for_each(|_| state.sync(scenario, 0));
+    state.send(0);
+    state.kill(scenario, 0);
+    state.on_ledger(scenario, 0, |ledger, _| {
+        let Some(view) = &ledger.view else { return };
+        let (token, own) = (view.token.clone(), uid(0));
+        let incs: Vec<String> = view.holders_of(&own).map(|holder| holder.inc.clone()).collect();
+        for inc in incs {
+            ledger.reap(&token, &inc, None, 0, "dead");
+        }
+    });
+    state.plan(scenario);
 }

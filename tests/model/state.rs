@@ -10,7 +10,11 @@ use std::{
 
 use mailrelay::lease::{BootTime, Holder, Ledger, LedgerView, SyncReply, SyncRequest, Watch};
 
-use crate::config::{Faults, TICK};
+use crate::{
+    config::{Faults, TICK},
+    kernel::Connection,
+    table::Table,
+};
 
 /// A part of the state, shared between the states in which it is the same, with its fingerprint.
 ///
@@ -85,21 +89,26 @@ pub enum Socket {
     Checked,
     /// Connected.
     Open,
-    /// Our FIN was sent; EOF is awaited since that tick.
+    /// Our end is closed; EOF is awaited since that tick.
     Closing(u64),
-    /// EOF lies in the kernel, not yet read.
-    Eof,
+    /// Its slot is withheld; EOF is still read if it comes.
+    Lingering,
 }
 
 /// One run of a worker.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of the process, independent of the others")]
 pub struct Process {
     /// Which run of the pod.
     pub run: u8,
+    /// How often it had joined the pool before.
+    pub era: u8,
     /// The production machine.
     pub holder: Holder,
-    /// Stopped by SIGSTOP.
+    /// Stopped by SIGSTOP, or frozen.
     pub paused: bool,
+    /// Frozen: no signal reaches it, not even SIGKILL.
+    pub frozen: bool,
     /// Which Redis it talks to.
     pub node: usize,
     /// The SYNC it awaits the answer of.
@@ -125,22 +134,10 @@ pub struct Pod {
     pub boot: u8,
     /// Since when the node's network is cut.
     pub cut: Option<u64>,
-    /// For each boot the tick of the last renewal of the node's Lease.
-    pub renewed: BTreeMap<u8, u64>,
-    /// Since when the pod is over, as the API says.
-    pub over: Option<u64>,
-}
-
-/// A session as the server counts it. A connection whose client end is open is always counted, too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Session {
-    pub pod: u8,
-    pub run: u8,
-    pub slot: u64,
-    /// The tick at which the server forgets it at the latest; `None` while the client's end is open.
-    pub until: Option<u64>,
-    /// When its FIN was lost, and in which boot of the node.
-    pub lost: Option<(u64, u8)>,
+    /// Whether the pod is over, as the API says.
+    pub over: bool,
+    /// What its supervisor knows of its workers' connections.
+    pub table: Table,
 }
 
 /// A SYNC on its way, or its answer on the way back.
@@ -200,7 +197,7 @@ pub struct State {
     pub net: Vec<Shared<Envelope>>,
     pub redis: Shared<Redis>,
     pub leaders: Vec<Shared<Leader>>,
-    pub server: Vec<Session>,
+    pub connections: Vec<Connection>,
     pub left: Faults,
     /// How far recovery came.
     pub recovery: Recovery,
@@ -214,7 +211,7 @@ impl State {
 
     /// Sorts what has no order of its own, so that equal states are equal.
     pub fn settle(&mut self) {
-        self.server.sort_unstable();
+        self.settle_connections();
         self.net.sort_by_key(Shared::print);
     }
 }

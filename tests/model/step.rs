@@ -1,8 +1,9 @@
 //! What may happen next in a state.
 
 use crate::{
-    config::{Scenario, Variant, ghost},
-    state::{Pod, Process, Session, Socket, State},
+    config::{GRACE, Scenario, Variant, ghost},
+    kernel::Fate,
+    state::{Pod, Process, Socket, State},
 };
 
 /// One thing that happens.
@@ -24,26 +25,32 @@ pub enum Step {
     Count(usize),
     /// It connects.
     Connect(usize, u64),
-    /// It closes; `lost`: and its FIN is lost.
-    Close { pod: usize, slot: u64, lost: bool },
-    /// The server ends the session: EOF.
-    ServerEnds(usize, u64),
+    /// It closes.
+    Close(usize, u64),
     /// The worker waits for EOF no longer: quarantine.
     GiveUp(usize, u64),
+    /// The worker meets the error that its socket has.
+    MeetError(usize, u64),
+    /// Something happens to a connection at its kernel, on the way, or at the server.
+    Meet { connection: usize, fate: Fate },
     /// The worker is told to end.
     Leave(usize),
-    /// Nothing is counted any more: it leaves the ledger and ends.
-    Left(usize),
+    /// Nothing is counted any more: it leaves the ledger and ends, or joins again.
+    Left { pod: usize, rejoins: bool },
     /// The worker clears quarantine that is over.
     Clear(usize),
     /// The worker turns to the new primary.
     Switch(usize),
     /// SIGSTOP.
     Pause(usize),
-    /// SIGCONT.
+    /// The worker and its supervisor are frozen.
+    Freeze(usize),
+    /// SIGCONT, or thawed.
     Resume(usize),
     /// SIGKILL.
     Kill(usize),
+    /// SIGKILL of the worker and its supervisor.
+    KillAll(usize),
     /// The supervisor or the kubelet starts it again.
     Restart(usize),
     /// The pod's process is gone for good and the API says so.
@@ -58,6 +65,8 @@ pub enum Step {
     Copy,
     /// Redis restarts from the copy.
     Rollback,
+    /// The copy is written into the running Redis.
+    Restore,
     /// The ledger is deleted.
     Wipe,
     /// The replica becomes primary.
@@ -92,6 +101,8 @@ pub fn possible(scenario: &Scenario, state: &State, steps: &mut Vec<Step>) {
             steps.push(Step::Reply { message });
         }
     }
+    let fates = state.fates(scenario).into_iter();
+    steps.extend(fates.map(|(connection, fate)| Step::Meet { connection, fate }));
     on_redis(state, steps);
     on_leaders(scenario, state, steps);
 }
@@ -100,7 +111,7 @@ fn on_pod(scenario: &Scenario, state: &State, index: usize, pod: &Pod, steps: &m
     let left = &state.left;
     let victim = index < scenario.victims;
     match &pod.process {
-        None if pod.over.is_some() => {}
+        None if pod.over => {}
         None => {
             if left.restart > 0 {
                 steps.push(Step::Restart(index));
@@ -112,9 +123,13 @@ fn on_pod(scenario: &Scenario, state: &State, index: usize, pod: &Pod, steps: &m
         Some(process) if process.paused => steps.push(Step::Resume(index)),
         Some(process) => on_process(scenario, state, index, pod, process, steps),
     }
-    if pod.process.is_some() && victim {
+    // No signal reaches a frozen process.
+    if pod.process.as_ref().is_some_and(|process| !process.frozen) && victim {
         if left.kill > 0 {
             steps.push(Step::Kill(index));
+        }
+        if left.kill_all > 0 {
+            steps.push(Step::KillAll(index));
         }
         if left.reboot > 0 {
             steps.push(Step::Reboot(index));
@@ -133,6 +148,9 @@ fn on_process(scenario: &Scenario, state: &State, index: usize, pod: &Pod, proce
     if left.pause > 0 && index < scenario.victims {
         steps.push(Step::Pause(index));
     }
+    if left.freeze > 0 && index < scenario.victims {
+        steps.push(Step::Freeze(index));
+    }
     let node = state.redis.nodes[process.node].as_ref();
     if process.flight.is_none() {
         if may_send(scenario, state.now, process) {
@@ -144,8 +162,11 @@ fn on_process(scenario: &Scenario, state: &State, index: usize, pod: &Pod, proce
         if left.leave > 0 && !process.closing && index < scenario.victims {
             steps.push(Step::Leave(index));
         }
-        if process.closing && process.sockets.is_empty() && node.is_some() && pod.cut.is_none() {
-            steps.push(Step::Left(index));
+        if process.closing && process.holder.held() == 0 && node.is_some() && pod.cut.is_none() {
+            steps.push(Step::Left { pod: index, rejoins: false });
+            if left.rejoin > 0 {
+                steps.push(Step::Left { pod: index, rejoins: true });
+            }
         }
         if !process.holder.over(state.clock()).is_empty() && node.is_some() && pod.cut.is_none() {
             steps.push(Step::Clear(index));
@@ -166,32 +187,25 @@ fn on_process(scenario: &Scenario, state: &State, index: usize, pod: &Pod, proce
     }
     let mut closed = false;
     for (slot, socket) in &process.sockets {
+        if state.has_error(index, process, *slot) {
+            steps.push(Step::MeetError(index, *slot));
+            continue;
+        }
         match socket {
             Socket::Checked if pod.cut.is_none() => steps.push(Step::Connect(index, *slot)),
             Socket::Open if !closed && (left.close > 0 || process.holder.is_revoked(*slot)) => {
                 closed = true;
-                steps.push(Step::Close { pod: index, slot: *slot, lost: false });
-                if left.lost_fin > 0 {
-                    steps.push(Step::Close { pod: index, slot: *slot, lost: true });
-                }
+                steps.push(Step::Close(index, *slot));
             }
             Socket::Closing(since) => {
-                let heard = |s: &Session| is(s, index, process.run, *slot) && s.lost.is_none();
-                if state.server.iter().any(heard) {
-                    steps.push(Step::ServerEnds(index, *slot));
-                }
-                if state.now >= since + ghost(scenario.holds().close_grace) && scenario.variant != Variant::FreeAtAck {
+                let over = state.now >= since + ghost(GRACE);
+                if over && scenario.variant != Variant::FreeAtAck {
                     steps.push(Step::GiveUp(index, *slot));
                 }
             }
             _ => {}
         }
     }
-}
-
-/// Whether this is the session of that slot.
-pub fn is(session: &Session, pod: usize, run: u8, slot: u64) -> bool {
-    usize::from(session.pod) == pod && session.run == run && session.slot == slot
 }
 
 /// A worker that runs keeps its heartbeat; whoever may not keep it is stopped, cut off, or waits for an answer.
@@ -214,6 +228,9 @@ fn on_redis(state: &State, steps: &mut Vec<Step>) {
     }
     if left.rollback > 0 && redis.copy.is_some() {
         steps.push(Step::Rollback);
+    }
+    if left.restore > 0 && redis.copy.is_some() {
+        steps.push(Step::Restore);
     }
     if left.wipe > 0 {
         steps.push(Step::Wipe);

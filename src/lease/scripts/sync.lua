@@ -1,8 +1,7 @@
 
 -- SYNC token inc uid pod process boot generation seq need want open busy hold seen n (id slots seconds why)* n account*
 -- hold: for how many seconds the slots of an older process of the pod are withheld. An account is the id of an older process
--- whose every connection is proven to have ended, or is withheld by an entry of this call; or the same of a former
--- incarnation of this process, which may have been reaped meanwhile.
+-- whose every connection of this pool is proven to have ended, or is withheld by an entry of this call.
 local token, inc, uid, pod, process, boot = text(), text(), text(), text(), text(), text()
 local generation, seq, need, want, open, busy, hold, seen =
   number(), number(), number(), number(), number(), number(), number(), number()
@@ -60,8 +59,10 @@ if not mine then
           'seconds', decimal(seconds))
       end
     elseif string.sub(flat[i], 1, 2) == 'q:' then
-      local former = string.match(flat[i], '^q:(.*)%.%d+$')
-      if former and accounted[former] then
+      -- What a leader withheld for them is no longer needed, unless it came over from another ledger: their connections
+      -- of that one are not accounted for here.
+      local former, why = string.match(flat[i], '^q:([^.]+)%.%d+%.%d+$'), string.match(flat[i + 1], '%S+$')
+      if former and accounted[former] and why ~= 'carried' then
         redis.call('HDEL', ledger, flat[i])
         freed = true
         note('op', 'accounted', 'id', string.sub(flat[i], 3), 'pod', pod)

@@ -7,7 +7,7 @@ use super::request::{
     Quarantine, ReapReply, SyncReply, SyncRequest, Wait,
 };
 use super::view::{HolderView, LedgerState, LedgerView, QuarantineView, Snapshot};
-use crate::lease::wire;
+use crate::lease::{store::CARRIED, wire};
 
 /// The fence of a ledger that was found to be an older copy.
 const LOST: &str = "lost";
@@ -313,6 +313,14 @@ fn refused_as_new(view: &LedgerView, request: &SyncRequest, known: Option<u64>) 
     if request.generation == last + 1 { None } else { register }
 }
 
+/// The process whose slots a leader withheld under this id, `<process>.<number>.<seq>`.
+fn process_of(id: &str) -> Option<&str> {
+    let mut words = id.split('.');
+    let (process, number, seq) = (words.next()?, words.next()?, words.next()?);
+    let is_number = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
+    (!process.is_empty() && is_number(number) && is_number(seq) && words.next().is_none()).then_some(process)
+}
+
 /// Takes out the older incarnations of the pod that registers: their process is dead (R5a), which says nothing of what the
 /// server knows. Free are only those of the same process, which accounted for all their sockets first (R3), and those that
 /// it accounts for. Returns whether any slot was given up.
@@ -328,14 +336,12 @@ fn replace_older(view: &mut LedgerView, request: &SyncRequest) -> bool {
         let hold = if accounted { Duration::ZERO } else { request.hold };
         remove(view, holder, wire::seconds(hold), "replaced");
     }
-    // Former incarnations of the process itself that were reaped meanwhile.
+    // What a leader withheld for them is no longer needed, unless it came over from another ledger: their connections of that
+    // one are not accounted for here.
     let withheld = view.quarantine.len();
     view.quarantine.retain(|entry| {
-        !entry.id.rsplit_once('.').is_some_and(|(inc, seq)| {
-            !seq.is_empty()
-                && seq.bytes().all(|b| b.is_ascii_digit())
-                && request.accounts.iter().any(|account| account == inc)
-        })
+        let is_accounted = |process: &str| process == request.process || request.accounts.iter().any(|a| a == process);
+        entry.why == CARRIED || !process_of(&entry.id).is_some_and(is_accounted)
     });
     older.iter().any(|holder| holder.claim > 0) || view.quarantine.len() < withheld
 }

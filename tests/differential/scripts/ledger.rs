@@ -102,7 +102,7 @@ impl Draw<'_> {
         let accounts = self.below(3);
         self.push(accounts.to_string());
         for _ in 0..accounts {
-            self.push_one(&["p1", "p2", "p3", "p1.1", "p2.1"]);
+            self.push_one(&["p1", "p2", "p3"]);
         }
     }
 
