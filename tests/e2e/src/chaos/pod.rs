@@ -48,7 +48,7 @@ pub(super) const ALL: &[Scenario] = &[
         too_many_pods,
         |trial| Box::pin(too_many(trial)),
     ),
-    Scenario::own("pod_scaled", "1 to 16 to 1 pods every second, then 16 and 1 again", one_pod, |trial| {
+    Scenario::alone("pod_scaled", "1 to 16 to 1 pods every second, then 16 and 1 again", one_pod, |trial| {
         Box::pin(scaled(trial))
     })
     .against(COUNTING),
