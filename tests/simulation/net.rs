@@ -21,10 +21,7 @@ pub use kernel::{Patience, Tcp};
 use rand::{SeedableRng, rngs::SmallRng};
 pub use socket::{Interface, Port, Stream};
 
-use crate::{
-    broken::Broken,
-    process::Time,
-};
+use crate::{broken::Broken, process::Time};
 
 /// A place in the network, with kernel and addresses of its own: a pod, a controller, a server.
 pub type Place = u32;
