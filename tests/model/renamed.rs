@@ -1,27 +1,20 @@
 //! A second, small world: one server under two names. A budget is renamed while its pool is in use, so that there are two
 //! ledgers for the sessions that one server counts.
 //!
-//! The rules are production's here, too: how pools stand towards each other is [`stand`], what the leader does to each is
-//! [`Watch::actions`]. Nothing is lost and nothing is late; a worker may die, and its sessions then last as long as they can.
+//! The rules are production's here, too: how pools stand towards each other is [`mailrelay::controller::stand`], what the
+//! leader does to each is [`Watch::actions`]. Nothing is lost and nothing is late; a worker may die, and its sessions then
+//! last as long as they can. The second worker uses nothing of the old pool, and hears of the rename at once.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+mod leader;
 
-use mailrelay::{
-    controller::{Known, Plan, PoolPlan, RelayKey, RelayPlan, Standing, stand},
-    lease::{
-        Action, BootTime, Evidence, Holder, InitRequest, Ledger, LedgerState, LedgerView, Numbers, OldPrimary,
-        OpenRequest, Policy, Quarantine, SyncReply, Watch,
-    },
-};
-use serde_json::json;
+use std::{collections::BTreeSet, time::Duration};
+
+use mailrelay::lease::{BootTime, Holder, Ledger, Numbers, SyncReply, Watch};
 use stateright::{Model, Property};
 
 use crate::{
     config::{GRACE, TICK, ghost, timing},
-    start::{identity, uid},
+    start::identity,
     state::{Shared, moment},
     world::{ALL_USED, INVARIANT},
 };
@@ -31,8 +24,8 @@ const PODS: usize = 2;
 const NAMES: [&str; 2] = ["old", "new"];
 const OLD: usize = 0;
 const NEW: usize = 1;
-const TICKS: u64 = 7;
-const SESSION_TIMEOUT: std::time::Duration = TICK;
+const TICKS: u64 = 5;
+const SESSION_TIMEOUT: Duration = Duration::from_secs(3 * TICK.as_secs());
 
 /// How the rename is broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +70,8 @@ pub struct Pool {
     /// Its ledger; without one it is not known.
     ledger: Ledger,
     watch: Watch,
+    /// Who holds slots or may claim some, as the last look showed.
+    held: Option<BTreeSet<String>>,
     /// Never open so far.
     fresh: bool,
 }
@@ -124,7 +119,7 @@ impl Model for Renamed {
             if state.renamed && worker.holders[NEW].is_none() {
                 steps.push(Step::Move(pod));
             }
-            if state.kills > 0 {
+            if state.kills > 0 && pod == 0 {
                 steps.push(Step::Kill(pod));
             }
             for pool in [OLD, NEW] {
@@ -133,7 +128,7 @@ impl Model for Renamed {
                 if tick < state.now || count == 0 || holder.is_due() && count < 2 {
                     steps.push(Step::Sync(pod, pool));
                 }
-                if holder.may_count(state.clock()) {
+                if holder.may_count(state.clock()) && (pod, pool) != (1, OLD) {
                     steps.push(Step::Open(pod, pool));
                 }
                 if !holder.over(state.clock()).is_empty() {
@@ -174,7 +169,7 @@ impl Model for Renamed {
 
 impl Renamed {
     fn first(self) -> State {
-        let pool = |name: &str| Pool { ledger: Ledger::new(name), watch: Watch::default(), fresh: true };
+        let pool = |name: &str| Pool { ledger: Ledger::new(name), watch: Watch::default(), held: None, fresh: true };
         let worker = |pod| {
             let holder = Holder::new(identity(pod, 0, 0, &Numbers::default()), timing(), SESSION_TIMEOUT);
             Some(Shared::new(Worker { holders: [Some(holder), None], sent: [(0, 0); 2] }))
@@ -215,16 +210,11 @@ impl State {
         let clock = self.clock();
         match step {
             Step::Tick => self.tick(variant),
-            Step::Rename => self.renamed = true,
-            Step::Move(pod) => self.worker(pod, |worker| {
-                if let Some(old) = &mut worker.holders[OLD] {
-                    old.close();
-                }
-                // Numbers never repeat in a process: above whatever the other holder draws.
-                let numbers = Numbers::default();
-                let next = || Holder::new(identity(pod, 0, 0, &numbers), timing(), SESSION_TIMEOUT);
-                worker.holders[NEW] = Some((0..20).map(|_| next()).last().unwrap_or_else(next));
-            }),
+            Step::Rename => {
+                self.renamed = true;
+                self.join(1);
+            }
+            Step::Move(pod) => self.join(pod),
             Step::Sync(pod, pool) => self.sync(pod, pool),
             Step::Open(pod, pool) => {
                 if let Some(Some(slot)) = self.holder(pod, pool, |holder| holder.count(clock)) {
@@ -262,6 +252,22 @@ impl State {
         }
     }
 
+    /// The worker leaves the old pool when it may, and joins the new one.
+    fn join(&mut self, pod: usize) {
+        self.worker(pod, |worker| {
+            if let Some(old) = &mut worker.holders[OLD] {
+                old.close();
+            }
+            // Numbers never repeat in a process: above whatever the other holder draws.
+            let numbers = Numbers::default();
+            let next = || Holder::new(identity(pod, 0, 0, &numbers), timing(), SESSION_TIMEOUT);
+            for _ in 1..20 {
+                next();
+            }
+            worker.holders[NEW] = Some(next());
+        });
+    }
+
     fn kill(&mut self, pod: usize) {
         self.workers[pod] = None;
         let until = self.now + ghost(timing().hold(SESSION_TIMEOUT));
@@ -282,7 +288,7 @@ impl State {
             }
             if self.workers[pod].is_some() {
                 self.worker(pod, |worker| {
-                    worker.holders.iter_mut().flatten().for_each(|holder| _ = holder.tick(clock))
+                    worker.holders.iter_mut().flatten().for_each(|holder| _ = holder.tick(clock));
                 });
             }
         }
@@ -334,145 +340,4 @@ impl State {
             }
         });
     }
-
-    /// The leader's turn: how the pools stand, then each in turn.
-    fn lead(&mut self, variant: Renamed) {
-        let plan = plan(NAMES[usize::from(self.renamed)]);
-        let known = |(pool, name): (&Shared<Pool>, &str)| Some((name.to_owned(), pool.known(self.clock())?));
-        let known: BTreeMap<String, Known> = self.pools.iter().zip(NAMES).filter_map(known).collect();
-        let mut standings = stand(&plan, &known);
-        for (index, name) in NAMES.into_iter().enumerate() {
-            let mut standing = standings.remove(name).unwrap_or_default();
-            match variant {
-                Renamed::Correct => {}
-                Renamed::OpenedBeside => standing = Standing { servers: standing.servers, ..Standing::default() },
-                Renamed::NothingInherited => standing.inherits.clear(),
-            }
-            self.drive(index, plan.pools.get(name), &standing);
-        }
-    }
-
-    fn drive(&mut self, pool: usize, plan: Option<&PoolPlan>, standing: &Standing) {
-        let clock = self.clock();
-        self.pools[pool].edit(|it| {
-            if it.ledger.view.is_none() && plan.is_none() {
-                return;
-            }
-            // Versions do not matter where no copy comes back.
-            it.ledger.view.iter_mut().for_each(|view| view.version = 0);
-            it.watch.list(&(0..PODS).map(uid).collect());
-            it.watch.observe(&it.ledger.snapshot(), clock);
-            let policy = policy(plan, standing, it.ledger.view.as_ref());
-            if let Some(view) = &it.ledger.view {
-                it.fresh &= view.state != LedgerState::Open;
-                if plan.is_none() && is_unused(view, standing.carried) {
-                    (it.ledger.view, it.watch) = (None, Watch::default());
-                    return;
-                }
-                if view.entitlements != policy.entitlements || view.servers != policy.servers {
-                    it.watch.sent(1, &policy.entitlements, clock);
-                    it.ledger.policy(&policy);
-                    it.watch.answered();
-                }
-            }
-            let old_primary = OldPrimary::StopsWithin(std::time::Duration::ZERO);
-            let actions =
-                it.watch.actions(clock, &timing(), SESSION_TIMEOUT, !it.fresh, old_primary, &Evidence::default());
-            for action in actions {
-                it.act(action, &policy, standing);
-            }
-        });
-    }
-}
-
-impl Pool {
-    fn known(&self, now: BootTime) -> Option<Known> {
-        let view = self.ledger.view.as_ref()?;
-        let entry = |entry: &mailrelay::lease::MirroredQuarantine| {
-            let entry = entry.entry.clone();
-            Quarantine { id: entry.id, slots: entry.slots, seconds: entry.seconds, why: entry.why }
-        };
-        let quarantine = self.watch.mirror(now, &timing()).quarantine.iter().map(entry).collect();
-        let holders = view.holders.iter().filter(|holder| holder.claim > 0).map(|holder| &holder.pod_uid);
-        let held = holders.chain(view.entitlements.iter().filter(|(_, share)| **share > 0).map(|(pod, _)| pod));
-        let held = (view.state == LedgerState::Open).then(|| held.cloned().collect());
-        Some(Known { servers: Some(self.watch.servers().clone()), held, quarantine })
-    }
-
-    fn act(&mut self, action: Action, policy: &Policy, standing: &Standing) {
-        let hold = |hold: std::time::Duration| hold.as_secs() + u64::from(hold.subsec_nanos() > 0);
-        match action {
-            // What its servers still count is in the ledger of before.
-            Action::Init { .. } if self.fresh && !standing.waits_for.is_empty() => {}
-            Action::Init { fence, mut quarantine, version } => {
-                quarantine.extend(standing.inherits.iter().cloned());
-                let token = format!("token-{fence}");
-                self.ledger.init(&InitRequest { fence, token, policy: policy.clone(), quarantine, version });
-            }
-            Action::Open { token, missing } => {
-                self.ledger.open(&OpenRequest { epoch: 1, token, missing });
-            }
-            Action::Reap { token, inc, seq, quarantine } => {
-                self.ledger.reap(&token, &inc, Some(seq), hold(quarantine), "silent");
-            }
-            Action::Clear { token, ids } => {
-                self.ledger.clear(&token, &ids);
-            }
-            Action::Condemn { .. } | Action::ReapDead { .. } => unreachable!("nothing is lost and no pod is over"),
-        }
-        self.ledger.told.clear();
-    }
-}
-
-/// As production writes it: a pool that is not planned grants nothing, nor does one to pods that wait.
-fn policy(plan: Option<&PoolPlan>, standing: &Standing, view: Option<&LedgerView>) -> Policy {
-    let share = |pod: &String| (pod.clone(), if standing.waiting.contains(pod) { 0 } else { BUDGET });
-    Policy {
-        epoch: 1,
-        revision: view.map_or(1, |view| view.revision),
-        budget: BUDGET,
-        lease: timing().lease,
-        entitlements: plan.map(|plan| plan.members.iter().map(share).collect()).unwrap_or_default(),
-        servers: standing.servers.clone(),
-    }
-}
-
-fn is_unused(view: &LedgerView, carried: bool) -> bool {
-    let is_empty = view.holders.is_empty() && view.entitlements.is_empty();
-    view.state == LedgerState::Open && is_empty && (carried || view.quarantine.is_empty())
-}
-
-/// One relay with one server, whose budget has this name.
-fn plan(budget: &str) -> Plan {
-    let relay: mailrelay::api::MailRelay = serde_json::from_value(json!({
-        "apiVersion": "mailrelay.dev/v1alpha1", "kind": "MailRelay",
-        "metadata": { "name": "r", "namespace": "mail", "uid": "r" },
-        "spec": {
-            "servers": [{ "name": "s", "host": "mx", "port": 25, "budgetName": budget }],
-            "queue": { "name": "q", "deadLetterName": "d" },
-        },
-    }))
-    .expect("a relay");
-    let members: BTreeSet<String> = (0..PODS).map(uid).collect();
-    let key = RelayKey::of(&relay);
-    let server = &relay.spec.servers[0];
-    let pool = PoolPlan {
-        budget: BUDGET,
-        members: members.clone(),
-        session_timeout: server.session_timeout,
-        close_grace: server.close_grace,
-        servers: BTreeSet::from([server.address(), format!("relay:{key}/s")]),
-    };
-    let published = relay.spec.clone();
-    let relay = RelayPlan {
-        uid: "r".to_owned(),
-        generation: 1,
-        selector: String::new(),
-        stalled: None,
-        workers: members.into_iter().map(|uid| (uid.clone(), uid)).collect(),
-        shared: None,
-        relay: Arc::new(relay),
-        published,
-    };
-    Plan { relays: BTreeMap::from([(key, relay)]), pools: BTreeMap::from([(budget.to_owned(), pool)]) }
 }

@@ -17,8 +17,13 @@ pub const PAUSE: Scenario =
 pub const SILENCE: Scenario =
     Scenario { name: "silence", ticks: 12, session_timeout: 3, faults: Faults { kill: 1, cut: 1, ..NONE }, ..ONE };
 /// The same, and another process of the pod proves its death.
-pub const RESTART: Scenario =
-    Scenario { name: "restart", ticks: 4, faults: Faults { kill: 1, cut: 1, restart: 1, ..NONE }, ..CONTENDED };
+pub const RESTART: Scenario = Scenario {
+    name: "restart",
+    ticks: 6,
+    session_timeout: 2,
+    faults: Faults { kill: 1, cut: 1, restart: 1, ..NONE },
+    ..ONE
+};
 /// A node reboots and starts the worker again.
 pub const REBOOT: Scenario =
     Scenario { name: "reboot", ticks: 7, faults: Faults { reboot: 1, restart: 1, ..NONE }, ..CONTENDED };
@@ -86,13 +91,14 @@ pub const THREE: Scenario = Scenario {
 pub const NO_EOF: Scenario = Scenario {
     name: "no eof",
     ticks: 5,
-    session_timeout: 2,
+    session_timeout: 1,
+    lingers: true,
     faults: Faults { close: 1, kill: 1, restart: 1, ..NONE },
-    ..CONTENDED
+    ..ONE
 };
 /// A worker ends as told and comes back, while one of its SYNCs is late.
 pub const LEAVE: Scenario =
-    Scenario { name: "leave", ticks: 2, faults: Faults { leave: 1, slow: 1, restart: 1, ..NONE }, ..CONTENDED };
+    Scenario { name: "leave", ticks: 3, faults: Faults { leave: 1, slow: 1, restart: 1, ..NONE }, ..ONE };
 /// A share grows and is used before the leader looks again; then the ledger is deleted and the node cut off.
 pub const UNSEEN_SHARE: Scenario = Scenario {
     name: "unseen share",
@@ -133,8 +139,13 @@ pub const WIPE_NEW_LEADER: Scenario = Scenario {
     ..CONTENDED
 };
 /// A worker dies and comes back while one of its SYNCs is late.
-pub const RESTART_LATE: Scenario =
-    Scenario { name: "restart, late", ticks: 3, faults: Faults { slow: 1, kill: 1, restart: 1, ..NONE }, ..CONTENDED };
+pub const RESTART_LATE: Scenario = Scenario {
+    name: "restart, late",
+    ticks: 4,
+    session_timeout: 1,
+    faults: Faults { slow: 1, kill: 1, restart: 1, ..NONE },
+    ..ONE
+};
 
 /// A worker dies and its pod is over, as the API says: its kernel is gone, whatever it had not yet sent.
 pub const OVER: Scenario =
@@ -188,5 +199,13 @@ pub const FORGOTTEN: Scenario = Scenario {
     session_timeout: 1,
     late_registration: true,
     faults: Faults { restart: 1, ..NONE },
+    ..ONE
+};
+/// A slot is withheld by its worker, and the ledger is lost and the worker dies before anybody else has seen that.
+pub const WIPE_BOX: Scenario = Scenario {
+    name: "wipe, box",
+    ticks: 6,
+    session_timeout: 6,
+    faults: Faults { wipe: 1, box_reset: 1, kill: 1, restart: 1, ..NONE },
     ..ONE
 };

@@ -45,8 +45,7 @@ impl Broken {
     pub fn scripts(self) -> &'static [(&'static str, &'static str)] {
         const NO_VERSIONS: (&str, &str) = ("if seen and seen > ", "if false and seen > ");
         match self {
-            Self::NoFence => &[NO_VERSIONS],
-            Self::NoVersions => &[NO_VERSIONS],
+            Self::NoFence | Self::NoVersions => &[NO_VERSIONS],
             Self::StatusFrees => &[(
                 "remove(inc, record, seconds, why)\nraise()",
                 "remove(inc, record, seq == 'dead' and 1 or seconds, why)\nraise()",

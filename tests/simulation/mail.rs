@@ -255,11 +255,13 @@ impl MailServer {
     async fn digest(&self, bytes: &mut usize) {
         let Some(rate) = self.inner().habits.rate else { return };
         if *bytes >= rate / 5 {
-            sleep(Duration::from_secs_f64(*bytes as f64 / rate as f64)).await;
+            let read = u32::try_from(*bytes).unwrap_or(u32::MAX);
+            sleep(Duration::from_secs(1) * read / u32::try_from(rate).unwrap_or(u32::MAX)).await;
             *bytes = 0;
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each command")]
     async fn converse(&self, stream: &mut BufReader<Stream>, too_many: bool) -> Result<(), Over> {
         let habits = self.inner().habits.clone();
         if too_many {

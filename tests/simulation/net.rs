@@ -89,11 +89,14 @@ pub struct Ways {
     pub ports: u16,
 }
 
+/// When, in which order, at which connection and side, what.
+type Due = (Time, u64, u64, Side, Event);
+
 struct Inner {
     chance: SmallRng,
     ways: Ways,
     conns: BTreeMap<u64, Conn>,
-    agenda: BinaryHeap<Reverse<(Time, u64, u64, Side, Event)>>,
+    agenda: BinaryHeap<Reverse<Due>>,
     serial: u64,
     listeners: BTreeMap<Place, Listener>,
     /// From, to.

@@ -247,7 +247,7 @@ impl World {
             },
         });
         self.api.put("mailrelays", &format!("{NAMESPACE}/{RELAY}"), relay);
-        self.observer.inner().pool = self.spec.pool().to_owned();
+        self.spec.pool().clone_into(&mut self.observer.inner().pool);
         for node in 0..self.nodes.len() {
             self.tell_node(node);
             let first = self.between(0, 10_000);
@@ -351,7 +351,7 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Fault(fault) => self.befall(fault),
+            Event::Fault(fault) | Event::Again(fault) => self.befall(fault),
             // Who is frozen does nothing, and nothing can be done to it.
             Event::StartWorker { pod, .. }
             | Event::KillPod { pod }
@@ -367,7 +367,6 @@ impl World {
                     self.start_worker(pod);
                 }
             }
-            Event::Again(fault) => self.befall(fault),
             Event::ThawPod { pod } => self.thaw_pod(pod),
             Event::Vanish { pod } => self.net.vanish(self.pods[pod].place),
             Event::Tell { pod } => self.tell_pod(pod),

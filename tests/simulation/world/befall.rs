@@ -283,7 +283,7 @@ impl World {
     fn edit_spec(&mut self, edit: Edit) {
         self.spec.edit(edit, &self.plan);
         self.mail.raise_budget(self.spec.max);
-        self.observer.inner().pool = self.spec.pool().to_owned();
+        self.spec.pool().clone_into(&mut self.observer.inner().pool);
         let servers = self.spec.servers(&self.plan);
         self.api.edit("mailrelays", &format!("{NAMESPACE}/{RELAY}"), |relay| relay["spec"]["servers"] = servers);
     }
