@@ -16,7 +16,7 @@ use super::{
     COUNTING, Reach, SINK, Scenario, Trial,
     redis::{flowing, no_session_closed},
     setup::{
-        DRAIN_MARGIN, LEASE, SHORT_TIMEOUT, SLOW_MS, a_pod, lasting, ports_to, rest_is_used, uid,
+        DRAIN_MARGIN, LEASE, SHORT_TIMEOUT, SLOW_MS, a_pod, lasting, notices, ports_to, rest_is_used, uid,
         withheld_and_the_rest_used,
     },
     trial::{PATIENCE, millis},
@@ -143,7 +143,7 @@ async fn redis_cut(trial: &mut Trial<'_>, way: Way) -> Result<()> {
     let struck = trial.strike();
     let cut = Cut::between(address(&pod)?, redis(trial), way)?;
     trial.sink_until("its sessions are closed", |stats| stats.open <= 8).await?;
-    trial.time("sessions closed after the cut", struck.elapsed(), LEASE);
+    trial.time("sessions closed after the cut", struck.elapsed(), LEASE + notices(trial));
     withheld_and_the_rest_used(trial, 8, SILENCE).await?;
     trial.figure("packets cut", cut.packets()?, "packets", 1..=u64::MAX);
     drop(cut);

@@ -11,7 +11,9 @@ use serde_json::json;
 
 use super::{
     COUNTING, Scenario, Trial,
-    setup::{LEASE, a_pod, another_process, pods, rest_is_used, slow, two_pods, uid, withheld_and_the_rest_used},
+    setup::{
+        LEASE, a_pod, another_process, notices, pods, rest_is_used, slow, two_pods, uid, withheld_and_the_rest_used,
+    },
     trial::{PATIENCE, millis},
 };
 use crate::{
@@ -48,7 +50,7 @@ pub(super) const ALL: &[Scenario] = &[
         too_many_pods,
         |trial| Box::pin(too_many(trial)),
     ),
-    Scenario::own("pod_scaled", "1 to 16 to 1 pods every second, then 16 and 1 again", one_pod, |trial| {
+    Scenario::alone("pod_scaled", "1 to 16 to 1 pods every second, then 16 and 1 again", one_pod, |trial| {
         Box::pin(scaled(trial))
     })
     .against(COUNTING),
@@ -223,7 +225,7 @@ async fn force_deleted_frozen(trial: &mut Trial<'_>) -> Result<()> {
     delete(trial, &pod, &["--force", "--grace-period=0"]).await?;
     held_by_vanished(trial).await?;
     trial.sink_until("its sessions are closed", |stats| stats.open <= 8).await?;
-    trial.time("sessions closed after the stop", stop.elapsed(), LEASE + Duration::from_millis(500));
+    trial.time("sessions closed after the stop", stop.elapsed(), LEASE + Duration::from_millis(500) + notices(trial));
     withheld(trial).await?;
     withheld_and_the_rest_used(trial, 8, KNOWN).await?;
     trial.strike();

@@ -12,7 +12,7 @@ use testkit::{Door, RedisServer};
 
 use super::{
     COUNTING, Reach, SINK, Scenario, Trial,
-    setup::{LEASE, SLOW_MS, Undo, lasting},
+    setup::{LEASE, SLOW_MS, Undo, lasting, notices},
     trial::{PATIENCE, millis},
 };
 use crate::{
@@ -323,7 +323,7 @@ async fn paused_long(trial: &mut Trial<'_>) -> Result<()> {
     let struck = trial.strike();
     let paused = trial.stage.redis_process()?.pause()?;
     trial.sink_until("all sessions are closed", |stats| stats.open == 0).await?;
-    trial.time("all sessions closed after the stop", struck.elapsed(), LEASE);
+    trial.time("all sessions closed after the stop", struck.elapsed(), LEASE + notices(trial));
     let none: Stats = trial.relay.server.stats();
     tokio::time::sleep_until((struck + Duration::from_secs(20)).into()).await;
     let still: Stats = trial.relay.server.stats();

@@ -117,6 +117,11 @@ pub(super) async fn followed(trial: &Trial<'_>, pods: u32, since: Instant) -> Re
     Ok(in_force.saturating_duration_since(there.max(since)))
 }
 
+/// How much later than its client a server may notice an end: one that works on a mail does so when it is done.
+pub(super) fn notices(trial: &Trial<'_>) -> Duration {
+    if trial.relay.server.is_sink() { Duration::ZERO } else { Duration::from_millis(1_500) }
+}
+
 /// The slots that are withheld now.
 pub(super) async fn withheld(trial: &Trial<'_>) -> Result<u32> {
     Ok(trial.relay.ledger().await?.quarantine.iter().map(|entry| entry.slots).sum())

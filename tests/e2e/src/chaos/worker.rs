@@ -9,7 +9,9 @@ use serde_json::json;
 
 use super::{
     COUNTING, Scenario, Trial,
-    setup::{LEASE, SLOW_MS, a_pod, another_process, rest_is_used, slow, two_pods, uid, withheld_and_the_rest_used},
+    setup::{
+        LEASE, SLOW_MS, a_pod, another_process, notices, rest_is_used, slow, two_pods, uid, withheld_and_the_rest_used,
+    },
     trial::{PATIENCE, millis},
 };
 use crate::{
@@ -109,7 +111,7 @@ async fn stopped(trial: &mut Trial<'_>) -> Result<()> {
     let stop = trial.strike();
     let _paused = worker.pause()?;
     trial.sink_until("the stopped worker's sessions are closed", |stats| stats.open <= 8).await?;
-    trial.time("sessions closed after the stop", stop.elapsed(), LEASE + Duration::from_millis(500));
+    trial.time("sessions closed after the stop", stop.elapsed(), LEASE + Duration::from_millis(500) + notices(trial));
     another_process(uid(&pod)?, worker).await?;
     // Unread replies at its death make its kernel send resets, of which nothing can be seen afterwards.
     withheld_and_the_rest_used(trial, 1, PATIENCE).await
