@@ -434,3 +434,19 @@ async fn the_supervisor_starts_a_dead_worker_again_and_ends_cleanly() {
     assert_eq!((audit.in_flight, audit.difference), (0, 0), "{audit:?}");
     scene.logs_are_clean();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_is_too_short_for_its_own_renewals_opens_nothing() {
+    let mut scene = Scene::sixteen(1, json!({})).await;
+    scene.change(|record| record.lease_ms = 1_000).await;
+    eventually("it says so", async || match scene.workers[0].log() {
+        log if log.contains("of no use") => Ok(()),
+        log => Err(log),
+    })
+    .await;
+    let before = scene.sink.stats().sessions;
+    scene.send(5).await;
+    scene.change(|record| record.lease_ms = 6_000).await;
+    scene.all_delivered(5).await;
+    assert_eq!(before, 0, "nothing was opened meanwhile");
+}

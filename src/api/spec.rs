@@ -144,7 +144,7 @@ pub struct Server {
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_messages_per_connection: i32,
 
-    /// How long the server keeps a session of which it hears nothing more (Postfix: smtpd_timeout). A slot whose end nobody saw
+    /// How long the server keeps a session of which it hears nothing more (in Postfix `smtpd_timeout`). A slot whose end nobody saw
     /// is withheld for so long and 30 seconds more; of relays that share a budget, the longest counts.
     #[serde(default = "default_session_timeout")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("sessionTimeout must be from 1s to 24h"))]

@@ -229,13 +229,16 @@ impl Fleet {
                 tokio::spawn(leave(name.clone(), old, Arc::clone(context)));
             }
         }
-        for settings in &record.spec.servers {
+        let timing = Timing::with_lease(lease);
+        // A lease that is too short for its own renewals keeps no promise: no pool is joined with it.
+        let sound =
+            timing.check().inspect_err(|rule| tracing::error!(rule, "the lease in the relay's record is of no use"));
+        for settings in record.spec.servers.iter().filter(|_| sound.is_ok()) {
             if servers.iter().any(|server| server.name == settings.name) {
                 continue;
             }
             let name = settings.pool();
             let pool = pools.entry(name.clone()).or_insert_with(|| {
-                let timing = Timing::with_lease(lease);
                 let switch: Box<dyn DeadManSwitch> =
                     if protected { context.host.switch() } else { Box::new(Unprotected) };
                 let hold = settings.session_timeout.get();

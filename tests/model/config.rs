@@ -110,6 +110,7 @@ pub const ABSENT: u32 = u32::MAX;
 
 /// One scenario: the world's size and its faults.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of the world, independent of the others")]
 pub struct Scenario {
     /// Its name, for the printed line.
     pub name: &'static str,

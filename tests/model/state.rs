@@ -97,6 +97,7 @@ pub enum Socket {
 
 /// One run of a worker.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of the process, independent of the others")]
 pub struct Process {
     /// Which run of the pod.
     pub run: u8,

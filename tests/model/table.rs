@@ -37,7 +37,7 @@ impl Table {
 
     /// Writes a slot down before it is counted.
     pub fn reserve(&mut self, key: Key) -> Entry {
-        let entry = (0..).map(Entry::new).find(|entry| !self.entries.contains_key(entry)).expect("few entries");
+        let entry = (0..64).map(Entry::new).find(|entry| !self.entries.contains_key(entry)).expect("few entries");
         self.entries.insert(entry, key);
         entry
     }
@@ -97,9 +97,8 @@ impl State {
             return;
         }
         let shown = |kernel| match kernel {
-            Kernel::Established | Kernel::FinWait1 => Some(TcpState::ServerOpen),
             Kernel::FinWait2 if scenario.variant == Variant::AckIsProof => Some(TcpState::ServerEnded),
-            Kernel::FinWait2 => Some(TcpState::ServerOpen),
+            Kernel::Established | Kernel::FinWait1 | Kernel::FinWait2 => Some(TcpState::ServerOpen),
             Kernel::Ended => Some(TcpState::ServerEnded),
             Kernel::Vanished if scenario.variant == Variant::VanishedIsProof => Some(TcpState::ServerEnded),
             Kernel::Vanished | Kernel::Gone => None,

@@ -121,7 +121,7 @@ impl State {
             }
             Step::Heal(pod) => self.pods[pod].edit(|pod| pod.cut = None),
             Step::Copy | Step::Rollback | Step::Restore | Step::Wipe | Step::FailOver => {
-                self.redis_fault(scenario, step)
+                self.redis_fault(scenario, step);
             }
             Step::Plan => self.plan(scenario),
             Step::NewLeader { beside } => self.new_leader(scenario, beside),

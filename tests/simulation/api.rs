@@ -121,6 +121,18 @@ impl ApiServer {
         self.changed.send_modify(|count| *count += 1);
     }
 
+    /// Changes a part of an object, as `kubectl patch` does.
+    pub fn edit(&self, collection: &str, key: &str, change: impl FnOnce(&mut Value)) {
+        let mut inner = self.inner();
+        let Some(mut object) = inner.objects.get(collection).and_then(|all| all.get(key)).cloned() else { return };
+        change(&mut object);
+        let generation = object["metadata"]["generation"].as_u64().unwrap_or(1);
+        object["metadata"]["generation"] = json!(generation + 1);
+        inner.store(collection, key, object);
+        drop(inner);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
     /// Removes an object.
     pub fn delete(&self, collection: &str, key: &str) {
         self.inner().remove(collection, key);

@@ -1,7 +1,7 @@
 //! Nodes, kubelets and pods: what Kubernetes does around the workers, and what it writes down of that.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::Ipv4Addr,
     path::PathBuf,
     sync::{Arc, atomic::AtomicI64},
     time::Duration,
@@ -9,7 +9,7 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use mailrelay::{
-    lease::{DeadManSwitch, NoSwitch, SEARCH_LIMIT, SwitchError},
+    lease::{ConnectionTable, DeadManSwitch, NoSwitch, SwitchError},
     smtp::Network,
     store::{Store, StoreOptions},
     telemetry::metrics::WorkerMetrics,
@@ -21,13 +21,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     net::{Interface, Net, Place},
-    process::{Process, Running, Switch},
+    process::{Process, Running, Switch, Time},
+    supervisor::Supervisor,
 };
 
 pub const NAMESPACE: &str = "mail";
 pub const RELAY: &str = "relay";
 /// The server's address, and so the name of its budget.
 pub const SERVER: &str = "10.0.0.25";
+/// Another address of it.
+pub const ALIAS: &str = "10.0.0.26";
 pub const REDIS: Place = 1;
 pub const MAIL: Place = 2;
 pub const OBSERVER: Place = 3;
@@ -92,6 +95,10 @@ pub struct Pod {
     pub gone: bool,
     /// Its worker process, if it runs.
     pub running: Option<Running>,
+    /// The supervisor of its container.
+    pub supervisor: Supervisor,
+    /// Until when its cgroup is frozen.
+    pub frozen: Option<Time>,
     /// SIGTERM.
     pub stop: CancellationToken,
     /// Counts the starts, so that what was planned for an earlier process is not done to a later one.
@@ -138,6 +145,7 @@ impl Pod {
 struct SimulatedHost {
     net: Net,
     process: Arc<Process>,
+    supervisor: Supervisor,
     has_switch: bool,
 }
 
@@ -164,18 +172,8 @@ impl Host for SimulatedHost {
         if self.has_switch { Box::new(Switch(Arc::clone(&self.process))) } else { Box::new(NoSwitch) }
     }
 
-    fn older_sockets<'a>(&'a self, _: &'a [SocketAddr]) -> BoxFuture<'a, std::io::Result<u32>> {
-        async {
-            let end = tokio::time::Instant::now() + SEARCH_LIMIT;
-            loop {
-                let left = self.net.left_behind(self.process.place, MAIL);
-                if left == 0 || tokio::time::Instant::now() >= end {
-                    return Ok(left);
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-        .boxed()
+    fn connections(&self) -> Option<Arc<dyn ConnectionTable>> {
+        Some(Arc::new(self.supervisor.clone()))
     }
 }
 
@@ -200,10 +198,11 @@ pub fn start_worker(pod: &Pod, node: &Node, net: &Net, seed: u64, has_switch: bo
         helo: Some("worker.test".into()),
     };
     let (net, boot_id, stop) = (net.clone(), node.boot_id(), pod.stop.clone());
+    let supervisor = pod.supervisor.clone();
     let name = format!("{}#{}", pod.name, pod.starts);
     Running::start(&name, pod.place, &node.skew_ms, seed, move |process| async move {
         let metrics = WorkerMetrics::register(&mut Registry::default());
-        let host = SimulatedHost { net: net.clone(), process: Arc::clone(&process), has_switch };
+        let host = SimulatedHost { net: net.clone(), process: Arc::clone(&process), supervisor, has_switch };
         let worker = Worker::new(&options, store(&net, &process), boot_id, Arc::new(host), metrics);
         let draining = worker.work(stop.cancelled_owned()).await;
         // How it ended is for its supervisor's log.

@@ -22,7 +22,8 @@ use std::{
 use mailrelay::lease::LedgerState;
 
 use crate::{
-    plan::{Broken, Plan},
+    broken::Broken,
+    plan::Plan,
     process::{Time, begin_world, end_world},
     trace::Trace,
     world::World,
@@ -191,11 +192,11 @@ pub fn unrest(world: &World) -> Option<String> {
     }
     // A server that takes less than the budget gets less, until it has proven itself.
     if let Some(effective) = look.effective {
-        return (effective > world.plan.budget).then(|| "more than the budget is shared out".into());
+        return (effective > world.spec.max).then(|| "more than the budget is shared out".into());
     }
     let shared: u32 = ledger.entitlements.values().sum();
-    if !members.is_empty() && shared != world.plan.budget {
-        return Some(format!("{shared} of {} slots are shared out", world.plan.budget));
+    if !members.is_empty() && shared != world.spec.max {
+        return Some(format!("{shared} of {} slots are shared out", world.spec.max));
     }
     if !ledger.quarantine.is_empty() {
         return Some(format!("withheld: {:?}", ledger.quarantine));

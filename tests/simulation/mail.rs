@@ -25,6 +25,12 @@ use crate::{
 pub struct Habits {
     /// What it takes by itself; more are told so and sent away.
     pub own_limit: u32,
+    /// A process for each session, counted until it is collected, so long after its end.
+    pub process_ms: Option<(u64, u64)>,
+    /// Bytes of a mail that it reads in a second.
+    pub rate: Option<usize>,
+    /// How much its kernel takes unread.
+    pub room: usize,
     /// How long it keeps a session without a word.
     pub patience: Duration,
     /// How late it may notice the end of a session.
@@ -60,6 +66,8 @@ pub struct Taken {
 pub struct Seen {
     pub open: u32,
     pub peak: u32,
+    /// Its processes, when it counts those.
+    pub processes: u32,
     pub sessions: u64,
     pub sent_away: u64,
     pub taken: BTreeMap<String, Taken>,
@@ -83,6 +91,15 @@ struct Inner {
 pub struct MailServer {
     inner: Arc<Mutex<Inner>>,
     crash: Arc<Notify>,
+}
+
+/// A process that is counted while this lives.
+struct Counting(MailServer);
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        self.0.inner().seen.processes -= 1;
+    }
 }
 
 /// A session that is counted while this lives.
@@ -157,7 +174,13 @@ impl MailServer {
         }
     }
 
-    fn count(&self, from: u32) -> (Counted, bool) {
+    /// The budget is another one. What was open may stay: it is judged by the largest that there was.
+    pub fn raise_budget(&self, budget: u32) {
+        let mut inner = self.inner();
+        inner.budget = inner.budget.max(budget);
+    }
+
+    fn count(&self, from: u32) -> (Counted, Option<Counting>) {
         let mut inner = self.inner();
         let Inner { seen, budget, habits, trace, healed, .. } = &mut *inner;
         seen.open += 1;
@@ -168,9 +191,22 @@ impl MailServer {
         if seen.open > *budget {
             seen.violations.push(format!("O1: {open} sessions of {budget} at {:?}", now()));
         }
-        let too_many = !*healed && seen.open > habits.own_limit;
+        let counts = match habits.process_ms {
+            Some(_) => seen.processes + 1,
+            None => seen.open,
+        };
+        let too_many = !*healed && counts > habits.own_limit;
         seen.sent_away += u64::from(too_many);
-        (Counted { server: self.clone(), serial }, too_many)
+        if !too_many {
+            seen.processes += 1;
+            // Those that end sooner than a settled slot is used again. Of a server whose processes take longer the product
+            // learns that by being refused.
+            if habits.process_ms.is_some_and(|(_, most)| most < 500) && seen.processes > *budget {
+                let processes = seen.processes;
+                seen.violations.push(format!("O1: {processes} processes for {budget} sessions at {:?}", now()));
+            }
+        }
+        (Counted { server: self.clone(), serial }, (!too_many).then(|| Counting(self.clone())))
     }
 
     /// Whether something happens that happens so often in a thousand.
@@ -187,11 +223,12 @@ impl MailServer {
     }
 
     async fn session(self, stream: Stream, from: u32) {
-        let (counted, too_many) = self.count(from);
-        let mut stream = BufReader::new(stream);
+        let (counted, process) = self.count(from);
+        let Habits { rate, process_ms, .. } = self.inner().habits.clone();
+        let mut stream = BufReader::with_capacity(if rate.is_some() { 256 } else { 8_192 }, stream);
         let ended = tokio::select! {
             biased;
-            ended = self.converse(&mut stream, too_many) => ended,
+            ended = self.converse(&mut stream, process.is_none()) => ended,
             () = self.crash.notified() => Err(Over::Broken),
         };
         match ended {
@@ -208,8 +245,23 @@ impl MailServer {
                 drop(stream);
             }
         }
+        if let (Some(_), Some((least, most))) = (&process, process_ms) {
+            let collected = self.inner().chance.random_range(least..=most);
+            sleep(Duration::from_millis(collected)).await;
+        }
     }
 
+    /// Reads as slowly as it does.
+    async fn digest(&self, bytes: &mut usize) {
+        let Some(rate) = self.inner().habits.rate else { return };
+        if *bytes >= rate / 5 {
+            let read = u32::try_from(*bytes).unwrap_or(u32::MAX);
+            sleep(Duration::from_secs(1) * read / u32::try_from(rate).unwrap_or(u32::MAX)).await;
+            *bytes = 0;
+        }
+    }
+
+    #[expect(clippy::too_many_lines, reason = "one arm for each command")]
     async fn converse(&self, stream: &mut BufReader<Stream>, too_many: bool) -> Result<(), Over> {
         let habits = self.inner().habits.clone();
         if too_many {
@@ -263,27 +315,33 @@ impl MailServer {
                     continue;
                 }
                 say(stream, "354 go on").await?;
-                let mut content = Vec::new();
+                let (mut content, mut undigested) = (Vec::new(), 0);
                 while !content.ends_with(b"\r\n.\r\n") {
                     let read = timeout(habits.patience, stream.read_until(b'\n', &mut content)).await;
                     match read {
                         Err(_) => return Err(Over::Ours),
-                        Ok(read) => {
-                            if read? == 0 {
-                                return Err(Over::Eof);
-                            }
-                        }
+                        Ok(read) => match read? {
+                            0 => return Err(Over::Eof),
+                            read => undigested += read,
+                        },
                     }
+                    self.digest(&mut undigested).await;
                 }
                 self.take(stream, &habits, &content).await?;
             } else if let Some(arguments) = upper.strip_prefix("BDAT ") {
                 let size: usize = arguments.split(' ').next().and_then(|size| size.parse().ok()).unwrap_or(0);
-                let start = chunks.len();
+                let (mut start, mut undigested) = (chunks.len(), 0);
                 chunks.resize(start + size, 0);
-                match timeout(habits.patience, stream.read_exact(&mut chunks[start..])).await {
-                    Err(_) => return Err(Over::Ours),
-                    Ok(Err(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Err(Over::Eof),
-                    Ok(read) => drop(read?),
+                while start < chunks.len() {
+                    let until = chunks.len().min(start + 256);
+                    match timeout(habits.patience, stream.read(&mut chunks[start..until])).await {
+                        Err(_) => return Err(Over::Ours),
+                        Ok(read) => match read? {
+                            0 => return Err(Over::Eof),
+                            read => (start, undigested) = (start + read, undigested + read),
+                        },
+                    }
+                    self.digest(&mut undigested).await;
                 }
                 let content = std::mem::take(&mut chunks);
                 if matches!(recipients, 0 | usize::MAX) {

@@ -1,33 +1,40 @@
-//! The network between the simulated processes: connections that behave as TCP's do, with latency, cuts that are made
-//! good by sending again, and machines that vanish without a word.
+//! The network between the simulated processes: connections that behave as Linux's do, with latency; cuts that are made
+//! good by sending again as long as somebody is there to do so; boxes on the way that forget, reset and delay; network
+//! namespaces that vanish with all that is in them.
 
+mod kernel;
 mod socket;
+mod traffic;
 
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
     fmt,
+    net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard},
     task::Waker,
     time::Duration,
 };
 
-use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use kernel::{Conn, End, Packet};
+pub use kernel::{Patience, Tcp};
+use rand::{SeedableRng, rngs::SmallRng};
 pub use socket::{Interface, Port, Stream};
 
-use crate::{
-    plan::Broken,
-    process::{Time, now},
-};
+use crate::{broken::Broken, process::Time};
 
-/// A place in the network: a pod, a controller, a server.
+/// A place in the network, with kernel and addresses of its own: a pod, a controller, a server.
 pub type Place = u32;
 
-/// How long a packet takes before it is sent again, at least and at most.
+/// How long a packet takes before it is sent again, at least and at most; longer each time.
 const RESEND_MS: (u64, u64) = (100, 300);
+/// How long a SYN takes that comes again since the first one met an older connection.
+const SYN_AGAIN: Duration = Duration::from_secs(1);
+/// Buffers of those who are always fast.
+const AMPLE: usize = 1 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Side {
+pub enum Side {
     Client,
     Server,
 }
@@ -41,62 +48,15 @@ impl Side {
     }
 }
 
-/// What travels.
-#[derive(Debug)]
-enum Packet {
-    Syn,
-    SynAck,
-    Ack,
-    Data(Vec<u8>),
-    Fin,
-    Reset,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Connecting,
-    Established,
-    Refused,
-}
-
-/// One end of a connection, as its kernel has it.
-#[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts, not states of one thing")]
-struct End {
-    /// On their way to this end, in order.
-    coming: VecDeque<Packet>,
-    /// When the last of them arrives.
-    last: Time,
-    ready: VecDeque<u8>,
-    eof: bool,
-    reset: bool,
-    reader: Option<Waker>,
-    /// We sent FIN.
-    ended: bool,
-    /// No process has it any more.
-    closed: bool,
-}
-
-#[derive(Debug)]
-struct Conn {
-    places: [Place; 2],
-    state: State,
-    connector: Option<Waker>,
-    client: End,
-    server: End,
-}
-
-impl Conn {
-    fn end(&mut self, side: Side) -> &mut End {
-        match side {
-            Side::Client => &mut self.client,
-            Side::Server => &mut self.server,
-        }
-    }
-
-    fn place(&self, side: Side) -> Place {
-        self.places[side as usize]
-    }
+/// What happens at its time at one end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    /// The next packet.
+    Arrival,
+    /// A box's RST, which comes in nobody's order.
+    BoxReset,
+    /// The kernel looks whether it has kept the end for long enough.
+    Timer,
 }
 
 #[derive(Debug, Default)]
@@ -104,6 +64,7 @@ struct Listener {
     refuses: bool,
     backlog: VecDeque<u64>,
     acceptor: Option<Waker>,
+    room: usize,
 }
 
 /// How long packets take.
@@ -117,16 +78,31 @@ pub struct Latency {
     pub late_per_mille: u32,
 }
 
+/// What the network is like.
+#[derive(Clone, Copy, Debug)]
+pub struct Ways {
+    pub latency: Latency,
+    pub patience: Patience,
+    /// What a client's kernel takes before it is sent.
+    pub buffer: usize,
+    /// How many ports a client uses.
+    pub ports: u16,
+}
+
+/// When, in which order, at which connection and side, what.
+type Due = (Time, u64, u64, Side, Event);
+
 struct Inner {
     chance: SmallRng,
-    latency: Latency,
+    ways: Ways,
     conns: BTreeMap<u64, Conn>,
-    /// When something arrives, for which connection, at which end.
-    arrivals: BinaryHeap<Reverse<(Time, u64, u64, Side)>>,
+    agenda: BinaryHeap<Reverse<Due>>,
     serial: u64,
     listeners: BTreeMap<Place, Listener>,
     /// From, to.
     cuts: BTreeSet<(Place, Place)>,
+    /// From, to: how much longer packets take.
+    delays: BTreeMap<(Place, Place), Duration>,
     off: BTreeSet<Place>,
     broken: Broken,
 }
@@ -141,16 +117,26 @@ impl fmt::Debug for Net {
     }
 }
 
+/// What a box on the way does to connections. It has forgotten them from then on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Box {
+    /// It drops what comes; whether it answers the client with RST.
+    Forgets { answers: bool },
+    /// It resets these sides; the other one stands on.
+    Resets { client: bool, server: bool },
+}
+
 impl Net {
-    pub fn new(seed: u64, latency: Latency, broken: Broken) -> Self {
+    pub fn new(seed: u64, ways: Ways, broken: Broken) -> Self {
         Self(Arc::new(Mutex::new(Inner {
             chance: SmallRng::seed_from_u64(seed),
-            latency,
+            ways,
             conns: BTreeMap::new(),
-            arrivals: BinaryHeap::new(),
+            agenda: BinaryHeap::new(),
             serial: 0,
             listeners: BTreeMap::new(),
             cuts: BTreeSet::new(),
+            delays: BTreeMap::new(),
             off: BTreeSet::new(),
             broken,
         })))
@@ -160,17 +146,22 @@ impl Net {
         self.0.lock().expect("no panic inside")
     }
 
-    /// Delivers everything that arrives until `time`.
+    /// Lets everything happen that happens until `time`.
     pub fn deliver(&self, time: Time) {
         let mut woken = Vec::new();
         {
             let mut inner = self.inner();
-            while let Some(Reverse((at, _, _, _))) = inner.arrivals.peek() {
+            while let Some(Reverse((at, ..))) = inner.agenda.peek() {
                 if *at > time {
                     break;
                 }
-                let Some(Reverse((_, _, conn, side))) = inner.arrivals.pop() else { break };
-                inner.arrive(conn, side, time, &mut woken);
+                let Some(Reverse((_, _, conn, side, event))) = inner.agenda.pop() else { break };
+                match event {
+                    Event::Arrival => inner.arrive(conn, side, time, &mut woken),
+                    Event::BoxReset => inner.take_reset(conn, side, &mut woken),
+                    Event::Timer => inner.expire(conn, side, time),
+                }
+                inner.forget_if_over(conn);
             }
         }
         for waker in woken {
@@ -178,9 +169,10 @@ impl Net {
         }
     }
 
-    /// Opens a port that everybody may connect to.
-    pub fn listen(&self, place: Place) -> Port {
-        self.inner().listeners.insert(place, Listener::default());
+    /// Opens a port that everybody may connect to; `room`: how much may come unread.
+    pub fn listen(&self, place: Place, room: Option<usize>) -> Port {
+        let listener = Listener { room: room.unwrap_or(AMPLE), ..Listener::default() };
+        self.inner().listeners.insert(place, listener);
         Port { net: self.clone(), place }
     }
 
@@ -191,7 +183,8 @@ impl Net {
         }
     }
 
-    /// Cuts, or heals, the way from one place to another; packets on it are sent again and again meanwhile.
+    /// Cuts, or heals, the way from one place to another; packets on it are lost, and sent again and again by those who
+    /// are still there.
     pub fn cut(&self, from: Place, to: Place, is_cut: bool) {
         let mut inner = self.inner();
         if is_cut {
@@ -201,13 +194,39 @@ impl Net {
         }
     }
 
-    /// Heals everything.
-    pub fn heal(&self) {
-        self.inner().cuts.clear();
+    /// A box on the way holds packets back for so long from now on.
+    pub fn delay(&self, from: Place, to: Place, by: Duration) {
+        let mut inner = self.inner();
+        if by.is_zero() {
+            inner.delays.remove(&(from, to));
+        } else {
+            inner.delays.insert((from, to), by);
+        }
     }
 
-    /// Takes a place off the net: its connections are forgotten there without a word to the others. `off`: what comes
-    /// for it is lost; else its kernel answers with RST.
+    /// Heals everything. Clients that nobody would ever answer any more, since a box forgot their connection or the server's
+    /// kernel gave it up, hear of it: they would wait for minutes.
+    pub fn heal(&self) {
+        let mut inner = self.inner();
+        inner.cuts.clear();
+        inner.delays.clear();
+        let waits = |conn: &Conn| {
+            let given_up = conn.server.tcp == Tcp::Closed && conn.client.tcp != Tcp::SynSent;
+            conn.forgotten.is_some() || (given_up && conn.client.coming.is_empty())
+        };
+        let waiting: Vec<u64> = inner.conns.iter().filter(|(_, conn)| waits(conn)).map(|(id, _)| *id).collect();
+        for id in waiting {
+            inner.reset_by_box(id, Side::Client);
+        }
+    }
+
+    /// A box on the way does something to all connections between two places; to how many.
+    pub fn interfere(&self, client: Place, server: Place, what: Box) -> u64 {
+        self.inner().interfere(client, server, what)
+    }
+
+    /// Takes a place off the net: its sockets are gone without a word to the others, sent is what is on its way. Until it
+    /// appears again nothing gets there; then its kernel answers with RST.
     pub fn vanish(&self, place: Place) {
         let mut inner = self.inner();
         inner.off.insert(place);
@@ -215,20 +234,10 @@ impl Net {
             for side in [Side::Client, Side::Server] {
                 if conn.place(side) == place {
                     let end = conn.end(side);
-                    (end.closed, end.ended) = (true, true);
-                    conn.end(side.other()).coming.clear();
+                    end.held = false;
+                    end.die();
                 }
             }
-        }
-    }
-
-    /// Closes all connections that a process at `place` made, as the kernel does at its end.
-    pub fn hang_up(&self, place: Place) {
-        let mut inner = self.inner();
-        let made: Vec<u64> =
-            inner.conns.iter().filter(|(_, conn)| conn.places[0] == place).map(|(id, _)| *id).collect();
-        for conn in made {
-            inner.close(conn, Side::Client);
         }
     }
 
@@ -237,155 +246,37 @@ impl Net {
         self.inner().off.remove(&place);
     }
 
-    /// How many connections to `server` the kernel at `client` still holds open although no process has them: the
-    /// server has not acknowledged their end.
-    pub fn left_behind(&self, client: Place, server: Place) -> u32 {
+    /// Closes all connections that processes at `place` made, as the kernel does at their end.
+    pub fn hang_up(&self, place: Place) {
+        let mut woken = Vec::new();
+        let mut inner = self.inner();
+        let made: Vec<u64> = inner
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.places[0] == place && conn.client.held)
+            .map(|(id, _)| *id)
+            .collect();
+        for conn in made {
+            inner.close(conn, Side::Client, &mut woken);
+        }
+        drop(inner);
+        for waker in woken {
+            waker.wake();
+        }
+    }
+
+    /// The kernel's table of a client's connections to `server`: local and remote address, state, and whether a process
+    /// has it.
+    pub fn table(&self, client: Place, server: Place) -> Vec<(SocketAddr, SocketAddr, Tcp, bool)> {
         let inner = self.inner();
-        let left = |conn: &&Conn| {
-            conn.places == [client, server]
-                && conn.state == State::Established
-                && conn.client.closed
-                && conn.server.coming.iter().any(|packet| matches!(packet, Packet::Fin | Packet::Data(_)))
-        };
-        u32::try_from(inner.conns.values().filter(left).count()).expect("few")
+        let of = |conn: &&Conn| conn.places == [client, server] && conn.client.tcp != Tcp::Closed;
+        let row = |conn: &Conn| (address(client, conn.port), conn.remote, conn.client.tcp, conn.client.held);
+        inner.conns.values().filter(of).map(row).collect()
     }
 }
 
-impl Inner {
-    /// Puts a packet on its way from `side`.
-    fn send(&mut self, conn: u64, side: Side, packet: Packet) {
-        let Latency { least_ms, jitter_ms, late_per_mille } = self.latency;
-        let mut ms = least_ms + self.chance.random_range(0..=jitter_ms);
-        if self.chance.random_range(0..1000) < late_per_mille {
-            ms += self.chance.random_range(0..2_000);
-        }
-        let Some(found) = self.conns.get_mut(&conn) else { return };
-        let packet = match packet {
-            Packet::Data(bytes) if self.broken == Broken::NoCommitting => Packet::Data(without_committing(bytes)),
-            other => other,
-        };
-        let to = found.end(side.other());
-        to.last = to.last.max(now() + Duration::from_millis(ms));
-        let at = to.last;
-        to.coming.push_back(packet);
-        self.serial += 1;
-        self.arrivals.push(Reverse((at, self.serial, conn, side.other())));
-    }
-
-    /// The next packet for this end.
-    fn arrive(&mut self, id: u64, side: Side, time: Time, woken: &mut Vec<Waker>) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
-        let (from, to) = (conn.place(side.other()), conn.place(side));
-        let is_reset = matches!(conn.end(side).coming.front(), Some(Packet::Reset));
-        if self.cuts.contains(&(from, to)) && !is_reset {
-            let wait = Duration::from_millis(self.chance.random_range(RESEND_MS.0..RESEND_MS.1));
-            self.serial += 1;
-            self.arrivals.push(Reverse((time + wait, self.serial, id, side)));
-            return;
-        }
-        let Some(packet) = conn.end(side).coming.pop_front() else { return };
-        if self.off.contains(&to) {
-            return;
-        }
-        match packet {
-            Packet::Syn => match self.listeners.get(&to) {
-                Some(listener) if !listener.refuses => self.send(id, side, Packet::SynAck),
-                _ => self.send(id, side, Packet::Reset),
-            },
-            Packet::SynAck => {
-                if conn.client.closed {
-                    // Given up meanwhile: the server's kernel forgets it, its process never hears of it.
-                    self.conns.remove(&id);
-                    return;
-                }
-                conn.state = State::Established;
-                woken.extend(conn.connector.take());
-                self.send(id, side, Packet::Ack);
-            }
-            Packet::Ack => match self.listeners.get_mut(&to) {
-                Some(listener) if !listener.refuses => {
-                    listener.backlog.push_back(id);
-                    woken.extend(listener.acceptor.take());
-                }
-                _ => self.send(id, side, Packet::Reset),
-            },
-            Packet::Data(bytes) => {
-                let end = conn.end(side);
-                if end.closed {
-                    self.send(id, side, Packet::Reset);
-                } else {
-                    end.ready.extend(bytes);
-                    woken.extend(end.reader.take());
-                }
-            }
-            Packet::Fin => {
-                // The server's kernel has acknowledged the client's end.
-                let early = self.broken == Broken::EofAtAck && side == Side::Server;
-                let end = conn.end(side);
-                end.eof = true;
-                woken.extend(end.reader.take());
-                if early {
-                    conn.client.eof = true;
-                    woken.extend(conn.client.reader.take());
-                }
-            }
-            Packet::Reset => {
-                if conn.state == State::Connecting {
-                    conn.state = State::Refused;
-                    woken.extend(conn.connector.take());
-                }
-                let end = conn.end(side);
-                end.reset = true;
-                end.ready.clear();
-                woken.extend(end.reader.take());
-            }
-        }
-        self.forget_if_over(id);
-    }
-
-    fn forget_if_over(&mut self, id: u64) {
-        let Some(conn) = self.conns.get(&id) else { return };
-        let over = |end: &End| end.closed && end.coming.is_empty();
-        if over(&conn.client) && over(&conn.server) {
-            self.conns.remove(&id);
-        }
-    }
-
-    /// RST overtakes everything, and always arrives: a real one that is lost is not sent again and leaves no socket behind,
-    /// so nobody can know of it, and the product promises nothing for it.
-    fn reset(&mut self, id: u64, side: Side) {
-        if let Some(conn) = self.conns.get_mut(&id) {
-            conn.end(side.other()).coming.clear();
-            self.send(id, side, Packet::Reset);
-        }
-    }
-
-    fn close(&mut self, id: u64, side: Side) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
-        let established = conn.state == State::Established;
-        let end = conn.end(side);
-        if end.closed {
-            return;
-        }
-        end.closed = true;
-        let (unread, ended, reset) = (!end.ready.is_empty(), end.ended, end.reset);
-        end.ended = true;
-        if established && !reset {
-            if unread {
-                self.reset(id, side);
-            } else if !ended {
-                self.send(id, side, Packet::Fin);
-            }
-        }
-        self.forget_if_over(id);
-    }
-}
-
-/// A worker that never says `committing`.
-fn without_committing(bytes: Vec<u8>) -> Vec<u8> {
-    let (word, other) = (b"$10\r\ncommitting\r\n", b"$7\r\nsending\r\n");
-    match bytes.windows(word.len()).position(|window| window == word) {
-        Some(at) => [&bytes[..at], other, &bytes[at + word.len()..]].concat(),
-        None => bytes,
-    }
+/// The address of a pod's network namespace.
+pub fn address(place: Place, port: u16) -> SocketAddr {
+    let [_, _, high, low] = place.to_be_bytes();
+    (Ipv4Addr::new(10, 1, high, low), port).into()
 }

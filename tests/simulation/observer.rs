@@ -14,7 +14,7 @@ use mailrelay::{
 use serde_json::json;
 
 use crate::{
-    cluster::{SERVER, store},
+    cluster::store,
     net::Net,
     process::{Process, Time, now},
     trace::Trace,
@@ -38,6 +38,8 @@ pub struct Inner {
     pub look: Option<Look>,
     /// Look from now on.
     pub looking: bool,
+    /// The pool that is looked at.
+    pub pool: String,
 }
 
 /// One look.
@@ -62,33 +64,33 @@ impl Observer {
     }
 
     /// Sends mails when it is their time, then looks.
-    pub async fn run(self, net: Net, process: Arc<Process>, arrivals: Vec<Time>, trace: Trace) {
+    pub async fn run(self, net: Net, process: Arc<Process>, mails: Vec<(Time, usize)>, trace: Trace) {
         let redis = store(&net, &process);
         let queue = Queue::new(redis.clone(), QueueNames::new("mail_queue", "mail_dead_letter_queue"));
-        let ledger = LedgerStore::new(redis, SERVER);
         let producer = self.clone();
         let produce = async {
-            for (number, at) in arrivals.iter().enumerate() {
+            for (number, (at, size)) in mails.iter().enumerate() {
                 tokio::time::sleep(at.saturating_sub(now())).await;
-                producer.send(&queue, number, &trace).await;
+                producer.send(&queue, number, *size, &trace).await;
             }
         };
         let look = async {
             loop {
                 tokio::time::sleep(LOOK).await;
-                if self.inner().looking {
-                    self.look(&queue, &ledger).await;
+                let pool = Some(self.inner()).filter(|inner| inner.looking).map(|inner| inner.pool.clone());
+                if let Some(pool) = pool {
+                    self.look(&queue, &LedgerStore::new(redis.clone(), &pool)).await;
                 }
             }
         };
         tokio::join!(produce, look);
     }
 
-    async fn send(&self, queue: &Queue, number: usize, trace: &Trace) {
+    async fn send(&self, queue: &Queue, number: usize, size: usize, trace: &Trace) {
         let id = format!("mail-{number}");
         let mail = json!({
             "id": id, "from": "app@example.com", "to": format!("r{number}@example.org"),
-            "subject": "Hello", "text": "Hello, world\n",
+            "subject": "Hello", "text": "Hello, world\n".repeat(size.div_ceil(13)),
         });
         let limits = EnqueueLimits { max_length: 100_000, max_bytes: 0 };
         let sent = queue.enqueue(mail.to_string().as_bytes(), limits, UnixMillis::now()).await;

@@ -4,21 +4,12 @@ use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-use crate::{mail::Habits, net::Latency, process::Time};
-
-/// A rule that is left out, to see that its absence is noticed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
-    Nothing,
-    /// Redis tells the same fence after every loss (R7).
-    NoFence,
-    /// The kernel kills nobody (R6).
-    NoSwitch,
-    /// A slot is free when our FIN was acknowledged, not when the server's came (R4).
-    EofAtAck,
-    /// `committing` is not written, so that what was in doubt is sent again blindly.
-    NoCommitting,
-}
+use crate::{
+    broken::Broken,
+    mail::Habits,
+    net::{Latency, Patience, Ways},
+    process::Time,
+};
 
 /// Which way is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,10 +19,30 @@ pub enum Cut {
     Both,
 }
 
+/// What is changed in the relay's spec; the next change of the same kind takes it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edit {
+    BudgetName,
+    /// Another address of the same server.
+    Host,
+    Port,
+    MaxConnections,
+    SessionTimeout,
+}
+
 /// What may befall the world. Spans are in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     PauseWorker {
+        pod: usize,
+        ms: u64,
+    },
+    /// It is stopped until its dead-man switch kills it, and what its kernel says then is lost.
+    PauseWorkerCut {
+        pod: usize,
+    },
+    /// Its cgroup is frozen, supervisor and all: no signal reaches it, its sockets stay.
+    FreezePod {
         pod: usize,
         ms: u64,
     },
@@ -53,6 +64,7 @@ pub enum Fault {
     },
     DeletePod {
         pod: usize,
+        grace_ms: u64,
     },
     /// The pod is gone from the API; its process goes on for a while.
     ForceDelete {
@@ -103,6 +115,8 @@ pub enum Fault {
     DeleteLedger,
     /// The ledger is as it was a while ago, in another replication.
     StaleLedger,
+    /// The ledger is as it was a while ago, in the Redis that runs.
+    RestoredLedger,
     ScriptFlush,
     CutWorkerRedis {
         pod: usize,
@@ -119,6 +133,26 @@ pub enum Fault {
         ms: u64,
         cut: Cut,
     },
+    /// A box on the way forgets a pod's connections to the mail server, and drops what comes, or resets the client.
+    BoxForgets {
+        pod: usize,
+        answers: bool,
+    },
+    /// It resets one side, or both.
+    BoxResets {
+        pod: usize,
+        client: bool,
+        server: bool,
+    },
+    /// It holds packets back.
+    BoxDelays {
+        pod: usize,
+        ms: u64,
+        back: bool,
+    },
+    EditSpec {
+        edit: Edit,
+    },
     MailCrash {
         ms: u64,
     },
@@ -130,6 +164,20 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// The same, befalling another pod.
+    pub fn aimed(self, at: usize) -> Self {
+        match self {
+            Self::KillWorker { .. } => Self::KillWorker { pod: at },
+            Self::KillWorkerCut { ms, .. } => Self::KillWorkerCut { pod: at, ms },
+            Self::PauseWorkerCut { .. } => Self::PauseWorkerCut { pod: at },
+            Self::FreezePod { ms, .. } => Self::FreezePod { pod: at, ms },
+            Self::FailPod { .. } => Self::FailPod { pod: at },
+            Self::CrashContainer { ms, .. } => Self::CrashContainer { pod: at, ms },
+            Self::BoxResets { client, server, .. } => Self::BoxResets { pod: at, client, server },
+            other => other,
+        }
+    }
+
     /// The kind, for the table.
     pub fn kind(&self) -> String {
         let text = format!("{self:?}");
@@ -142,11 +190,17 @@ impl Fault {
 pub struct Plan {
     pub seed: u64,
     pub broken: Broken,
-    pub latency: Latency,
+    pub ways: Ways,
+    /// How many connections a supervisor can write down.
+    pub listed: usize,
     pub budget: u32,
     pub nodes: usize,
     pub pods: usize,
     pub mails: usize,
+    /// How many mails a session takes.
+    pub per_session: u32,
+    /// Bytes of text in a mail, at least and at most.
+    pub size: (usize, usize),
     /// When mails come.
     pub arrivals: Vec<Time>,
     pub habits: Habits,
@@ -163,6 +217,7 @@ pub struct Plan {
 
 impl Plan {
     /// The world of a seed.
+    #[expect(clippy::too_many_lines, reason = "one line for each choice, in the order in which chance is drawn")]
     pub fn new(seed: u64, broken: Broken) -> Self {
         let mut chance = SmallRng::seed_from_u64(seed);
         let mut pick = |range: Range<u64>| chance.random_range(range);
@@ -174,16 +229,27 @@ impl Plan {
         };
         let budget = u32::try_from(pick(2..9)).expect("small");
         let (nodes, pods) = (2, usize::try_from(pick(1..5)).expect("small"));
-        let saturated = pick(0..10) == 0;
         let some = |pick: &mut dyn FnMut(Range<u64>) -> u64, of: &[u32]| {
             of[usize::try_from(pick(0..of.len() as u64)).expect("small")]
         };
+        let small = |number: u64| usize::try_from(number).expect("small");
+        let saturated = pick(0..10) == 0;
+        // One that reads slowly, into small buffers.
+        let slow = pick(0..4) == 0;
+        let process_ms = [None, None, None, None, Some((20, 80)), Some((50, 500))][small(pick(0..6))];
         let habits = Habits {
-            own_limit: if saturated { budget.div_ceil(2) } else { u32::MAX },
+            own_limit: match process_ms {
+                _ if saturated => budget.div_ceil(2),
+                Some((_, 500)) => budget,
+                _ => u32::MAX,
+            },
+            process_ms,
+            rate: slow.then(|| small(pick(2_000..6_000))),
+            room: if slow { small(pick(1_000..4_000)) } else { 64 << 10 },
             patience: Duration::from_millis(pick(4_000..6_500)),
             late_eof: Duration::from_millis(some(&mut pick, &[0, 0, 300, 700]).into()),
             slow_ms: some(&mut pick, &[0, 5, 40]).into(),
-            mail_ms: some(&mut pick, &[5, 100, 400, 1_500]).into(),
+            mail_ms: some(&mut pick, &[5, 100, 400, 1_500, 5_000]).into(),
             defers: some(&mut pick, &[0, 0, 20, 100]),
             refuses: some(&mut pick, &[0, 0, 20]),
             quits: some(&mut pick, &[0, 0, 10, 40]),
@@ -191,8 +257,23 @@ impl Plan {
             pipelining: pick(0..4) > 0,
             chunking: pick(0..3) > 0,
         };
+        let ways = Ways {
+            latency,
+            patience: Patience {
+                orphan: Duration::from_millis(some(&mut pick, &[2_000, 20_000, 100_000]).into()),
+                fin_wait: Duration::from_millis(some(&mut pick, &[3_000, 60_000]).into()),
+                time_wait: Duration::from_millis(some(&mut pick, &[5_000, 60_000]).into()),
+            },
+            buffer: if slow { small(pick(2_000..8_000)) } else { 16 << 10 },
+            ports: u16::try_from(some(&mut pick, &[40, 2_000])).expect("small"),
+        };
         let calm = Duration::from_millis(pick(12_000..22_000));
-        let mails = usize::try_from(if pick(0..5) == 0 { pick(70..160) } else { pick(20..60) }).expect("small");
+        let many = pick(0..5) == 0;
+        let mails = small(match (slow || habits.mail_ms > 2_000, many) {
+            (true, _) => pick(10..30),
+            (false, true) => pick(70..160),
+            (false, false) => pick(20..60),
+        });
         let start = 500;
         let end = u64::try_from(calm.as_millis()).expect("short");
         let mut arrivals: Vec<Time> = Vec::new();
@@ -207,11 +288,14 @@ impl Plan {
         let mut plan = Self {
             seed,
             broken,
-            latency,
+            ways,
+            listed: if pick(0..20) == 0 { 1 } else { 100 },
             budget,
             nodes,
             pods,
             mails,
+            per_session: some(&mut pick, &[1_000, 1_000, 1_000, 3, 1]),
+            size: if slow { (500, 8_000) } else { (13, 200) },
             arrivals,
             habits,
             resend: pick(0..3) == 0,
@@ -236,17 +320,57 @@ impl Plan {
         if pick(0..4) == 0 || broken == Broken::NoFence {
             // Pods come and go.
             for _ in 0..pick(3..8) {
-                let fault = if pick(0..2) == 0 { Fault::AddPod } else { Fault::DeletePod { pod: 0 } };
+                let fault = if pick(0..2) == 0 { Fault::AddPod } else { Fault::DeletePod { pod: 0, grace_ms: 8_000 } };
                 plan.faults.insert(Duration::from_millis(pick(1_500..end)), fault);
             }
-            let ledger = if pick(0..2) == 0 { Fault::StaleLedger } else { Fault::DeleteLedger };
+            let ledger = [Fault::StaleLedger, Fault::DeleteLedger, Fault::RestoredLedger][small(pick(0..3))];
             plan.faults.insert(Duration::from_millis(pick(4_000..end)), ledger);
         }
         // Without a dead-man switch only the longest stops are noticed.
         if pick(0..60) == 0 || broken == Broken::NoSwitch {
             plan.stop_long(&mut pick);
         }
+        if !broken.weapons().is_empty() {
+            plan.press(&mut pick);
+        }
         plan
+    }
+
+    /// All slots are wanted all the time, and what tells a world without a rule from the others befalls it several times.
+    fn press(&mut self, pick: &mut dyn FnMut(Range<u64>) -> u64) {
+        let ms = Duration::from_millis;
+        self.budget = u32::try_from(pick(2..5)).expect("small");
+        self.pods = 3;
+        self.habits = Habits {
+            own_limit: u32::MAX,
+            process_ms: None,
+            mail_ms: 3_000,
+            defers: 0,
+            refuses: 0,
+            quits: 0,
+            breaks: 0,
+            ..self.habits.clone()
+        };
+        (self.per_session, self.calm) = (1_000, ms(20_000));
+        self.arrivals = (1..20).flat_map(|second| vec![ms(second * 1_000); 3]).collect();
+        self.mails = self.arrivals.len();
+        let weapons = self.broken.weapons();
+        for turn in 0..3 {
+            for weapon in weapons {
+                let at = pick(2_500..9_000) + turn * 1_500;
+                self.faults.insert(ms(at), weapon.aimed(usize::try_from(pick(0..3)).expect("small")));
+            }
+            self.faults.insert(ms(pick(3_000..12_000)), Fault::AddPod);
+        }
+        match self.broken {
+            Broken::NoSettle => {
+                self.habits.process_ms = Some((120, 180));
+                (self.habits.mail_ms, self.per_session) = (100, 1);
+            }
+            Broken::VanishedProves => self.ways.patience.orphan = ms(2_000),
+            Broken::IncompleteAccounts => self.listed = 1,
+            _ => {}
+        }
     }
 
     /// A worker is stopped for longer than others are kept from its slots, at a server that is patient, and others come
@@ -255,6 +379,7 @@ impl Plan {
         let ms = Duration::from_millis;
         (self.calm, self.session_timeout) = (ms(45_000), ms(60_000));
         (self.habits.patience, self.habits.mail_ms) = (ms(55_000), 1_500);
+        (self.habits.rate, self.size) = (None, (13, 200));
         self.faults.insert(ms(pick(4_000..7_000)), Fault::PauseWorker { pod: 0, ms: 36_000 });
         for _ in 0..2 {
             self.faults.insert(ms(pick(8_000..15_000)), Fault::AddPod);
@@ -274,15 +399,15 @@ impl Plan {
             [pick(100..1_500), pick(1_500..6_000), pick(6_000..12_000)][index(pick, 3)]
         };
         let ms = span(pick);
-        match pick(0..36) {
+        match pick(0..56) {
             0 | 1 => Fault::PauseWorker { pod, ms },
-            2 | 3 => Fault::KillWorker { pod },
+            2 | 3 | 52 | 53 => Fault::KillWorker { pod },
             4 => Fault::KillWorkerCut { pod, ms },
             5 => Fault::CrashContainer { pod, ms },
             6 => Fault::RebootNode { node, ms },
-            7 => Fault::DeletePod { pod },
+            7 => Fault::DeletePod { pod, grace_ms: pick(0..8_000) },
             8 => Fault::ForceDelete { pod, ms },
-            9 => Fault::FailPod { pod },
+            9 | 54 => Fault::FailPod { pod },
             10 | 11 => Fault::AddPod,
             12 => Fault::KillController { replica },
             13 | 14 => Fault::PauseController { replica, ms },
@@ -305,6 +430,18 @@ impl Plan {
             32 => Fault::CutWorkerMail { pod, ms, cut },
             33 => Fault::CutControllerRedis { replica, ms, cut },
             34 => Fault::MailCrash { ms: ms / 3 },
+            36..=38 => {
+                let edits = [Edit::BudgetName, Edit::Host, Edit::Port, Edit::MaxConnections, Edit::SessionTimeout];
+                Fault::EditSpec { edit: edits[index(pick, 5)] }
+            }
+            39 | 40 => Fault::RestoredLedger,
+            41 | 42 => Fault::FreezePod { pod, ms: 14_000 + 2 * ms },
+            43 => Fault::PauseWorkerCut { pod },
+            44 | 45 => Fault::BoxResets { pod, client: true, server: false },
+            46 => Fault::BoxResets { pod, client: pick(0..2) == 0, server: true },
+            47 | 48 => Fault::BoxForgets { pod, answers: pick(0..2) == 0 },
+            49 => Fault::BoxDelays { pod, ms, back: pick(0..2) == 0 },
+            50 | 51 => Fault::DeletePod { pod, grace_ms: pick(0..2_000) },
             _ => Fault::WallClock { node, hours: if pick(0..2) == 0 { 1 } else { -1 } },
         }
     }

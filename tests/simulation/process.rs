@@ -32,7 +32,7 @@ pub type Time = Duration;
 /// What the wall clocks say when the world begins: 2026-11-21T00:00:00Z.
 const EPOCH: Duration = Duration::from_secs(1_795_219_200);
 /// How long every machine has been up when the world begins.
-const UPTIME: Duration = Duration::from_secs(1_000);
+pub const UPTIME: Duration = Duration::from_secs(1_000);
 
 thread_local! {
     static CURRENT: RefCell<Option<Arc<Process>>> = const { RefCell::new(None) };
@@ -221,6 +221,11 @@ impl Running {
             return Step::Shot;
         }
         if self.main.is_finished() { Step::Ended } else { Step::Lives }
+    }
+
+    /// Whether its dead-man switch has gone off.
+    pub fn is_doomed(&self, at: Time) -> bool {
+        self.process.deadline().is_some_and(|deadline| deadline <= at)
     }
 
     /// Does something as if this process did it.

@@ -2,6 +2,7 @@
 
 mod befall;
 mod kubernetes;
+mod spec;
 
 use std::{
     collections::BTreeMap,
@@ -12,10 +13,11 @@ use std::{
 use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
 use serde_json::json;
 use simredis::{SimRedis, Snapshot};
+use spec::Spec;
 
 use crate::{
     api::{ApiServer, Mood},
-    cluster::{MAIL, NAMESPACE, Node, OBSERVER, Pod, REDIS, RELAY, SERVER},
+    cluster::{MAIL, NAMESPACE, Node, OBSERVER, Pod, REDIS, RELAY},
     judge::unrest,
     mail::MailServer,
     net::{Net, Place},
@@ -33,7 +35,11 @@ const NODE_RENEWAL: Duration = Duration::from_secs(10);
 /// How often a copy of the store is kept, to come back as a stale one.
 const COPY_EVERY: Duration = Duration::from_secs(2);
 /// How long everything may take to come to rest once all faults are over.
-const REST: Duration = Duration::from_secs(150);
+const REST: Duration = Duration::from_secs(400);
+/// How often those who would wait for minutes are told that they wait in vain, once all faults are over.
+const HEAL_EVERY: Duration = Duration::from_secs(20);
+/// A window while nothing befalls anybody: packets take longer then.
+const LONG_WINDOW_MS: u64 = 50;
 
 /// What happens at its time.
 #[derive(Clone, Copy)]
@@ -67,6 +73,16 @@ enum Event {
         pod: usize,
         starts: u32,
     },
+    /// Its cgroup runs again.
+    ThawPod {
+        pod: usize,
+    },
+    /// Its network namespace goes, with all sockets in it.
+    Vanish {
+        pod: usize,
+    },
+    /// What was to befall a pod that was frozen.
+    Again(Fault),
     Renew {
         node: usize,
     },
@@ -87,6 +103,15 @@ enum Event {
     Mend {
         from: Place,
         to: Place,
+    },
+    Hasten {
+        from: Place,
+        to: Place,
+    },
+    CutLater {
+        from: Place,
+        to: Place,
+        ms: u64,
     },
     Copy,
 }
@@ -125,6 +150,7 @@ pub struct World {
     pub pods: Vec<Pod>,
     /// Wall clocks: of the nodes, of the controllers' machine, of the servers.
     pub skews: Vec<Arc<AtomicI64>>,
+    pub spec: Spec,
     agenda: BTreeMap<(Time, u64), Event>,
     serial: u64,
 }
@@ -133,11 +159,11 @@ impl World {
     pub fn new(plan: Plan, print: bool) -> Self {
         let trace = Trace::new(print);
         let mut chance = SmallRng::seed_from_u64(plan.seed ^ 0x5eed_5eed);
-        let net = Net::new(chance.next_u64(), plan.latency, plan.broken);
+        let net = Net::new(chance.next_u64(), plan.ways, plan.broken);
         let api = ApiServer::new(chance.next_u64(), trace.clone());
         let mail = MailServer::new(plan.budget, plan.habits.clone(), chance.next_u64(), trace.clone());
         let skews: Vec<Arc<AtomicI64>> = (0..plan.nodes + 2).map(|_| Arc::default()).collect();
-        let (redis_port, mail_port) = (net.listen(REDIS), net.listen(MAIL));
+        let (redis_port, mail_port) = (net.listen(REDIS, None), net.listen(MAIL, Some(plan.habits.room)));
         let (redis_seed, serving) = (chance.next_u64(), mail.clone());
         let mut made = None;
         let servers = Running::start("servers", 0, &skews[plan.nodes + 1], chance.next_u64(), |process| {
@@ -162,11 +188,15 @@ impl World {
         for (name, value) in [("appendonly", "yes"), ("appendfsync", "always"), ("maxmemory-policy", "noeviction")] {
             servers.within(|| redis.configure(name, value));
         }
+        for (from, to) in plan.broken.scripts() {
+            redis.alter_scripts(from, to);
+        }
         let observer = Observer::default();
-        let (watching, way, arrivals, trace_of_it) =
-            (observer.clone(), net.clone(), plan.arrivals.clone(), trace.clone());
+        let sized = |at: &Time| (*at, chance.random_range(plan.size.0..=plan.size.1));
+        let mails = plan.arrivals.iter().map(sized).collect();
+        let (watching, way, trace_of_it) = (observer.clone(), net.clone(), trace.clone());
         let watcher = Running::start("observer", OBSERVER, &Arc::default(), chance.next_u64(), |process| {
-            watching.run(way, process, arrivals, trace_of_it)
+            watching.run(way, process, mails, trace_of_it)
         });
         let nodes = (0..plan.nodes)
             .map(|number| Node {
@@ -196,6 +226,7 @@ impl World {
             skews,
             agenda: BTreeMap::new(),
             serial: 0,
+            spec: Spec::new(&plan),
             plan,
         };
         world.populate();
@@ -211,17 +242,14 @@ impl World {
                 "creationTimestamp": "2026-11-20T00:00:00Z",
             },
             "spec": {
-                "servers": [{
-                    "name": "primary", "host": SERVER, "port": 25, "tls": "None", "maxConnections": plan.budget,
-                    "sessionTimeout": format!("{}s", plan.session_timeout.as_secs()),
-                    "closeGrace": format!("{}s", plan.close_grace.as_secs()),
-                }],
+                "servers": self.spec.servers(&plan),
                 "retry": { "initialBackoff": "200ms", "maxBackoff": "2s", "maxRetries": 20 },
                 "breaker": { "pause": "3s" },
                 "unknownOutcome": if plan.resend { "Resend" } else { "Hold" },
             },
         });
         self.api.put("mailrelays", &format!("{NAMESPACE}/{RELAY}"), relay);
+        self.spec.pool().clone_into(&mut self.observer.inner().pool);
         for node in 0..self.nodes.len() {
             self.tell_node(node);
             let first = self.between(0, 10_000);
@@ -261,7 +289,9 @@ impl World {
             let event = entry.remove();
             self.happen(event);
         }
-        let until = self.now + Duration::from_millis(self.plan.latency.least_ms);
+        let resting = self.now >= self.plan.calm;
+        let window = if resting { LONG_WINDOW_MS } else { self.plan.ways.latency.least_ms };
+        let until = self.now + Duration::from_millis(window);
         self.servers.step(until);
         self.watcher.step(until);
         for replica in 0..self.controllers.len() {
@@ -274,6 +304,9 @@ impl World {
             }
         }
         for pod in 0..self.pods.len() {
+            if self.pods[pod].frozen.is_some() {
+                continue;
+            }
             match self.pods[pod].running.as_mut().map(|running| running.step(until)) {
                 Some(Step::Ended) => self.worker_ended(pod, "ended"),
                 Some(Step::Shot) => {
@@ -282,6 +315,8 @@ impl World {
                 }
                 Some(Step::Lives) | None => {}
             }
+            let place = self.pods[pod].place;
+            self.pods[pod].supervisor.step(until, || self.net.table(place, MAIL));
         }
         self.now = until;
         set_world(self.now);
@@ -304,7 +339,12 @@ impl World {
         }
         self.observer.inner().looking = true;
         self.trace.note(|| "the faults are over".to_owned());
+        let mut next_heal = self.now;
         while self.now < self.plan.calm + REST {
+            if self.now >= next_heal {
+                self.net.heal();
+                next_heal = self.now + HEAL_EVERY;
+            }
             self.step();
             if !self.mail.seen(|seen| seen.violations.is_empty()) {
                 return false;
@@ -318,13 +358,24 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Fault(fault) => self.befall(fault),
+            Event::Fault(fault) | Event::Again(fault) => self.befall(fault),
+            // Who is frozen does nothing, and nothing can be done to it.
+            Event::StartWorker { pod, .. }
+            | Event::KillPod { pod }
+            | Event::KillStopped { pod, .. }
+            | Event::Resume { pod, .. }
+                if self.is_frozen(pod) =>
+            {
+                self.when_thawed(pod, event);
+            }
             Event::StartContainer { pod } => self.start_container(pod),
             Event::StartWorker { pod, starts } => {
                 if self.pods[pod].starts == starts {
                     self.start_worker(pod);
                 }
             }
+            Event::ThawPod { pod } => self.thaw_pod(pod),
+            Event::Vanish { pod } => self.net.vanish(self.pods[pod].place),
             Event::Tell { pod } => self.tell_pod(pod),
             Event::Remove { pod } => self.remove_pod(pod),
             Event::KillPod { pod } => {
@@ -363,6 +414,13 @@ impl World {
             Event::Thaw => self.servers.within(|| self.redis.thaw()),
             Event::MailUp => self.net.refuse(MAIL, false),
             Event::Mend { from, to } => self.net.cut(from, to, false),
+            Event::CutLater { from, to, ms } => {
+                if self.now < self.plan.calm {
+                    self.net.cut(from, to, true);
+                    self.at(Duration::from_millis(ms), Event::Mend { from, to });
+                }
+            }
+            Event::Hasten { from, to } => self.net.delay(from, to, Duration::ZERO),
             Event::Copy => {
                 if !self.redis.is_down() {
                     let copy = self.servers.within(|| self.redis.snapshot());

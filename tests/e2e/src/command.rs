@@ -78,9 +78,14 @@ pub fn mailrelay() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("MAILRELAY_BIN") {
         return Ok(path.into());
     }
+    beside("mailrelay").context("build it (cargo build) or set MAILRELAY_BIN")
+}
+
+/// A binary that cargo built beside this program.
+pub fn beside(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("the path of this program")?;
     own.ancestors()
-        .map(|folder| folder.join("mailrelay"))
+        .map(|folder| folder.join(name))
         .find(|path| path.is_file())
-        .context("no mailrelay binary: build it (cargo build) or set MAILRELAY_BIN")
+        .with_context(|| format!("no binary {name} beside this program"))
 }

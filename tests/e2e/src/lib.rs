@@ -10,11 +10,13 @@ pub mod network;
 mod options;
 pub mod process;
 mod relay;
+mod server;
 mod stage;
 pub mod wait;
 
 pub use options::RelayOptions;
 pub use relay::{Rebalance, Relay};
+pub use server::{Server, Side};
 pub use stage::{Stage, is_local};
 
 use tokio::signal::unix::{SignalKind, signal};

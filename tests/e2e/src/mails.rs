@@ -13,6 +13,14 @@ pub fn mail(batch: &str, index: usize) -> Value {
     })
 }
 
+/// The same with a text of about so many bytes.
+pub fn large_mail(batch: &str, index: usize, bytes: usize) -> Value {
+    const LINE: &str = "Sixty-four bytes of a text that nobody reads, again and again.\n";
+    let mut mail = mail(batch, index);
+    mail["text"] = json!(LINE.repeat(bytes.div_ceil(LINE.len())));
+    mail
+}
+
 /// A batch as newline-delimited JSON, for `mailrelay send --lines`.
 pub fn lines(batch: &str, count: usize) -> String {
     (0..count).flat_map(|index| [mail(batch, index).to_string(), "\n".into()]).collect()

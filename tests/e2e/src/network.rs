@@ -55,6 +55,15 @@ impl Cut {
         Ok(Self { rules })
     }
 
+    /// The ends of connections of a pod to a server beside the cluster, as the pod tells them in good order; all else
+    /// passes.
+    pub fn of_fins(pod: IpAddr, server: SocketAddr) -> Result<Self> {
+        let (pod, server) = (pod.to_string(), server.port().to_string());
+        let words = ["INPUT", "-s", &pod, "-p", "tcp", "--dport", &server];
+        let rule = Rule::add("filter", &[&words[..], &["--tcp-flags", "FIN,RST", "FIN", "-j", "DROP"]].concat())?;
+        Ok(Self { rules: vec![rule] })
+    }
+
     /// Packets that have vanished so far.
     pub fn packets(&self) -> Result<u64> {
         self.rules.iter().map(Rule::packets).sum()
@@ -85,6 +94,50 @@ impl Diversion {
             rules.push(rule("OUTPUT")?);
         }
         Ok(Self { _rules: rules })
+    }
+}
+
+/// All clients of a server seem to be one, as behind a NAT: a server that counts by client counts them together.
+#[derive(Debug)]
+pub struct Disguise {
+    _rule: Rule,
+}
+
+/// An address of the pods' network that no pod gets: `host-local` gives them out from below.
+const NOBODY: &str = "10.88.255.254";
+
+impl Disguise {
+    /// From now on, for new connections.
+    pub fn of_clients(server: SocketAddr) -> Result<Self> {
+        let (ip, port) = (server.ip().to_string(), server.port().to_string());
+        let words =
+            ["INPUT", "!", "-i", "lo", "-d", &ip, "-p", "tcp", "--dport", &port, "-j", "SNAT", "--to-source", NOBODY];
+        Ok(Self { _rule: Rule::add("nat", &words)? })
+    }
+}
+
+/// A box on the way that has forgotten some connections: whatever the pod sends on them is answered by a reset, and the
+/// server hears nothing of it. It knows them again when this is dropped.
+#[derive(Debug)]
+pub struct Amnesia {
+    rules: Vec<Rule>,
+}
+
+impl Amnesia {
+    /// Of these ports of a pod.
+    pub fn of(pod: IpAddr, ports: &[u16], server: SocketAddr) -> Result<Self> {
+        let (pod, server) = (pod.to_string(), server.port().to_string());
+        let rules = ports.iter().map(|port| {
+            let port = port.to_string();
+            let words = ["INPUT", "-s", &pod, "-p", "tcp", "--sport", &port, "--dport", &server];
+            Rule::add("filter", &[&words[..], &["-j", "REJECT", "--reject-with", "tcp-reset"]].concat())
+        });
+        Ok(Self { rules: rules.collect::<Result<_>>()? })
+    }
+
+    /// Packets that were answered by a reset so far.
+    pub fn packets(&self) -> Result<u64> {
+        self.rules.iter().map(Rule::packets).sum()
     }
 }
 

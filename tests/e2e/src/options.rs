@@ -1,12 +1,15 @@
 //! What a relay under test is made of: the objects of the examples, with a mail server of the test's own.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result};
 use mailsink::{Behaviour, Login, Sink, SinkConfig};
 use serde_json::{Value, json};
 
-use crate::command::{repository, succeed};
+use crate::{
+    command::{repository, succeed},
+    server::{Server, Side, Terms},
+};
 
 /// Name of the `MailRelay`, as in the examples.
 pub(crate) const RELAY: &str = "corporate";
@@ -31,8 +34,18 @@ pub struct RelayOptions {
     pub replicas: u32,
     /// Image of the workers.
     pub image: String,
+    /// What its mail server is.
+    pub side: Side,
     /// How the sink behaves at the start.
     pub behaviour: Behaviour,
+    /// What a server that is not the sink takes for each mail, where it is not its own kind that decides.
+    pub pause: Duration,
+    /// The time-out of a server that is not the sink.
+    pub timeout: Duration,
+    /// Its sessions come and go so fast that all of them are never seen open at once.
+    pub hectic: bool,
+    /// Host names by which pods know the server, beside its address.
+    pub aliases: Vec<String>,
     /// Whether the server wants STARTTLS and a login.
     pub secure: bool,
     /// More fields of the sink's own server in the spec, as a JSON object.
@@ -53,7 +66,12 @@ impl RelayOptions {
             budget: 16,
             replicas,
             image: "localhost/mailrelay:dev".into(),
+            side: Side::Sink,
             behaviour: Behaviour::default(),
+            pause: Duration::from_millis(400),
+            timeout: Duration::from_secs(300),
+            hectic: false,
+            aliases: Vec::new(),
             secure: false,
             server: json!({}),
             spec: json!({}),
@@ -65,7 +83,15 @@ impl RelayOptions {
         if self.queue == "mail_queue" { "mail_dead_letter_queue".into() } else { format!("{}_dead", self.queue) }
     }
 
-    pub(crate) async fn sink(&self, address: IpAddr) -> Result<Sink> {
+    pub(crate) async fn start(&self, address: IpAddr) -> Result<Server> {
+        let budget = usize::try_from(self.budget)?;
+        match self.side {
+            Side::Sink => self.sink(address).await.map(Server::Sink),
+            side => side.start(address, Terms { budget, pause: self.pause, timeout: self.timeout }).await,
+        }
+    }
+
+    async fn sink(&self, address: IpAddr) -> Result<Sink> {
         let login = Login { username: SMTP_USER.into(), password: SMTP_PASSWORD.into() };
         let config = SinkConfig {
             smtp: (address, 0).into(),
@@ -80,11 +106,12 @@ impl RelayOptions {
     }
 
     /// The `MailRelay`.
-    pub(crate) fn relay(&self, address: IpAddr, sink: &Sink) -> Value {
+    pub(crate) fn relay(&self, address: IpAddr, server: &Server) -> Value {
+        let port = server.smtp().port();
         let mut server = json!({
             "name": "primary",
             "host": address.to_string(),
-            "port": sink.smtp().port(),
+            "port": port,
             "budgetName": self.budget_name,
             "tls": if self.secure { "StartTLS" } else { "None" },
             "maxConnections": self.budget,
@@ -107,7 +134,7 @@ impl RelayOptions {
     }
 
     /// The Secret and the Deployment of the examples, in this relay's namespace and with an application at hand.
-    pub(crate) async fn workload(&self, sink: &Sink) -> Result<Value> {
+    pub(crate) async fn workload(&self, address: IpAddr, server: &Server) -> Result<Value> {
         let example = repository().join("examples/deployment.yaml");
         let arguments = ["create", "--dry-run=client", "-o", "json", "-f", &example.to_string_lossy()];
         let text = succeed("kubectl", &arguments, "").await?;
@@ -120,10 +147,14 @@ impl RelayOptions {
             if object["kind"] == "Deployment" {
                 object["spec"]["replicas"] = json!(self.replicas);
                 object["spec"]["template"]["spec"]["initContainers"][0]["image"] = json!(self.image);
+                if !self.aliases.is_empty() {
+                    let aliases = json!([{"ip": address.to_string(), "hostnames": self.aliases}]);
+                    object["spec"]["template"]["spec"]["hostAliases"] = aliases;
+                }
                 object["spec"]["template"]["spec"]["containers"][0]["image"] = json!("localhost/pause:dev");
             } else {
                 let mut data = json!({"username": SMTP_USER, "password": SMTP_PASSWORD});
-                if let Some(certificate) = sink.certificate() {
+                if let Some(certificate) = server.certificate() {
                     data["ca.crt"] = json!(certificate);
                 }
                 object["stringData"] = data;

@@ -17,7 +17,7 @@ use mailrelay::{
     lease::{HolderView, LedgerStore, LedgerView},
     queue::{Audit, Depths, Filter, Queue, QueueNames, UnixMillis},
 };
-use mailsink::{Sink, Stats};
+use mailsink::Stats;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -27,6 +27,7 @@ use crate::{
     mails::{self, id_of},
     options::{DEPLOYMENT, RELAY, RelayOptions},
     process::worker_of,
+    server::Server,
     stage::PODS,
     wait::{Look, until},
 };
@@ -37,12 +38,14 @@ pub struct Relay<'a> {
     /// Its namespace.
     pub namespace: String,
     /// Its mail server.
-    pub sink: Arc<Sink>,
+    pub server: Arc<Server>,
     /// Connections in its budget.
     pub budget: u32,
     /// Its queue.
     pub queue: Queue,
     queue_name: String,
+    /// The name of its pool at the start.
+    pub budget_name: String,
     /// How the first pods got their shares.
     pub raised: Option<Rebalance>,
     ledger: LedgerStore,
@@ -65,21 +68,22 @@ impl<'a> Relay<'a> {
     /// Starts the sink, applies the `MailRelay` and the Deployment of the examples, and waits until the pods are ready
     /// and the shares in force.
     pub async fn raise(stage: &'a Stage, options: RelayOptions) -> Result<Relay<'a>> {
-        let sink = options.sink(stage.address).await?;
+        let server = options.start(stage.address).await?;
         let relay = Relay {
             stage,
             namespace: options.name.clone(),
             budget: options.budget,
             queue: Queue::new(stage.store.clone(), QueueNames::new(&options.queue, &options.dead_letters())),
             queue_name: options.queue.clone(),
+            budget_name: options.budget_name.clone(),
             raised: None,
             ledger: LedgerStore::new(stage.store.clone(), &options.budget_name),
-            sink: Arc::new(sink),
+            server: Arc::new(server),
         };
         stage.create_namespace(&relay.namespace).await?;
-        apply(&options.relay(stage.address, &relay.sink)).await?;
+        apply(&options.relay(stage.address, &relay.server)).await?;
         let asked = Instant::now();
-        apply(&options.workload(&relay.sink).await?).await?;
+        apply(&options.workload(stage.address, &relay.server).await?).await?;
         let raised = Some(relay.await_rebalance(options.replicas, asked).await?);
         Ok(Relay { raised, ..relay })
     }
@@ -261,7 +265,7 @@ impl<'a> Relay<'a> {
     /// Waits until the sink has accepted `count` different mails.
     pub async fn await_delivered(&self, count: usize, limit: Duration) -> Result<Duration> {
         let ((), took) = until(&format!("{count} delivered mails"), limit, async || {
-            let stats = self.sink.stats();
+            let stats = self.server.stats();
             let depths = self.depths().await;
             Ok(Look::when(stats.unique_message_ids >= count, (), || format!("{stats:?}, {depths:?}")))
         })
@@ -280,7 +284,7 @@ impl<'a> Relay<'a> {
     /// The mails of the batches that are neither at the sink nor anywhere in the queue's keeping.
     pub async fn lost(&self, batches: &[(&str, usize)]) -> Result<Vec<String>> {
         let mut found: HashSet<String> =
-            self.sink.journal().iter().filter_map(|entry| id_of(&entry.message_id).map(str::to_owned)).collect();
+            self.server.taken().iter().filter_map(|id| id_of(id).map(str::to_owned)).collect();
         let (held, dead) = self.parked().await?;
         found.extend(held.into_iter().chain(dead));
         let sent = batches.iter().flat_map(|(batch, count)| (0..*count).map(move |index| format!("{batch}-{index}")));
@@ -301,7 +305,7 @@ impl<'a> Relay<'a> {
     /// Checks what must hold at the end of every scenario: the cap (O1), nothing lost (O2), nothing twice (O3). Mail may be
     /// held only where a worker was killed.
     pub async fn check(&self, batches: &[(&str, usize)]) -> Result<Stats> {
-        let (stats, lost, audit) = (self.sink.stats(), self.lost(batches).await?, self.audit().await?);
+        let (stats, lost, audit) = (self.server.stats(), self.lost(batches).await?, self.audit().await?);
         ensure!(stats.peak <= 16 && stats.rejected == 0, "the cap was exceeded: {stats:?}");
         ensure!(stats.duplicates == 0, "mails were delivered twice: {stats:?}");
         ensure!(lost.is_empty(), "{} mails were lost, {:?} among them", lost.len(), &lost[..lost.len().min(5)]);

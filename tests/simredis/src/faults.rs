@@ -99,6 +99,12 @@ impl SimRedis {
         lock(&self.shared.scripts).flush();
     }
 
+    /// Scripts run with `to` wherever they say `from`, unnoticed by those who sent them: to see whether a test notices what
+    /// a rule in a script is for.
+    pub fn alter_scripts(&self, from: &str, to: &str) {
+        lock(&self.shared.scripts).alter(from, to);
+    }
+
     /// CONFIG SET, which goes on over restarts, as an option of the command line does.
     ///
     /// # Panics

@@ -4,6 +4,7 @@ mod convert;
 mod environment;
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     sync::{Arc, Mutex},
 };
@@ -48,6 +49,8 @@ pub(crate) struct Scripts {
     run: Function,
     rights: Arc<Mutex<ScriptRights>>,
     loaded: BTreeMap<String, Script>,
+    /// What scripts run in other words than those that were sent.
+    altered: Vec<(String, String)>,
 }
 
 impl Scripts {
@@ -55,11 +58,17 @@ impl Scripts {
         let rights = Arc::new(Mutex::new(ScriptRights { may_write: true, out_of_memory: false }));
         let (lua, parts) = environment::build(&node, &rights).expect("a Lua state with our functions");
         let environment::Parts { globals, environment, run } = parts;
-        Self { lua, node, globals, environment, run, rights, loaded: BTreeMap::new() }
+        Self { lua, node, globals, environment, run, rights, loaded: BTreeMap::new(), altered: Vec::new() }
     }
 
     /// SCRIPT FLUSH; a restart does the same.
     pub(crate) fn flush(&mut self) {
+        self.loaded.clear();
+    }
+
+    /// From now on scripts run with `to` wherever they say `from`, under the digest of what was sent.
+    pub(crate) fn alter(&mut self, from: &str, to: &str) {
+        self.altered.push((from.to_owned(), to.to_owned()));
         self.loaded.clear();
     }
 
@@ -107,7 +116,14 @@ impl Scripts {
         let digest = Sha1::from(body).digest().to_string();
         if !self.loaded.contains_key(&digest) {
             let (flags, code) = header(body)?;
-            let chunk = self.lua.load(code).set_name(environment::CHUNK).set_environment(self.environment.clone());
+            let mut text = Cow::Borrowed(code);
+            for (from, to) in &self.altered {
+                let words = String::from_utf8_lossy(&text);
+                if words.contains(from) {
+                    text = Cow::Owned(words.replace(from, to).into_bytes());
+                }
+            }
+            let chunk = self.lua.load(&*text).set_name(environment::CHUNK).set_environment(self.environment.clone());
             let function = chunk.into_function().map_err(|error| {
                 let detail = match &error {
                     mlua::Error::SyntaxError { message, .. } => message.clone(),

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use futures::{FutureExt, future::BoxFuture};
@@ -16,26 +16,8 @@ use mailrelay::{
 use redis::aio::AsyncStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Conn, End, Net, Packet, Place, Side, State};
+use super::{Net, Packet, Place, Side, Tcp, address};
 use crate::process::Process;
-
-impl Net {
-    fn dial(&self, process: &Process, server: Place) -> Arc<Socket> {
-        let mut inner = self.inner();
-        inner.serial += 1;
-        let conn = inner.serial;
-        let new = Conn {
-            places: [process.place, server],
-            state: State::Connecting,
-            connector: None,
-            client: End::default(),
-            server: End::default(),
-        };
-        inner.conns.insert(conn, new);
-        inner.send(conn, Side::Client, Packet::Syn);
-        Arc::new(Socket { net: self.clone(), conn, side: Side::Client })
-    }
-}
 
 /// One end of a connection as a process has it; dropping it closes it.
 #[derive(Debug)]
@@ -47,7 +29,11 @@ struct Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.net.inner().close(self.conn, self.side);
+        let mut woken = Vec::new();
+        self.net.inner().close(self.conn, self.side, &mut woken);
+        for waker in woken {
+            waker.wake();
+        }
     }
 }
 
@@ -55,30 +41,71 @@ impl Socket {
     fn poll_connected(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.net.inner();
         let Some(conn) = inner.conns.get_mut(&self.conn) else {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
-        match conn.state {
-            State::Established => Poll::Ready(Ok(())),
-            State::Refused => Poll::Ready(Err(io::ErrorKind::ConnectionRefused.into())),
-            State::Connecting => {
-                conn.connector = Some(cx.waker().clone());
+        let end = conn.end(self.side);
+        if let Some(error) = end.take_error() {
+            return Poll::Ready(Err(error));
+        }
+        match end.tcp {
+            Tcp::SynSent => {
+                end.writer = Some(cx.waker().clone());
                 Poll::Pending
             }
+            Tcp::Closed => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            _ => Poll::Ready(Ok(())),
         }
     }
 
-    /// Sends FIN; an attempt that is not connected yet is taken back.
+    fn local(&self) -> SocketAddr {
+        let inner = self.net.inner();
+        let found = inner.conns.get(&self.conn).map(|conn| address(conn.places[0], conn.port));
+        found.unwrap_or_else(|| address(0, 0))
+    }
+
     fn end(&self) {
-        let mut inner = self.net.inner();
-        let Some(conn) = inner.conns.get_mut(&self.conn) else { return };
-        let established = conn.state == State::Established;
-        let end = conn.end(self.side);
-        if !established {
-            end.closed = true;
-        } else if !end.ended && !end.reset {
-            end.ended = true;
-            inner.send(self.conn, self.side, Packet::Fin);
+        let mut woken = Vec::new();
+        self.net.inner().end(self.conn, self.side, &mut woken);
+        for waker in woken {
+            waker.wake();
         }
+    }
+
+    /// What `recv` says: bytes first, then the other side's end, then an error, once.
+    fn receive(&self, buf: Option<&mut ReadBuf<'_>>, waker: Option<&Waker>) -> Poll<io::Result<usize>> {
+        let mut inner = self.net.inner();
+        let Some(conn) = inner.conns.get_mut(&self.conn) else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        let end = conn.end(self.side);
+        if !end.ready.is_empty() {
+            let Some(buf) = buf else { return Poll::Ready(Ok(1)) };
+            let count = buf.remaining().min(end.ready.len());
+            let (first, second) = end.ready.as_slices();
+            let (in_first, in_second) = (count.min(first.len()), count.saturating_sub(first.len()));
+            buf.put_slice(&first[..in_first]);
+            buf.put_slice(&second[..in_second]);
+            end.ready.drain(..count);
+            let announced = |other: &super::End| matches!(other.coming.back(), Some(Packet::Window));
+            let other = conn.look(self.side.other());
+            if !other.unsent.is_empty() && !announced(other) {
+                inner.send(self.conn, self.side, Packet::Window);
+            }
+            return Poll::Ready(Ok(count));
+        }
+        if end.done {
+            return Poll::Ready(Ok(0));
+        }
+        if let Some(error) = end.take_error() {
+            return Poll::Ready(Err(error));
+        }
+        if end.tcp == Tcp::Closed {
+            return Poll::Ready(Ok(0));
+        }
+        if let Some(waker) = waker {
+            end.reader = Some(waker.clone());
+        }
+        Poll::Pending
     }
 }
 
@@ -88,48 +115,38 @@ pub struct Stream(Arc<Socket>);
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let mut inner = self.0.net.inner();
-        let Some(conn) = inner.conns.get_mut(&self.0.conn) else {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        };
-        let end = conn.end(self.0.side);
-        if !end.ready.is_empty() {
-            let count = buf.remaining().min(end.ready.len());
-            let (first, second) = end.ready.as_slices();
-            let (in_first, in_second) = (count.min(first.len()), count.saturating_sub(first.len()));
-            buf.put_slice(&first[..in_first]);
-            buf.put_slice(&second[..in_second]);
-            end.ready.drain(..count);
-            return Poll::Ready(Ok(()));
-        }
-        if end.reset {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        }
-        if end.eof {
-            return Poll::Ready(Ok(()));
-        }
-        end.reader = Some(cx.waker().clone());
-        Poll::Pending
+        self.0.receive(Some(buf), Some(cx.waker())).map_ok(drop)
     }
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let mut inner = self.0.net.inner();
-        let Some(conn) = inner.conns.get_mut(&self.0.conn) else {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let mut woken = Vec::new();
+        let written = {
+            let mut inner = self.0.net.inner();
+            let Some(conn) = inner.conns.get_mut(&self.0.conn) else {
+                return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+            };
+            let end = conn.end(self.0.side);
+            if let Some(error) = end.take_error() {
+                return Poll::Ready(Err(error));
+            }
+            if !end.may_write() {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            let count = buf.len().min(end.buffer.saturating_sub(end.unsent.len()));
+            if count == 0 {
+                end.writer = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            end.unsent.extend(&buf[..count]);
+            inner.pump(self.0.conn, self.0.side, &mut woken);
+            count
         };
-        let end = conn.end(self.0.side);
-        if end.ended {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        for waker in woken {
+            waker.wake();
         }
-        if end.reset {
-            // As Linux has it: a broken pipe is a reset that came after the other side's end.
-            let kind = if end.eof { io::ErrorKind::BrokenPipe } else { io::ErrorKind::ConnectionReset };
-            return Poll::Ready(Err(kind.into()));
-        }
-        inner.send(self.0.conn, self.0.side, Packet::Data(buf.to_vec()));
-        Poll::Ready(Ok(buf.len()))
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -147,19 +164,20 @@ struct Peeker(Arc<Socket>);
 
 impl Handle for Peeker {
     fn is_connected(&self) -> bool {
-        let mut inner = self.0.net.inner();
-        inner.conns.get_mut(&self.0.conn).is_some_and(|conn| conn.state == State::Established && !conn.client.reset)
+        let inner = self.0.net.inner();
+        inner.conns.get(&self.0.conn).is_some_and(|conn| !matches!(conn.client.tcp, Tcp::Closed | Tcp::SynSent))
     }
 
     fn peek(&self) -> io::Result<usize> {
-        let mut inner = self.0.net.inner();
-        let Some(conn) = inner.conns.get_mut(&self.0.conn) else { return Err(io::ErrorKind::ConnectionReset.into()) };
-        match &conn.client {
-            end if !end.ready.is_empty() => Ok(1),
-            end if end.reset => Err(io::ErrorKind::ConnectionReset.into()),
-            end if end.eof => Ok(0),
-            _ => Err(io::ErrorKind::WouldBlock.into()),
+        match self.0.receive(None, None) {
+            Poll::Ready(peeked) => peeked,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
         }
+    }
+
+    fn take_error(&self) -> Option<io::Error> {
+        let mut inner = self.0.net.inner();
+        inner.conns.get_mut(&self.0.conn).and_then(|conn| conn.client.take_error())
     }
 
     fn end(&self) {
@@ -171,6 +189,10 @@ impl Handle for Peeker {
     }
 }
 
+/// Any address will do.
+const REDIS_ADDRESS: SocketAddr =
+    SocketAddr::V4(std::net::SocketAddrV4::new(std::net::Ipv4Addr::new(10, 0, 0, 6), 6379));
+
 /// The network as one process sees it.
 #[derive(Clone, Debug)]
 pub struct Interface {
@@ -181,23 +203,27 @@ pub struct Interface {
 }
 
 impl Interface {
-    fn connect(&self) -> (Arc<Socket>, BoxFuture<'static, io::Result<Stream>>) {
-        let socket = self.net.dial(&self.process, self.server);
+    fn connect(
+        &self,
+        remote: SocketAddr,
+        buffer: Option<usize>,
+    ) -> io::Result<(Arc<Socket>, BoxFuture<'static, io::Result<Stream>>)> {
+        let conn = self.net.inner().connect(self.process.place, self.server, remote, buffer)?;
+        let socket = Arc::new(Socket { net: self.net.clone(), conn, side: Side::Client });
         let connecting = Arc::clone(&socket);
         let connected = async move {
             std::future::poll_fn(|cx| connecting.poll_connected(cx)).await?;
             Ok(Stream(connecting))
         };
-        (socket, connected.boxed())
+        Ok((socket, connected.boxed()))
     }
 }
 
 impl Network for Interface {
-    fn dial(&self, _: SocketAddr) -> io::Result<Dial> {
-        let (socket, connected) = self.connect();
-        // The number of the connection, as a port: no two are the same.
-        let port = u16::try_from(socket.conn % (1 << 16)).unwrap_or_default();
-        let local = SocketAddr::from(([127, 0, 0, 1], port));
+    fn dial(&self, address: SocketAddr) -> io::Result<Dial> {
+        let buffer = self.net.inner().ways.buffer;
+        let (socket, connected) = self.connect(address, Some(buffer))?;
+        let local = socket.local();
         let connecting =
             async move { Ok(Connected { stream: Box::new(connected.await?) as Connection, local }) }.boxed();
         Ok(Dial { connecting, handle: Box::new(Peeker(socket)) })
@@ -206,8 +232,8 @@ impl Network for Interface {
 
 impl Dialer for Interface {
     fn dial(&self) -> BoxFuture<'static, io::Result<Box<dyn AsyncStream + Send + Sync + Unpin>>> {
-        let (_, connected) = self.connect();
-        async move { Ok(Box::new(connected.await?) as Box<dyn AsyncStream + Send + Sync + Unpin>) }.boxed()
+        let connected = self.connect(REDIS_ADDRESS, None);
+        async move { Ok(Box::new(connected?.1.await?) as Box<dyn AsyncStream + Send + Sync + Unpin>) }.boxed()
     }
 }
 

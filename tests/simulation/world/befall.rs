@@ -5,9 +5,10 @@ use std::{sync::atomic::Ordering, time::Duration};
 use super::{CONTROLLERS, Event, Restart, World};
 use crate::{
     api::Mood,
-    cluster::{MAIL, REDIS, SERVER, Shown},
-    net::Place,
-    plan::{Broken, Cut, Fault},
+    broken::Broken,
+    cluster::{ALIAS, MAIL, NAMESPACE, REDIS, RELAY, SERVER, Shown},
+    net::{Box, Place},
+    plan::{Cut, Edit, Fault},
 };
 
 const fn ms(span: u64) -> Duration {
@@ -23,10 +24,15 @@ impl World {
         self.count(format!("fault {}", fault.kind()));
         match fault {
             Fault::PauseWorker { pod, .. }
+            | Fault::PauseWorkerCut { pod }
+            | Fault::FreezePod { pod, .. }
             | Fault::KillWorker { pod }
             | Fault::KillWorkerCut { pod, .. }
             | Fault::CrashContainer { pod, .. }
-            | Fault::DeletePod { pod }
+            | Fault::DeletePod { pod, .. }
+            | Fault::BoxForgets { pod, .. }
+            | Fault::BoxResets { pod, .. }
+            | Fault::BoxDelays { pod, .. }
             | Fault::ForceDelete { pod, .. }
             | Fault::FailPod { pod }
             | Fault::CutWorkerRedis { pod, .. }
@@ -36,6 +42,7 @@ impl World {
                     self.befall_pod(alive[pod % alive.len()], fault);
                 }
             }
+            Fault::EditSpec { edit } => self.edit_spec(edit),
             Fault::AddPod => {
                 if self.pods.iter().filter(|pod| !pod.leaving).count() < 6 {
                     self.add_pod();
@@ -69,12 +76,48 @@ impl World {
             | Fault::FlushAll
             | Fault::DeleteLedger
             | Fault::StaleLedger
+            | Fault::RestoredLedger
             | Fault::ScriptFlush => self.befall_store(fault),
         }
     }
 
     fn befall_pod(&mut self, pod: usize, fault: Fault) {
+        let ends = matches!(
+            fault,
+            Fault::KillWorker { .. }
+                | Fault::KillWorkerCut { .. }
+                | Fault::CrashContainer { .. }
+                | Fault::FailPod { .. }
+                | Fault::PauseWorker { .. }
+                | Fault::PauseWorkerCut { .. }
+        );
+        if ends && self.is_frozen(pod) {
+            return self.when_thawed(pod, Event::Again(fault));
+        }
+        let place = self.pods[pod].place;
         match fault {
+            Fault::PauseWorkerCut { .. } => {
+                let starts = self.pods[pod].starts;
+                if let Some(running) = &mut self.pods[pod].running {
+                    running.stopped = true;
+                }
+                self.at(ms(20_000), Event::Resume { pod, starts });
+                self.at(ms(4_000), Event::CutLater { from: place, to: MAIL, ms: 3_000 });
+            }
+            Fault::FreezePod { ms: span, .. } => {
+                let until = self.now + ms(span);
+                if self.pods[pod].running.is_some() && self.pods[pod].frozen.is_none_or(|other| other < until) {
+                    self.pods[pod].frozen = Some(until);
+                    self.at(ms(span), Event::ThawPod { pod });
+                }
+            }
+            Fault::BoxForgets { answers, .. } => self.interfere(place, Box::Forgets { answers }),
+            Fault::BoxResets { client, server, .. } => self.interfere(place, Box::Resets { client, server }),
+            Fault::BoxDelays { ms: span, back, .. } => {
+                let (from, to) = if back { (MAIL, place) } else { (place, MAIL) };
+                self.net.delay(from, to, ms(span));
+                self.at(ms(span), Event::Hasten { from, to });
+            }
             Fault::PauseWorker { ms: span, .. } => {
                 let starts = self.pods[pod].starts;
                 if let Some(running) = &mut self.pods[pod].running {
@@ -98,9 +141,7 @@ impl World {
                 self.at(lag, Event::Tell { pod });
                 self.at(ms(span / 4), Event::StartContainer { pod });
             }
-            Fault::DeletePod { .. } => {
-                self.delete_pod(pod);
-            }
+            Fault::DeletePod { grace_ms, .. } => self.delete_pod(pod, ms(grace_ms)),
             Fault::ForceDelete { ms: span, .. } => {
                 self.pods[pod].leaving = true;
                 self.pods[pod].gone = true;
@@ -112,6 +153,7 @@ impl World {
                 self.pods[pod].leaving = true;
                 self.end_worker(pod);
                 (self.pods[pod].over, self.pods[pod].shown) = (true, Shown::Terminated);
+                self.vanish_soon(pod);
                 let lag = self.between(200, 3_000);
                 self.at(lag, Event::Tell { pod });
                 self.at(lag + ms(4_000), Event::Remove { pod });
@@ -171,10 +213,11 @@ impl World {
                 self.servers.within(|| self.redis.flush_all());
             }
             Fault::DeleteLedger => {
-                let key = format!("mailrelay:{{{SERVER}}}:ledger");
+                let key = format!("mailrelay:{{{}}}:ledger", self.spec.pool());
                 self.servers.within(|| self.redis.delete(&key));
             }
-            Fault::StaleLedger => self.stale_ledger(),
+            Fault::StaleLedger => self.stale_ledger(self.plan.broken == Broken::NoFence),
+            Fault::RestoredLedger => self.stale_ledger(true),
             Fault::ScriptFlush => self.servers.within(|| self.redis.script_flush()),
             _ => unreachable!("a fault of Redis"),
         }
@@ -215,19 +258,33 @@ impl World {
         self.net.refuse(REDIS, false);
     }
 
-    /// The ledger alone goes back to what it was, as when it lay in a store of its own.
-    fn stale_ledger(&mut self) {
+    /// The ledgers alone go back to what they were, as when they lay in a store of their own; `keeps_ids`: in the Redis that
+    /// runs.
+    fn stale_ledger(&mut self, keeps_ids: bool) {
         let Some(copy) = self.copies.first().cloned() else { return };
         if self.redis.is_down() {
             return;
         }
-        let prefix = format!("mailrelay:{{{SERVER}}}:");
-        let keeps_ids = self.plan.broken == Broken::NoFence;
         self.servers.within(|| {
             if !keeps_ids {
                 self.redis.restart();
             }
-            self.redis.bring_back(&copy, &prefix);
+            for pool in [SERVER, ALIAS, "shared"] {
+                self.redis.bring_back(&copy, &format!("mailrelay:{{{pool}}}:"));
+            }
         });
+    }
+
+    fn interfere(&mut self, place: Place, what: Box) {
+        let met = self.net.interfere(place, MAIL, what);
+        *self.counts.entry("connections that a box forgot".into()).or_default() += met;
+    }
+
+    fn edit_spec(&mut self, edit: Edit) {
+        self.spec.edit(edit, &self.plan);
+        self.mail.raise_budget(self.spec.max);
+        self.spec.pool().clone_into(&mut self.observer.inner().pool);
+        let servers = self.spec.servers(&self.plan);
+        self.api.edit("mailrelays", &format!("{NAMESPACE}/{RELAY}"), |relay| relay["spec"]["servers"] = servers);
     }
 }

@@ -10,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{CONTROLLERS, Event, PODS, World};
 use crate::{
-    cluster::{Pod, Shown, start_worker, store},
-    plan::Broken,
+    broken::Broken,
+    cluster::{MAIL, Pod, Shown, start_worker, store},
     process::Running,
+    supervisor::Supervisor,
 };
 
 impl World {
@@ -31,12 +32,18 @@ impl World {
             leaving: false,
             gone: false,
             running: None,
+            supervisor: self.new_supervisor(),
+            frozen: None,
             stop: CancellationToken::new(),
             starts: 0,
         });
         self.tell_pod(number);
         let wait = self.between(50, 500);
         self.at(wait, Event::StartContainer { pod: number });
+    }
+
+    fn new_supervisor(&self) -> Supervisor {
+        Supervisor::new(self.plan.listed, self.plan.broken)
     }
 
     pub(super) fn start_container(&mut self, pod: usize) {
@@ -46,6 +53,8 @@ impl World {
         }
         if self.pods[pod].starts > 0 {
             self.pods[pod].restarts += 1;
+            // The container's first process is a new one too.
+            self.pods[pod].supervisor = self.new_supervisor();
         }
         self.start_worker(pod);
         self.pods[pod].shown = Shown::Running;
@@ -76,8 +85,10 @@ impl World {
 
     /// The kernel closes what the process had; only then it is taken apart, which no order is promised for.
     pub(super) fn end_worker(&mut self, pod: usize) {
-        self.net.hang_up(self.pods[pod].place);
+        let place = self.pods[pod].place;
+        self.net.hang_up(place);
         self.pods[pod].running = None;
+        self.pods[pod].supervisor.bury(self.now, &self.net.table(place, MAIL));
     }
 
     pub(super) fn end_controller(&mut self, replica: usize) {
@@ -92,25 +103,59 @@ impl World {
             // Its pod is on its way out, and the kubelet sees that it is over.
             (self.pods[pod].over, self.pods[pod].shown) = (true, Shown::Terminated);
             let lag = self.between(100, 1_000);
+            self.vanish_soon(pod);
             self.at(lag, Event::Tell { pod });
             self.at(lag + Duration::from_millis(300), Event::Remove { pod });
-        } else if !self.pods[pod].leaving {
+        } else if self.pods[pod].leaving {
+            self.vanish_soon(pod);
+        } else {
             let starts = self.pods[pod].starts;
             let wait = self.between(20, 200);
             self.at(wait, Event::StartWorker { pod, starts });
         }
     }
 
-    pub(super) fn delete_pod(&mut self, pod: usize) {
+    /// A pod's sandbox goes, soon after its containers.
+    pub(super) fn vanish_soon(&mut self, pod: usize) {
+        let wait = self.between(10, 1_300);
+        self.at(wait, Event::Vanish { pod });
+    }
+
+    pub(super) fn is_frozen(&self, pod: usize) -> bool {
+        self.pods[pod].frozen.is_some()
+    }
+
+    /// Lets something happen once the pod's cgroup runs again, before anything in it does.
+    pub(super) fn when_thawed(&mut self, pod: usize, event: Event) {
+        let wait = self.pods[pod].frozen.map_or(Duration::ZERO, |until| until.saturating_sub(self.now));
+        self.at(wait, event);
+    }
+
+    pub(super) fn thaw_pod(&mut self, pod: usize) {
+        if self.pods[pod].frozen.is_none_or(|until| until > self.now) {
+            return;
+        }
+        self.pods[pod].frozen = None;
+        let doomed = self.pods[pod].running.as_ref().is_some_and(|running| running.is_doomed(self.now));
+        self.trace.note(|| format!("{} is thawed{}", self.pods[pod].name, if doomed { ", and dead" } else { "" }));
+        if doomed {
+            // The signal of its dead-man switch has waited.
+            self.count("dead-man switches");
+            self.worker_ended(pod, "was shot");
+        }
+    }
+
+    pub(super) fn delete_pod(&mut self, pod: usize, grace: Duration) {
         self.pods[pod].leaving = true;
         self.pods[pod].stop.cancel();
         self.tell_pod(pod);
         if self.pods[pod].running.is_none() {
+            self.vanish_soon(pod);
             self.at(Duration::from_millis(500), Event::Remove { pod });
         } else {
             // The grace period.
             let starts = self.pods[pod].starts;
-            self.at(Duration::from_secs(8), Event::KillStopped { pod, starts });
+            self.at(grace, Event::KillStopped { pod, starts });
         }
     }
 
@@ -145,6 +190,7 @@ impl World {
         for pod in &mut self.pods {
             if pod.node == node {
                 self.net.vanish(pod.place);
+                pod.frozen = None;
                 pod.running = None;
                 pod.starts += 1;
             }

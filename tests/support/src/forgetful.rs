@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
@@ -38,7 +38,12 @@ pub struct ForgetfulBox {
 impl ForgetfulBox {
     /// Opens one on a free port of loopback, before the server at `target`. Fails when no port is free.
     pub async fn open(target: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        Self::open_on(Ipv4Addr::LOCALHOST.into(), target).await
+    }
+
+    /// The same on a free port of another address.
+    pub async fn open_on(listen: IpAddr, target: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind((listen, 0)).await?;
         let address = listener.local_addr()?;
         let plan = watch::Sender::new(Plan::default());
         let task = tokio::spawn(accept(listener, target, plan.clone()));

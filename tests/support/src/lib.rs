@@ -2,16 +2,23 @@
 //! and what disturbs them.
 
 mod clock;
+mod counting;
 mod door;
+mod exim;
 mod forgetful;
+mod mta;
 mod ports;
 mod postfix;
 mod redis;
+pub mod session;
 mod wait;
 
 pub use clock::{ClockLibrary, WallClock};
+pub use counting::{Counted, CountingOptions, CountingServer};
 pub use door::Door;
+pub use exim::Exim;
 pub use forgetful::ForgetfulBox;
+pub use mta::{Limits, LogFigures};
 pub use ports::free_port;
 pub use postfix::Postfix;
 pub use redis::{DataCopy, Persistence, RedisServer};

@@ -3,20 +3,25 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::{Pid, User},
+    unistd::Pid,
 };
 use tempfile::TempDir;
 
-use crate::{free_port, wait::until};
+use crate::{
+    free_port,
+    mta::{Limits, LogFigures, LogReader, user_id},
+    wait::until,
+};
 
 /// A real Postfix of the test's own on a loopback port, with a limit of connections per client, STARTTLS and SASL. It
 /// delivers mail for `example.com` into a maildir; `refused@example.com` is refused and `later@example.com` greylisted
@@ -24,8 +29,9 @@ use crate::{free_port, wait::until};
 #[derive(Debug)]
 pub struct Postfix {
     folder: TempDir,
-    port: u16,
+    address: SocketAddr,
     certificate: String,
+    reader: Mutex<LogReader>,
 }
 
 impl Postfix {
@@ -37,24 +43,54 @@ impl Postfix {
     /// # Panics
     /// When Postfix or saslpasswd2 is not installed or does not start; the message says what to install.
     pub fn start(limit: u16) -> Self {
-        let folder = tempfile::Builder::new().prefix("mailrelay-postfix-").tempdir().expect("a temporary folder");
+        let (postfix, key) = Self::prepare((Ipv4Addr::LOCALHOST, free_port()).into(), &std::env::temp_dir());
+        let main = MAIN.replace("@LIMIT@", &limit.to_string());
+        postfix.write_files(&main, &key);
+        postfix.write_login();
+        postfix.launch();
+        postfix
+    }
+
+    /// Starts a Postfix that takes all mail of private networks without TLS and throws it away, and waits until it greets.
+    ///
+    /// # Panics
+    /// When Postfix is not installed or does not start; the message says what to install.
+    pub fn discarding(address: SocketAddr, limits: Limits) -> Self {
+        // It waits for the disk at each mail; nothing is to be kept here.
+        let shared = Path::new("/dev/shm");
+        let place = if shared.is_dir() { shared.to_owned() } else { std::env::temp_dir() };
+        let (postfix, key) = Self::prepare(address, &place);
+        let main = DISCARDING
+            .replace("@LIMIT@", &limits.sessions.to_string())
+            .replace("@TIMEOUT@", &limits.timeout.as_secs().max(1).to_string())
+            .replace("@PAUSE@", &format!("sleep {}", limits.pause.as_secs()));
+        postfix.write_files(&main, &key);
+        postfix.launch();
+        postfix
+    }
+
+    /// With the key of its certificate.
+    fn prepare(address: SocketAddr, place: &Path) -> (Self, String) {
+        let folder =
+            tempfile::Builder::new().prefix("mailrelay-postfix-").tempdir_in(place).expect("a temporary folder");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("a folder that Postfix can enter");
         let certified = rcgen::generate_simple_self_signed(["localhost".into(), "127.0.0.1".into()])
             .expect("a self-signed certificate");
-        let postfix = Self { folder, port: free_port(), certificate: certified.cert.pem() };
-        postfix.write_files(limit, &certified.signing_key.serialize_pem());
-        postfix.write_login();
-        let started = Command::new("postfix").arg("-c").arg(postfix.conf()).arg("start").output();
+        let key = certified.signing_key.serialize_pem();
+        (Self { folder, address, certificate: certified.cert.pem(), reader: Mutex::default() }, key)
+    }
+
+    fn launch(&self) {
+        let started = Command::new("postfix").arg("-c").arg(self.conf()).arg("start").output();
         let started = started.expect("postfix starts (Debian package postfix; `make setup` installs it)");
-        assert!(started.status.success(), "postfix did not start: {started:?}\n{}", postfix.log());
-        let greets = until(Duration::from_secs(15), || postfix.greets());
-        assert!(greets, "postfix did not greet within 15 s:\n{}", postfix.log());
-        postfix
+        assert!(started.status.success(), "postfix did not start: {started:?}\n{}", self.log());
+        let greets = until(Duration::from_secs(15), || self.greets());
+        assert!(greets, "postfix did not greet within 15 s:\n{}", self.log());
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.port))
+        self.address
     }
 
     /// The certificate to trust, in PEM, for `localhost` and `127.0.0.1`.
@@ -71,6 +107,22 @@ impl Postfix {
     pub fn refused_connections(&self) -> usize {
         let log = self.log();
         log.lines().filter(|line| line.to_ascii_lowercase().contains("connection concurrency limit exceeded")).count()
+    }
+
+    /// What its log says.
+    pub fn figures(&self) -> LogFigures {
+        self.read().figures()
+    }
+
+    /// The Message-IDs of the mails that it took, in order.
+    pub fn taken(&self) -> Vec<String> {
+        self.read().taken()
+    }
+
+    fn read(&self) -> MutexGuard<'_, LogReader> {
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        reader.follow(&self.path("mail.log"), LogReader::postfix);
+        reader
     }
 
     /// The Message-IDs delivered, once for every recipient of every mail, in no order.
@@ -95,8 +147,7 @@ impl Postfix {
     /// When it does not start.
     pub fn restart(&self) {
         self.stop();
-        let started = Command::new("postfix").arg("-c").arg(self.conf()).arg("start").output().expect("postfix starts");
-        assert!(started.status.success(), "postfix did not start: {started:?}\n{}", self.log());
+        self.launch();
     }
 
     /// Stops it, with all its sessions; [`Postfix::restart`] brings it back.
@@ -121,7 +172,7 @@ impl Postfix {
         self.path("conf")
     }
 
-    fn write_files(&self, limit: u16, key: &str) {
+    fn write_files(&self, main: &str, key: &str) {
         let root = self.folder.path().display().to_string();
         let owned = [("conf/sasl", None), ("queue", None), ("data", Some("postfix")), ("mail", Some("nobody"))];
         for (name, owner) in owned {
@@ -130,14 +181,15 @@ impl Postfix {
                 give(&self.path(name), owner);
             }
         }
-        let nobody = User::from_name("nobody").ok().flatten().map_or(65534, |user| user.uid.as_raw());
-        let main = MAIN
+        let nobody = user_id("nobody").unwrap_or(65534);
+        let (host, port) = (self.address.ip().to_string(), self.address.port().to_string());
+        let main = (COMMON.to_owned() + main)
             .replace("@ROOT@", &root)
-            .replace("@LIMIT@", &limit.to_string())
+            .replace("@HOST@", &host)
             .replace("@NOBODY@", &nobody.to_string());
         let files = [
             ("conf/main.cf", main),
-            ("conf/master.cf", MASTER.replace("@PORT@", &self.port.to_string())),
+            ("conf/master.cf", MASTER.replace("@HOST@", &host).replace("@PORT@", &port)),
             ("conf/sasl/smtpd.conf", SASL.replace("@ROOT@", &root)),
             ("conf/cert.pem", self.certificate.clone()),
             ("conf/key.pem", key.to_owned()),
@@ -180,11 +232,11 @@ impl Drop for Postfix {
 }
 
 fn give(path: &Path, name: &str) {
-    let user = User::from_name(name).ok().flatten().unwrap_or_else(|| panic!("there is no user {name}"));
-    chown(path, Some(user.uid.as_raw()), None).expect("a file is given away (the test runs as root)");
+    let user = user_id(name).unwrap_or_else(|| panic!("there is no user {name}"));
+    chown(path, Some(user), None).expect("a file is given away (the test runs as root)");
 }
 
-const MAIN: &str = "\
+const COMMON: &str = "\
 compatibility_level = 3.6
 queue_directory = @ROOT@/queue
 data_directory = @ROOT@/data
@@ -192,10 +244,15 @@ command_directory = /usr/sbin
 daemon_directory = /usr/lib/postfix/sbin
 maillog_file = @ROOT@/mail.log
 maillog_file_prefixes = @ROOT@
-inet_interfaces = 127.0.0.1
+inet_interfaces = @HOST@
 inet_protocols = ipv4
 myhostname = postfix.test
 mydestination =
+# Loopback and mynetworks are exempt by default.
+smtpd_client_event_limit_exceptions =
+";
+
+const MAIN: &str = "\
 mynetworks = 127.0.0.0/8
 virtual_mailbox_domains = example.com
 virtual_mailbox_base = @ROOT@/mail
@@ -203,8 +260,6 @@ virtual_mailbox_maps = static:inbox/
 virtual_uid_maps = static:@NOBODY@
 virtual_gid_maps = static:@NOBODY@
 smtpd_client_connection_count_limit = @LIMIT@
-# Loopback is exempt by default.
-smtpd_client_event_limit_exceptions =
 smtpd_sasl_auth_enable = yes
 smtpd_sasl_path = smtpd
 smtpd_sasl_local_domain = postfix.test
@@ -218,8 +273,20 @@ smtpd_recipient_restrictions =
   reject_unauth_destination
 ";
 
+const DISCARDING: &str = "\
+mynetworks = 10.0.0.0/8, 127.0.0.0/8
+default_transport = discard:
+smtpd_client_connection_count_limit = @LIMIT@
+smtpd_timeout = @TIMEOUT@s
+smtpd_end_of_data_restrictions = @PAUSE@
+smtpd_relay_restrictions = permit_mynetworks, reject
+smtpd_recipient_restrictions =
+smtpd_peername_lookup = no
+in_flow_delay = 0
+";
+
 const MASTER: &str = "\
-127.0.0.1:@PORT@ inet n - n - 100 smtpd
+@HOST@:@PORT@ inet n - n - 100 smtpd
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
 tlsmgr unix - - n 1000? 1 tlsmgr

@@ -2,7 +2,7 @@
 
 use std::{
     process::ExitCode,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use clap::Parser;
@@ -29,6 +29,9 @@ struct Arguments {
     /// How often each scenario runs
     #[arg(long, env = "RUNS", default_value_t = 1)]
     runs: usize,
+    /// Everything chosen again and again, for so many hours
+    #[arg(long, env = "HOURS", default_value = "")]
+    hours: String,
     /// How many scenarios run beside each other where they disturb only themselves
     #[arg(long, env = "JOBS", default_value_t = 3)]
     jobs: usize,
@@ -43,13 +46,15 @@ async fn main() -> ExitCode {
         (Err(_), true) => 1,
         (Err(_), false) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
     };
+    let hours: f64 = arguments.hours.parse().unwrap_or(0.0);
+    let soak = (hours > 0.0).then(|| Duration::from_secs_f64(hours * 3_600.0));
     let only = arguments.only.split(',').filter(|only| !only.is_empty()).map(str::to_owned).collect();
-    let choice = Choice { only, slice, seed, runs: arguments.runs, jobs: arguments.jobs };
+    let choice = Choice { only, slice, seed, runs: arguments.runs, jobs: arguments.jobs, soak };
     if arguments.list {
-        for scenario in choice.scenarios() {
-            let slice = if scenario.slice { "slice" } else { "" };
-            let alone = if scenario.reach == Reach::All { "alone" } else { "" };
-            println!("{:<32} {slice:<5} {alone:<5} {}", scenario.name, scenario.fault);
+        for case in choice.cases() {
+            let slice = if case.scenario.slice == Some(case.side) { "slice" } else { "" };
+            let alone = if case.scenario.reach == Reach::All { "alone" } else { "" };
+            println!("{:<44} {slice:<5} {alone:<5} {}", case.name(), case.scenario.fault);
         }
         return ExitCode::SUCCESS;
     }

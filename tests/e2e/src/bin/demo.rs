@@ -86,7 +86,7 @@ async fn tell(stage: &Stage) -> Result<()> {
     watch(&relay).await?;
 
     heading(&format!("{} more, and one worker is killed (SIGKILL) while mail flows", killed.1));
-    let before = relay.sink.stats().unique_message_ids;
+    let before = relay.server.stats().unique_message_ids;
     relay.send(killed.0, killed.1).await?;
     relay.await_delivered(before + 40, LIMIT).await?;
     println!("killed the worker of pod {}; its supervisor starts another", relay.kill_a_worker().await?);
@@ -107,7 +107,7 @@ async fn watch(relay: &Relay<'_>) -> Result<()> {
     let start = tokio::time::Instant::now();
     let mut next = start;
     until("all mail settled", LIMIT, async || {
-        let (stats, depths) = (relay.sink.stats(), relay.depths().await?);
+        let (stats, depths) = (relay.server.stats(), relay.depths().await?);
         let delivered = stats.unique_message_ids as u64;
         let settled = depths.pending + depths.delayed + depths.in_flight == 0;
         if settled || tokio::time::Instant::now() >= next {
@@ -139,7 +139,7 @@ async fn conclude(relay: &Relay<'_>, rebalances: Vec<Rebalance>) -> Result<Repor
     println!("{}", kubectl(&["-n", &relay.namespace, "describe", "mailrelay"]).await?);
     let target = format!("{}/corporate", relay.namespace);
     println!("{}", relay.mailrelay(&["audit", "--relay", &target], "").await?.stdout);
-    let (stats, depths) = (relay.sink.stats(), relay.depths().await?);
+    let (stats, depths) = (relay.server.stats(), relay.depths().await?);
     let report = Report {
         accepted: BATCHES.iter().map(|(_, count)| count).sum(),
         delivered: stats.unique_message_ids,

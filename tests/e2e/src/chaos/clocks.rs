@@ -13,7 +13,7 @@ use mailrelay::lease::LedgerState;
 use testkit::{ClockLibrary, RedisServer, WallClock};
 
 use super::{
-    Reach, Scenario, Trial,
+    Reach, SINK, Scenario, Trial,
     redis::{flowing, no_session_closed},
     setup::{LEASE, Undo, a_pod, lasting, uid},
     trial::PATIENCE,
@@ -32,7 +32,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "clock_redis",
         fault: "Redis' wall clock jumps by an hour either way, by 120 s and -720 s, and runs at twice its rate",
         reach: Reach::All,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(redis(trial)),
     },
@@ -40,7 +41,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "clock_worker",
         fault: "the wall clock of one worker and its supervisor does the same",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: movable,
         act: |trial| Box::pin(worker(trial)),
     },
@@ -48,7 +50,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "clock_controller",
         fault: "the wall clock of the controller that leads does the same, then that of the other one",
         reach: Reach::All,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(controller(trial)),
     },

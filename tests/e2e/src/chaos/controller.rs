@@ -248,9 +248,9 @@ async fn two_leaders(trial: &mut Trial<'_>) -> Result<()> {
 
 /// Mails that the server accepts in a second, in thousandths.
 async fn rate(trial: &Trial<'_>, time: Duration) -> u64 {
-    let (before, began) = (trial.relay.sink.stats().accepted, Instant::now());
+    let (before, began) = (trial.relay.server.stats().accepted, Instant::now());
     tokio::time::sleep(time).await;
-    (trial.relay.sink.stats().accepted - before) * 1_000_000 / millis(began.elapsed()).max(1)
+    (trial.relay.server.stats().accepted - before) * 1_000_000 / millis(began.elapsed()).max(1)
 }
 
 async fn absent(trial: &mut Trial<'_>) -> Result<()> {

@@ -79,6 +79,13 @@ impl Logs {
         sum
     }
 
+    /// Lets go of a namespace that is judged.
+    pub(crate) fn forget(&self, namespace: &str) {
+        for tail in lock(&self.tails).iter_mut().filter(|(path, _)| is_of(path, namespace)).map(|(_, tail)| tail) {
+            tail.lines = VecDeque::new();
+        }
+    }
+
     /// How many lines of a namespace's containers contain a text.
     pub fn count(&self, namespace: &str, text: &str) -> usize {
         let tails = lock(&self.tails);

@@ -14,19 +14,25 @@
 //! | `run` | which scenarios run, beside each other or alone |
 //! | `setup` | relays to ask for, times, pods to choose from |
 //! | `controller`, `api`, `resource`, `redis`, `store`, `worker`, `pod`, `network`, `server`, `clocks` | the scenarios, by what is harmed |
+//! | `death` | what is dead, cut off or frozen while the server counts on |
+//! | `same_server` | one server by several names, and ledgers that are older than they look |
+//! | `orderly` | what must cost nothing: updates, scaling, drains, sessions that come and go |
 
 mod api;
 mod clocks;
 mod controller;
+mod death;
 mod load;
 mod logs;
 mod network;
 mod oracles;
+mod orderly;
 mod pod;
 mod redis;
 mod report;
 mod resource;
 mod run;
+mod same_server;
 mod server;
 mod setup;
 mod store;
@@ -37,7 +43,7 @@ use std::{future::Future, pin::Pin};
 
 use anyhow::Result;
 
-use crate::RelayOptions;
+use crate::{RelayOptions, Side};
 
 pub use run::{Choice, run};
 pub use trial::Trial;
@@ -53,8 +59,10 @@ pub struct Scenario {
     pub fault: &'static str,
     /// Whom it disturbs.
     pub reach: Reach,
-    /// Whether it is part of the slice that `make test` runs.
-    pub slice: bool,
+    /// The mail servers that it runs against, each by itself.
+    pub sides: &'static [Side],
+    /// With which of them it is part of the slice that `make test` runs.
+    pub slice: Option<Side>,
     /// The relay that it needs, given the name.
     pub relay: fn(&str) -> RelayOptions,
     /// The fault.
@@ -73,22 +81,70 @@ pub enum Reach {
 impl Scenario {
     /// One that disturbs only its own relay.
     const fn own(name: &'static str, fault: &'static str, relay: fn(&str) -> RelayOptions, act: Act) -> Self {
-        Self { name, fault, reach: Reach::Own, slice: false, relay, act }
+        Self { name, fault, reach: Reach::Own, sides: SINK, slice: None, relay, act }
     }
 
     /// One that others would notice.
     const fn alone(name: &'static str, fault: &'static str, relay: fn(&str) -> RelayOptions, act: Act) -> Self {
-        Self { name, fault, reach: Reach::All, slice: false, relay, act }
+        Self { name, fault, reach: Reach::All, sides: SINK, slice: None, relay, act }
+    }
+
+    /// The same against these servers.
+    const fn against(self, sides: &'static [Side]) -> Self {
+        Self { sides, ..self }
     }
 
     /// The same as part of the slice.
     const fn in_slice(self) -> Self {
-        Self { slice: true, ..self }
+        self.in_slice_with(Side::Sink)
+    }
+
+    /// The same as part of the slice, with one of its servers.
+    const fn in_slice_with(self, side: Side) -> Self {
+        Self { slice: Some(side), ..self }
     }
 }
 
-/// Every scenario, in the order of the report.
-pub fn scenarios() -> impl Iterator<Item = &'static Scenario> {
+/// The usual server: it does on demand whatever a scenario needs.
+const SINK: &[Side] = &[Side::Sink];
+
+/// The sink, and servers whose count is taken elsewhere: one of ours, and two of Debian's.
+const COUNTING: &[Side] = &[Side::Sink, Side::Processes, Side::Postfix, Side::Exim];
+
+/// A scenario and the server that it runs against.
+#[derive(Clone, Copy)]
+pub struct Case {
+    /// What happens.
+    pub scenario: &'static Scenario,
+    /// To whom.
+    pub side: Side,
+}
+
+impl Case {
+    /// The scenario's name, and the server's where there is a choice.
+    pub fn name(&self) -> String {
+        match self.scenario.sides {
+            [_] => self.scenario.name.to_owned(),
+            _ => format!("{}@{}", self.scenario.name, self.side.name()),
+        }
+    }
+
+    /// The namespace of one of its runs.
+    fn namespace(&self, number: usize) -> String {
+        format!("{}-{number}", self.name().replace(['_', '@'], "-"))
+    }
+
+    fn relay(&self, namespace: &str) -> RelayOptions {
+        RelayOptions { side: self.side, ..(self.scenario.relay)(namespace) }
+    }
+}
+
+/// Every scenario with each of its servers, in the order of the report.
+pub fn cases() -> impl Iterator<Item = Case> {
+    scenarios().flat_map(|scenario| scenario.sides.iter().map(move |&side| Case { scenario, side }))
+}
+
+fn scenarios() -> impl Iterator<Item = &'static Scenario> {
     [
         controller::ALL,
         api::ALL,
@@ -100,6 +156,9 @@ pub fn scenarios() -> impl Iterator<Item = &'static Scenario> {
         network::ALL,
         server::ALL,
         clocks::ALL,
+        death::ALL,
+        same_server::ALL,
+        orderly::ALL,
     ]
     .into_iter()
     .flatten()

@@ -2,8 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    ops::RangeInclusive,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -14,15 +13,18 @@ use serde_json::json;
 use testkit::Door;
 
 use super::{
-    Reach, Scenario, Trial,
+    COUNTING, Reach, SINK, Scenario, Trial,
     redis::{flowing, no_session_closed},
-    setup::{CLOSE_GRACE, LEASE, SLOW_MS, a_pod, lasting, uid},
+    setup::{
+        DRAIN_MARGIN, LEASE, SHORT_TIMEOUT, SLOW_MS, a_pod, lasting, notices, ports_to, rest_is_used, uid,
+        withheld_and_the_rest_used,
+    },
     trial::{PATIENCE, millis},
 };
 use crate::{
-    RelayOptions,
+    RelayOptions, Side,
     network::{Cut, Diversion, Way},
-    process::{Process, worker_of},
+    process::worker_of,
     wait::{Look, until},
 };
 
@@ -32,7 +34,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "network_redis_cut",
         fault: "one pod cut from Redis until the other uses its slots",
         reach: Reach::Own,
-        slice: true,
+        sides: COUNTING,
+        slice: Some(Side::Sink),
         relay: lasting,
         act: |trial| Box::pin(redis_cut(trial, Way::Both)),
     },
@@ -40,7 +43,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "network_redis_deaf",
         fault: "the same, one way: Redis does not hear it",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(redis_cut(trial, Way::FromPod)),
     },
@@ -48,7 +52,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "network_redis_mute",
         fault: "the same, one way: what it asks for is done, the answers are lost",
         reach: Reach::Own,
-        slice: false,
+        sides: COUNTING,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(redis_cut(trial, Way::ToPod)),
     },
@@ -56,7 +61,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "network_server_cut",
         fault: "one pod cut from the mail server for 20 s",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(server_cut(trial, Way::Both)),
     },
@@ -64,7 +70,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "network_server_deaf",
         fault: "the mail server does not hear one pod for 20 s, one way",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(server_cut(trial, Way::FromPod)),
     },
@@ -72,7 +79,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "network_server_mute",
         fault: "one pod does not hear the mail server for 20 s, one way",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(server_cut(trial, Way::ToPod)),
     },
@@ -80,7 +88,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "network_fin_lost",
         fault: "SIGKILL of a worker whose connections were cut: the server never hears of it",
         reach: Reach::Own,
-        slice: true,
+        sides: SINK,
+        slice: Some(Side::Sink),
         relay: short_timeout,
         act: |trial| Box::pin(fin_lost(trial)),
     },
@@ -88,7 +97,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "network_redis_slow",
         fault: "200 ms and then 2 s between one pod and Redis",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(redis_slow(trial)),
     },
@@ -96,26 +106,22 @@ pub(super) const ALL: &[Scenario] = &[
         name: "network_server_slow",
         fault: "2 s between all pods and the mail server, and a SIGKILL meanwhile",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(server_slow(trial)),
     },
 ];
 
-/// When the slots of a worker that cannot renew its lease are used by another one, in milliseconds: after the reclaim time,
-/// and once a sign of life of its node shows that its silence is its own.
-const USED_BY_THE_OTHER: RangeInclusive<u64> = 7_000..=27_000;
+/// How soon the slots of a worker that cannot renew its lease are withheld.
+const SILENCE: Duration = Duration::from_secs(25);
 /// How long a path is cut: longer than a lease and all that the ledger waits for.
 const CUT: Duration = Duration::from_secs(20);
-/// How soon a worker uses its slots again when the path is there again.
-const BACK: Duration = Duration::from_secs(5);
-/// `sessionTimeout` of the server that ends silent sessions a little earlier.
-const SESSION_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A server that ends a session whose client has been silent for 15 s, and a relay that knows of 20.
+/// A server that ends a session whose client has been silent for 4 s, and a relay that knows of 5.
 fn short_timeout(name: &str) -> RelayOptions {
-    let behaviour = Behaviour { mail_delay_ms: SLOW_MS, idle_limit_ms: Some(15_000), ..Behaviour::default() };
-    let server = json!({"sessionTimeout": "20s", "maxMessagesPerConnection": 10_000});
+    let behaviour = Behaviour { mail_delay_ms: SLOW_MS, idle_limit_ms: Some(4_000), ..Behaviour::default() };
+    let server = json!({"sessionTimeout": "5s", "maxMessagesPerConnection": 10_000});
     RelayOptions { behaviour, server, ..RelayOptions::new(name, 2) }
 }
 
@@ -128,8 +134,8 @@ fn redis(trial: &Trial<'_>) -> SocketAddr {
     trial.stage.with_redis(|redis| redis.address())
 }
 
-/// Without Redis a worker closes its sessions by its deadline. The other one uses them after the reclaim time and no sooner,
-/// since its node shows that it lives; then the path is there again and both share.
+/// Without Redis a worker closes its sessions by its deadline. Nobody else knows whether the server has heard of that, so its
+/// slots are withheld, and the other worker goes on with its own.
 async fn redis_cut(trial: &mut Trial<'_>, way: Way) -> Result<()> {
     let pod = a_pod(trial).await?;
     trial.moment(0..1_000).await;
@@ -137,23 +143,21 @@ async fn redis_cut(trial: &mut Trial<'_>, way: Way) -> Result<()> {
     let struck = trial.strike();
     let cut = Cut::between(address(&pod)?, redis(trial), way)?;
     trial.sink_until("its sessions are closed", |stats| stats.open <= 8).await?;
-    trial.time("sessions closed after the cut", struck.elapsed(), LEASE);
-    trial.all_busy().await?;
-    trial.figure("slots used by the other after the cut", millis(struck.elapsed()), "ms", USED_BY_THE_OTHER);
+    trial.time("sessions closed after the cut", struck.elapsed(), LEASE + notices(trial));
+    withheld_and_the_rest_used(trial, 8, SILENCE).await?;
     trial.figure("packets cut", cut.packets()?, "packets", 1..=u64::MAX);
     drop(cut);
-    let healed = trial.strike();
-    both_again(trial, healed).await?;
     // Its mail was resolved by stage while it could not say what had become of it.
     trial.expect.held = 8;
-    Ok(())
+    back_again(trial).await
 }
 
-/// Waits until a worker that was away has its share again, and all slots are used.
-async fn both_again(trial: &mut Trial<'_>, healed: Instant) -> Result<()> {
-    trial.relay.await_shares(2, 16).await?;
-    trial.all_busy().await?;
-    trial.time("both have their share again", healed.elapsed(), BACK);
+/// Waits until a worker that was away has whatever is not withheld.
+async fn back_again(trial: &mut Trial<'_>) -> Result<()> {
+    let healed = trial.strike();
+    let withheld = rest_is_used(trial).await?;
+    trial.note("all but the withheld in use after its return", millis(healed.elapsed()), "ms");
+    trial.note("withheld", withheld.into(), "slots");
     Ok(())
 }
 
@@ -163,10 +167,10 @@ async fn server_cut(trial: &mut Trial<'_>, way: Way) -> Result<()> {
     trial.moment(0..1_000).await;
     let before = trial.all_busy().await?;
     let struck = trial.strike();
-    let cut = Cut::between(address(&pod)?, trial.relay.sink.smtp(), way)?;
+    let cut = Cut::between(address(&pod)?, trial.relay.server.smtp(), way)?;
     tokio::time::sleep_until((struck + CUT).into()).await;
     trial.figure("packets cut", cut.packets()?, "packets", 1..=u64::MAX);
-    let during = trial.relay.sink.stats();
+    let during = trial.relay.server.stats();
     trial.figure("sessions opened meanwhile", during.sessions - before.sessions, "sessions", 0..=0);
     drop(cut);
     trial.strike();
@@ -179,45 +183,34 @@ async fn fin_lost(trial: &mut Trial<'_>) -> Result<()> {
     let worker = worker_of(uid(&pod)?)?;
     trial.moment(0..1_000).await;
     let before = trial.all_busy().await?;
-    let server = trial.relay.sink.smtp();
+    let server = trial.relay.server.smtp();
     let ports = ports_to(worker, server)?;
     ensure!(ports.len() == 8, "8 connections of the worker to the server, not {ports:?}");
     let cut = Cut::of(address(&pod)?, &ports, server)?;
     let struck = trial.strike();
     worker.signal(Signal::SIGKILL)?;
-    until("the slots in quarantine", CLOSE_GRACE + PATIENCE, async || {
+    let hold = SHORT_TIMEOUT + DRAIN_MARGIN;
+    until("the slots in quarantine", PATIENCE, async || {
         let ledger = trial.relay.ledger().await?;
-        let lasting = ledger.quarantine.iter().filter(|entry| entry.seconds >= SESSION_TIMEOUT.as_secs());
+        let lasting = ledger.quarantine.iter().filter(|entry| entry.seconds >= hold.as_secs());
         let slots: u32 = lasting.map(|entry| entry.slots).sum();
         Ok(Look::when(slots == 8, (), || format!("{:?}", ledger.quarantine)))
     })
     .await?;
     trial.time("slots in quarantine after the kill", struck.elapsed(), Duration::from_secs(3));
     // The server still counts eight sessions that nobody holds: whoever opens one more now breaks the cap.
-    let ghosts = trial.relay.sink.stats();
+    let ghosts = trial.relay.server.stats();
     trial.figure("sessions that the server still counts", u64::try_from(ghosts.open)?, "sessions", 16..=16);
     trial.figure("sessions opened meanwhile", ghosts.sessions - before.sessions, "sessions", 0..=0);
     trial.sink_until("the server ends its silent sessions", |stats| stats.open == 8).await?;
     trial.note("the server ended them after", super::trial::millis(struck.elapsed()), "ms");
     trial.all_busy().await?;
     let withheld = super::trial::millis(struck.elapsed());
-    trial.figure("slots withheld for", withheld, "ms", super::trial::millis(SESSION_TIMEOUT)..=25_000);
+    let longest = hold + Duration::from_secs(5);
+    trial.figure("slots withheld for", withheld, "ms", super::trial::millis(hold)..=super::trial::millis(longest));
     trial.figure("packets cut", cut.packets()?, "packets", 1..=u64::MAX);
     (trial.expect.held, trial.expect.ends) = (8, 1);
     Ok(())
-}
-
-/// The local ports of a process's connections to a server, from `/proc/PID/net/tcp`: those of its pod.
-fn ports_to(process: Process, server: SocketAddr) -> Result<Vec<u16>> {
-    let path = format!("/proc/{}/net/tcp", process.pid);
-    let table = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    // Columns: number, local address:port, remote address:port, state (01 is ESTABLISHED), all in hexadecimal.
-    let port = |column: &str| u16::from_str_radix(column.rsplit(':').next().unwrap_or(""), 16).ok();
-    let rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
-    Ok(rows
-        .filter(|row| row.len() > 3 && row[3] == "01" && port(row[2]) == Some(server.port()))
-        .filter_map(|row| port(row[1]))
-        .collect())
 }
 
 async fn redis_slow(trial: &mut Trial<'_>) -> Result<()> {
@@ -240,15 +233,12 @@ async fn redis_slow(trial: &mut Trial<'_>) -> Result<()> {
     trial.sink_until("its sessions are closed", |stats| stats.open <= 8).await?;
     // A renewal that was under way when it became slow may have been answered in time.
     trial.time("sessions closed after 2 s began", slow.elapsed(), LEASE + Duration::from_secs(2));
-    trial.all_busy().await?;
-    trial.figure("slots used by the other after 2 s began", millis(slow.elapsed()), "ms", USED_BY_THE_OTHER);
+    withheld_and_the_rest_used(trial, 8, SILENCE).await?;
     drop(diversion);
     trial.strike();
     drop(door);
-    let healed = trial.strike();
-    both_again(trial, healed).await?;
     trial.expect.held = 8;
-    Ok(())
+    back_again(trial).await
 }
 
 /// Ends a pod's connections to Redis, so that it has to make new ones.
@@ -265,7 +255,7 @@ pub(super) fn hang_up(trial: &Trial<'_>, pod: IpAddr) -> Result<()> {
 }
 
 async fn server_slow(trial: &mut Trial<'_>) -> Result<()> {
-    let door = Door::open(trial.stage.address, trial.relay.sink.smtp()).await.context("cannot open a door")?;
+    let door = Door::open(trial.stage.address, trial.relay.server.smtp()).await.context("cannot open a door")?;
     lead_to(trial, door.address()).await?;
     trial.moment(0..1_000).await;
     trial.strike();
@@ -276,18 +266,18 @@ async fn server_slow(trial: &mut Trial<'_>) -> Result<()> {
     trial.strike();
     (trial.expect.held, trial.expect.ends) = (8, 1);
     flowing(trial).await?;
-    trial.all_busy().await?;
+    rest_is_used(trial).await?;
     door.delay(Duration::ZERO);
     trial.strike();
     flowing(trial).await?;
-    lead_to(trial, trial.relay.sink.smtp()).await
+    lead_to(trial, trial.relay.server.smtp()).await
 }
 
 /// Changes the server's port in the spec, and waits until all sessions go there.
 async fn lead_to(trial: &Trial<'_>, server: SocketAddr) -> Result<()> {
     let mut servers = serde_json::to_value(&trial.relay.object().await?.spec.servers)?;
     servers[0]["port"] = json!(server.port());
-    let before = trial.relay.sink.stats().sessions;
+    let before = trial.relay.server.stats().sessions;
     trial.relay.patch(json!({"servers": servers})).await?;
     trial.sink_until("sixteen new sessions", |stats| stats.sessions >= before + 16 && stats.open == 16).await.map(drop)
 }

@@ -10,8 +10,10 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::{
-    Scenario, Trial,
-    setup::{CLOSE_GRACE, LEASE, a_pod, another_process, pods, slow, two_pods, uid},
+    COUNTING, Scenario, Trial,
+    setup::{
+        LEASE, a_pod, another_process, notices, pods, rest_is_used, slow, two_pods, uid, withheld_and_the_rest_used,
+    },
     trial::{PATIENCE, millis},
 };
 use crate::{
@@ -26,32 +28,32 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario::own("pod_terminated", "a pod deleted with grace (SIGTERM)", two_pods, |trial| {
         Box::pin(terminated(trial))
     })
+    .against(COUNTING)
     .in_slice(),
     Scenario::own(
         "pod_killed_by_kubelet",
         "a pod that does not react is killed: evidence by its status",
         two_pods,
         |trial| Box::pin(killed_by_kubelet(trial)),
-    ),
-    Scenario::own(
-        "pod_silent",
-        "a worker dies and nothing restarts it; another pod of the node speaks",
-        two_pods,
-        |trial| Box::pin(silent(trial)),
     )
-    .in_slice(),
-    Scenario::own("pod_silent_alone", "the same, and only the node's Lease proves the node", one_pod, |trial| {
-        Box::pin(silent_alone(trial))
-    }),
+    .against(COUNTING),
+    Scenario::own("pod_silent", "a worker dies and nothing restarts it", two_pods, |trial| Box::pin(silent(trial, 8)))
+        .against(COUNTING)
+        .in_slice(),
+    Scenario::own("pod_silent_alone", "the same, and there is no other pod", one_pod, |trial| {
+        Box::pin(silent(trial, 16))
+    })
+    .against(COUNTING),
     Scenario::own(
         "pod_too_many",
         "8 pods for 4 connections, and those with a share are deleted",
         too_many_pods,
         |trial| Box::pin(too_many(trial)),
     ),
-    Scenario::own("pod_scaled", "1 to 16 to 1 pods every second, then 16 and 1 again", one_pod, |trial| {
+    Scenario::alone("pod_scaled", "1 to 16 to 1 pods every second, then 16 and 1 again", one_pod, |trial| {
         Box::pin(scaled(trial))
-    }),
+    })
+    .against(COUNTING),
     Scenario::alone(
         "pod_force_deleted",
         "force-deleted while kubelet is stopped: its process goes on",
@@ -64,25 +66,16 @@ pub(super) const ALL: &[Scenario] = &[
         two_pods,
         |trial| Box::pin(force_deleted_frozen(trial)),
     )
+    .against(COUNTING)
     .in_slice(),
-    Scenario::alone("node_rebooted", "the node of a pod comes back with another boot id", long_sessions, |trial| {
+    Scenario::alone("node_rebooted", "the node of a pod comes back with another boot id", two_pods, |trial| {
         Box::pin(node_rebooted(trial))
-    }),
+    })
+    .against(COUNTING),
 ];
 
-/// How soon the status of a pod proves that it is over.
-const EVIDENCE: Duration = Duration::from_secs(5);
-/// Twice the reclaim time and a little.
-const SILENCE: Duration = Duration::from_secs(15);
-/// How often kubelet renews the Lease of its node.
-const NODE_RENEWAL: Duration = Duration::from_secs(10);
-/// The longest that a worker's silence takes where only the Lease of its node proves the node: the time to the proof twice,
-/// since a FIN that was lost may still arrive for as long as the proof took, and `closeGrace` after
-/// that. 15 s and one renewal would be too short: tests/model finds more sessions than the budget with
-/// `HeldForTheReclaimTime`.
-const SILENCE_ALONE: Duration = Duration::from_secs(38);
-/// The `sessionTimeout` where one is waited for.
-const SESSION_TIMEOUT: Duration = Duration::from_secs(20);
+/// How soon a worker that is over, or silent, has its slots withheld.
+const KNOWN: Duration = Duration::from_secs(25);
 /// The one node of the local cluster (hack/cluster).
 const NODE: &str = "mailrelay-node";
 
@@ -92,11 +85,6 @@ fn one_pod(name: &str) -> RelayOptions {
 
 fn too_many_pods(name: &str) -> RelayOptions {
     RelayOptions { budget: 4, ..pods(name, 8) }
-}
-
-fn long_sessions(name: &str) -> RelayOptions {
-    let server = json!({"sessionTimeout": format!("{}s", SESSION_TIMEOUT.as_secs())});
-    RelayOptions { server, ..two_pods(name) }
 }
 
 /// Supervisor and worker of a pod, both stopped: nothing in it does anything any more.
@@ -131,10 +119,9 @@ async fn killed_by_kubelet(trial: &mut Trial<'_>) -> Result<()> {
     let _frozen = freeze(&pod)?;
     delete(trial, &pod, &["--grace-period=1"]).await?;
     trial.sink_until("its sessions are closed", |stats| stats.open <= 8).await?;
-    let dead = trial.strike();
-    trial.all_busy().await?;
-    trial.time("slots used again after its end", dead.elapsed(), EVIDENCE + CLOSE_GRACE);
-    trial.relay.await_pods(2).await
+    trial.strike();
+    trial.relay.await_pods(2).await?;
+    withheld_and_the_rest_used(trial, 8, KNOWN).await
 }
 
 /// Stops the supervisor and kills the worker below it.
@@ -148,47 +135,20 @@ async fn silence(trial: &mut Trial<'_>) -> Result<(Pod, Process, Paused)> {
     Ok((pod, worker, paused))
 }
 
-/// Waits until a pod holds nothing and nothing is withheld.
-async fn slots_free(trial: &Trial<'_>, uid: &str) -> Result<()> {
-    until("its slots are free", PATIENCE, async || {
-        let ledger = trial.relay.ledger().await?;
-        let held = ledger.holders_of(uid).next().is_some();
-        Ok(Look::when(!held && ledger.quarantine.is_empty(), (), || format!("{ledger:?}")))
-    })
-    .await
-    .map(drop)
-}
-
-async fn silent(trial: &mut Trial<'_>) -> Result<()> {
-    trial.expect.held = 8;
+/// Silence proves that no new connection comes, and nothing else: all slots of the pod are withheld.
+async fn silent(trial: &mut Trial<'_>, slots: u32) -> Result<()> {
+    trial.expect.held = 16;
     trial.expect.ends = 1;
     // The liveness probe may become impatient before the supervisor goes on.
     trial.expect.restarts = 1;
     trial.moment(0..1_000).await;
     let (pod, worker, paused) = silence(trial).await?;
-    trial.sink_until("its sessions are closed", |stats| stats.open <= 8).await?;
-    let dead = Instant::now();
-    trial.all_busy().await?;
-    trial.time("slots used by the other after its end", dead.elapsed(), SILENCE + NODE_RENEWAL + CLOSE_GRACE);
+    let others = usize::try_from(trial.expect.budget - slots)?;
+    trial.sink_until("its sessions are closed", |stats| stats.open <= others).await?;
+    withheld_and_the_rest_used(trial, slots, KNOWN).await?;
     trial.strike();
     drop(paused);
-    another_process(uid(&pod)?, worker).await?;
-    trial.all_busy().await.map(drop)
-}
-
-async fn silent_alone(trial: &mut Trial<'_>) -> Result<()> {
-    trial.expect.held = 16;
-    trial.expect.ends = 1;
-    trial.expect.restarts = 1;
-    trial.moment(0..1_000).await;
-    let (pod, worker, paused) = silence(trial).await?;
-    let dead = Instant::now();
-    slots_free(trial, uid(&pod)?).await?;
-    trial.time("slots free after its end", dead.elapsed(), SILENCE_ALONE);
-    trial.strike();
-    drop(paused);
-    another_process(uid(&pod)?, worker).await?;
-    trial.all_busy().await.map(drop)
+    another_process(uid(&pod)?, worker).await
 }
 
 async fn too_many(trial: &mut Trial<'_>) -> Result<()> {
@@ -234,12 +194,12 @@ async fn force_deleted(trial: &mut Trial<'_>) -> Result<()> {
     let pod = a_pod(trial).await?;
     let orphan = worker_of(uid(&pod)?)?;
     // Mails that take longer than the controller to say who holds what: else it is handed over before anybody can read it.
-    trial.relay.sink.set_behaviour(Behaviour { mail_delay_ms: 4_000, ..slow() });
+    trial.relay.server.set_behaviour(Behaviour { mail_delay_ms: 4_000, ..slow() });
     trial.moment(500..1_500).await;
     let struck = trial.strike();
     delete(trial, &pod, &["--force", "--grace-period=0"]).await?;
     held_by_vanished(trial).await?;
-    trial.relay.sink.set_behaviour(slow());
+    trial.relay.server.set_behaviour(slow());
     until("the only pod left has the whole budget", PATIENCE, async || {
         let ledger = trial.relay.ledger().await?;
         let whole = ledger.holders.iter().any(|holder| holder.claim == 16);
@@ -265,11 +225,9 @@ async fn force_deleted_frozen(trial: &mut Trial<'_>) -> Result<()> {
     delete(trial, &pod, &["--force", "--grace-period=0"]).await?;
     held_by_vanished(trial).await?;
     trial.sink_until("its sessions are closed", |stats| stats.open <= 8).await?;
-    trial.time("sessions closed after the stop", stop.elapsed(), LEASE + Duration::from_millis(500));
+    trial.time("sessions closed after the stop", stop.elapsed(), LEASE + Duration::from_millis(500) + notices(trial));
     withheld(trial).await?;
-    trial.all_busy().await?;
-    // No sooner than the server may have noticed, whatever the API says of the pod.
-    trial.figure("slots used by others after the stop", millis(stop.elapsed()), "ms", 7_000..=27_000);
+    withheld_and_the_rest_used(trial, 8, KNOWN).await?;
     trial.strike();
     drop(frozen);
     drop(kubelet);
@@ -310,7 +268,7 @@ async fn node_rebooted(trial: &mut Trial<'_>) -> Result<()> {
     pretend_boot(before, "11111111-1111-4111-8111-111111111111").await?;
     before.signal(Signal::SIGKILL)?;
     another_process(uid(neighbour)?, before).await?;
-    trial.all_busy().await?;
+    rest_is_used(trial).await?;
 
     let kubelet = component("kubelet")?.pause()?;
     let real = boot_of_node(trial).await?;
@@ -319,11 +277,7 @@ async fn node_rebooted(trial: &mut Trial<'_>) -> Result<()> {
     trial.strike();
     first_of(uid(gone)?, "worker")?.signal(Signal::SIGKILL)?;
     trial.sink_until("its sessions are closed", |stats| stats.open <= 8).await?;
-    let dead = Instant::now();
-    trial.all_busy().await?;
-    let at_most = SESSION_TIMEOUT + SILENCE + NODE_RENEWAL;
-    let bounds = millis(SESSION_TIMEOUT)..=millis(at_most);
-    trial.figure("slots used by others after the reboot", millis(dead.elapsed()), "ms", bounds);
+    withheld_and_the_rest_used(trial, 8, KNOWN).await?;
     withheld(trial).await?;
     trial.strike();
     say_boot(&real).await?;

@@ -11,12 +11,12 @@ use mailsink::{Behaviour, Stats};
 use testkit::{Door, RedisServer};
 
 use super::{
-    Reach, Scenario, Trial,
-    setup::{LEASE, SLOW_MS, Undo, lasting},
+    COUNTING, Reach, SINK, Scenario, Trial,
+    setup::{LEASE, SLOW_MS, Undo, lasting, notices},
     trial::{PATIENCE, millis},
 };
 use crate::{
-    Stage,
+    Side, Stage,
     network::Diversion,
     wait::{Look, until},
 };
@@ -27,7 +27,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "redis_killed",
         fault: "SIGKILL and restart of Redis, 20 times",
         reach: Reach::All,
-        slice: false,
+        sides: COUNTING,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(killed(trial)),
     },
@@ -35,7 +36,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "redis_ledger_deleted",
         fault: "DEL of the ledger, 6 times, while sessions last and while they come and go",
         reach: Reach::Own,
-        slice: true,
+        sides: COUNTING,
+        slice: Some(Side::Sink),
         relay: lasting,
         act: |trial| Box::pin(ledger_deleted(trial)),
     },
@@ -43,7 +45,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "redis_flushed",
         fault: "FLUSHALL, 3 times",
         reach: Reach::All,
-        slice: true,
+        sides: COUNTING,
+        slice: Some(Side::Sink),
         relay: lasting,
         act: |trial| Box::pin(flushed(trial)),
     },
@@ -51,7 +54,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "redis_restarted_empty",
         fault: "restart of Redis without its data, 3 times",
         reach: Reach::All,
-        slice: false,
+        sides: COUNTING,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(restarted_empty(trial)),
     },
@@ -59,7 +63,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "redis_restarted_older",
         fault: "restart of Redis from an older copy, 3 times",
         reach: Reach::All,
-        slice: false,
+        sides: COUNTING,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(restarted_older(trial)),
     },
@@ -67,7 +72,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "redis_first_replica",
         fault: "the first replica is attached, and goes again",
         reach: Reach::All,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(first_replica(trial)),
     },
@@ -75,7 +81,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "redis_stale_promoted",
         fault: "promotion of a replica that missed the last writes, and the way back",
         reach: Reach::All,
-        slice: true,
+        sides: COUNTING,
+        slice: Some(Side::Sink),
         relay: lasting,
         act: |trial| Box::pin(stale_promoted(trial)),
     },
@@ -83,7 +90,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "redis_paused_short",
         fault: "SIGSTOP of Redis for 3 s, 3 times",
         reach: Reach::All,
-        slice: true,
+        sides: COUNTING,
+        slice: Some(Side::Sink),
         relay: lasting,
         act: |trial| Box::pin(paused_short(trial)),
     },
@@ -91,7 +99,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "redis_paused_long",
         fault: "SIGSTOP of Redis for 20 s",
         reach: Reach::All,
-        slice: false,
+        sides: COUNTING,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(paused_long(trial)),
     },
@@ -139,7 +148,7 @@ pub(super) fn no_session_closed(trial: &mut Trial<'_>, before: &Stats, after: &S
 
 /// Waits until mail is sent that was claimed after this.
 pub(super) async fn flowing(trial: &Trial<'_>) -> Result<()> {
-    let now = trial.relay.sink.stats().accepted;
+    let now = trial.relay.server.stats().accepted;
     let wanted = now + u64::try_from(NEW_MAILS)?;
     trial.sink_until("mail flows", |stats| stats.accepted >= wanted).await.map(drop)
 }
@@ -174,9 +183,12 @@ async fn ledger_deleted(trial: &mut Trial<'_>) -> Result<()> {
     for _ in 0..3 {
         lose_ledger(trial, delete).await?;
     }
+    if !trial.relay.server.is_sink() {
+        return Ok(());
+    }
     // Sessions that end all the time: what is not open when the ledger is lost must grow again.
     let brief = Behaviour { mail_delay_ms: SLOW_MS, max_messages_per_session: Some(3), ..Behaviour::default() };
-    trial.relay.sink.set_behaviour(brief);
+    trial.relay.server.set_behaviour(brief);
     for _ in 0..3 {
         trial.moment(0..1_000).await;
         trial.all_busy().await?;
@@ -187,7 +199,7 @@ async fn ledger_deleted(trial: &mut Trial<'_>) -> Result<()> {
         trial.all_busy().await?;
         trial.time("all sessions again, while they come and go", harmed.elapsed(), OPEN_AGAIN);
     }
-    trial.relay.sink.set_behaviour(Behaviour { mail_delay_ms: SLOW_MS, ..Behaviour::default() });
+    trial.relay.server.set_behaviour(Behaviour { mail_delay_ms: SLOW_MS, ..Behaviour::default() });
     Ok(())
 }
 
@@ -311,10 +323,10 @@ async fn paused_long(trial: &mut Trial<'_>) -> Result<()> {
     let struck = trial.strike();
     let paused = trial.stage.redis_process()?.pause()?;
     trial.sink_until("all sessions are closed", |stats| stats.open == 0).await?;
-    trial.time("all sessions closed after the stop", struck.elapsed(), LEASE);
-    let none: Stats = trial.relay.sink.stats();
+    trial.time("all sessions closed after the stop", struck.elapsed(), LEASE + notices(trial));
+    let none: Stats = trial.relay.server.stats();
     tokio::time::sleep_until((struck + Duration::from_secs(20)).into()).await;
-    let still: Stats = trial.relay.sink.stats();
+    let still: Stats = trial.relay.server.stats();
     trial.figure("sessions opened without a lease", still.sessions - none.sessions, "sessions", 0..=0);
     drop(paused);
     let back = trial.strike();

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, fs, path::PathBuf, time::Duration};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::{Scenario, oracles::Seen, trial::Figure};
+use super::{Case, oracles::Seen, trial::Figure};
 use crate::command::repository;
 
 /// Where reports and the logs of failed scenarios go.
@@ -29,7 +29,7 @@ pub(crate) struct Report {
 /// All runs of one scenario.
 #[derive(Debug, Serialize)]
 pub(crate) struct Entry {
-    pub name: &'static str,
+    pub name: String,
     pub fault: &'static str,
     pub runs: usize,
     /// Seed of each run, made from the run's seed, the name and the number of the run.
@@ -37,6 +37,10 @@ pub(crate) struct Entry {
     pub budget: u32,
     /// The most sessions that were open at once at the server, refused ones included.
     pub peak_sessions: usize,
+    /// The same of each run.
+    pub peaks: Vec<usize>,
+    /// The longest time for which a server that tells it counted more than the budget.
+    pub above_ms: u64,
     pub rejected: usize,
     pub accepted: usize,
     pub delivered: usize,
@@ -71,18 +75,22 @@ pub(crate) struct Total {
     pub duplicates_by_store: usize,
     pub duplicates_allowed: usize,
     pub held: usize,
+    /// Runs in which a server counted more than the budget.
+    pub runs_above_budget: usize,
     pub violations: usize,
 }
 
 impl Entry {
-    pub fn new(scenario: &Scenario, budget: u32) -> Self {
+    pub fn new(case: Case, budget: u32) -> Self {
         Self {
-            name: scenario.name,
-            fault: scenario.fault,
+            name: case.name(),
+            fault: case.scenario.fault,
             runs: 0,
             seeds: Vec::new(),
             budget,
             peak_sessions: 0,
+            peaks: Vec::new(),
+            above_ms: 0,
             rejected: 0,
             accepted: 0,
             delivered: 0,
@@ -100,10 +108,12 @@ impl Entry {
     }
 
     /// Adds one run.
-    pub fn add(&mut self, seed: u64, allowed: usize, figures: Vec<Figure>, found: &Seen) {
+    pub fn add(&mut self, seed: u64, allowed: usize, figures: &[Figure], found: &Seen) {
         self.runs += 1;
         self.seeds.push(seed);
         self.peak_sessions = self.peak_sessions.max(found.peak);
+        self.peaks.push(found.peak);
+        self.above_ms = self.above_ms.max(found.above_ms);
         self.rejected += found.rejected;
         self.accepted += found.accepted;
         self.delivered += found.delivered;
@@ -114,7 +124,7 @@ impl Entry {
         self.held += found.held;
         self.dead += found.dead;
         self.recover_ms = self.recover_ms.max(found.recover_ms);
-        self.figures.extend(figures);
+        self.figures.extend_from_slice(figures);
         self.violations.extend(found.violations.iter().map(|text| format!("seed {seed}: {text}")));
     }
 
@@ -139,6 +149,8 @@ impl Report {
             total.duplicates_by_store += entry.duplicates_by_store;
             total.duplicates_allowed += entry.duplicates_allowed;
             total.held += entry.held;
+            let budget = usize::try_from(entry.budget).unwrap_or(usize::MAX);
+            total.runs_above_budget += entry.peaks.iter().filter(|peak| **peak > budget).count();
             total.violations += entry.violations.len();
         }
         Self { seed, seconds, scenarios, total }
@@ -186,6 +198,9 @@ impl Report {
         }
         let _ = writeln!(text, "\nFIGURES");
         for entry in &self.scenarios {
+            if entry.above_ms > 0 {
+                let _ = writeln!(text, "{:<width$} above the budget for {} ms", entry.name, entry.above_ms);
+            }
             for figure in &entry.figures {
                 let _ = writeln!(text, "{:<width$} {}", entry.name, figure.describe());
             }
@@ -195,19 +210,20 @@ impl Report {
                     writeln!(text, "{:<width$} by the store: {lost} mails lost, {again} delivered again", entry.name);
             }
         }
-        let violated = self.scenarios.iter().flat_map(|entry| entry.violations.iter().map(move |v| (entry.name, v)));
+        let violated = self.scenarios.iter().flat_map(|entry| entry.violations.iter().map(move |v| (&entry.name, v)));
         for (name, violation) in violated {
             let _ = writeln!(text, "VIOLATED {name}: {violation}");
         }
         let total = &self.total;
         let _ = writeln!(
             text,
-            "\n{} runs of {} scenarios in {} s, seed {}: {} mails accepted, {} delivered, {} held, {} lost, {} delivered \
+            "\n{} runs of {} scenarios in {} s, seed {}: the server counted more than the budget in {}; {} mails accepted, {} delivered, {} held, {} lost, {} delivered \
              again ({} by policy); by lost stores {} lost, {} delivered again; {} violations",
             total.runs,
             total.scenarios,
             self.seconds,
             self.seed,
+            total.runs_above_budget,
             total.accepted,
             total.delivered,
             total.held,

@@ -44,12 +44,12 @@ async fn budget_cut(trial: &mut Trial<'_>) -> Result<()> {
     trial.relay.await_shares(2, FEW).await?;
     trial.time("no more than 4 slots claimed after the cut", cut.elapsed(), PATIENCE);
     // A claim goes down only after its session was seen to end. From now on a fifth one is refused, and O1 counts it.
-    let open = trial.relay.sink.stats().open;
+    let open = trial.relay.server.stats().open;
     trial.must(open <= 4, || format!("4 slots are claimed and {open} sessions are open"));
-    trial.relay.sink.set_behaviour(Behaviour { limit: Some(4), ..slow() });
-    let accepted = trial.relay.sink.stats().accepted;
+    trial.relay.server.set_behaviour(Behaviour { limit: Some(4), ..slow() });
+    let accepted = trial.relay.server.stats().accepted;
     trial.sink_until("mail flows through 4", |stats| stats.accepted > accepted + 40).await?;
-    trial.relay.sink.set_behaviour(slow());
+    trial.relay.server.set_behaviour(slow());
     let raised = trial.strike();
     set_budget(trial, 16).await?;
     trial.all_busy().await?;
@@ -96,7 +96,7 @@ async fn budget_shared(trial: &mut Trial<'_>) -> Result<()> {
     let struck = trial.strike();
     apply(&again(trial, Some(&queue)).await?).await?;
     apply(&workload).await?;
-    let load = Load::start(trial.stage.store.clone(), queue, format!("{namespace}-{SECOND}"));
+    let load = Load::start(trial.stage.store.clone(), queue, format!("{namespace}-{SECOND}"), None, false);
     trial.expect.pods = 4;
     trial.relay.await_shares(4, 16).await?;
     trial.note("the budget divided over both", millis(struck.elapsed()), "ms");
@@ -105,8 +105,8 @@ async fn budget_shared(trial: &mut Trial<'_>) -> Result<()> {
     let accepted = load.sent().accepted;
     trial.must(!accepted.is_empty(), || "the second relay had no mail".into());
     until("the second relay's mail is delivered", PATIENCE, async || {
-        let journal = trial.relay.sink.journal();
-        let found: HashSet<&str> = journal.iter().filter_map(|entry| id_of(&entry.message_id)).collect();
+        let taken = trial.relay.server.taken();
+        let found: HashSet<&str> = taken.iter().filter_map(|id| id_of(id)).collect();
         let missing = accepted.iter().filter(|id| !found.contains(id.as_str())).count();
         Ok(Look::when(missing == 0, (), || format!("{missing} are not")))
     })

@@ -11,11 +11,11 @@ use futures::{FutureExt, StreamExt};
 use tokio::time::timeout;
 
 use super::{
-    Reach, Scenario,
+    Case, Reach, cases,
     logs::Logs,
     oracles::{Before, Seen, judge},
+    orderly::endurance,
     report::{Entry, Report, folder},
-    scenarios,
     trial::{Figure, Trial},
 };
 use crate::{Stage, command::run as command, is_local, stage::SYSTEM};
@@ -38,11 +38,13 @@ pub struct Choice {
     pub runs: usize,
     /// How many scenarios may run beside each other, where they disturb only themselves.
     pub jobs: usize,
+    /// Again and again until so much time has passed.
+    pub soak: Option<Duration>,
 }
 
 /// One run of one scenario.
 struct Run {
-    scenario: &'static Scenario,
+    case: Case,
     number: usize,
     seed: u64,
 }
@@ -57,15 +59,16 @@ struct Outcome {
 }
 
 impl Choice {
-    /// The scenarios that are to be run.
-    pub fn scenarios(&self) -> Vec<&'static Scenario> {
-        let is_meant = |name: &str, only: &String| {
-            let whole = scenarios().any(|one| one.name == only);
-            if whole { name == only } else { name.contains(only.as_str()) }
+    /// The scenarios that are to be run, each with its server.
+    pub fn cases(&self) -> Vec<Case> {
+        let all: Vec<String> = cases().flat_map(|case| [case.name(), case.scenario.name.to_owned()]).collect();
+        let is_meant = |case: &Case, only: &String| {
+            let (name, scenario) = (case.name(), case.scenario.name);
+            if all.contains(only) { name == *only || scenario == *only } else { name.contains(only.as_str()) }
         };
-        scenarios()
-            .filter(|one| !self.slice || one.slice)
-            .filter(|one| self.only.is_empty() || self.only.iter().any(|only| is_meant(one.name, only)))
+        cases()
+            .filter(|case| !self.slice || case.scenario.slice == Some(case.side))
+            .filter(|case| self.only.is_empty() || self.only.iter().any(|only| is_meant(case, only)))
             .collect()
     }
 }
@@ -74,7 +77,7 @@ impl Choice {
 /// `interrupted` ends it early, with what is known by then.
 pub async fn run(choice: &Choice, interrupted: impl Future<Output = ()>) -> Result<bool> {
     ensure!(is_local(), "chaos breaks the cluster on purpose: it runs on the local one only");
-    let chosen = choice.scenarios();
+    let chosen = choice.cases();
     ensure!(!chosen.is_empty(), "no scenario is called like {:?}; LIST=1 lists them", choice.only);
     fs::create_dir_all(folder()).context("cannot make target/chaos")?;
     let began = Instant::now();
@@ -83,12 +86,12 @@ pub async fn run(choice: &Choice, interrupted: impl Future<Output = ()>) -> Resu
     let logs = Logs::start(stage.log_folder(), stage.canaries());
     let mut done = Vec::new();
     // Boxed, since the compiler gives up on a type as deep as all that runs in here.
-    let all = run_all(choice, &chosen, &stage, &logs, &mut done).boxed_local();
+    let all = run_all(choice, &chosen, &stage, &logs, &mut done, began).boxed_local();
     let ended = tokio::select! {
         () = all => Ok(()),
         () = interrupted => Err(anyhow::anyhow!("interrupted")),
     };
-    let report = Report::new(choice.seed, began.elapsed().as_secs(), entries(&chosen, done));
+    let report = Report::new(choice.seed, began.elapsed().as_secs(), entries(&chosen, &done));
     println!("\n{}", report.table());
     println!("written to {}", report.write()?.display());
     drop(logs);
@@ -98,39 +101,57 @@ pub async fn run(choice: &Choice, interrupted: impl Future<Output = ()>) -> Resu
     Ok(report.is_good())
 }
 
-async fn run_all(choice: &Choice, chosen: &[&'static Scenario], stage: &Stage, logs: &Logs, done: &mut Vec<Outcome>) {
-    let runs = |reach| {
-        chosen.iter().filter(move |one| one.reach == reach).flat_map(|scenario| {
-            (0..choice.runs).map(|number| {
-                let seed = seed_of(choice.seed, scenario.name, number);
-                run_one(Run { scenario, number, seed }, stage, logs)
-            })
-        })
-    };
-    let mut beside = futures::stream::iter(runs(Reach::Own)).buffer_unordered(choice.jobs.max(1));
-    while let Some(result) = beside.next().await {
-        done.push(result);
-    }
-    drop(beside);
-    for alone in runs(Reach::All) {
-        done.push(alone.await);
+/// Runs each as often as it shall; a soak goes on in rounds until its time is over, and writes its report after each.
+async fn run_all(
+    choice: &Choice,
+    chosen: &[Case],
+    stage: &Stage,
+    logs: &Logs,
+    done: &mut Vec<Outcome>,
+    began: Instant,
+) {
+    let runs = choice.runs.max(1);
+    let goes_on = || choice.soak.is_none_or(|time| began.elapsed() < time);
+    for round in 0.. {
+        for reach in [Reach::Own, Reach::All] {
+            let cases = chosen.iter().filter(|case| case.scenario.reach == reach);
+            let all = cases.flat_map(|&case| (round * runs..(round + 1) * runs).map(move |number| (case, number)));
+            let futures = all.take_while(|_| goes_on()).map(|(case, number)| {
+                let seed = seed_of(choice.seed, &case.name(), number);
+                run_one(Run { case, number, seed }, stage, logs)
+            });
+            let jobs = if reach == Reach::Own { choice.jobs.max(1) } else { 1 };
+            let mut beside = futures::stream::iter(futures).buffer_unordered(jobs);
+            while let Some(result) = beside.next().await {
+                done.push(result);
+            }
+        }
+        if choice.soak.is_none() || !goes_on() {
+            return;
+        }
+        let report = Report::new(choice.seed, began.elapsed().as_secs(), entries(chosen, done));
+        println!("round {}: {} runs so far", round + 1, done.len());
+        if let Err(error) = report.write() {
+            println!("cannot write the report: {error:#}");
+        }
     }
 }
 
 async fn run_one(run: Run, stage: &Stage, logs: &Logs) -> Outcome {
-    let name = format!("{}-{}", run.scenario.name.replace('_', "-"), run.number);
-    println!("{name}: {} (seed {})", run.scenario.fault, run.seed);
+    let name = run.case.namespace(run.number);
+    println!("{name}: {} (seed {})", run.case.scenario.fault, run.seed);
     let began = Instant::now();
-    let budget = (run.scenario.relay)(&name).budget;
+    let budget = run.case.relay(&name).budget;
     let mut result = Outcome { run, budget, allowed: 0, figures: Vec::new(), seen: Seen::default() };
     // A tool that panics ends its scenario and not the run: what was set up must be taken away.
     // Boxed here and in the steps: the compiler gives up on a type as deep as all of them together.
     let attempt = AssertUnwindSafe(attempt(&mut result, stage, logs, &name).boxed_local()).catch_unwind();
-    let failed = match timeout(LONGEST, attempt).await {
+    let longest = LONGEST + endurance();
+    let failed = match timeout(longest, attempt).await {
         Ok(Ok(Ok(()))) => None,
         Ok(Ok(Err(error))) => Some(format!("the scenario could not go on: {error:#}")),
         Ok(Err(_)) => Some("it panicked".into()),
-        Err(_) => Some(format!("it had not ended after {LONGEST:?}")),
+        Err(_) => Some(format!("it had not ended after {longest:?}")),
     };
     result.seen.violations.extend(failed);
     for violation in &result.seen.violations {
@@ -142,19 +163,21 @@ async fn run_one(run: Run, stage: &Stage, logs: &Logs) -> Outcome {
     if let Err(error) = stage.delete_namespace(&name).await {
         println!("{name}: cannot clean up: {error:#}");
     }
+    logs.forget(&name);
     println!(
-        "{name}: {} after {:.0?}",
+        "{name}: {} after {:.0?}, peak {}/{budget}",
         if result.seen.violations.is_empty() { "ok" } else { "FAILED" },
-        began.elapsed()
+        began.elapsed(),
+        result.seen.peak
     );
     result
 }
 
 async fn attempt(result: &mut Outcome, stage: &Stage, logs: &Logs, name: &str) -> Result<()> {
     let before = Before::now(logs);
-    let scenario = result.run.scenario;
-    let mut trial = Trial::raise(stage, logs, scenario, name, result.run.seed).boxed_local().await?;
-    let acted = (scenario.act)(&mut trial).await;
+    let case = result.run.case;
+    let mut trial = Trial::raise(stage, logs, case, name, result.run.seed).boxed_local().await?;
+    let acted = (case.scenario.act)(&mut trial).await;
     result.seen = judge(&mut trial, before).boxed_local().await;
     result.seen.violations.append(&mut trial.record.violations);
     result.figures = trial.record.figures;
@@ -183,12 +206,13 @@ async fn save(name: &str, logs: &Logs) {
     }
 }
 
-fn entries(chosen: &[&'static Scenario], done: Vec<Outcome>) -> Vec<Entry> {
-    let mut entries: Vec<Entry> = chosen.iter().map(|scenario| Entry::new(scenario, 0)).collect();
+fn entries(chosen: &[Case], done: &[Outcome]) -> Vec<Entry> {
+    let mut entries: Vec<Entry> = chosen.iter().map(|&case| Entry::new(case, 0)).collect();
     for result in done {
-        let Some(entry) = entries.iter_mut().find(|entry| entry.name == result.run.scenario.name) else { continue };
+        let name = result.run.case.name();
+        let Some(entry) = entries.iter_mut().find(|entry| entry.name == name) else { continue };
         entry.budget = result.budget;
-        entry.add(result.run.seed, result.allowed, result.figures, &result.seen);
+        entry.add(result.run.seed, result.allowed, &result.figures, &result.seen);
     }
     entries.retain(|entry| entry.runs > 0);
     entries

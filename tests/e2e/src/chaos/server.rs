@@ -7,13 +7,13 @@ use mailsink::{Behaviour, Failure, FailureStage, Stats};
 use serde_json::json;
 
 use super::{
-    Reach, Scenario, Trial,
+    Reach, SINK, Scenario, Trial,
     redis::flowing,
     setup::{SLOW_MS, two_pods},
     trial::{PATIENCE, millis},
 };
 use crate::{
-    RelayOptions,
+    RelayOptions, Side,
     network::Knocks,
     wait::{Look, until},
 };
@@ -24,7 +24,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "server_replies",
         fault: "a reply of each class at each stage, one after the other",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: quick_retries,
         act: |trial| Box::pin(replies(trial)),
     },
@@ -32,7 +33,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "server_ends_sessions",
         fault: "connections that end at each stage before the final dot, at a server without PIPELINING and CHUNKING",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: step_by_step,
         act: |trial| Box::pin(ends_sessions(trial)),
     },
@@ -40,7 +42,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "server_drops_before_answer",
         fault: "the connection ends after the final dot and before the answer; half of the mails were taken",
         reach: Reach::Own,
-        slice: true,
+        sides: SINK,
+        slice: Some(Side::Sink),
         relay: two_pods,
         act: |trial| Box::pin(drops_before_answer(trial)),
     },
@@ -48,7 +51,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "server_drops_after_answer",
         fault: "the connection ends right after the final answer, 50 times",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: two_pods,
         act: |trial| Box::pin(drops_after_answer(trial)),
     },
@@ -56,7 +60,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "server_makes_no_sense",
         fault: "replies without a code, half lines, and 354 after the dot",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: two_pods,
         act: |trial| Box::pin(makes_no_sense(trial)),
     },
@@ -64,7 +69,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "server_tarpit",
         fault: "one byte a second for 15 s",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: two_pods,
         act: |trial| Box::pin(tarpit(trial)),
     },
@@ -72,7 +78,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "server_closes_late",
         fault: "EOF 500 ms after the goodbye, while each session takes three mails only",
         reach: Reach::Own,
-        slice: true,
+        sides: SINK,
+        slice: Some(Side::Sink),
         relay: two_pods,
         act: |trial| Box::pin(closes_late(trial)),
     },
@@ -80,7 +87,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "server_limit_below_budget",
         fault: "the server takes 10 sessions where the budget says 16, and then 16 again",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: two_pods,
         act: |trial| Box::pin(limit_below_budget(trial)),
     },
@@ -88,7 +96,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "server_too_many_burst",
         fault: "a burst of `too many connections` from a server that has room",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: two_pods,
         act: |trial| Box::pin(too_many_burst(trial)),
     },
@@ -96,7 +105,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "server_down",
         fault: "the server is down for 60 s",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: two_pods,
         act: |trial| Box::pin(down(trial)),
     },
@@ -127,14 +137,14 @@ fn step_by_step(name: &str) -> RelayOptions {
 
 /// Misbehaves until each of so many failures has happened, then as usual until all sessions are busy again.
 async fn misbehave(trial: &mut Trial<'_>, behaviour: Behaviour) -> Result<()> {
-    trial.relay.sink.set_behaviour(behaviour);
+    trial.relay.server.set_behaviour(behaviour);
     until("every failure to have happened", PATIENCE, async || {
-        let left: u32 = trial.relay.sink.behaviour().failures.iter().filter_map(|failure| failure.times).sum();
+        let left: u32 = trial.relay.server.sink().behaviour().failures.iter().filter_map(|failure| failure.times).sum();
         Ok(Look::when(left == 0, (), || format!("{left} are left")))
     })
     .await?;
     trial.strike();
-    trial.relay.sink.set_behaviour(normal());
+    trial.relay.server.set_behaviour(normal());
     Ok(())
 }
 
@@ -179,7 +189,7 @@ async fn replies(trial: &mut Trial<'_>) -> Result<()> {
         flowing(trial).await?;
     }
     // Sessions that are given up say goodbye; what the server says to it changes nothing.
-    trial.relay.sink.set_behaviour(failing([Failure::reply(Quit, "500 5.5.1 what?")]));
+    trial.relay.server.set_behaviour(failing([Failure::reply(Quit, "500 5.5.1 what?")]));
     trial.relay.rebalance(3).await?;
     trial.relay.rebalance(2).await?;
     misbehave(trial, normal()).await?;
@@ -199,7 +209,7 @@ async fn ends_sessions(trial: &mut Trial<'_>) -> Result<()> {
         let brief = matches!(stage, Greeting | Ehlo).then_some(3);
         let failures = vec![Failure::closing(stage).times(TIMES)];
         misbehave(trial, Behaviour { max_messages_per_session: brief, failures, ..plain() }).await?;
-        trial.relay.sink.set_behaviour(plain());
+        trial.relay.server.set_behaviour(plain());
         flowing(trial).await?;
     }
     let tried = attempts(&trial.all_busy().await?) - before;
@@ -265,12 +275,12 @@ async fn makes_no_sense(trial: &mut Trial<'_>) -> Result<()> {
 async fn tarpit(trial: &mut Trial<'_>) -> Result<()> {
     let before = trial.all_busy().await?;
     trial.strike();
-    trial.relay.sink.set_behaviour(Behaviour { byte_delay_ms: 1_000, ..normal() });
+    trial.relay.server.set_behaviour(Behaviour { byte_delay_ms: 1_000, ..normal() });
     // What it must not cause, it could cause at any time: there is nothing to wait for.
     tokio::time::sleep(Duration::from_secs(15)).await;
-    let slow = trial.relay.sink.stats();
+    let slow = trial.relay.server.stats();
     trial.figure("connections tried meanwhile", attempts(&slow) - attempts(&before), "connections", 0..=16);
-    trial.relay.sink.set_behaviour(normal());
+    trial.relay.server.set_behaviour(normal());
     trial.strike();
     flowing(trial).await
 }
@@ -278,12 +288,12 @@ async fn tarpit(trial: &mut Trial<'_>) -> Result<()> {
 async fn closes_late(trial: &mut Trial<'_>) -> Result<()> {
     trial.strike();
     let late = Behaviour { close_delay_ms: 500, max_messages_per_session: Some(3), ..normal() };
-    trial.relay.sink.set_behaviour(late);
-    let before = trial.relay.sink.stats().sessions;
+    trial.relay.server.set_behaviour(late);
+    let before = trial.relay.server.stats().sessions;
     // Each is counted until the end of its connection, so that the next one comes after it.
     trial.sink_until("five generations of sessions", |stats| stats.sessions >= before + 80).await?;
     trial.strike();
-    trial.relay.sink.set_behaviour(normal());
+    trial.relay.server.set_behaviour(normal());
     trial.all_busy().await.map(drop)
 }
 
@@ -291,18 +301,18 @@ async fn limit_below_budget(trial: &mut Trial<'_>) -> Result<()> {
     let before = trial.all_busy().await?;
     trial.strike();
     // Those above the limit have to come again to be refused.
-    trial.relay.sink.set_behaviour(Behaviour { limit: Some(10), max_messages_per_session: Some(3), ..normal() });
+    trial.relay.server.set_behaviour(Behaviour { limit: Some(10), max_messages_per_session: Some(3), ..normal() });
     trial.relay.await_condition("ServerSaturated", "True", PATIENCE).await?;
-    trial.relay.sink.set_behaviour(Behaviour { limit: Some(10), ..normal() });
+    trial.relay.server.set_behaviour(Behaviour { limit: Some(10), ..normal() });
     flowing(trial).await?;
-    let during = trial.relay.sink.stats();
+    let during = trial.relay.server.stats();
     let refused = u64::try_from(during.rejected - before.rejected)?;
     trial.figure("connections refused before it used fewer", refused, "connections", 1..=32);
-    trial.relay.sink.set_behaviour(normal());
+    trial.relay.server.set_behaviour(normal());
     let healed = trial.strike();
     trial.expect.rejected = during.rejected + 16;
     until("the whole budget again", Duration::from_secs(180), async || {
-        let open = trial.relay.sink.stats().open;
+        let open = trial.relay.server.stats().open;
         Ok(Look::when(open == 16, (), || format!("{open} sessions")))
     })
     .await?;
@@ -319,10 +329,10 @@ async fn too_many_burst(trial: &mut Trial<'_>) -> Result<()> {
     misbehave(trial, brief).await?;
     let healed = trial.strike();
     flowing(trial).await?;
-    let tried = attempts(&trial.relay.sink.stats()) - before;
+    let tried = attempts(&trial.relay.server.stats()) - before;
     trial.figure("connections tried", tried, "connections", 6..=64);
     until("the whole budget again", Duration::from_secs(180), async || {
-        let open = trial.relay.sink.stats().open;
+        let open = trial.relay.server.stats().open;
         Ok(Look::when(open == 16, (), || format!("{open} sessions")))
     })
     .await?;
@@ -331,19 +341,19 @@ async fn too_many_burst(trial: &mut Trial<'_>) -> Result<()> {
 }
 
 async fn down(trial: &mut Trial<'_>) -> Result<()> {
-    let knocks = Knocks::at(trial.relay.sink.smtp())?;
+    let knocks = Knocks::at(trial.relay.server.smtp())?;
     trial.moment(0..1_000).await;
     trial.all_busy().await?;
     let struck = trial.strike();
     // What was between the final dot and its answer when the server went away.
     trial.expect.held = 16;
-    trial.relay.sink.go_down().await;
+    trial.relay.server.sink().go_down().await;
     let told = trial.relay.await_condition("ServerUnavailable", "True", PATIENCE).await?;
     trial.note("the condition ServerUnavailable says so after", millis(told), "ms");
     tokio::time::sleep_until((struck + Duration::from_secs(60)).into()).await;
     let tried = knocks.count()?;
     trial.figure("connections tried in a minute", tried, "connections", 1..=240);
-    trial.relay.sink.come_up().await?;
+    trial.relay.server.sink().come_up().await?;
     let healed = trial.strike();
     trial.all_busy().await?;
     trial.time("all sessions open again", healed.elapsed(), Duration::from_secs(35));

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use testkit::RedisServer;
 
 use super::{
-    Reach, Scenario, Trial,
+    Reach, SINK, Scenario, Trial,
     redis::{flowing, no_session_closed},
     setup::{LEASE, Undo, lasting},
     trial::{PATIENCE, millis},
@@ -26,7 +26,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "redis_memory_full",
         fault: "maxmemory is reached, for 15 s",
         reach: Reach::All,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(memory_full(trial)),
     },
@@ -34,7 +35,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "redis_disk_full",
         fault: "the disk of Redis is full, so that it ends, again at each start, until there is room",
         reach: Reach::All,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(disk_full(trial)),
     },
@@ -42,7 +44,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "redis_scripts_flushed",
         fault: "SCRIPT FLUSH, 50 times",
         reach: Reach::Own,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(scripts_flushed(trial)),
     },
@@ -50,7 +53,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "redis_scripts_denied",
         fault: "the ACL takes scripts away, for 15 s",
         reach: Reach::All,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(scripts_denied(trial)),
     },
@@ -58,7 +62,8 @@ pub(super) const ALL: &[Scenario] = &[
         name: "redis_password_changed",
         fault: "another password, and nobody is told, for 15 s",
         reach: Reach::All,
-        slice: false,
+        sides: SINK,
+        slice: None,
         relay: lasting,
         act: |trial| Box::pin(password_changed(trial)),
     },
@@ -92,9 +97,9 @@ async fn memory_full(trial: &mut Trial<'_>) -> Result<()> {
     trial.time("accepted mail was sent without memory within", struck.elapsed(), REFUSES);
     let told = trial.relay.await_condition("StoreUnsafe", "True", PATIENCE).await?;
     trial.note("the condition StoreUnsafe says so after", millis(told), "ms");
-    let before = trial.relay.sink.stats();
+    let before = trial.relay.server.stats();
     tokio::time::sleep_until((struck + REFUSES).into()).await;
-    let after = trial.relay.sink.stats();
+    let after = trial.relay.server.stats();
     trial.figure("sessions opened meanwhile", after.sessions - before.sessions, "sessions", 0..=0);
     order(stage, &["CONFIG", "SET", "maxmemory", "0"])?;
     let healed = trial.strike();
@@ -222,7 +227,7 @@ async fn refused(trial: &mut Trial<'_>, struck: Instant, asked: impl AsyncFn() -
     let asked = asked().await? - first;
     let seconds = counting.elapsed().as_secs().max(1);
     trial.figure("asked in vain", asked / seconds, "times a second", IN_VAIN);
-    ensure!(trial.relay.sink.stats().open == 0, "a session without a lease");
+    ensure!(trial.relay.server.stats().open == 0, "a session without a lease");
     Ok(())
 }
 

@@ -11,9 +11,9 @@ use mailsink::Stats;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::Serialize;
 
-use super::{Scenario, load::Load, logs::Logs};
+use super::{Case, load::Load, logs::Logs};
 use crate::{
-    Relay, Stage,
+    Relay, Side, Stage,
     mails::id_of,
     wait::{Look, until},
 };
@@ -27,6 +27,8 @@ pub struct Trial<'s> {
     pub stage: &'s Stage,
     /// All logs.
     pub logs: &'s Logs,
+    /// What its mail server is.
+    pub side: Side,
     /// The relay under test.
     pub relay: Relay<'s>,
     /// The producer.
@@ -61,6 +63,10 @@ pub struct Expectation {
     pub controller_restarts: usize,
     /// The fault loses or rolls back the whole store: O2 and O3 are reported apart.
     pub store_lost: bool,
+    /// The scenario ends while slots are withheld: all but these must be in use, and nothing else is waited for.
+    pub withheld: bool,
+    /// The most sessions at once that must have been seen, or nothing was shown.
+    pub peak: usize,
 }
 
 /// A figure of a scenario.
@@ -91,14 +97,8 @@ pub(crate) struct Record {
 
 impl<'s> Trial<'s> {
     /// Raises the relay and its load, and waits until all sessions are busy.
-    pub(crate) async fn raise(
-        stage: &'s Stage,
-        logs: &'s Logs,
-        scenario: &Scenario,
-        name: &str,
-        seed: u64,
-    ) -> Result<Self> {
-        let options = (scenario.relay)(name);
+    pub(crate) async fn raise(stage: &'s Stage, logs: &'s Logs, case: Case, name: &str, seed: u64) -> Result<Self> {
+        let options = case.relay(name);
         let expect = Expectation {
             pods: options.replicas,
             budget: options.budget,
@@ -110,13 +110,29 @@ impl<'s> Trial<'s> {
             restarts: 0,
             controller_restarts: 0,
             store_lost: false,
+            withheld: false,
+            peak: if options.hectic { 1 } else { usize::try_from(options.budget)? },
         };
-        let queue = options.queue.clone();
+        let (queue, size, hectic) = (options.queue.clone(), options.side.mail_size(), options.hectic);
+        let takes_long = size.is_some() || options.side.pause(options.pause) > Duration::from_secs(2);
         let relay = Relay::raise(stage, options).await?;
-        let load = Load::start(stage.store.clone(), queue, name.to_owned());
-        let trial =
-            Self { stage, logs, relay, load, random: StdRng::seed_from_u64(seed), expect, record: Record::default() };
-        trial.all_busy().await.context("before any harm was done")?;
+        let load = Load::start(stage.store.clone(), queue, name.to_owned(), size, takes_long);
+        let trial = Self {
+            stage,
+            logs,
+            side: case.side,
+            relay,
+            load,
+            random: StdRng::seed_from_u64(seed),
+            expect,
+            record: Record::default(),
+        };
+        if hectic {
+            let some = trial.sink_until("mail flows", |stats| stats.accepted > 0).await;
+            some.context("before any harm was done")?;
+        } else {
+            trial.all_busy().await.context("before any harm was done")?;
+        }
         Ok(trial)
     }
 
@@ -128,7 +144,7 @@ impl<'s> Trial<'s> {
 
     /// Waits until the sink's figures fit.
     pub async fn sink_until(&self, what: &str, fits: impl Fn(&Stats) -> bool) -> Result<Stats> {
-        let seen = self.relay.sink.wait_for(PATIENCE, fits).await;
+        let seen = self.relay.server.wait_for(PATIENCE, fits).await;
         seen.map_err(|last| anyhow::anyhow!("waited {PATIENCE:?} for {what}; the sink says {last:?}"))
     }
 
@@ -138,12 +154,9 @@ impl<'s> Trial<'s> {
         accepted.truncate(count);
         until("all mail accepted before is settled", limit + PATIENCE, async || {
             let held = self.relay.parked().await?.0;
-            let journal = self.relay.sink.journal();
-            let found: HashSet<&str> = journal
-                .iter()
-                .filter_map(|entry| id_of(&entry.message_id))
-                .chain(held.iter().map(String::as_str))
-                .collect();
+            let taken = self.relay.server.taken();
+            let found: HashSet<&str> =
+                taken.iter().filter_map(|id| id_of(id)).chain(held.iter().map(String::as_str)).collect();
             let missing = accepted.iter().filter(|id| !found.contains(id.as_str())).count();
             Ok(Look::when(missing == 0, (), || format!("{missing} are not")))
         })

@@ -168,7 +168,7 @@ async fn mail_flows_again_after_redis_was_restarted(stage: &Stage) -> Result<()>
     relay.send("redis", 600).await?;
     relay.await_delivered(100, DELIVERY).await?;
     stage.restart_redis();
-    let before = relay.sink.stats().unique_message_ids;
+    let before = relay.server.stats().unique_message_ids;
     // Mails already on their way may still arrive: more than the sessions at hand prove that new ones were claimed.
     let resumed =
         relay.await_delivered(before + 32, Duration::from_secs(10)).await.context("mail flows again within 10 s")?;
@@ -203,7 +203,7 @@ async fn a_refused_recipient_goes_to_the_dead_letters_and_can_be_sent_again(stag
     relay.await_condition("DeadLettersPresent", "True", Duration::from_secs(10)).await?;
     let list = relay.mailrelay(&["dead", "list", "--relay", "refused/corporate"], "").await?;
     ensure!(list.stdout.contains("refused-7") && list.stdout.contains("550"), "{list:?}");
-    relay.sink.set_behaviour(Behaviour::default());
+    relay.server.set_behaviour(Behaviour::default());
     let again = relay.mailrelay(&["dead", "requeue", "--relay", "refused/corporate", "refused-7"], "").await?;
     ensure!(again.code == Some(0), "{again:?}");
     relay.await_delivered(10, DELIVERY).await?;
@@ -257,13 +257,13 @@ async fn several_servers_share_the_work_each_within_its_own_budget(stage: &Stage
     let relay = Relay::raise(stage, options).await?;
     relay.send("several", 400).await?;
     until("400 mails over both servers", DELIVERY, async || {
-        let (first, second) = (relay.sink.stats(), second.stats());
+        let (first, second) = (relay.server.stats(), second.stats());
         Ok(Look::when(first.unique_message_ids + second.unique_message_ids >= 400, (), || {
             format!("{first:?}, {second:?}")
         }))
     })
     .await?;
-    let (first, second) = (relay.sink.stats(), second.stats());
+    let (first, second) = (relay.server.stats(), second.stats());
     ensure!(first.peak == 16 && second.peak == 4, "both budgets are used up: {first:?}, {second:?}");
     ensure!(
         first.rejected + second.rejected == 0 && first.duplicates + second.duplicates == 0,
