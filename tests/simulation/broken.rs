@@ -1,5 +1,7 @@
 //! Worlds in which a rule is left out, to see that its absence is noticed.
 
+use crate::plan::{Edit, Fault};
+
 /// A rule that is left out, to see that its absence is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
@@ -18,8 +20,6 @@ pub enum Broken {
     FinWaitProves,
     /// The supervisor takes a port that vanished for one that has ended.
     VanishedProves,
-    /// It does not look whose the port is by now.
-    PortsForgotten,
     /// A process that could not write all its connections down accounts for all of them.
     IncompleteAccounts,
     /// A pod that is over frees what it held after `closeGrace` (R5b).
@@ -41,6 +41,23 @@ pub enum Broken {
 }
 
 impl Broken {
+    /// What befalls a world without that rule more often than others.
+    pub fn weapons(self) -> &'static [Fault] {
+        match self {
+            Self::ErrorForgotten | Self::UncleanFrees => &[Fault::BoxResets { pod: 0, client: true, server: false }],
+            Self::FinWaitProves | Self::IncompleteAccounts => &[Fault::KillWorker { pod: 0 }],
+            Self::VanishedProves => &[Fault::KillWorkerCut { pod: 0, ms: 6_000 }, Fault::PauseWorkerCut { pod: 0 }],
+            Self::StatusFrees => &[Fault::FailPod { pod: 0 }],
+            Self::SilenceFrees => &[Fault::FreezePod { pod: 0, ms: 25_000 }],
+            Self::SuccessorFrees => &[Fault::CrashContainer { pod: 0, ms: 400 }],
+            Self::MissingForgotten => &[Fault::FreezePod { pod: 0, ms: 25_000 }, Fault::DeleteLedger],
+            Self::RenamedOpens => &[Fault::EditSpec { edit: Edit::BudgetName }],
+            Self::NoVersions => &[Fault::RestoredLedger, Fault::DeletePod { pod: 0, grace_ms: 5_000 }],
+            Self::NoSettle => &[Fault::ScriptFlush],
+            _ => &[],
+        }
+    }
+
     /// Words of the scripts, and those that take their place.
     pub fn scripts(self) -> &'static [(&'static str, &'static str)] {
         const NO_VERSIONS: (&str, &str) = ("if seen and seen > ", "if false and seen > ");

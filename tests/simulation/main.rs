@@ -172,16 +172,15 @@ noticed! {
     slots_that_are_free_before_the_servers_end_are_noticed: EofAtAck, "O1", 1_000;
     mail_that_is_sent_again_blindly_is_noticed: NoCommitting, "O3", 1_000;
     an_end_that_counts_after_an_error_is_noticed: ErrorForgotten, "O1", 1_000;
-    a_supervisor_that_takes_fin_wait_for_the_servers_end_is_noticed: FinWaitProves, "O1", 5_000;
-    a_supervisor_that_takes_a_vanished_port_for_proof_is_noticed: VanishedProves, "O1", 5_000;
-    a_supervisor_that_takes_anothers_port_for_proof_is_noticed: PortsForgotten, "O1", 5_000;
-    accounts_of_a_process_that_could_not_write_all_down_are_noticed: IncompleteAccounts, "O1", 5_000;
-    slots_of_pods_that_are_over_and_free_soon_are_noticed: StatusFrees, "O1", 5_000;
-    slots_of_silent_pods_that_are_free_soon_are_noticed: SilenceFrees, "O1", 5_000;
-    slots_of_a_container_before_that_are_free_soon_are_noticed: SuccessorFrees, "O1", 5_000;
-    slots_without_a_proper_end_that_are_free_soon_are_noticed: UncleanFrees, "O1", 5_000;
-    a_ledger_that_forgets_who_did_not_come_back_is_noticed: MissingForgotten, "O1", 5_000;
-    a_renamed_budget_that_opens_at_once_is_noticed: RenamedOpens, "O1", 5_000;
-    an_older_copy_of_a_ledger_that_passes_for_the_ledger_is_noticed: NoVersions, "O1", 5_000;
+    a_supervisor_that_takes_fin_wait_for_the_servers_end_is_noticed: FinWaitProves, "O1", 500;
+    a_supervisor_that_takes_a_vanished_port_for_proof_is_noticed: VanishedProves, "O1", 500;
+    accounts_of_a_process_that_could_not_write_all_down_are_noticed: IncompleteAccounts, "O1", 500;
+    slots_of_pods_that_are_over_and_free_soon_are_noticed: StatusFrees, "O1", 500;
+    slots_of_silent_pods_that_are_free_soon_are_noticed: SilenceFrees, "O1", 500;
+    slots_of_a_container_before_that_are_free_soon_are_noticed: SuccessorFrees, "O1", 500;
+    slots_without_a_proper_end_that_are_free_soon_are_noticed: UncleanFrees, "O1", 500;
+    a_ledger_that_forgets_who_did_not_come_back_is_noticed: MissingForgotten, "O1", 500;
+    a_renamed_budget_that_opens_at_once_is_noticed: RenamedOpens, "O1", 500;
+    an_older_copy_of_a_ledger_that_passes_for_the_ledger_is_noticed: NoVersions, "O1", 500;
     a_slot_that_does_not_rest_is_noticed: NoSettle, "O1", 1_000;
 }

@@ -164,6 +164,20 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// The same, befalling another pod.
+    pub fn aimed(self, at: usize) -> Self {
+        match self {
+            Self::KillWorker { .. } => Self::KillWorker { pod: at },
+            Self::KillWorkerCut { ms, .. } => Self::KillWorkerCut { pod: at, ms },
+            Self::PauseWorkerCut { .. } => Self::PauseWorkerCut { pod: at },
+            Self::FreezePod { ms, .. } => Self::FreezePod { pod: at, ms },
+            Self::FailPod { .. } => Self::FailPod { pod: at },
+            Self::CrashContainer { ms, .. } => Self::CrashContainer { pod: at, ms },
+            Self::BoxResets { client, server, .. } => Self::BoxResets { pod: at, client, server },
+            other => other,
+        }
+    }
+
     /// The kind, for the table.
     pub fn kind(&self) -> String {
         let text = format!("{self:?}");
@@ -183,6 +197,8 @@ pub struct Plan {
     pub nodes: usize,
     pub pods: usize,
     pub mails: usize,
+    /// How many mails a session takes.
+    pub per_session: u32,
     /// Bytes of text in a mail, at least and at most.
     pub size: (usize, usize),
     /// When mails come.
@@ -278,6 +294,7 @@ impl Plan {
             nodes,
             pods,
             mails,
+            per_session: some(&mut pick, &[1_000, 1_000, 1_000, 3, 1]),
             size: if slow { (500, 8_000) } else { (13, 200) },
             arrivals,
             habits,
@@ -310,14 +327,50 @@ impl Plan {
             plan.faults.insert(Duration::from_millis(pick(4_000..end)), ledger);
         }
         // Without a dead-man switch only the longest stops are noticed.
-        if broken == Broken::NoSettle {
-            plan.habits.process_ms = Some((120, 180));
-            plan.habits.own_limit = u32::MAX;
-        }
         if pick(0..60) == 0 || broken == Broken::NoSwitch {
             plan.stop_long(&mut pick);
         }
+        if !broken.weapons().is_empty() {
+            plan.press(&mut pick);
+        }
         plan
+    }
+
+    /// All slots are wanted all the time, and what tells a world without a rule from the others befalls it several times.
+    fn press(&mut self, pick: &mut dyn FnMut(Range<u64>) -> u64) {
+        let ms = Duration::from_millis;
+        self.budget = u32::try_from(pick(2..5)).expect("small");
+        self.pods = 3;
+        self.habits = Habits {
+            own_limit: u32::MAX,
+            process_ms: None,
+            mail_ms: 3_000,
+            defers: 0,
+            refuses: 0,
+            quits: 0,
+            breaks: 0,
+            ..self.habits.clone()
+        };
+        (self.per_session, self.calm) = (1_000, ms(20_000));
+        self.arrivals = (1..20).flat_map(|second| vec![ms(second * 1_000); 3]).collect();
+        self.mails = self.arrivals.len();
+        let weapons = self.broken.weapons();
+        for turn in 0..3 {
+            for weapon in weapons {
+                let at = pick(2_500..9_000) + turn * 1_500;
+                self.faults.insert(ms(at), weapon.aimed(usize::try_from(pick(0..3)).expect("small")));
+            }
+            self.faults.insert(ms(pick(3_000..12_000)), Fault::AddPod);
+        }
+        match self.broken {
+            Broken::NoSettle => {
+                self.habits.process_ms = Some((120, 180));
+                (self.habits.mail_ms, self.per_session) = (100, 1);
+            }
+            Broken::VanishedProves => self.ways.patience.orphan = ms(2_000),
+            Broken::IncompleteAccounts => self.listed = 1,
+            _ => {}
+        }
     }
 
     /// A worker is stopped for longer than others are kept from its slots, at a server that is patient, and others come

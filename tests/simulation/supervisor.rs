@@ -118,7 +118,6 @@ impl Supervisor {
         let used: BTreeSet<Ends> = inner
             .connections
             .values()
-            .filter(|_| broken != Broken::PortsForgotten)
             .filter(|connection| Some(&connection.process) == inner.living.as_ref())
             .filter_map(|connection| connection.ends)
             .collect();

@@ -36,6 +36,8 @@ const NODE_RENEWAL: Duration = Duration::from_secs(10);
 const COPY_EVERY: Duration = Duration::from_secs(2);
 /// How long everything may take to come to rest once all faults are over.
 const REST: Duration = Duration::from_secs(400);
+/// How often those who would wait for minutes are told that they wait in vain, once all faults are over.
+const HEAL_EVERY: Duration = Duration::from_secs(20);
 /// A window while nothing befalls anybody: packets take longer then.
 const LONG_WINDOW_MS: u64 = 50;
 
@@ -337,7 +339,12 @@ impl World {
         }
         self.observer.inner().looking = true;
         self.trace.note(|| "the faults are over".to_owned());
+        let mut next_heal = self.now;
         while self.now < self.plan.calm + REST {
+            if self.now >= next_heal {
+                self.net.heal();
+                next_heal = self.now + HEAL_EVERY;
+            }
             self.step();
             if !self.mail.seen(|seen| seen.violations.is_empty()) {
                 return false;

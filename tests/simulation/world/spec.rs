@@ -50,6 +50,7 @@ impl Spec {
         let mut server = json!({
             "name": "primary", "host": self.host, "port": self.port, "tls": "None", "maxConnections": self.max,
             "sessionTimeout": format!("{}s", self.session_timeout.as_secs()),
+            "maxMessagesPerConnection": plan.per_session,
             "closeGrace": format!("{}s", plan.close_grace.as_secs()),
         });
         if let Some(name) = self.budget_name {
