@@ -204,6 +204,7 @@ mod correct {
     }
 
     #[test]
+    #[ignore = "its states take more than ten minutes: make model"]
     fn a_renamed_pool_waits_for_the_sessions_of_the_old_one() {
         renames(Renamed::Correct);
     }
@@ -342,6 +343,11 @@ mod broken {
     #[test]
     fn a_renamed_pool_that_is_opened_beside_the_old_one() {
         breaks_renamed(Renamed::OpenedBeside);
+    }
+
+    #[test]
+    #[ignore = "its states take more than ten minutes: make model"]
+    fn a_renamed_pool_that_forgets_what_the_old_one_withheld() {
         breaks_renamed(Renamed::NothingInherited);
     }
 }

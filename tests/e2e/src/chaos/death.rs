@@ -16,19 +16,17 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use nix::sys::signal::Signal;
 use rand::RngExt;
-use serde_json::json;
-use testkit::ForgetfulBox;
 
 use super::{
     Scenario, Trial,
     network::address,
-    setup::{DRAIN_MARGIN, Undo, a_pod, another_process, claimed, ports_to, rest_is_used, three_pods, uid, withheld},
+    setup::{DRAIN_MARGIN, Undo, a_pod, another_process, claimed, rest_is_used, three_pods, uid, withheld},
     trial::{PATIENCE, millis},
 };
 use crate::{
     RelayOptions, Side,
     command::kubectl,
-    network::{Amnesia, Cut, Diversion, Way},
+    network::{Cut, Way},
     process::{Process, worker_of},
     wait::{Look, until},
 };
@@ -93,21 +91,6 @@ pub(super) const ALL: &[Scenario] = &[
         Box::pin(frozen_v2(trial))
     })
     .against(&[Side::Plain, Side::Processes, Side::Exim]),
-    Scenario::own(
-        "reset_on_the_way",
-        "a box on the way forgets connections and resets the client; the server does not know",
-        three_pods,
-        |trial| Box::pin(reset_on_the_way(trial)),
-    )
-    .against(&[Side::Plain, Side::HalfClose, Side::Processes, Side::Exim])
-    .in_slice_with(Side::Plain),
-    Scenario::own(
-        "reset_by_a_proxy",
-        "a proxy resets its client's side, at rest or between a reply and the next mail, and keeps the server's",
-        brief_sessions,
-        |trial| Box::pin(reset_by_a_proxy(trial)),
-    )
-    .against(&[Side::Plain, Side::HalfClose, Side::Processes, Side::Exim]),
 ];
 
 /// How long a path is cut, or a process frozen: longer than a lease, silence and all that is waited for after them.
@@ -124,26 +107,18 @@ fn busy_for_long(name: &str) -> RelayOptions {
     RelayOptions { pause: Duration::from_secs(8), ..three_pods(name) }
 }
 
-/// Sessions that end soon, so that new ones take another way.
-fn brief_sessions(name: &str) -> RelayOptions {
-    let options = three_pods(name);
-    let mut server = options.server.clone();
-    server["maxMessagesPerConnection"] = json!(5);
-    RelayOptions { server, ..options }
-}
-
 /// The pod that a scenario harms.
-struct Victim {
-    pod: Pod,
+pub(super) struct Victim {
+    pub(super) pod: Pod,
     uid: String,
     worker: Process,
     /// Slots that it claimed.
-    share: u32,
+    pub(super) share: u32,
 }
 
 impl Victim {
     /// One of the pods, at a moment at which all sessions are busy.
-    async fn choose(trial: &mut Trial<'_>) -> Result<Self> {
+    pub(super) async fn choose(trial: &mut Trial<'_>) -> Result<Self> {
         // Mails and their unsent bytes shall be under way everywhere.
         trial.moment(2_000..4_000).await;
         trial.all_busy().await?;
@@ -178,7 +153,7 @@ fn redis(trial: &Trial<'_>) -> SocketAddr {
 }
 
 /// Looks on until then: how many slots were withheld at most.
-async fn look_on(trial: &mut Trial<'_>, end: Instant) -> Result<u32> {
+pub(super) async fn look_on(trial: &mut Trial<'_>, end: Instant) -> Result<u32> {
     let mut most = 0;
     while Instant::now() < end {
         // A ledger that is not in force is asked again.
@@ -189,7 +164,7 @@ async fn look_on(trial: &mut Trial<'_>, end: Instant) -> Result<u32> {
 }
 
 /// Notes what was withheld, and for how long at least the product says it will be.
-async fn note_withheld(trial: &mut Trial<'_>, most: u32) -> Result<()> {
+pub(super) async fn note_withheld(trial: &mut Trial<'_>, most: u32) -> Result<()> {
     trial.note("slots withheld at most", most.into(), "slots");
     let now = rest_is_used(trial).await?;
     trial.note("slots withheld at the end", now.into(), "slots");
@@ -381,84 +356,4 @@ fn unified(process: Process) -> Result<String> {
     let path = format!("/proc/{}/cgroup", process.pid);
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned).context("no cgroup of version 2")
-}
-
-async fn reset_on_the_way(trial: &mut Trial<'_>) -> Result<()> {
-    let server = trial.relay.server.smtp();
-    let mut forgotten = 0;
-    for _ in 0..3 {
-        trial.moment(500..1_500).await;
-        let pod = a_pod(trial).await?;
-        let mut ports = ports_to(worker_of(uid(&pod)?)?, server)?;
-        if ports.is_empty() {
-            continue;
-        }
-        let first = trial.random.random_range(0..ports.len());
-        ports.rotate_left(first);
-        ports.truncate(2);
-        trial.strike();
-        let amnesia = Amnesia::of(address(&pod)?, &ports, server)?;
-        // Each of them sends something within the time of a mail; then nobody sends on it again.
-        let wanted = u64::try_from(ports.len())?;
-        until("each connection was reset on the way", PATIENCE, async || {
-            let packets = amnesia.packets()?;
-            Ok(Look::when(packets >= wanted, (), || format!("{packets} packets")))
-        })
-        .await?;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        forgotten += u32::try_from(ports.len())?;
-        trial.expect.held += ports.len();
-        rest_is_used(trial).await?;
-    }
-    trial.expect.withheld = true;
-    let since = Instant::now();
-    let most = look_on(trial, since + Duration::from_secs(5)).await?;
-    let exactly = u64::from(forgotten);
-    trial.figure("slots withheld for connections that were reset", most.into(), "slots", exactly..=exactly);
-    note_withheld(trial, most).await
-}
-
-async fn reset_by_a_proxy(trial: &mut Trial<'_>) -> Result<()> {
-    let victim = Victim::choose(trial).await?;
-    (trial.expect.held, trial.expect.ends) = (usize::try_from(victim.share)?, 0);
-    let server = trial.relay.server.smtp();
-    let on_the_way = ForgetfulBox::open_on(trial.stage.address, server).await.context("cannot open a proxy")?;
-    let _diversion = Diversion::of(Some(address(&victim.pod)?), server, on_the_way.address().port())?;
-    // Sessions that began before go on as they did; those of the proxy come from this machine.
-    let wanted = usize::try_from(victim.share)?;
-    until("the pod's sessions pass through the proxy", PATIENCE, async || {
-        let through = sessions_from(trial.stage.address, server)?;
-        Ok(Look::when(through == wanted, (), || format!("{through} of {wanted}")))
-    })
-    .await?;
-    let at_rest = trial.random.random_bool(0.5);
-    if at_rest {
-        trial.load.rest(true);
-        trial.relay.await_settled(PATIENCE).await?;
-    } else {
-        trial.moment(0..1_000).await;
-    }
-    trial.strike();
-    // Some may have come to their own end by then.
-    let before = on_the_way.forgotten();
-    let _ = tokio::time::timeout(PATIENCE, on_the_way.forget(wanted.saturating_sub(1).max(1))).await;
-    trial.load.rest(false);
-    let struck = Instant::now();
-    let most = look_on(trial, struck + Duration::from_secs(20)).await?;
-    let forgotten = u64::try_from(on_the_way.forgotten() - before)?;
-    trial.note(if at_rest { "connections reset at rest" } else { "connections reset" }, forgotten, "connections");
-    trial.figure("slots withheld for them", most.into(), "slots", forgotten..=u64::from(victim.share));
-    note_withheld(trial, most).await
-}
-
-/// Connections of an address to a server, as this network namespace sees them.
-fn sessions_from(address: std::net::IpAddr, server: SocketAddr) -> Result<usize> {
-    let table = fs::read_to_string("/proc/self/net/tcp").context("cannot read /proc/self/net/tcp")?;
-    let std::net::IpAddr::V4(address) = address else { anyhow::bail!("an IPv4 address is expected") };
-    let (from, to) = (format!("{:08X}:", u32::from_le_bytes(address.octets())), format!(":{:04X}", server.port()));
-    let ours = table.lines().skip(1).filter(|line| {
-        let columns: Vec<&str> = line.split_whitespace().collect();
-        columns.len() > 3 && columns[1].starts_with(&from) && columns[2].ends_with(&to) && columns[3] == "01"
-    });
-    Ok(ours.count())
 }

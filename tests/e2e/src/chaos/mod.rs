@@ -15,6 +15,7 @@
 //! | `setup` | relays to ask for, times, pods to choose from |
 //! | `controller`, `api`, `resource`, `redis`, `store`, `worker`, `pod`, `network`, `server`, `clocks` | the scenarios, by what is harmed |
 //! | `death` | what is dead, cut off or frozen while the server counts on |
+//! | `resets` | boxes on the way that reset the client's side |
 //! | `same_server` | one server by several names, and ledgers that are older than they look |
 //! | `orderly` | what must cost nothing: updates, scaling, drains, sessions that come and go |
 
@@ -30,6 +31,7 @@ mod orderly;
 mod pod;
 mod redis;
 mod report;
+mod resets;
 mod resource;
 mod run;
 mod same_server;
@@ -157,6 +159,7 @@ fn scenarios() -> impl Iterator<Item = &'static Scenario> {
         server::ALL,
         clocks::ALL,
         death::ALL,
+        resets::ALL,
         same_server::ALL,
         orderly::ALL,
     ]
