@@ -132,9 +132,9 @@ test-components: setup ## conformance and contract tests against real Redis, the
 	$(CARGO) test --locked -p mailsink -p simredis -p testkit --test '*'
 
 .PHONY: test-proofs
-test-proofs: ## the model of the lease protocol, and the simulation with SEEDS=5000
+test-proofs: ## the model of the lease protocol, and the simulation with SEEDS=1500
 	$(CARGO) test --locked -p mailrelay --test model -- --show-output
-	@$(MAKE) simulation
+	@$(MAKE) simulation SEEDS=$(or $(SEEDS),1500)
 
 # A profile and a flag of its own, so a folder of its own: debug builds are not made anew by it. The flag lets tokio's choice
 # among branches be seeded.

@@ -141,6 +141,20 @@ impl<'a> Relay<'a> {
         Ok(shares)
     }
 
+    /// Waits until so many pods have a process in the ledger and hold all slots but those that are withheld.
+    pub async fn await_all_but_withheld(&self, pods: usize, budget: u32) -> Result<()> {
+        until("all slots but the withheld ones claimed", PODS, async || {
+            let ledger = self.ledger().await?;
+            let claimed: u32 = ledger.holders.iter().map(|holder| holder.claim).sum();
+            let (holders, withheld) = (ledger.holders.len(), ledger.quarantined());
+            Ok(Look::when(holders == pods && claimed + withheld == budget, (), || {
+                format!("{holders} processes, {claimed} claimed, {withheld} withheld")
+            }))
+        })
+        .await?;
+        Ok(())
+    }
+
     /// The ledger, when there is one and it is in force.
     pub async fn ledger(&self) -> Result<LedgerView> {
         self.ledger.snapshot().await?.in_force().cloned().context("no ledger in force")
