@@ -53,7 +53,7 @@ mod timing;
 mod wire;
 
 pub use clock::BootTime;
-pub use connections::{ConnectionTable, Entry, Left, Predecessor};
+pub use connections::{ConnectionTable, Entry, Left, Note, Predecessor};
 pub use deadman::{DeadManSwitch, KernelSwitch, NoSwitch, SwitchError, TRIAL, Unprotected, self_check, trial};
 pub use evidence::{Identity, Numbers, PodGuard, ProcessId, bind_pod, boot_id};
 pub use holder::{Holder, Inheritance, Leaving};

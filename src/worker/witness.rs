@@ -89,7 +89,7 @@ mod tests {
     /// Entries that are free after each look of the connection with port 1.
     fn free_after(looks: &[(u64, Option<TcpState>)]) -> Vec<usize> {
         let mut witness = Witness::default();
-        witness.watch(Entry::new(7), ends(1));
+        witness.watch(Entry { line: 7, slot: 1 }, ends(1));
         let look = |(millis, state): &(u64, Option<TcpState>)| {
             let kernel = state.map(|state| (ends(1), state)).into_iter().collect();
             witness.look(&kernel, &BTreeSet::new(), SETTLE, at(*millis)).len()
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn the_end_of_a_living_workers_connection_is_not_taken_for_a_dead_ones() {
         let mut witness = Witness::default();
-        witness.watch(Entry::new(7), ends(1));
+        witness.watch(Entry { line: 7, slot: 1 }, ends(1));
         let kernel = BTreeMap::from([(ends(1), TcpState::ServerEnded)]);
         assert!(witness.look(&kernel, &BTreeSet::from([ends(1)]), SETTLE, at(0)).is_empty());
         assert!(witness.is_idle());
