@@ -69,6 +69,7 @@ pub mod api;
 pub mod budget;
 pub mod cli;
 pub mod controller;
+pub mod delivery_log;
 pub mod lease;
 pub mod queue;
 pub mod smtp;
