@@ -1,8 +1,8 @@
 //! What the kernel proves about the connections of a dead worker, pure.
 //!
 //! The supervisor outlives its worker and shares its network namespace. It looks at the kernel's table about twenty times
-//! a second: a connection that stands where it can only be after the server's FIN has ended for the server too, so its
-//! slot is free. A connection that is gone from the table without that was reset, by our kernel (unread answers) or by
+//! a second: a connection that stands where it can only be after both sides have the other's FIN has ended for the server
+//! too, so its slot is free. A connection that is gone from the table without that was reset, by our kernel (unread answers) or by
 //! somebody else; a reset may be lost and is never sent again, so that nothing is ever known of it any more.
 
 use std::{

@@ -20,7 +20,7 @@ pub enum Kernel {
     FinWait1,
     /// `FIN_WAIT2`: the server's kernel has our FIN, its process has not read so far.
     FinWait2,
-    /// `TIME_WAIT`, `LAST_ACK`, CLOSING or `CLOSE_WAIT`: the server's FIN came, and of whoever lives it can be read.
+    /// `TIME_WAIT`: the server's FIN came, and it has ours; who lives can read the one and ask for the other.
     Ended,
     /// There is no such socket, and there was no `TIME_WAIT`: a box on the way reset our side, or our own reset was sent,
     /// since bytes were left unread, or the kernel gave up sending our FIN.

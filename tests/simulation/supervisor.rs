@@ -108,7 +108,7 @@ impl Supervisor {
         inner.next_look = now + LOOK_EVERY;
         let broken = self.broken;
         let state = |tcp: Tcp| match tcp {
-            Tcp::CloseWait | Tcp::LastAck | Tcp::Closing | Tcp::TimeWait => TcpState::ServerEnded,
+            Tcp::TimeWait => TcpState::ServerEnded,
             Tcp::FinWait2 if broken == Broken::FinWaitProves => TcpState::ServerEnded,
             _ => TcpState::ServerOpen,
         };
