@@ -10,7 +10,7 @@ use super::{
     relay,
 };
 use crate::{
-    queue::{HeldMail, UnixMillis},
+    queue::{At, HeldMail, UnixMillis},
     store::StoreOptions,
 };
 
@@ -29,14 +29,15 @@ enum Command {
     List(bulk::Selection),
     /// Send held mail again, which may deliver it twice
     Release(bulk::Choice),
-    /// Delete held mail that was delivered
+    /// Delete held mail that was delivered; its id and key stay taken, so that nobody sends it again
     Discard(bulk::Choice),
 }
 
 /// Lists, releases, discards.
 pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -> Result<ExitCode, CliError> {
     let queue = arguments.relay.target(options).await?.queue;
-    let now = UnixMillis::now();
+    // Ages are counted by the clock that the mails were parked by.
+    let now = queue.ask_time().await?;
     match arguments.command {
         Command::List(selection) => {
             let mails = queue.held_list(&selection.filter(now), selection.limit()).await?;
@@ -44,11 +45,11 @@ pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -
             Ok(ExitCode::SUCCESS)
         }
         Command::Release(choice) => {
-            let done = queue.held_release(&choice.filter(now), choice.limit(), now).await?;
+            let done = queue.held_release(&choice.filter(now), choice.limit(), At::Redis).await?;
             bulk::report(output, done, choice.names_one(), "released")
         }
         Command::Discard(choice) => {
-            let done = queue.held_discard(&choice.filter(now), choice.limit(), now).await?;
+            let done = queue.held_discard(&choice.filter(now), choice.limit(), At::Redis).await?;
             bulk::report(output, done, choice.names_one(), "discarded")
         }
     }

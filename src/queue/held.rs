@@ -3,7 +3,7 @@
 use redis::cmd;
 use serde::{Deserialize, Serialize};
 
-use super::{Bulk, Entry, Filter, Queue, SCRIPT_LIMIT, Stage, UnixMillis, scripts};
+use super::{At, Bulk, Entry, Filter, Queue, SCRIPT_LIMIT, Stage, UnixMillis, scripts};
 use crate::store::StoreError;
 
 /// A mail whose outcome nobody knows.
@@ -79,27 +79,22 @@ impl Queue {
 
     /// Sends held mails that fit again, at most `limit`, with the same Message-ID: whoever decides this has looked
     /// whether the server has them, or takes the risk.
-    pub async fn held_release(&self, filter: &Filter, limit: usize, now: UnixMillis) -> Result<Bulk, StoreError> {
-        self.held_decide(filter, limit, "release", now).await
+    pub async fn held_release(&self, filter: &Filter, limit: usize, at: impl Into<At>) -> Result<Bulk, StoreError> {
+        self.held_decide(filter, limit, "release", at.into()).await
     }
 
-    /// Discards held mails that fit, at most `limit`; they are counted as discarded.
-    pub async fn held_discard(&self, filter: &Filter, limit: usize, now: UnixMillis) -> Result<Bulk, StoreError> {
-        self.held_decide(filter, limit, "discard", now).await
+    /// Discards held mails that fit, at most `limit`; they are counted as discarded. Whoever decides this says that the
+    /// server has them: a repeat with the same id or key is a duplicate.
+    pub async fn held_discard(&self, filter: &Filter, limit: usize, at: impl Into<At>) -> Result<Bulk, StoreError> {
+        self.held_decide(filter, limit, "discard", at.into()).await
     }
 
-    async fn held_decide(
-        &self,
-        filter: &Filter,
-        limit: usize,
-        action: &str,
-        now: UnixMillis,
-    ) -> Result<Bulk, StoreError> {
+    async fn held_decide(&self, filter: &Filter, limit: usize, action: &str, at: At) -> Result<Bulk, StoreError> {
         let mut bulk = Bulk::default();
-        let (at, ttl) = (now.0.to_string(), scripts::retention());
+        let (at, ttl) = (at.word(), scripts::retention());
         for held in self.held_list(filter, limit).await? {
             let keys = self.records(&held.id, held.key.as_deref());
-            let arguments: [&[u8]; 7] = [
+            let arguments: [&[u8]; 8] = [
                 held.claim_id.as_bytes(),
                 action.as_bytes(),
                 at.as_bytes(),
@@ -107,6 +102,7 @@ impl Queue {
                 held.id.as_bytes(),
                 held.serial.as_bytes(),
                 held.message_id.as_bytes(),
+                held.stage.map_or("", Stage::as_str).as_bytes(),
             ];
             let answer: String = self.run(&scripts::RELEASE, &keys, &arguments).await?;
             match answer.as_str() {

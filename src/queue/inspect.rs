@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use redis::cmd;
 use serde::Serialize;
 
-use super::{Audit, Queue, SCRIPT_LIMIT, Stage, StageMark, UnixMillis, mail::is_id, scripts};
+use super::{At, Audit, Queue, SCRIPT_LIMIT, Stage, StageMark, UnixMillis, mail::is_id, scripts};
 use crate::store::StoreError;
 
 /// How many mails are where.
@@ -24,6 +24,8 @@ pub struct Depths {
     pub dead: u64,
     /// Since when the oldest waits; estimated for mails by plain LPUSH.
     pub oldest: Option<UnixMillis>,
+    /// When this was, by Redis' clock.
+    pub at: UnixMillis,
 }
 
 /// A process that claimed mail.
@@ -79,15 +81,15 @@ struct Survey {
 }
 
 impl Queue {
-    /// How many mails are where, at one instant. Also takes a sample of how many had arrived by `now`: who asks every
+    /// How many mails are where, at one instant. Also takes a sample of how many had arrived by then: who asks every
     /// few seconds gets a good estimate of how long raw mail has waited.
-    pub async fn depths(&self, now: UnixMillis) -> Result<Depths, StoreError> {
-        Ok(self.survey(Some(now)).await?.depths)
+    pub async fn depths(&self, at: impl Into<At>) -> Result<Depths, StoreError> {
+        Ok(self.survey(&at.into().word()).await?.depths)
     }
 
     /// The conservation sum, at one instant.
     pub async fn audit(&self) -> Result<Audit, StoreError> {
-        let Survey { depths, counters } = self.survey(None).await?;
+        let Survey { depths, counters } = self.survey(AUDIT).await?;
         let counter = |name: &str| counters.get(name).copied().unwrap_or(0);
         let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
         // Entries without a header were never counted. Fewer entries than were counted means that some were lost.
@@ -162,12 +164,11 @@ impl Queue {
         }))
     }
 
-    async fn pods(&self) -> Result<BTreeMap<String, String>, StoreError> {
+    pub(super) async fn pods(&self) -> Result<BTreeMap<String, String>, StoreError> {
         self.store.query(cmd("HGETALL").arg(&self.names.processes), SCRIPT_LIMIT).await
     }
 
-    async fn survey(&self, now: Option<UnixMillis>) -> Result<Survey, StoreError> {
-        let at = now.map_or_else(String::new, |now| now.0.to_string());
+    async fn survey(&self, at: &str) -> Result<Survey, StoreError> {
         // The keys of a script must be known beforehand; when a process came or went in between, look again.
         for _ in 0..TRIES {
             let processes: Vec<String> = self.pods().await?.into_keys().collect();
@@ -177,9 +178,13 @@ impl Queue {
             arguments.extend(processes.iter().map(String::as_bytes));
             let answer: Option<Answer> =
                 self.run(&scripts::DEPTHS, &keys, &arguments).await.map(Surveyed::into_inner)?;
-            if let Some((pending, delayed, in_flight, held, dead, oldest, estimate, counters)) = answer {
+            if let Some((now, pending, delayed, in_flight, held, dead, oldest, estimate, counters)) = answer {
+                let at = UnixMillis(now.parse().unwrap_or(0));
+                if at != UnixMillis::default() {
+                    self.heard(at);
+                }
                 let oldest = oldest.parse().ok().into_iter().chain(estimate.parse().ok()).min().map(UnixMillis);
-                let depths = Depths { pending, delayed, in_flight, held, dead, oldest };
+                let depths = Depths { pending, delayed, in_flight, held, dead, oldest, at };
                 return Ok(Survey { depths, counters });
             }
         }
@@ -187,10 +192,13 @@ impl Queue {
     }
 }
 
-/// How often a survey is repeated when the set of processes changes under it.
-const TRIES: usize = 20;
+/// What a survey is asked instead of a time: no sample, but a recount.
+const AUDIT: &str = "audit";
 
-type Answer = (u64, u64, u64, u64, u64, String, String, HashMap<String, i64>);
+/// How often a survey is repeated when the set of processes changes under it.
+pub(super) const TRIES: usize = 20;
+
+type Answer = (String, u64, u64, u64, u64, u64, String, String, HashMap<String, i64>);
 
 /// The answer of the script, which is empty when the set of processes had changed.
 struct Surveyed(Option<Answer>);

@@ -88,6 +88,7 @@ mod wire;
 
 pub use arrivals::{Arrivals, Wake};
 pub use audit::Audit;
+pub use claim::Batch;
 pub use compose::compose;
 pub use dead::{Bulk, DeadLetter, Filter};
 pub use envelope::{Entry, Header, MAX_REPLY, MAX_TRIES, Refusal, Try};
@@ -104,4 +105,4 @@ pub use store::{
     Advance, ClaimId, Claimed, Counted, EnqueueError, EnqueueLimits, Enqueued, OperationId, Progress, Queue, RETENTION,
     SCRIPT_LIMIT, Settled, Settlement,
 };
-pub use time::UnixMillis;
+pub use time::{At, UnixMillis};

@@ -6,7 +6,7 @@ use redis::cmd;
 use serde::Serialize;
 
 use super::{
-    DeadLetter, Entry, HeldMail, Queue, RecoverOptions, Resolution, SCRIPT_LIMIT, Stage, StageMark, UnixMillis,
+    At, DeadLetter, Entry, HeldMail, Queue, RecoverOptions, Resolution, SCRIPT_LIMIT, Stage, StageMark, UnixMillis,
     envelope, resolve, scripts,
 };
 use crate::store::StoreError;
@@ -60,11 +60,11 @@ impl Queue {
         &self,
         process: &str,
         options: &RecoverOptions,
-        now: UnixMillis,
+        at: impl Into<At>,
     ) -> Result<Recovery, StoreError> {
-        let mut recovery = Recovery::default();
+        let (mut recovery, at) = (Recovery::default(), self.asked(at.into()).await?);
         for _ in 0..PASSES {
-            let (moved, skipped) = self.recover_pass(process, options, now, &mut recovery).await?;
+            let (moved, skipped) = self.recover_pass(process, options, at, &mut recovery).await?;
             recovery.skipped = skipped;
             // What a scan missed, or what changed meanwhile, is there in the next pass; without progress it ends.
             if moved == 0 {
@@ -96,16 +96,16 @@ impl Queue {
         process: &str,
         claims: &[String],
         options: &RecoverOptions,
-        now: UnixMillis,
+        at: impl Into<At>,
     ) -> Result<Recovery, StoreError> {
-        let mut recovery = Recovery::default();
+        let (mut recovery, at) = (Recovery::default(), self.asked(at.into()).await?);
         for ids in claims.chunks(BATCH) {
             let mut command = cmd("HMGET");
             command.arg(self.names.claims(process)).arg(ids);
             let entries: Vec<Option<Vec<u8>>> = self.store.query(&command, SCRIPT_LIMIT).await?;
             let found = ids.iter().cloned().zip(entries);
             let batch: Vec<(String, Vec<u8>)> = found.filter_map(|(id, entry)| Some((id, entry?))).collect();
-            for answer in self.recover_batch(process, &batch, options, now).await? {
+            for answer in self.recover_batch(process, &batch, options, at).await? {
                 if !recovery.count(&answer) {
                     recovery.skipped += 1;
                 }
@@ -118,7 +118,7 @@ impl Queue {
         &self,
         process: &str,
         options: &RecoverOptions,
-        now: UnixMillis,
+        at: At,
         recovery: &mut Recovery,
     ) -> Result<(u64, u64), StoreError> {
         let (mut moved, mut skipped, mut cursor) = (0, 0, 0u64);
@@ -127,7 +127,7 @@ impl Queue {
             command.arg(self.names.claims(process)).arg(cursor).arg("COUNT").arg(BATCH);
             let (next, page): (u64, Vec<(String, Vec<u8>)>) = self.store.query(&command, SCRIPT_LIMIT).await?;
             for batch in page.chunks(BATCH) {
-                for answer in self.recover_batch(process, batch, options, now).await? {
+                for answer in self.recover_batch(process, batch, options, at).await? {
                     if recovery.count(&answer) {
                         moved += 1;
                     } else {
@@ -142,7 +142,7 @@ impl Queue {
         }
         if moved == 0 && skipped == 0 {
             // Nothing left: an empty batch still forgets the process.
-            self.recover_batch(process, &[], options, now).await?;
+            self.recover_batch(process, &[], options, at).await?;
         }
         Ok((moved, skipped))
     }
@@ -152,11 +152,12 @@ impl Queue {
         process: &str,
         batch: &[(String, Vec<u8>)],
         options: &RecoverOptions,
-        now: UnixMillis,
+        at: At,
     ) -> Result<Vec<String>, StoreError> {
+        let now = self.estimate(at);
         let marks = self.marks(process, batch).await?;
         let mut keys = vec![self.names.claims(process), self.names.stages(process)];
-        let mut arguments: Vec<Vec<u8>> = vec![process.into(), now.0.to_string().into(), scripts::retention().into()];
+        let mut arguments: Vec<Vec<u8>> = vec![process.into(), at.word().into(), scripts::retention().into()];
         let mut judged = Vec::new();
         for ((claim, entry), mark) in batch.iter().zip(marks) {
             // Claim and stage are written together; a stage that is gone or unreadable tells nothing: the worst is assumed.
@@ -170,7 +171,7 @@ impl Queue {
             let crashes = header.as_ref().map_or(0, |header| header.crashes);
             let resolution = resolve(stage, crashes, options);
             let case = Case { process, claim, entry, stage, header, now };
-            let (action, line, extra, due, reason) = case.moves(resolution);
+            let (action, line, extra, wait, reason) = case.moves(resolution);
             let (id, key, serial, message_id) = case
                 .header
                 .as_ref()
@@ -182,7 +183,7 @@ impl Queue {
                 action.into(),
                 line,
                 extra,
-                due.into(),
+                wait.into(),
                 id.into(),
                 serial.into(),
                 message_id.into(),
@@ -204,6 +205,14 @@ impl Queue {
             );
         }
         Ok(answers)
+    }
+
+    /// The same time; Redis was asked for it first when it is Redis' own, for what people read of these claims.
+    async fn asked(&self, at: At) -> Result<At, StoreError> {
+        if at == At::Redis {
+            self.ask_time().await?;
+        }
+        Ok(at)
     }
 
     async fn marks(&self, process: &str, batch: &[(String, Vec<u8>)]) -> Result<Vec<Option<String>>, StoreError> {
@@ -230,14 +239,14 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// Action, header line (empty keeps the entry), what is parked beside it, when it is due, and why.
+    /// Action, header line (empty keeps the entry), what is parked beside it, how long it waits, and why.
     fn moves(&self, resolution: Resolution) -> (&'static str, Vec<u8>, Vec<u8>, String, &'static str) {
         match resolution {
             Resolution::Requeue { crashes } => {
                 ("queue", self.with_crashes(crashes), Vec::new(), String::new(), "ProcessEnded")
             }
             Resolution::Resend => {
-                ("resend", Vec::new(), Vec::new(), self.now.after(RESEND_WAIT).0.to_string(), "OutcomeUnknown")
+                ("resend", Vec::new(), Vec::new(), RESEND_WAIT.as_millis().to_string(), "OutcomeUnknown")
             }
             Resolution::Hold => ("held", Vec::new(), self.held(), String::new(), "OutcomeUnknown"),
             Resolution::Poison { crashes } => ("dead", Vec::new(), self.poison(crashes), String::new(), "Poison"),

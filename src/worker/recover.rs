@@ -9,7 +9,7 @@ use super::{backoff::Backoff, context::Context};
 use crate::{
     api::{RelayRecord, Server},
     lease::{HolderView, Identity, LedgerStore, Snapshot},
-    queue::{Queue, QueueNames, RecoverOptions, UnixMillis},
+    queue::{At, Queue, QueueNames, RecoverOptions},
     store::{Store, StoreError},
     telemetry::metrics::{ByKind, WorkerMetrics},
 };
@@ -69,7 +69,7 @@ impl Past {
             let crashed = older.boot_id == context.identity.boot_id;
             let unknown = record.spec.unknown_outcome;
             let options = RecoverOptions { unknown, fence_changed: self.may_have_lost_stages, crashed };
-            let recovery = queue.recover(&process.process, &options, UnixMillis::now()).await?;
+            let recovery = queue.recover(&process.process, &options, At::Redis).await?;
             count(&context.metrics, &recovery);
             tracing::warn!(
                 process.id = process.process,

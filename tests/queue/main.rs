@@ -10,6 +10,8 @@ mod real {
     use testkit::RedisServer;
     mod arrivals;
     mod claims;
+    mod identity;
+    mod late;
     mod letters;
     mod model;
     mod recovery;
@@ -21,6 +23,8 @@ mod simulated {
     use simredis::SimRedisServer as RedisServer;
     mod arrivals;
     mod claims;
+    mod identity;
+    mod late;
     mod letters;
     mod model;
     mod recovery;

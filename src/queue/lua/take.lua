@@ -1,4 +1,5 @@
 -- KEYS: 12 claims, 13 stages of the process. ARGV: process, pod, now, most bytes, claim ids.
+-- Answers the time, and for each claim: claim, letter of its list, entry.
 -- Takes from `arrived` first, then by weight, so that the urgent overtakes and nothing starves.
 local TURNS = 'hnhlhnh'
 local LISTS = {h = HIGH, n = NORMAL, l = LOW}
@@ -18,15 +19,18 @@ local function next_entry()
   end
 end
 
-local process, pod, now, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local taken, bytes = {}, 0
+local process, pod, now, most = ARGV[1], ARGV[2], clock(ARGV[3]), tonumber(ARGV[4])
+local taken, bytes = {now}, 0
 for at = 5, #ARGV do
   if bytes >= most then break end
   local entry, letter, list = next_entry()
-  if not entry then break end
+  if not entry then
+    count('drains', 1)
+    break
+  end
   if at == 5 then redis.call('HSET', PROCESSES, process, pod) end
   count('taken', 1)
-  if sealed(entry) then
+  if headed(entry) then
     count('counted', -1)
     count('bytes', -#entry)
   else
