@@ -8,7 +8,10 @@ use tokio::time::Instant;
 
 use super::{
     ALONE_FROM, Advance, ClaimId, Claimed, DeadLetter, Entry, Header, Mail, Priority, Queue, SCRIPT_LIMIT, Stage,
-    UnixMillis, envelope, mail::is_id, parse, scripts, store::Orphan,
+    UnixMillis, envelope,
+    mail::{id_of_invalid, is_id},
+    parse, scripts,
+    store::Orphan,
 };
 use crate::store::StoreError;
 
@@ -248,6 +251,7 @@ fn decide(
         let letter =
             DeadLetter::new(known.as_ref(), envelope::priority(entry), reason, &problem, Some(Stage::Taken), now);
         let id = known.as_ref().map(|header| header.id.clone()).or_else(|| named.map(|(id, _)| id.to_owned()));
+        let id = id.or_else(|| id_of_invalid(payload));
         Verdict::Dead(Box::new(letter.with_payload(payload, named.map(|(_, key)| key)).named(id)))
     };
     let payload = match (&decoded, named, fetched) {

@@ -48,6 +48,7 @@ const FORMS: &[&str] = &[
     "LRANGE K 0 -1",
     "LRANGE K I I",
     "LREM K I V",
+    "LSET K I V",
     "PEXPIRE K T",
     "PING",
     "PING V",

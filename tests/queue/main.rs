@@ -11,6 +11,8 @@ mod real {
     mod arrivals;
     mod claims;
     mod letters;
+    /// A simulated one has no memory of its own.
+    mod memory;
     mod model;
     mod recovery;
     pub mod support;

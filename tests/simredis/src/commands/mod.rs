@@ -88,7 +88,7 @@ const fn script(name: &'static str, arity: i32, run: ScriptCommand) -> Command {
 }
 
 /// By name.
-static COMMANDS: [Command; 56] = [
+static COMMANDS: [Command; 57] = [
     session("auth", -2, SessionCommand::Auth),
     session("blmove", 6, SessionCommand::BlockingMove),
     admin("client", -2, server::client),
@@ -121,6 +121,7 @@ static COMMANDS: [Command; 56] = [
     grow("lpush", -3, lists::lpush),
     read("lrange", 4, lists::lrange),
     shrink("lrem", 4, lists::lrem),
+    grow("lset", 4, lists::lset),
     shrink("pexpire", -3, keys::pexpire),
     session("ping", -1, SessionCommand::Ping),
     read("pttl", 2, keys::pttl),
