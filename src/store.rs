@@ -164,6 +164,8 @@ struct Inner {
     way: Way,
     address: String,
     current: [Mutex<Current>; 2],
+    /// What is long goes one after the other, so that each has its time for itself.
+    turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -233,7 +235,10 @@ impl Store {
     }
 
     fn by(way: Way, address: String) -> Self {
-        Self { inner: Arc::new(Inner { way, address, current: Default::default() }), lane: Lane::Short }
+        Self {
+            inner: Arc::new(Inner { way, address, current: Default::default(), turn: tokio::sync::Mutex::default() }),
+            lane: Lane::Short,
+        }
     }
 
     /// The same Redis by a connection of its own, for what is long: nothing that is in a hurry waits behind it.
@@ -322,6 +327,10 @@ impl Store {
         limit: Duration,
         send: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
     ) -> Result<T, StoreError> {
+        let _turn = match self.lane {
+            Lane::Short => None,
+            Lane::Bodies => Some(self.inner.turn.lock().await),
+        };
         let (generation, mut connection) = self.connection().await?;
         let outcome = match tokio::time::timeout(limit, send(&mut connection)).await {
             Ok(Ok(answer)) => return Ok(answer),

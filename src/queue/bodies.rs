@@ -18,6 +18,9 @@ pub(super) fn limit(bytes: usize) -> Duration {
     SCRIPT_LIMIT + Duration::from_secs((bytes / SLOWEST) as u64)
 }
 
+/// How much of a long entry is read at once.
+const PART: usize = 2 * 1024 * 1024;
+
 /// After how many bytes a look at entries stops, so that Redis is not held up.
 const LOOK: usize = 1024 * 1024;
 
@@ -62,10 +65,43 @@ impl Queue {
         Ok((cursor, heads))
     }
 
-    /// The whole entry of a hash.
+    /// The whole entry of a hash; none when it is not there, or not as long. A long one comes in parts, so that it is in
+    /// memory once and a slow link carries it in the end.
     pub(super) async fn entry(&self, hash: &str, field: &str, length: usize) -> Result<Option<Vec<u8>>, StoreError> {
-        let store = if length > LONG { self.store.for_bodies() } else { self.store.clone() };
-        store.query(cmd("HGET").arg(hash).arg(field), limit(length)).await
+        if length <= LONG {
+            let entry: Option<Vec<u8>> = self.store.query(cmd("HGET").arg(hash).arg(field), SCRIPT_LIMIT).await?;
+            return Ok(entry.filter(|entry| entry.len() == length));
+        }
+        let mut entry = Vec::with_capacity(length);
+        while entry.len() < length {
+            let range = [entry.len() + 1, entry.len() + PART].map(|place| place.to_string());
+            let words = [field.as_bytes(), range[0].as_bytes(), range[1].as_bytes()];
+            let part: Option<Vec<u8>> = self.run_long(&scripts::PART, &[hash.to_owned()], &words, PART).await?;
+            match part {
+                Some(part) if !part.is_empty() && entry.len() + part.len() <= length => entry.extend(part),
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(entry))
+    }
+
+    /// A text under a key of its own, in parts as above; none when there is none.
+    pub(super) async fn text(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let part = |from: usize, bytes: usize| {
+            let mut command = cmd("GETRANGE");
+            command.arg(key).arg(from).arg(from + bytes - 1);
+            command
+        };
+        let mut text: Vec<u8> = self.store.query(&part(0, LONG), SCRIPT_LIMIT).await?;
+        let mut last = text.len();
+        let mut wanted = LONG;
+        while last == wanted {
+            wanted = PART;
+            let more: Vec<u8> = self.store.for_bodies().query(&part(text.len(), PART), limit(PART)).await?;
+            last = more.len();
+            text.extend(more);
+        }
+        Ok((!text.is_empty()).then_some(text))
     }
 }
 

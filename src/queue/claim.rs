@@ -3,12 +3,11 @@
 use std::{sync::PoisonError, time::Duration};
 
 use futures::future::try_join_all;
-use redis::cmd;
 use tokio::time::Instant;
 
 use super::{
-    ALONE_FROM, Advance, ClaimId, Claimed, DeadLetter, Entry, Header, Mail, Priority, Queue, SCRIPT_LIMIT, Stage,
-    UnixMillis, envelope,
+    ALONE_FROM, Advance, ClaimId, Claimed, DeadLetter, Entry, Header, Mail, Priority, Queue, Stage, UnixMillis,
+    envelope,
     mail::{id_of_invalid, is_id},
     parse, scripts,
     store::Orphan,
@@ -93,18 +92,14 @@ impl Queue {
         if pending.old.is_empty() {
             return Ok(Vec::new());
         }
-        let mut command = cmd("HMGET");
-        command.arg(self.names.claims(process));
-        for orphan in &pending.old {
-            command.arg(orphan.id.as_str());
+        let ids: Vec<String> = pending.old.iter().map(|orphan| orphan.id.0.clone()).collect();
+        let claims = self.names.claims(process);
+        let mut taken = Vec::new();
+        for head in self.heads_of(&claims, &ids, 0).await? {
+            if let Some(entry) = self.entry(&claims, &head.field, head.length).await? {
+                taken.push((ClaimId(head.field), Priority::Normal, entry));
+            }
         }
-        let found: Vec<Option<Vec<u8>>> = self.store.query(&command, SCRIPT_LIMIT).await?;
-        let taken = pending
-            .old
-            .iter()
-            .zip(found)
-            .filter_map(|(orphan, entry)| entry.map(|entry| (orphan.id.clone(), Priority::Normal, entry)));
-        let taken: Vec<Taken> = taken.collect();
         pending.found = taken.iter().map(|(id, ..)| id.clone()).collect();
         Ok(taken)
     }
@@ -117,8 +112,18 @@ impl Queue {
         let answer: Vec<Vec<u8>> = self.run(&scripts::TAKE, &keys, &arguments).await?;
         let mut words = answer.into_iter();
         let mut taken = Vec::new();
-        while let (Some(id), Some(letter), Some(entry)) = (words.next(), words.next(), words.next()) {
+        while let (Some(id), Some(letter), Some(length), Some(mut entry)) =
+            (words.next(), words.next(), words.next(), words.next())
+        {
             let id = ClaimId(String::from_utf8_lossy(&id).into_owned());
+            let length = std::str::from_utf8(&length).ok().and_then(|length| length.parse().ok()).unwrap_or(0);
+            if entry.len() != length {
+                match self.entry(&keys[0], id.as_str(), length).await? {
+                    Some(whole) => entry = whole,
+                    // Resolved by somebody else meanwhile: no claim of ours any more.
+                    None => continue,
+                }
+            }
             let source = match letter.as_slice() {
                 b"h" => Priority::High,
                 b"l" => Priority::Low,
@@ -141,8 +146,7 @@ impl Queue {
         let fetched: Option<Vec<u8>> = match &bare_id {
             None => None,
             Some(id) => {
-                let fetching = self.store.query(cmd("GET").arg(self.names.payload(id)), SCRIPT_LIMIT).await;
-                match fetching {
+                match self.text(&self.names.payload(id)).await {
                     // Another type lies there: as good as gone, and no reason to stop.
                     Err(StoreError::Refused { code, .. }) if code == "WRONGTYPE" => None,
                     other => other?,

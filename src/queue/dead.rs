@@ -351,13 +351,12 @@ impl Queue {
                         gone += 1;
                         place += 1;
                     }
-                    Decided::Unable => bulk.skipped += 1,
                     Decided::Moved if beginnings > 0 => {
                         beginnings -= 1;
                         (place, bulk.skipped) = (-1, 0);
                         continue 'pages;
                     }
-                    Decided::Moved => bulk.skipped += 1,
+                    Decided::Unable | Decided::Moved => bulk.skipped += 1,
                 }
             }
         }

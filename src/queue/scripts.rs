@@ -48,6 +48,7 @@ pub(super) static RELEASE: LazyLock<Script> = draining!("release.lua");
 pub(super) static DEAD: LazyLock<Script> = draining!("dead.lua");
 pub(super) static LETTERS: LazyLock<Script> = looking!("letters.lua");
 pub(super) static HEADS: LazyLock<Script> = looking!("heads.lua");
+pub(super) static PART: LazyLock<Script> = looking!("part.lua");
 pub(super) static DEPTHS: LazyLock<Script> = draining!("depths.lua");
 
 impl Queue {

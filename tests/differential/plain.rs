@@ -17,6 +17,7 @@ const FORMS: &[&str] = &[
     "ECHO V",
     "EXISTS K K",
     "GET K",
+    "GETRANGE K I I",
     "HDEL K F",
     "HDEL K F F",
     "HEXISTS K F",

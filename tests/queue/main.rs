@@ -15,6 +15,7 @@ mod real {
     mod memory;
     mod model;
     mod recovery;
+    mod slow;
     pub mod support;
 }
 

@@ -88,7 +88,7 @@ const fn script(name: &'static str, arity: i32, run: ScriptCommand) -> Command {
 }
 
 /// By name.
-static COMMANDS: [Command; 57] = [
+static COMMANDS: [Command; 58] = [
     session("auth", -2, SessionCommand::Auth),
     session("blmove", 6, SessionCommand::BlockingMove),
     admin("client", -2, server::client),
@@ -101,6 +101,7 @@ static COMMANDS: [Command; 57] = [
     read("exists", -2, keys::exists),
     shrink("flushall", -1, keys::flushall),
     read("get", 2, keys::get),
+    read("getrange", 4, keys::getrange),
     shrink("hdel", -3, hashes::hdel),
     read("hexists", 3, hashes::hexists),
     read("hget", 3, hashes::hget),
