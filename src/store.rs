@@ -1,13 +1,14 @@
 //! The connection to Redis: where it is, how long an answer may take, and what a failure means.
 //!
-//! Commands share one multiplexed connection that is made anew after a failure. Nothing is ever sent twice by this
+//! Commands share one multiplexed connection that is made anew after a failure; those that carry bodies have another
+//! ([`Store::for_bodies`]), so that a lease never waits behind a large mail on a slow link. Nothing is ever sent twice by this
 //! module: whether a command whose answer was lost may be repeated is the caller's to know ([`crate::lease`], R1;
 //! [`crate::queue`]).
 
 use std::{
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -115,6 +116,16 @@ impl StoreError {
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+    lane: Lane,
+}
+
+/// Which of the two connections a handle uses.
+#[derive(Clone, Copy)]
+enum Lane {
+    /// What is short and in a hurry: leases, stages, reports.
+    Short = 0,
+    /// What may take its time: bodies of mails.
+    Bodies = 1,
 }
 
 /// Makes connections to a Redis that is not reached by TCP: a simulated one.
@@ -159,7 +170,9 @@ impl Way {
 struct Inner {
     way: Way,
     address: String,
-    current: Mutex<Current>,
+    current: [Mutex<Current>; 2],
+    /// What is long goes one after the other, so that each has its time for itself.
+    turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -229,7 +242,19 @@ impl Store {
     }
 
     fn by(way: Way, address: String) -> Self {
-        Self { inner: Arc::new(Inner { way, address, current: Mutex::default() }) }
+        Self {
+            inner: Arc::new(Inner { way, address, current: Default::default(), turn: tokio::sync::Mutex::default() }),
+            lane: Lane::Short,
+        }
+    }
+
+    /// The same Redis by a connection of its own, for what is long: nothing that is in a hurry waits behind it.
+    pub fn for_bodies(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), lane: Lane::Bodies }
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.inner.current[self.lane as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Host and port, for messages.
@@ -309,6 +334,10 @@ impl Store {
         limit: Duration,
         send: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
     ) -> Result<T, StoreError> {
+        let _turn = match self.lane {
+            Lane::Short => None,
+            Lane::Bodies => Some(self.inner.turn.lock().await),
+        };
         let (generation, mut connection) = self.connection().await?;
         let outcome = match tokio::time::timeout(limit, send(&mut connection)).await {
             Ok(Ok(answer)) => return Ok(answer),
@@ -328,7 +357,7 @@ impl Store {
 
     async fn connection(&self) -> Result<(u64, MultiplexedConnection), StoreError> {
         {
-            let current = self.inner.current.lock().unwrap_or_else(PoisonError::into_inner);
+            let current = self.current();
             if let Some(connection) = &current.connection {
                 return Ok((current.generation, connection.clone()));
             }
@@ -336,14 +365,14 @@ impl Store {
         // Several tasks may connect at once after a failure; the last one is kept, the others serve their caller.
         // Response limits are set per command, so the connection itself gets a generous one.
         let connection = self.dedicated(Duration::from_secs(60)).await?;
-        let mut current = self.inner.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current();
         current.generation += 1;
         current.connection = Some(connection.clone());
         Ok((current.generation, connection))
     }
 
     fn forget(&self, generation: u64) {
-        let mut current = self.inner.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current();
         if current.generation == generation {
             current.connection = None;
         }

@@ -1,4 +1,4 @@
-//! Clocks and chance: the one place where this program asks its surroundings for either.
+//! Clocks, chance and file descriptors: the one place where this program asks its surroundings for any of them.
 //!
 //! A simulation runs many processes on one thread, each with clocks of its own and all with chance from one seed
 //! (`tests/simulation`): it gives the thread a [`Source`]. Without one, as always in production, the kernel answers.
@@ -7,11 +7,16 @@
 use std::{
     cell::RefCell,
     convert::Infallible,
+    io,
     rc::Rc,
     time::{Duration, SystemTime},
 };
 
-use nix::time::{ClockId, clock_gettime};
+use nix::{
+    libc,
+    sys::resource::{Resource, getrlimit, setrlimit},
+    time::{ClockId, clock_gettime},
+};
 use rand::{Rng, TryRng};
 
 /// Clocks and chance of a simulated process.
@@ -69,6 +74,21 @@ pub fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     chance().fill_bytes(&mut bytes);
     bytes
+}
+
+/// Allows this process, and those that it starts from now on, as many open files as the system lets it have. Many systems
+/// give 1,024 unless asked, which suits programs that use `select`.
+pub fn raise_file_limit() -> io::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(())
+}
+
+/// Whether no file descriptor was left, to this process or to the whole machine: no fault of whatever was to be opened.
+pub fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 struct Chance;

@@ -47,6 +47,27 @@ impl Cli {
     }
 }
 
+#[test]
+fn a_dead_letter_of_any_length_is_shown_and_a_long_list_is_one_document() {
+    let (redis, cli) = redis();
+    for number in 0..230 {
+        let text = if number == 7 { "t".repeat(70_000) } else { "x".into() };
+        let letter = json!({"id": format!("m{number}"), "reason": "Policy", "at": 1, "stage": null, "reply": "554 no", "attempts": 0, "deferrals": 0,
+            "crashes": 0, "firstSeen": 1, "priority": "normal", "payload": text});
+        let _ = redis.command(&["LPUSH", "mail_dead_letter_queue", &letter.to_string()]).expect("LPUSH");
+    }
+    let shown = cli.run(&["dead", "show", "m7"]);
+    assert!(shown.status.success(), "{}", text(&shown.stderr));
+    assert!(text(&shown.stdout).contains("70000 bytes in all") && shown.stdout.len() < 20_000);
+    assert_eq!(cli.json(&["dead", "show", "m7"])["payload"], "t".repeat(70_000));
+    let listed = cli.json(&["dead", "list", "--limit", "220"]);
+    assert_eq!((listed[0]["id"].as_str(), listed.as_array().map(Vec::len)), (Some("m0"), Some(220)));
+    let listed = text(&cli.run(&["dead", "list", "--limit", "220"]).stdout);
+    assert_eq!((listed.lines().count(), listed.matches("REASON").count()), (221, 1), "{listed}");
+    assert!(cli.run(&["dead", "discard", "--all"]).status.success());
+    assert_eq!(cli.json(&["dead", "list"]), json!([]));
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

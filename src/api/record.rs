@@ -60,7 +60,8 @@ pub struct ServerReport {
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Unavailable {
-    /// A condition reason: `ConnectFailed`, `AuthenticationFailed`, `TlsFailed`, `SecretMissing`, `QuotaExceeded`.
+    /// A condition reason: `ConnectFailed`, `AuthenticationFailed`, `TlsFailed`, `SecretMissing`, `QuotaExceeded`,
+    /// `OutOfFileDescriptors`.
     pub reason: String,
     /// A sentence for people, without secrets.
     pub message: String,

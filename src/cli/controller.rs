@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use super::{CliError, runtime};
+use super::{CliError, raise_file_limit, runtime};
 use crate::controller::{self, ControllerOptions};
 
 /// Runs the controller until a signal ends it, or until it stops being the leader.
 pub fn run(options: ControllerOptions) -> Result<ExitCode, CliError> {
+    raise_file_limit();
     runtime(tokio::runtime::Builder::new_multi_thread())?
         .block_on(controller::run(options))
         .map_err(|error| CliError::Failed(chain(&error)))?;

@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use super::{
     CliError, Output, bulk,
-    output::{Table, age},
+    output::{Pages, Table, age},
     relay,
 };
 use crate::{
@@ -44,8 +44,10 @@ pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -
     let now = UnixMillis::now();
     match arguments.command {
         Command::List(selection) => {
-            let letters = queue.dead_list(&selection.filter(now), selection.limit()).await?;
-            output.print(&letters, |letters| table(letters, now))?;
+            let mut pages = Pages::new(output);
+            let (filter, limit) = (selection.filter(now), selection.limit());
+            queue.dead_pages(&filter, limit, |page| pages.print(&page, |letters| table(letters, now))).await?;
+            pages.end(&table(&[], now))?;
         }
         Command::Show { id } => {
             let Some(letter) = queue.dead_show(&id).await? else {
@@ -65,14 +67,17 @@ pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -
     Ok(ExitCode::SUCCESS)
 }
 
-fn table(letters: &[DeadLetter], now: UnixMillis) -> String {
+fn table(letters: &[DeadLetter], now: UnixMillis) -> Table {
     let mut table = Table::new(&["ID", "AGE", "REASON", "TRIES", "REPLY"]);
     for letter in letters {
         let tries = letter.tries.len().to_string();
         table.row([&letter.id, &age(now.since(letter.at)), &letter.reason, &tries, &letter.reply]);
     }
-    table.render()
+    table
 }
+
+/// As much of a payload as a table shows.
+const SHOWN: usize = 4_096;
 
 fn details(letter: &DeadLetter) -> String {
     let mut table = Table::new(&["FIELD", "VALUE"]);
@@ -87,6 +92,13 @@ fn details(letter: &DeadLetter) -> String {
     for refused in &letter.refused {
         table.row(["refused", &format!("{}: {}", refused.recipient, refused.reply)]);
     }
-    table.row(["payload", letter.payload.as_deref().unwrap_or("payload missing")]);
+    let payload = letter.payload.as_deref().unwrap_or("payload missing");
+    match payload.char_indices().nth(SHOWN) {
+        None => table.row(["payload", payload]),
+        Some((end, _)) => {
+            let rest = format!("{} … ({} bytes in all; -o json shows them)", &payload[..end], payload.len());
+            table.row(["payload", &rest]);
+        }
+    }
     table.render()
 }

@@ -160,6 +160,13 @@ fn short(command: impl Future<Output = Result<ExitCode, CliError>>) -> Result<Ex
     runtime(tokio::runtime::Builder::new_current_thread())?.block_on(command)
 }
 
+/// For the programs that run for long. Without it they have what they were started with.
+fn raise_file_limit() {
+    if let Err(error) = crate::system::raise_file_limit() {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
 fn runtime(mut builder: tokio::runtime::Builder) -> Result<tokio::runtime::Runtime, CliError> {
     builder.enable_all().build().map_err(|error| CliError::Failed(format!("cannot start the runtime: {error}")))
 }

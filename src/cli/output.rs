@@ -1,6 +1,6 @@
 //! How results are printed: as a table for people, or as JSON for programs.
 
-use std::{fmt::Write as _, io::Write as _};
+use std::io::Write as _;
 
 use serde::Serialize;
 
@@ -21,14 +21,58 @@ impl Output {
         let text = match self {
             Self::Table => table(value),
             Self::Json => {
-                let mut text = serde_json::to_string_pretty(value)
-                    .map_err(|error| CliError::Failed(format!("cannot write the result as JSON: {error}")))?;
+                let mut text = json(value)?;
                 text.push('\n');
                 text
             }
         };
         print(&text)
     }
+}
+
+/// Results that are printed page by page, since there may be more of them than memory.
+pub struct Pages {
+    output: Output,
+    begun: bool,
+}
+
+impl Pages {
+    /// Nothing is printed yet.
+    pub fn new(output: Output) -> Self {
+        Self { output, begun: false }
+    }
+
+    /// Prints one page: the elements of a JSON list, or rows of a table, whose headings come once.
+    pub fn print<T: Serialize>(&mut self, page: &[T], table: impl FnOnce(&[T]) -> Table) -> Result<(), CliError> {
+        let first = !std::mem::replace(&mut self.begun, true);
+        let text = match self.output {
+            Output::Table => table(page).text(first),
+            Output::Json => {
+                let mut text = String::new();
+                for (number, element) in page.iter().enumerate() {
+                    text.push_str(if first && number == 0 { "[\n" } else { ",\n" });
+                    text.push_str(&json(element)?);
+                }
+                text
+            }
+        };
+        print(&text)
+    }
+
+    /// Prints what ends the list; `table` stands for one without rows.
+    pub fn end(self, table: &Table) -> Result<(), CliError> {
+        match (self.output, self.begun) {
+            (Output::Table, true) => Ok(()),
+            (Output::Table, false) => print(&table.render()),
+            (Output::Json, true) => print("\n]\n"),
+            (Output::Json, false) => print("[]\n"),
+        }
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<String, CliError> {
+    serde_json::to_string_pretty(value)
+        .map_err(|error| CliError::Failed(format!("cannot write the result as JSON: {error}")))
 }
 
 /// Writes to standard output. A reader that went away (`| head`) is not an error.
@@ -65,15 +109,24 @@ impl Table {
 
     /// The text, each line ended.
     pub fn render(&self) -> String {
+        self.text(true)
+    }
+
+    /// The same, with the headings or without.
+    fn text(&self, headings: bool) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width =
             |column: usize| self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
         let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
         let mut text = String::new();
-        for row in &self.rows {
+        for row in self.rows.iter().skip(usize::from(!headings)) {
             let mut line = String::new();
-            for (cell, width) in row.iter().zip(&widths) {
-                let _ = write!(line, "{cell:<width$}  ");
+            for (at, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                line.push_str(cell);
+                // Nothing comes after the last: one long cell must not make all lines as long.
+                if at + 1 < row.len() {
+                    line.extend(std::iter::repeat_n(' ', width - cell.chars().count() + 2));
+                }
             }
             text.push_str(line.trim_end());
             text.push('\n');
@@ -111,6 +164,16 @@ mod tests {
         table.row(["a-long-id", "x\u{1b}[2Jy"]);
         table.row(["b", ""]);
         assert_eq!(table.render(), "ID         REASON\na-long-id  x?[2Jy\nb          -\n");
+    }
+
+    #[test]
+    fn a_cell_of_any_length_is_shown() {
+        let long = "x".repeat(70_000);
+        let mut table = Table::new(&["FIELD", "VALUE"]);
+        table.row([&long, "short"]);
+        table.row(["payload", &long]);
+        let text = table.render();
+        assert!(text.contains(&format!("{long}  short\n")) && text.len() < 5 * long.len(), "{}", text.len());
     }
 
     #[test]

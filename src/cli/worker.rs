@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use super::{CliError, runtime};
+use super::{CliError, raise_file_limit, runtime};
 use crate::{
     api::DurationText,
     store::StoreOptions,
@@ -49,6 +49,7 @@ pub struct Arguments {
 
 /// Runs the worker, or the supervisor of one.
 pub fn run(arguments: Arguments, store: StoreOptions) -> Result<ExitCode, CliError> {
+    raise_file_limit();
     if supervisor::is_wanted(arguments.supervise) && !arguments.unsupervised {
         return supervise();
     }

@@ -1,6 +1,6 @@
 //! Claiming: mails into the hands of a process, looked at before anyone sends them.
 
-use std::{sync::PoisonError, time::Duration};
+use std::{collections::BTreeMap, sync::PoisonError, time::Duration};
 
 use futures::future::try_join_all;
 use redis::cmd;
@@ -8,7 +8,10 @@ use tokio::time::Instant;
 
 use super::{
     ALONE_FROM, Advance, At, ClaimId, Claimed, DeadLetter, Entry, Header, Mail, Priority, Queue, SCRIPT_LIMIT, Stage,
-    StageMark, UnixMillis, envelope, mail::is_id, parse, scripts, store::Orphan,
+    StageMark, UnixMillis, envelope,
+    mail::{id_of_invalid, is_id},
+    parse, scripts,
+    store::Orphan,
 };
 use crate::store::StoreError;
 
@@ -101,22 +104,23 @@ impl Queue {
         if pending.old.is_empty() {
             return Ok(Vec::new());
         }
-        let (mut entries, mut marks) = (cmd("HMGET"), cmd("HMGET"));
-        entries.arg(self.names.claims(process));
+        let mut marks = cmd("HMGET");
         marks.arg(self.names.stages(process));
         for orphan in &pending.old {
-            entries.arg(orphan.id.as_str());
             marks.arg(orphan.id.as_str());
         }
-        let entries: Vec<Option<Vec<u8>>> = self.store.query(&entries, SCRIPT_LIMIT).await?;
         let marks: Vec<Option<String>> = self.store.query(&marks, SCRIPT_LIMIT).await?;
-        let found = pending.old.iter().zip(entries).zip(marks).filter_map(|((orphan, entry), mark)| {
-            let mark = mark.unwrap_or_default();
+        let ids: Vec<String> = pending.old.iter().map(|orphan| orphan.id.0.clone()).collect();
+        let marks: BTreeMap<&String, Option<String>> = ids.iter().zip(marks).collect();
+        let claims = self.names.claims(process);
+        let mut taken = Vec::new();
+        for head in self.heads_of(&claims, &ids, 0).await? {
+            let Some(entry) = self.entry(&claims, &head.field, head.length).await? else { continue };
+            let mark = marks.get(&head.field).cloned().flatten().unwrap_or_default();
             let source = priority_of(mark.rsplit(' ').next().unwrap_or_default().as_bytes());
             let since = mark.parse::<StageMark>().map_or_else(|()| UnixMillis::default(), |mark| mark.since);
-            Some(Taken { id: orphan.id.clone(), source, since, entry: entry? })
-        });
-        let taken: Vec<Taken> = found.collect();
+            taken.push(Taken { id: ClaimId(head.field), source, since, entry });
+        }
         pending.found = taken.iter().map(|taken| taken.id.clone()).collect();
         Ok(taken)
     }
@@ -132,8 +136,18 @@ impl Queue {
         let since = since.ok_or_else(|| self.garbled("take answered without a time".into()))?;
         self.heard(since);
         let mut taken = Vec::new();
-        while let (Some(id), Some(letter), Some(entry)) = (words.next(), words.next(), words.next()) {
+        while let (Some(id), Some(letter), Some(length), Some(mut entry)) =
+            (words.next(), words.next(), words.next(), words.next())
+        {
             let id = ClaimId(String::from_utf8_lossy(&id).into_owned());
+            let length = std::str::from_utf8(&length).ok().and_then(|length| length.parse().ok()).unwrap_or(0);
+            if entry.len() != length {
+                match self.entry(&keys[0], id.as_str(), length).await? {
+                    Some(whole) => entry = whole,
+                    // Resolved by somebody else meanwhile: no claim of ours any more.
+                    None => continue,
+                }
+            }
             taken.push(Taken { id, source: priority_of(&letter), since, entry });
         }
         Ok(taken)
@@ -146,8 +160,7 @@ impl Queue {
         let fetched: Option<Vec<u8>> = match &bare_id {
             None => None,
             Some(id) => {
-                let fetching = self.store.query(cmd("GET").arg(self.names.payload(id)), SCRIPT_LIMIT).await;
-                match fetching {
+                match self.text(&self.names.payload(id)).await {
                     // Another type lies there: as good as gone, and no reason to stop.
                     Err(StoreError::Refused { code, .. }) if code == "WRONGTYPE" => None,
                     other => other?,
@@ -411,6 +424,7 @@ fn decide(
         let letter =
             DeadLetter::new(known.map(|header| &**header), priority, reason, &problem, Some(Stage::Taken), now);
         let id = known.map(|header| header.id.clone()).or_else(|| named.map(|(id, _)| id.to_owned()));
+        let id = id.or_else(|| id_of_invalid(payload));
         let letter = letter.with_payload(payload, named.map(|(_, key)| key)).named(id);
         Decision { verdict: Verdict::Dead(Box::new(letter)), spared: Vec::new(), sum: String::new() }
     };

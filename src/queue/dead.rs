@@ -8,7 +8,7 @@ use redis::cmd;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Entry, Header, Priority, Queue, Refusal, SCRIPT_LIMIT, Stage, Try, UnixMillis, envelope, ids::fresh_id, scripts,
+    Entry, Header, Priority, Queue, Refusal, Stage, Try, UnixMillis, bodies::limit, envelope, ids::fresh_id, scripts,
 };
 use crate::store::StoreError;
 
@@ -178,6 +178,10 @@ impl DeadLetter {
         }
     }
 
+    fn without_payload(self) -> Self {
+        Self { payload: None, payload_base64: None, ..self }
+    }
+
     /// The producer's bytes; none when the entry is no dead letter of ours.
     pub fn payload_bytes(&self) -> Option<Vec<u8>> {
         match (&self.payload, &self.payload_base64) {
@@ -218,18 +222,90 @@ impl DeadLetter {
     }
 }
 
-/// How many dead letters one command reads.
-const PAGE: isize = 100;
+/// How many dead letters one command looks at.
+const PAGE: usize = 100;
+/// How many bytes of them it looks at.
+const PAGE_BYTES: usize = 1024 * 1024;
+/// Up to this length a dead letter that is to be queued again comes whole with its page.
+const WITH_PAGE: usize = 16 * 1024;
+/// How often a bulk operation begins anew since others act on the same list.
+const BEGINNINGS: usize = 1_000;
+
+/// A dead letter without its payload, and where it lies.
+struct Head {
+    /// From the end of the list, negative; right until an older one goes.
+    place: isize,
+    /// Bytes of the whole entry.
+    length: usize,
+    /// The entry up to its payload, or all of it.
+    begin: Vec<u8>,
+    letter: DeadLetter,
+}
+
+impl Head {
+    fn read(place: isize, length: usize, begin: Vec<u8>) -> Self {
+        let letter = if begin.len() == length {
+            DeadLetter::decode(&begin)
+        } else {
+            serde_json::from_slice(&[&begin, b"}".as_slice()].concat()).unwrap_or_default()
+        };
+        Self { place, length, begin, letter }
+    }
+}
 
 impl Queue {
-    /// Dead letters that fit, oldest first, at most `limit`.
+    /// Dead letters that fit, oldest first, at most `limit`, without their payloads ([`Queue::dead_show`] has them).
     pub async fn dead_list(&self, filter: &Filter, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
-        Ok(self.dead_entries(filter, limit).await?.into_iter().map(|(_, letter)| letter).collect())
+        let mut letters = Vec::new();
+        let keep = |page| {
+            letters.extend(page);
+            Ok::<_, StoreError>(())
+        };
+        self.dead_pages(filter, limit, keep).await?;
+        Ok(letters)
     }
 
-    /// The oldest dead letter of this id.
+    /// The same page by page, in bounded memory here and in Redis, until `show` fails. Pages may be short, and are never
+    /// empty.
+    pub async fn dead_pages<E: From<StoreError>>(
+        &self,
+        filter: &Filter,
+        limit: usize,
+        mut show: impl FnMut(Vec<DeadLetter>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (mut place, mut left) = (-1, limit);
+        while left > 0 {
+            let heads = self.letters_from(place, 0).await?;
+            let Some(last) = heads.last() else { break };
+            place = last.place - 1;
+            let letters = heads.into_iter().map(|head| head.letter.without_payload());
+            let page: Vec<_> =
+                letters.filter(|letter| filter.fits(&[&letter.id], &letter.reason, letter.at)).take(left).collect();
+            left -= page.len();
+            if !page.is_empty() {
+                show(page)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The oldest dead letter of this id, with its payload.
     pub async fn dead_show(&self, id: &str) -> Result<Option<DeadLetter>, StoreError> {
-        Ok(self.dead_list(&Filter::id(id), 1).await?.pop())
+        let filter = Filter::id(id);
+        let mut place = -1;
+        loop {
+            let heads = self.letters_from(place, WITH_PAGE).await?;
+            let Some(last) = heads.last() else { return Ok(None) };
+            place = last.place - 1;
+            let fits = |head: &Head| filter.fits(&[&head.letter.id], &head.letter.reason, head.letter.at);
+            if let Some(head) = heads.into_iter().find(fits) {
+                match self.whole(head).await? {
+                    Some(letter) => return Ok(Some(letter)),
+                    // Others act on the list meanwhile.
+                    None => place = -1,
+                }
+            }
+        }
     }
 
     /// Re-drives dead letters that fit, oldest first, at most `limit`: to the end of their lists, counters at zero, same
@@ -251,53 +327,110 @@ impl Queue {
         now: UnixMillis,
     ) -> Result<Bulk, StoreError> {
         let mut bulk = Bulk::default();
-        let (at, ttl) = (now.0.to_string(), scripts::retention());
-        for (entry, letter) in self.dead_entries(filter, limit).await? {
-            let revived = if action == "requeue" { letter.revived(now) } else { Some(Vec::new()) };
-            let Some(revived) = revived else {
-                bulk.skipped += 1;
-                continue;
-            };
-            let keys = self.records(&letter.id, letter.key.as_deref());
-            let arguments: [&[u8]; 8] = [
-                &entry,
-                action.as_bytes(),
-                &revived,
-                at.as_bytes(),
-                ttl.as_bytes(),
-                letter.id.as_bytes(),
-                letter.serial.as_bytes(),
-                letter.message_id.as_bytes(),
-            ];
-            let answer: String = self.run(&scripts::DEAD, &keys, &arguments).await?;
-            match answer.as_str() {
-                "done" => bulk.done += 1,
-                _ => bulk.skipped += 1,
+        let mut place = -1;
+        let mut beginnings = BEGINNINGS;
+        'pages: loop {
+            let heads = self.letters_from(place, if action == "requeue" { WITH_PAGE } else { 0 }).await?;
+            if heads.is_empty() {
+                break;
             }
-            tracing::info!(mail.id = letter.id, action, answer, "a dead letter was decided on");
+            // What goes moves all that are newer one place towards the end.
+            let mut gone = 0;
+            for mut head in heads {
+                head.place += gone;
+                place = head.place - 1;
+                if !filter.fits(&[&head.letter.id], &head.letter.reason, head.letter.at) {
+                    continue;
+                }
+                if bulk.done + bulk.skipped >= limit as u64 {
+                    break 'pages;
+                }
+                match self.dead_decide_one(head, action, now).await? {
+                    Decided::Done => {
+                        bulk.done += 1;
+                        gone += 1;
+                        place += 1;
+                    }
+                    Decided::Moved if beginnings > 0 => {
+                        beginnings -= 1;
+                        (place, bulk.skipped) = (-1, 0);
+                        continue 'pages;
+                    }
+                    Decided::Unable | Decided::Moved => bulk.skipped += 1,
+                }
+            }
         }
         Ok(bulk)
     }
 
-    async fn dead_entries(&self, filter: &Filter, limit: usize) -> Result<Vec<(Vec<u8>, DeadLetter)>, StoreError> {
-        let mut fitting = Vec::new();
-        let mut last = -1;
-        while fitting.len() < limit {
-            let mut command = cmd("LRANGE");
-            command.arg(self.names.dead_letter()).arg(last - PAGE + 1).arg(last);
-            let page: Vec<Vec<u8>> = self.store.query(&command, SCRIPT_LIMIT).await?;
-            if page.is_empty() {
-                break;
+    async fn dead_decide_one(&self, head: Head, action: &str, now: UnixMillis) -> Result<Decided, StoreError> {
+        let (place, length, begin) = (head.place, head.length, head.begin.clone());
+        let (letter, revived) = if action == "requeue" {
+            if head.letter.reason == "Malformed" {
+                return Ok(Decided::Unable);
             }
-            last -= PAGE;
-            let letters = page.into_iter().rev().map(|entry| (DeadLetter::decode(&entry), entry));
-            fitting.extend(
-                letters
-                    .filter(|(letter, _)| filter.fits(&[&letter.id], &letter.reason, letter.at))
-                    .map(|(letter, entry)| (entry, letter)),
-            );
+            let Some(letter) = self.whole(head).await? else { return Ok(Decided::Moved) };
+            let Some(revived) = letter.revived(now) else { return Ok(Decided::Unable) };
+            (letter, revived)
+        } else {
+            (head.letter, Vec::new())
+        };
+        let keys = self.records(&letter.id, letter.key.as_deref());
+        let (at, ttl, place, length) = (now.0.to_string(), scripts::retention(), place.to_string(), length.to_string());
+        let arguments: [&[u8]; 10] = [
+            &begin,
+            action.as_bytes(),
+            &revived,
+            at.as_bytes(),
+            ttl.as_bytes(),
+            letter.id.as_bytes(),
+            letter.serial.as_bytes(),
+            letter.message_id.as_bytes(),
+            place.as_bytes(),
+            length.as_bytes(),
+        ];
+        let answer: String = self.run(&scripts::DEAD, &keys, &arguments).await?;
+        if answer != "done" {
+            return Ok(Decided::Moved);
         }
-        fitting.truncate(limit);
-        Ok(fitting)
+        tracing::info!(mail.id = letter.id, action, "a dead letter was decided on");
+        Ok(Decided::Done)
     }
+
+    /// Dead letters from this place on, oldest first; those up to `whole` bytes with their payloads.
+    async fn letters_from(&self, place: isize, whole: usize) -> Result<Vec<Head>, StoreError> {
+        let words = [place.to_string(), PAGE.to_string(), PAGE_BYTES.to_string(), whole.to_string()];
+        let arguments = words.each_ref().map(String::as_bytes);
+        let answer: Vec<Vec<u8>> = self.run_long(&scripts::LETTERS, &[], &arguments, PAGE_BYTES).await?;
+        let mut words = answer.into_iter();
+        let (mut heads, mut place) = (Vec::new(), place);
+        while let (Some(length), Some(begin)) = (words.next(), words.next()) {
+            let length = std::str::from_utf8(&length).ok().and_then(|length| length.parse().ok());
+            let length = length.ok_or_else(|| self.garbled("a dead letter without a length".into()))?;
+            heads.push(Head::read(place, length, begin));
+            place -= 1;
+        }
+        Ok(heads)
+    }
+
+    /// The letter with its payload; none when it lies there no more.
+    async fn whole(&self, head: Head) -> Result<Option<DeadLetter>, StoreError> {
+        if head.begin.len() == head.length {
+            return Ok(Some(head.letter));
+        }
+        let mut command = cmd("LINDEX");
+        command.arg(self.names.dead_letter()).arg(head.place);
+        let entry: Option<Vec<u8>> = self.store.for_bodies().query(&command, limit(head.length)).await?;
+        let entry = entry.filter(|entry| entry.len() == head.length && entry.starts_with(&head.begin));
+        Ok(entry.map(|entry| DeadLetter::decode(&entry)))
+    }
+}
+
+/// What became of one decision.
+enum Decided {
+    Done,
+    /// It lies there no more.
+    Moved,
+    /// It can't be acted on.
+    Unable,
 }

@@ -1,9 +1,8 @@
 //! Held mails: nobody knows whether the server has them, and a person or a rule decides.
 
-use redis::cmd;
 use serde::{Deserialize, Serialize};
 
-use super::{At, Bulk, Entry, Filter, Queue, SCRIPT_LIMIT, Stage, UnixMillis, scripts};
+use super::{At, Bulk, Entry, Filter, Queue, Stage, UnixMillis, scripts};
 use crate::store::StoreError;
 
 /// A mail whose outcome nobody knows.
@@ -61,10 +60,9 @@ impl Queue {
         let mut fitting = Vec::new();
         let mut cursor = 0u64;
         loop {
-            let mut command = cmd("HSCAN");
-            command.arg(&self.names.held).arg(cursor).arg("COUNT").arg(100);
-            let (next, page): (u64, Vec<(String, Vec<u8>)>) = self.store.query(&command, SCRIPT_LIMIT).await?;
-            let mails = page.iter().map(|(claim, entry)| HeldMail::decode(claim, entry));
+            // What is known of it, and the header of its envelope.
+            let (next, page) = self.heads(&self.names.held, cursor, 2).await?;
+            let mails = page.iter().map(|head| HeldMail::decode(&head.field, &head.lines));
             fitting.extend(mails.filter(|held| filter.fits(&[&held.id, &held.claim_id], &held.reason, held.at)));
             cursor = next;
             if cursor == 0 {

@@ -1,7 +1,12 @@
 //! The wire form: what producers push, and the mail it stands for.
 
+use std::fmt;
+
 use lettre::message::Mailbox;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer as _, Serialize,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -154,6 +159,40 @@ pub fn parse(payload: &[u8]) -> Result<Mail, MailError> {
         return Err(MailError::new("idempotencyKey", format!("longer than {MAX_KEY} bytes")));
     }
     Ok(mail)
+}
+
+/// The id in a payload that is no mail: of the outermost object, when it comes before the place where the JSON breaks.
+/// Whoever looks after dead letters finds the mail by it.
+pub(super) fn id_of_invalid(payload: &[u8]) -> Option<String> {
+    struct Outermost<'a>(&'a mut Option<String>);
+
+    impl<'de> Visitor<'de> for Outermost<'_> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
+            while let Some(field) = fields.next_key::<String>()? {
+                if field == "id" {
+                    *self.0 = match fields.next_value::<Value>()? {
+                        Value::String(text) => Some(text),
+                        Value::Number(number) => Some(number.to_string()),
+                        _ => None,
+                    };
+                } else {
+                    fields.next_value::<IgnoredAny>()?;
+                }
+            }
+            Ok(())
+        }
+    }
+
+    let mut id = None;
+    // What breaks after the id does not matter.
+    let _ = serde_json::Deserializer::from_slice(payload).deserialize_map(Outermost(&mut id));
+    id.filter(|id| is_id(id))
 }
 
 impl MailError {
@@ -364,6 +403,23 @@ mod tests {
         assert_eq!(parsed(&json!({"from": "a@b.c", "to": "a@b.c"})).expect_err("empty").field, "text");
         let many: Vec<String> = (0..101).map(|n| format!("u{n}@x.org")).collect();
         assert_eq!(parsed(&with("to", json!(many))).expect_err("many").field, "to");
+    }
+
+    #[test]
+    fn what_is_no_mail_has_the_id_that_its_producer_gave_it() {
+        for (payload, id) in [
+            (r#"{"id":"order-7","to":[]}"#, Some("order-7")),
+            (r#"{"to":[{"id":"inner"}],"id":17}"#, Some("17")),
+            (r#"{"id":"order-7","text":"cut of"#, Some("order-7")),
+            (r#"{"id":"order-7"} and more"#, Some("order-7")),
+            (r#"{"attachments":[{"id":"inner"}]}"#, None),
+            (r#"{"id":"a b"}"#, None),
+            (r#"{"text":"cut off","id":"ord"#, None),
+            (r#"[{"id":"inner"}]"#, None),
+            ("", None),
+        ] {
+            assert_eq!(id_of_invalid(payload.as_bytes()).as_deref(), id, "{payload}");
+        }
     }
 
     #[test]

@@ -67,6 +67,7 @@
 
 mod arrivals;
 mod audit;
+mod bodies;
 mod claim;
 mod compose;
 mod dead;

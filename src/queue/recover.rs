@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     At, DeadLetter, Entry, HeldMail, Queue, RecoverOptions, Resolution, SCRIPT_LIMIT, Stage, StageMark, UnixMillis,
-    envelope, resolve, scripts,
+    bodies::Head, envelope, resolve, scripts,
 };
 use crate::store::StoreError;
 
@@ -100,11 +100,7 @@ impl Queue {
     ) -> Result<Recovery, StoreError> {
         let (mut recovery, at) = (Recovery::default(), self.asked(at.into()).await?);
         for ids in claims.chunks(BATCH) {
-            let mut command = cmd("HMGET");
-            command.arg(self.names.claims(process)).arg(ids);
-            let entries: Vec<Option<Vec<u8>>> = self.store.query(&command, SCRIPT_LIMIT).await?;
-            let found = ids.iter().cloned().zip(entries);
-            let batch: Vec<(String, Vec<u8>)> = found.filter_map(|(id, entry)| Some((id, entry?))).collect();
+            let batch = self.heads_of(&self.names.claims(process), ids, 1).await?;
             for answer in self.recover_batch(process, &batch, options, at).await? {
                 if !recovery.count(&answer) {
                     recovery.skipped += 1;
@@ -123,9 +119,7 @@ impl Queue {
     ) -> Result<(u64, u64), StoreError> {
         let (mut moved, mut skipped, mut cursor) = (0, 0, 0u64);
         loop {
-            let mut command = cmd("HSCAN");
-            command.arg(self.names.claims(process)).arg(cursor).arg("COUNT").arg(BATCH);
-            let (next, page): (u64, Vec<(String, Vec<u8>)>) = self.store.query(&command, SCRIPT_LIMIT).await?;
+            let (next, page) = self.heads(&self.names.claims(process), cursor, 1).await?;
             for batch in page.chunks(BATCH) {
                 for answer in self.recover_batch(process, batch, options, at).await? {
                     if recovery.count(&answer) {
@@ -150,7 +144,7 @@ impl Queue {
     async fn recover_batch(
         &self,
         process: &str,
-        batch: &[(String, Vec<u8>)],
+        batch: &[Head],
         options: &RecoverOptions,
         at: At,
     ) -> Result<Vec<String>, StoreError> {
@@ -159,7 +153,7 @@ impl Queue {
         let mut keys = vec![self.names.claims(process), self.names.stages(process)];
         let mut arguments: Vec<Vec<u8>> = vec![process.into(), at.word().into(), scripts::retention().into()];
         let mut judged = Vec::new();
-        for ((claim, entry), mark) in batch.iter().zip(marks) {
+        for (Head { field: claim, length, lines: entry }, mark) in batch.iter().zip(marks) {
             // Claim and stage are written together; a stage that is gone or unreadable tells nothing: the worst is assumed.
             let word = mark.as_deref().unwrap_or_default().split(' ').next().unwrap_or_default().to_owned();
             let stage =
@@ -170,7 +164,12 @@ impl Queue {
             };
             let crashes = header.as_ref().map_or(0, |header| header.crashes);
             let resolution = resolve(stage, crashes, options);
-            let case = Case { process, claim, entry, stage, header, now };
+            // Only a dead letter has the payload in it.
+            let whole = match resolution {
+                Resolution::Poison { .. } => self.entry(&self.names.claims(process), claim, *length).await?,
+                _ => None,
+            };
+            let case = Case { process, claim, entry: whole.as_ref().unwrap_or(entry), stage, header, now };
             let (action, line, extra, wait, reason) = case.moves(resolution);
             let (id, key, serial, message_id) = case
                 .header
@@ -215,14 +214,14 @@ impl Queue {
         Ok(at)
     }
 
-    async fn marks(&self, process: &str, batch: &[(String, Vec<u8>)]) -> Result<Vec<Option<String>>, StoreError> {
+    async fn marks(&self, process: &str, batch: &[Head]) -> Result<Vec<Option<String>>, StoreError> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
         let mut command = cmd("HMGET");
         command.arg(self.names.stages(process));
-        for (claim, _) in batch {
-            command.arg(claim);
+        for head in batch {
+            command.arg(&head.field);
         }
         self.store.query(&command, SCRIPT_LIMIT).await
     }

@@ -4,7 +4,10 @@ use std::sync::LazyLock;
 
 use redis::{FromRedisValue, Script};
 
-use super::{Queue, RETENTION, SCRIPT_LIMIT};
+use super::{
+    Queue, RETENTION,
+    bodies::{LONG, limit},
+};
 use crate::store::StoreError;
 
 /// A script that still runs at maxmemory, since it drains.
@@ -13,6 +16,19 @@ macro_rules! draining {
         LazyLock::new(|| {
             Script::new(concat!(
                 "#!lua flags=allow-oom\n",
+                include_str!("lua/prelude.lua"),
+                include_str!(concat!("lua/", $file))
+            ))
+        })
+    };
+}
+
+/// A script that changes nothing.
+macro_rules! looking {
+    ($file:literal) => {
+        LazyLock::new(|| {
+            Script::new(concat!(
+                "#!lua flags=no-writes\n",
                 include_str!("lua/prelude.lua"),
                 include_str!(concat!("lua/", $file))
             ))
@@ -31,15 +47,30 @@ pub(super) static PROMOTE: LazyLock<Script> = draining!("promote.lua");
 pub(super) static RELEASE: LazyLock<Script> = draining!("release.lua");
 pub(super) static DEAD: LazyLock<Script> = draining!("dead.lua");
 pub(super) static LOST: LazyLock<Script> = draining!("lost.lua");
+pub(super) static LETTERS: LazyLock<Script> = looking!("letters.lua");
+pub(super) static HEADS: LazyLock<Script> = looking!("heads.lua");
+pub(super) static PART: LazyLock<Script> = looking!("part.lua");
 pub(super) static DEPTHS: LazyLock<Script> = draining!("depths.lua");
 
 impl Queue {
-    /// Runs a script with the keys every script knows and `keys` after them.
+    /// Runs a script with the keys every script knows and `keys` after them. Long arguments have longer, and go by a
+    /// connection of their own.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         script: &Script,
         keys: &[String],
         arguments: &[&[u8]],
+    ) -> Result<T, StoreError> {
+        self.run_long(script, keys, arguments, 0).await
+    }
+
+    /// The same for an answer of up to so many bytes.
+    pub(super) async fn run_long<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        keys: &[String],
+        arguments: &[&[u8]],
+        answer: usize,
     ) -> Result<T, StoreError> {
         let names = &self.names;
         let mut all = vec![
@@ -56,7 +87,9 @@ impl Queue {
             names.dead_letter(),
         ];
         all.extend(keys.iter().map(String::as_str));
-        self.store.invoke(script, &all, arguments, SCRIPT_LIMIT).await
+        let bytes = answer + arguments.iter().map(|argument| argument.len()).sum::<usize>();
+        let store = if bytes > LONG { self.store.for_bodies() } else { self.store.clone() };
+        store.invoke(script, &all, arguments, limit(bytes)).await
     }
 
     /// The records of a mail: its own, and that of its idempotency key.

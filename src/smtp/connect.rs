@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::api;
+use crate::{api, system::is_out_of_files};
 
 use super::{
     ending::{Closed, end_socket},
@@ -112,9 +112,7 @@ impl fmt::Debug for TlsRoots {
 /// Not knowing an authority for want of a file descriptor would look like a server that cannot be trusted.
 fn out_of_files(error: rustls_native_certs::Error) -> Option<io::Error> {
     match error.kind {
-        rustls_native_certs::ErrorKind::Io { inner, .. } => {
-            matches!(inner.raw_os_error(), Some(nix::libc::EMFILE | nix::libc::ENFILE)).then_some(inner)
-        }
+        rustls_native_certs::ErrorKind::Io { inner, .. } => is_out_of_files(&inner).then_some(inner),
         _ => None,
     }
 }
@@ -183,6 +181,8 @@ pub(super) struct ConnectFault {
 pub(super) enum ConnectFailure {
     TimedOut,
     Broken,
+    /// No file descriptor was left to us: that says nothing of the server.
+    OutOfFiles,
     /// We gave up.
     Unwanted,
 }
@@ -233,7 +233,7 @@ async fn attempt(
 ) -> Result<Wire, ConnectFault> {
     let failed = |error: &io::Error| format!("cannot connect to {address}: {error}");
     let dialled = endpoint.network.dial(address).map_err(|error| ConnectFault {
-        why: ConnectFailure::Broken,
+        why: if is_out_of_files(&error) { ConnectFailure::OutOfFiles } else { ConnectFailure::Broken },
         detail: failed(&error),
         closed: Closed::NeverOpen,
     })?;

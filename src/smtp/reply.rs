@@ -220,6 +220,8 @@ pub enum Why {
     NotSupported,
     /// We stopped before the message was complete.
     Aborted,
+    /// No file descriptor was left to this process.
+    OutOfFileDescriptors,
 }
 
 impl Why {
@@ -253,6 +255,7 @@ impl Why {
             Self::OutcomeUnknown => "OutcomeUnknown",
             Self::NotSupported => "NotSupported",
             Self::Aborted => "Aborted",
+            Self::OutOfFileDescriptors => "OutOfFileDescriptors",
         }
     }
 }
@@ -325,6 +328,10 @@ impl Ruling {
 
     pub(super) const fn cannot_authenticate() -> Self {
         Self::free(Why::AuthenticationFailed, Sign::Pause(PauseReason::AuthenticationFailed))
+    }
+
+    pub(super) const fn out_of_files() -> Self {
+        Self::free(Why::OutOfFileDescriptors, Sign::None)
     }
 
     pub(super) const fn aborted() -> Self {

@@ -214,6 +214,7 @@ impl Session {
                 let ruling = match fault.why {
                     ConnectFailure::TimedOut => judge(Stage::Connect, Event::TimedOut, &Context::default()),
                     ConnectFailure::Broken => judge(Stage::Connect, Event::Broken, &Context::default()),
+                    ConnectFailure::OutOfFiles => Ruling::out_of_files(),
                     ConnectFailure::Unwanted => Ruling::aborted(),
                 };
                 return Err(error(Stage::Connect, ruling, None, fault.detail, fault.closed));

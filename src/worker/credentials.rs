@@ -12,7 +12,8 @@ use std::{
 
 use crate::{
     api::{Auth, Server, Tls},
-    smtp::{Credentials, TlsRoots},
+    smtp::{Credentials, TlsRoots, Why},
+    system::is_out_of_files,
 };
 
 /// The files of one server; each may be absent.
@@ -79,6 +80,7 @@ impl CredentialsError {
     /// The reason for the condition.
     pub fn reason(&self) -> &'static str {
         match self {
+            Self::Unreadable { source, .. } if is_out_of_files(source) => Why::OutOfFileDescriptors.as_str(),
             Self::Missing { .. } | Self::Unusable { .. } | Self::Unreadable { .. } => "SecretMissing",
             Self::HostNotAllowed { .. } => "HostNotAllowed",
         }
@@ -247,6 +249,19 @@ mod tests {
         std::fs::remove_dir(files.join("username")).unwrap();
         let error = folder.access(&server(Some("Plain"))).unwrap_err();
         assert!(!error.may_pass(), "{error}");
+    }
+
+    #[test]
+    fn want_of_file_descriptors_is_not_a_missing_secret() {
+        let error = |number| CredentialsError::Unreadable {
+            file: "username".into(),
+            source: io::Error::from_raw_os_error(number),
+        };
+        for number in [nix::libc::EMFILE, nix::libc::ENFILE] {
+            assert_eq!(error(number).reason(), "OutOfFileDescriptors");
+            assert!(error(number).may_pass() && error(number).to_string().contains("Too many open files"));
+        }
+        assert_eq!(error(nix::libc::EACCES).reason(), "SecretMissing");
     }
 
     #[test]

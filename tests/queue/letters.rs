@@ -95,6 +95,41 @@ async fn what_others_put_into_our_lists_is_shown_and_left_alone() {
     fixture.queue.depths(NOW).await.expect("depths");
 }
 
+#[tokio::test]
+async fn two_people_at_the_same_dead_letters_decide_each_once() {
+    let fixture = fixture();
+    for number in 0..300 {
+        fixture.push("mail_queue", mail(&format!("m{number}"))).await;
+    }
+    for (number, claim) in fixture.claim(ONE, 300).await.iter().enumerate() {
+        fixture.settle(ONE, claim, dead(if number % 3 == 0 { "Policy" } else { "TooLarge" })).await;
+    }
+    let policy = Filter { reason: Some("Policy".into()), ..Filter::default() };
+    let everything = Filter::default();
+    let (one, other) = tokio::join!(
+        fixture.queue.dead_discard(&policy, usize::MAX, NOW),
+        fixture.queue.dead_requeue(&everything, usize::MAX, NOW)
+    );
+    let (one, other) = (one.expect("discarded"), other.expect("requeued"));
+    assert_eq!((one.done + other.done, one.skipped, other.skipped), (300, 0, 0), "{one:?} {other:?}");
+    let audit = fixture.balanced().await;
+    assert_eq!((audit.dead, audit.discarded, audit.queued), (0, one.done, other.done));
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_is_no_mail_has_the_id_of_its_producer() {
+    let fixture = fixture();
+    fixture.push("mail_queue", r#"{"id":"order-7","from":"nobody","to":"b@example.org","text":"x"}"#).await;
+    fixture.push("mail_queue", r#"{"id":"order-8","text":"cut of"#).await;
+    assert!(fixture.claim(ONE, 2).await.is_empty());
+    for id in ["order-7", "order-8"] {
+        let letter = fixture.queue.dead_show(id).await.expect("shown").expect("found by its id");
+        assert_eq!(letter.reason, "InvalidMail");
+        let state = fixture.queue.status(id).await.expect("asked").expect("known").state;
+        assert_eq!(state, "dead");
+    }
+}
+
 #[test]
 fn a_dead_letter_keeps_bytes_that_are_no_text() {
     let letter = DeadLetter::decode(b"\xff\xfe");

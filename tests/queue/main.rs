@@ -13,8 +13,11 @@ mod real {
     mod identity;
     mod late;
     mod letters;
+    /// A simulated one has no memory of its own.
+    mod memory;
     mod model;
     mod recovery;
+    mod slow;
     pub mod support;
 }
 

@@ -30,7 +30,7 @@ async fn places(fixture: &Fixture) -> BTreeMap<String, usize> {
             see(entry);
         }
     }
-    for letter in fixture.queue.dead_list(&Filter::default(), 100_000).await.expect("listed") {
+    for letter in fixture.letters().await {
         see(&letter.payload_bytes().expect("payload"));
     }
     let mut hashes = vec!["{mail_queue}:held".to_owned(), "{mail_queue}:delayed:mails".to_owned()];

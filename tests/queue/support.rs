@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use mailrelay::{
-    queue::{Claimed, EnqueueLimits, OperationId, Progress, Queue, QueueNames, Settled, Settlement, Stage, UnixMillis},
+    queue::{
+        Claimed, DeadLetter, EnqueueLimits, OperationId, Progress, Queue, QueueNames, Settled, Settlement, Stage,
+        UnixMillis,
+    },
     store::{Store, StoreOptions},
 };
 use redis::cmd;
@@ -76,6 +79,14 @@ impl Fixture {
 
     pub async fn advance(&self, process: &str, claim: &Claimed, stage: Stage) -> mailrelay::queue::Advance {
         self.queue.advance(process, &claim.claim_id, stage, NOW).await.expect("advance")
+    }
+
+    /// All dead letters with their payloads.
+    pub async fn letters(&self) -> Vec<DeadLetter> {
+        let mut command = cmd("LRANGE");
+        command.arg("mail_dead_letter_queue").arg(0).arg(-1);
+        let entries: Vec<Vec<u8>> = self.store.query(&command, LIMIT).await.expect("LRANGE");
+        entries.iter().map(|entry| DeadLetter::decode(entry)).collect()
     }
 
     /// Asserts that the sum is right, and returns it.

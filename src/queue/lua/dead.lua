@@ -1,7 +1,19 @@
 -- A person's decision on a dead letter. KEYS[12..]: records. ARGV: the entry as it lies in the list, action (requeue,
--- discard), the entry to queue, now, ttl, id, serial, Message-ID.
-if not redis.call('LPOS', DEAD, ARGV[1], 'RANK', -1) then return 'gone' end
+-- discard), the entry to queue, now, ttl, id, serial, Message-ID; and when ARGV[1] is only how the entry begins: its place
+-- from the end of the list (negative), and its length.
 local entry, now, ttl, id, serial = ARGV[3], clock(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
+local place, length = ARGV[9], tonumber(ARGV[10])
+local function is_there()
+  if not place then return redis.call('LPOS', DEAD, ARGV[1], 'RANK', -1) end
+  local found = redis.call('LINDEX', DEAD, place)
+  return found and #found == length and string.sub(found, 1, #ARGV[1]) == ARGV[1]
+end
+local function remove()
+  if not place then return redis.call('LREM', DEAD, -1, ARGV[1]) end
+  redis.call('LSET', DEAD, place, '')
+  redis.call('LREM', DEAD, -1, '')
+end
+if not is_there() then return 'gone' end
 local state = 'discarded'
 if ARGV[2] == 'requeue' then
   state, ttl = 'queued', 0
@@ -11,7 +23,7 @@ if ARGV[2] == 'requeue' then
 else
   count('discarded', 1)
 end
-redis.call('LREM', DEAD, -1, ARGV[1])
+remove()
 if state == 'queued' and not headed(entry) then
   -- Its next claim gives it another identity: a record of this one would make it a duplicate of itself.
   for at = 12, #KEYS do

@@ -1,6 +1,10 @@
--- KEYS: 12 claims, 13 stages of the process. ARGV: process, pod, now, most bytes, claim ids.
--- Answers the time, and for each claim: claim, letter of its list, entry.
--- Takes from `arrived` first, then by weight, so that the urgent overtakes and nothing starves.
+-- KEYS: 12 claims, 13 stages of the process. ARGV: process, pod, now, most bytes (and, after a space, how many the first
+-- entry may have all the same), claim ids.
+-- Takes from `arrived` first, then by weight, so that the urgent overtakes and nothing starves. A long entry is taken alone,
+-- so that the others do not wait until it is read.
+-- Answers the time, and for each claim: its id, letter of its list, length, and the entry, or nothing when it is too long to
+-- come along.
+local LONG, ANSWER = 64 * 1024, 128 * 1024
 local TURNS = 'hnhlhnh'
 local LISTS = {h = HIGH, n = NORMAL, l = LOW}
 local LETTERS = {'h', 'n', 'l'}
@@ -19,15 +23,18 @@ local function next_entry()
   end
 end
 
-local process, pod, now, most = ARGV[1], ARGV[2], clock(ARGV[3]), tonumber(ARGV[4])
+local process, pod, now = ARGV[1], ARGV[2], clock(ARGV[3])
+local most, of_first = string.match(ARGV[4], '^(%d+) ?(%d*)$')
+most, of_first = tonumber(most), tonumber(of_first) or math.huge
 local taken, bytes = {now}, 0
 for at = 5, #ARGV do
-  if bytes >= most then break end
   local entry, letter, list = next_entry()
   if not entry then
     count('drains', 1)
     break
   end
+  if at == 5 and #entry > of_first then break end
+  if at > 5 and (#entry > LONG or bytes + #entry > math.min(most, ANSWER)) then break end
   if at == 5 then redis.call('HSET', PROCESSES, process, pod) end
   count('taken', 1)
   if headed(entry) then
@@ -42,6 +49,8 @@ for at = 5, #ARGV do
   bytes = bytes + #entry
   table.insert(taken, ARGV[at])
   table.insert(taken, letter)
-  table.insert(taken, entry)
+  table.insert(taken, string.format('%.0f', #entry))
+  table.insert(taken, #entry > LONG and '' or entry)
+  if #entry > LONG then break end
 end
 return taken

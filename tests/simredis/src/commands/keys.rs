@@ -19,6 +19,22 @@ pub(super) fn get(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
     Ok(node.keys.read::<Bytes>(&words[1])?.map_or(Reply::Nil, |text| Reply::Bulk(text.clone())))
 }
 
+pub(super) fn getrange(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
+    let (begin, end) = (integer(&words[2])?, integer(&words[3])?);
+    let Some(text) = node.keys.read::<Bytes>(&words[1])? else { return Ok(Reply::Bulk(Bytes::new())) };
+    let length = i64::try_from(text.len()).unwrap_or(i64::MAX);
+    if begin < 0 && end < 0 && begin > end {
+        return Ok(Reply::Bulk(Bytes::new()));
+    }
+    let place = |at: i64| if at < 0 { (length + at).max(0) } else { at };
+    let (begin, end) = (place(begin), place(end).min(length - 1));
+    if begin > end || length == 0 {
+        return Ok(Reply::Bulk(Bytes::new()));
+    }
+    let range = usize::try_from(begin).unwrap_or(0)..=usize::try_from(end).unwrap_or(0);
+    Ok(Reply::Bulk(text.slice(range)))
+}
+
 /// Without options: nobody uses them.
 pub(super) fn set(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
     let [_, key, text] = words else { return Err(SYNTAX) };

@@ -77,6 +77,14 @@ pub(super) fn lmove(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> 
     Ok(node.shift(&words[1], &words[2], from, to)?.map_or(Reply::Nil, Reply::Bulk))
 }
 
+pub(super) fn lset(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
+    let Some(length) = node.keys.read::<List>(&words[1])?.map(List::len) else { return Err(fixed("ERR no such key")) };
+    let at = place(integer(&words[2])?, length).filter(|at| *at < length);
+    let at = at.ok_or(fixed("ERR index out of range"))?;
+    node.keys.edit(&words[1], |list: &mut List| list[at] = words[3].clone())?;
+    Ok(Reply::OK)
+}
+
 /// How many come before the place that is meant: from the front when `count` is positive, from the back when negative.
 pub(super) fn lrem(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
     let count = integer(&words[2])?;

@@ -88,7 +88,7 @@ const fn script(name: &'static str, arity: i32, run: ScriptCommand) -> Command {
 }
 
 /// By name.
-static COMMANDS: [Command; 56] = [
+static COMMANDS: [Command; 58] = [
     session("auth", -2, SessionCommand::Auth),
     session("blmove", 6, SessionCommand::BlockingMove),
     admin("client", -2, server::client),
@@ -101,6 +101,7 @@ static COMMANDS: [Command; 56] = [
     read("exists", -2, keys::exists),
     shrink("flushall", -1, keys::flushall),
     read("get", 2, keys::get),
+    read("getrange", 4, keys::getrange),
     shrink("hdel", -3, hashes::hdel),
     read("hexists", 3, hashes::hexists),
     read("hget", 3, hashes::hget),
@@ -121,6 +122,7 @@ static COMMANDS: [Command; 56] = [
     grow("lpush", -3, lists::lpush),
     read("lrange", 4, lists::lrange),
     shrink("lrem", 4, lists::lrem),
+    grow("lset", 4, lists::lset),
     shrink("pexpire", -3, keys::pexpire),
     session("ping", -1, SessionCommand::Ping),
     read("pttl", 2, keys::pttl),

@@ -1,0 +1,119 @@
+//! What is long: how long it may take, and by which connection it goes.
+
+use std::time::Duration;
+
+use redis::cmd;
+
+use super::{Queue, SCRIPT_LIMIT, scripts};
+use crate::store::StoreError;
+
+/// How slow a link to Redis may be, in bytes a second. What is long may take so much longer.
+const SLOWEST: usize = 128 * 1024;
+
+/// From this length on, arguments or an answer go by the connection for bodies.
+pub(super) const LONG: usize = 64 * 1024;
+
+/// How long a command may take that carries so many bytes, either way.
+pub(super) fn limit(bytes: usize) -> Duration {
+    SCRIPT_LIMIT + Duration::from_secs((bytes / SLOWEST) as u64)
+}
+
+/// How much of a long entry is read at once.
+const PART: usize = 2 * 1024 * 1024;
+
+/// After how many bytes a look at entries stops, so that Redis is not held up.
+const LOOK: usize = 1024 * 1024;
+
+/// An entry of a hash, without its payload.
+pub(super) struct Head {
+    pub field: String,
+    /// Bytes of the whole entry.
+    pub length: usize,
+    /// Its first lines, as many as were asked for: those with headers.
+    pub lines: Vec<u8>,
+}
+
+impl Queue {
+    /// The entries of a hash from a cursor on, and the next cursor: 0 at the end.
+    pub(super) async fn heads(&self, hash: &str, cursor: u64, lines: u8) -> Result<(u64, Vec<Head>), StoreError> {
+        self.look(hash, &[cursor.to_string(), LOOK.to_string(), lines.to_string()]).await
+    }
+
+    /// These entries of a hash, as far as they are there.
+    pub(super) async fn heads_of(&self, hash: &str, fields: &[String], lines: u8) -> Result<Vec<Head>, StoreError> {
+        if fields.is_empty() {
+            return Ok(Vec::new());
+        }
+        let words = [&["0".to_owned(), LOOK.to_string(), lines.to_string()], fields].concat();
+        Ok(self.look(hash, &words).await?.1)
+    }
+
+    async fn look(&self, hash: &str, words: &[String]) -> Result<(u64, Vec<Head>), StoreError> {
+        let arguments: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
+        let answer: Vec<Vec<u8>> = self.run_long(&scripts::HEADS, &[hash.to_owned()], &arguments, LOOK).await?;
+        let number = |word: Option<Vec<u8>>| word.and_then(|word| std::str::from_utf8(&word).ok()?.parse::<u64>().ok());
+        let mut words = answer.into_iter();
+        let cursor = number(words.next()).ok_or_else(|| self.garbled("a look without a cursor".into()))?;
+        let mut heads = Vec::new();
+        while let Some(field) = words.next() {
+            let length = number(words.next()).and_then(|length| usize::try_from(length).ok());
+            let (Some(length), Some(lines)) = (length, words.next()) else {
+                return Err(self.garbled("an entry without a length".into()));
+            };
+            heads.push(Head { field: String::from_utf8_lossy(&field).into_owned(), length, lines });
+        }
+        Ok((cursor, heads))
+    }
+
+    /// The whole entry of a hash; none when it is not there, or not as long. A long one comes in parts, so that it is in
+    /// memory once and a slow link carries it in the end.
+    pub(super) async fn entry(&self, hash: &str, field: &str, length: usize) -> Result<Option<Vec<u8>>, StoreError> {
+        if length <= LONG {
+            let entry: Option<Vec<u8>> = self.store.query(cmd("HGET").arg(hash).arg(field), SCRIPT_LIMIT).await?;
+            return Ok(entry.filter(|entry| entry.len() == length));
+        }
+        let mut entry = Vec::with_capacity(length);
+        while entry.len() < length {
+            let range = [entry.len() + 1, entry.len() + PART].map(|place| place.to_string());
+            let words = [field.as_bytes(), range[0].as_bytes(), range[1].as_bytes()];
+            let part: Option<Vec<u8>> = self.run_long(&scripts::PART, &[hash.to_owned()], &words, PART).await?;
+            match part {
+                Some(part) if !part.is_empty() && entry.len() + part.len() <= length => entry.extend(part),
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(entry))
+    }
+
+    /// A text under a key of its own, in parts as above; none when there is none.
+    pub(super) async fn text(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let part = |from: usize, bytes: usize| {
+            let mut command = cmd("GETRANGE");
+            command.arg(key).arg(from).arg(from + bytes - 1);
+            command
+        };
+        let mut text: Vec<u8> = self.store.query(&part(0, LONG), SCRIPT_LIMIT).await?;
+        let mut last = text.len();
+        let mut wanted = LONG;
+        while last == wanted {
+            wanted = PART;
+            let more: Vec<u8> = self.store.for_bodies().query(&part(text.len(), PART), limit(PART)).await?;
+            last = more.len();
+            text.extend(more);
+        }
+        Ok((!text.is_empty()).then_some(text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_long_may_take_longer_and_what_is_short_may_not() {
+        assert_eq!(limit(0), SCRIPT_LIMIT);
+        assert_eq!(limit(LONG), SCRIPT_LIMIT);
+        // The largest mail, over a link of 2 Mbit/s.
+        assert!(limit(super::super::MAX_PAYLOAD) >= Duration::from_secs(200));
+    }
+}
