@@ -13,7 +13,7 @@ use std::{
 };
 
 use mailrelay::{
-    queue::{At, Claimed, EnqueueLimits, OperationId, Progress, Queue, QueueNames, Settlement, Stage, UnixMillis},
+    queue::{At, Claimed, EnqueueLimits, OperationId, Progress, Queue, QueueNames, Settlement, Stage},
     smtp::Features,
     store::{Store, StoreOptions},
 };

@@ -15,6 +15,8 @@ mod real {
     mod letters;
     mod model;
     mod recovery;
+    mod silence;
+    mod sums;
     pub mod support;
 }
 
@@ -28,5 +30,7 @@ mod simulated {
     mod letters;
     mod model;
     mod recovery;
+    mod silence;
+    mod sums;
     mod support;
 }
