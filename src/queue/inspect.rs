@@ -78,6 +78,10 @@ pub struct MailStatus {
 struct Survey {
     depths: Depths,
     counters: HashMap<String, i64>,
+    /// Entries with a header that wait, as they lie there; none when they are too many to look at.
+    recounted: Option<u64>,
+    /// Delayed mails, as they lie there.
+    delayed_mails: u64,
 }
 
 impl Queue {
@@ -89,11 +93,11 @@ impl Queue {
 
     /// The conservation sum, at one instant.
     pub async fn audit(&self) -> Result<Audit, StoreError> {
-        let Survey { depths, counters } = self.survey(AUDIT).await?;
+        let Survey { depths, counters, recounted, delayed_mails } = self.survey(AUDIT).await?;
         let counter = |name: &str| counters.get(name).copied().unwrap_or(0);
         let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
-        // Entries without a header were never counted. Fewer entries than were counted means that some were lost.
-        let raw_waiting = unsigned(i64::try_from(depths.pending).unwrap_or(i64::MAX) - counter("counted"));
+        let known = counter("counted");
+        let raw_waiting = Audit::raw_waiting(depths.pending, known, recounted);
         Ok(Audit {
             accepted: unsigned(counter("accepted")) + raw_waiting,
             delivered: unsigned(counter("delivered")),
@@ -101,21 +105,24 @@ impl Queue {
             expired: unsigned(counter("expired")),
             discarded: unsigned(counter("discarded")),
             queued: depths.pending,
-            delayed: depths.delayed,
+            delayed: delayed_mails,
             in_flight: depths.in_flight,
             held: depths.held,
             dead: depths.dead,
             raw_waiting,
             difference: 0,
+            since: counters.get("began").copied().map(unsigned).map(UnixMillis),
+            unverified: Vec::new(),
         }
-        .balanced())
+        .balanced()
+        .doubted(known, recounted, depths.delayed))
     }
 
     /// Counters of the scripts beyond the audit's: `recovered.<stage>.<outcome>`, `tries.<reason>`, `taken`, `returned`.
     pub async fn counters(&self) -> Result<BTreeMap<String, i64>, StoreError> {
         let found: BTreeMap<String, i64> =
             self.store.query(cmd("HGETALL").arg(&self.names.counters), SCRIPT_LIMIT).await?;
-        Ok(found.into_iter().filter(|(name, _)| !matches!(name.as_str(), "turn" | "counted" | "bytes")).collect())
+        Ok(found.into_iter().filter(|(name, _)| !INTERNAL.contains(&name.as_str())).collect())
     }
 
     /// Every process that has claims, or had until a moment ago.
@@ -178,19 +185,35 @@ impl Queue {
             arguments.extend(processes.iter().map(String::as_bytes));
             let answer: Option<Answer> =
                 self.run(&scripts::DEPTHS, &keys, &arguments).await.map(Surveyed::into_inner)?;
-            if let Some((now, pending, delayed, in_flight, held, dead, oldest, estimate, counters)) = answer {
+            if let Some(answer) = answer {
+                let (
+                    now,
+                    pending,
+                    delayed,
+                    in_flight,
+                    held,
+                    dead,
+                    oldest,
+                    estimate,
+                    counters,
+                    recounted,
+                    delayed_mails,
+                ) = answer;
                 let at = UnixMillis(now.parse().unwrap_or(0));
                 if at != UnixMillis::default() {
                     self.heard(at);
                 }
                 let oldest = oldest.parse().ok().into_iter().chain(estimate.parse().ok()).min().map(UnixMillis);
                 let depths = Depths { pending, delayed, in_flight, held, dead, oldest, at };
-                return Ok(Survey { depths, counters });
+                return Ok(Survey { depths, counters, recounted: recounted.parse().ok(), delayed_mails });
             }
         }
         Err(self.garbled(format!("the set of worker processes changed {TRIES} times while it was read; try again")))
     }
 }
+
+/// Counters that say nothing to people: how the scripts share work, and what they compare.
+const INTERNAL: [&str; 7] = ["turn", "counted", "bytes", "drains", "silent", "promotedAt", "began"];
 
 /// What a survey is asked instead of a time: no sample, but a recount.
 const AUDIT: &str = "audit";
@@ -198,7 +221,7 @@ const AUDIT: &str = "audit";
 /// How often a survey is repeated when the set of processes changes under it.
 pub(super) const TRIES: usize = 20;
 
-type Answer = (String, u64, u64, u64, u64, u64, String, String, HashMap<String, i64>);
+type Answer = (String, u64, u64, u64, u64, u64, String, String, HashMap<String, i64>, String, u64);
 
 /// The answer of the script, which is empty when the set of processes had changed.
 struct Surveyed(Option<Answer>);

@@ -17,7 +17,9 @@ mod real {
     mod memory;
     mod model;
     mod recovery;
+    mod silence;
     mod slow;
+    mod sums;
     pub mod support;
 }
 
@@ -31,5 +33,7 @@ mod simulated {
     mod letters;
     mod model;
     mod recovery;
+    mod silence;
+    mod sums;
     mod support;
 }

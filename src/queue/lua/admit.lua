@@ -44,7 +44,7 @@ for at = 3, #ARGV, 15 do
   else
     if envelope == 'forged' and stage == 'taken' then
       -- Taken as one that had been counted, which it was not.
-      count('accepted', 1)
+      accept(now)
       count('counted', 1)
       count('bytes', #entry)
     end

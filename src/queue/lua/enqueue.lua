@@ -9,7 +9,7 @@ for at = 12, #KEYS do
   if forbids(found, serial) then
     if not sure and doubtful(found) then return {'doubtful'} end
     local differs = found.sum and found.sum ~= sum
-    count('accepted', 1)
+    accept(now)
     duplicate(id, now, found.id, differs)
     return {'duplicate', found.id, differs and 'differs' or ''}
   end
@@ -26,7 +26,7 @@ if max_bytes > 0 then
   local bytes = math.max(0, tonumber(known[2] or 0)) + raw * #(newest or '') + #entry
   if bytes > max_bytes then return {'full', string.format('%.0f', bytes), ARGV[5], 'bytes'} end
 end
-count('accepted', 1)
+accept(now)
 if due == '' or tonumber(due) <= tonumber(now) then
   give(entry, 'LPUSH')
   record(12, #KEYS - 11, serial, 0, nil, 'id', id, 'state', 'queued', 'at', now, 'sum', sum, 'drains', drains())

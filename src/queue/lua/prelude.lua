@@ -22,6 +22,13 @@ local function count(name, by)
   return redis.call('HINCRBY', COUNTERS, name, by)
 end
 
+-- A mail more, of which the audit knows from now on.
+local function accept(now)
+  if count('accepted', 1) == 1 and redis.call('HEXISTS', COUNTERS, 'began') == 0 then
+    redis.call('HSET', COUNTERS, 'began', now)
+  end
+end
+
 local function counter(name)
   return tonumber(redis.call('HGET', COUNTERS, name) or 0)
 end

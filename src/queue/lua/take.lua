@@ -41,7 +41,7 @@ for at = 5, #ARGV do
     count('counted', -1)
     count('bytes', -#entry)
   else
-    count('accepted', 1)
+    accept(now)
   end
   redis.call('HSET', KEYS[13], ARGV[at], 'taken ' .. now .. ' ' .. letter)
   redis.call('HSET', KEYS[12], ARGV[at], entry)
