@@ -12,7 +12,7 @@ use super::{
     parse, scripts,
     store::Orphan,
 };
-use crate::store::StoreError;
+use crate::{store::StoreError, telemetry::log::mask_id};
 
 /// How many bytes one claim takes before it stops: a batch of large mails must fit into a small sidecar.
 const BATCH_BYTES: usize = 32 * 1024 * 1024;
@@ -62,9 +62,9 @@ impl Queue {
                     fetched: looked.fetched,
                 }),
                 (Verdict::Dead(letter), "dead") => tracing::warn!(
-                    mail.id = letter.id,
+                    mail.id = &*mask_id(&letter.id),
                     reason = letter.reason,
-                    problem = letter.reply,
+                    field = letter.field().unwrap_or_default(),
                     "a mail can't be sent as it is and went to the dead letters"
                 ),
                 (_, outcome) => tracing::debug!(claim.id = looked.id.as_str(), outcome, "claim ended before sending"),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Entry, Header, Priority, Queue, Refusal, Stage, Try, UnixMillis, bodies::limit, envelope, ids::fresh_id, scripts,
 };
-use crate::store::StoreError;
+use crate::{store::StoreError, telemetry::log::mask_id};
 
 /// Which entries to act on; empty fits all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -176,6 +176,12 @@ impl DeadLetter {
             Ok(letter) if letter.payload.is_some() || letter.payload_base64.is_some() => letter,
             _ => Self::default().with_payload(entry, None),
         }
+    }
+
+    /// The field of the mail that is wrong, when that is why it is dead: all that may be told of it in a log.
+    pub(super) fn field(&self) -> Option<&str> {
+        let end = self.reply.find(|c: char| !c.is_ascii_alphabetic());
+        end.filter(|_| self.reason == "InvalidMail").map(|end| &self.reply[..end])
     }
 
     fn without_payload(self) -> Self {
@@ -393,7 +399,7 @@ impl Queue {
         if answer != "done" {
             return Ok(Decided::Moved);
         }
-        tracing::info!(mail.id = letter.id, action, "a dead letter was decided on");
+        tracing::info!(mail.id = &*mask_id(&letter.id), action, "a dead letter was decided on");
         Ok(Decided::Done)
     }
 

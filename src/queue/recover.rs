@@ -9,7 +9,7 @@ use super::{
     DeadLetter, Entry, HeldMail, Queue, RecoverOptions, Resolution, SCRIPT_LIMIT, Stage, StageMark, UnixMillis,
     bodies::Head, envelope, resolve, scripts,
 };
-use crate::store::StoreError;
+use crate::{store::StoreError, telemetry::log::mask_id};
 
 /// What became of a dead process's claims.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -195,7 +195,7 @@ impl Queue {
         let answers: Vec<String> = self.run(&scripts::RECOVER, &keys, &arguments).await?;
         for ((id, stage), answer) in judged.iter().zip(&answers) {
             tracing::info!(
-                mail.id = id,
+                mail.id = &*mask_id(id),
                 stage = stage.as_str(),
                 decision = answer,
                 process,
