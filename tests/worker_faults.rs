@@ -84,6 +84,24 @@ async fn a_mail_that_breaks_its_sender_is_a_dead_letter_and_stops_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_a_producer_wrote_is_in_the_log() {
+    let scene = Scene::sixteen(1, json!({})).await;
+    push(&scene, "ann@example.org").await;
+    push(&scene, r#"{"id":"bob@example.org","from":"app@example.com","to":"b@example.org","text":"x","headers":{"X-cee@example.org":1,"Secret:word":"x"}}"#).await;
+    push(&scene, r#"{"id":"dan@example.org","from":"app@example.com","to":"b@example.org","text":"x"}"#).await;
+    eventually("all settled", async || {
+        let depths = scene.queue.depths(UnixMillis::now()).await.map_err(|error| error.to_string())?;
+        let settled = (depths.pending, depths.in_flight, depths.dead) == (0, 0, 2);
+        (settled && scene.sink.stats().accepted == 1).then_some(()).ok_or(format!("{depths:?}"))
+    })
+    .await;
+    let log = scene.workers[0].log();
+    assert!(log.contains("went to the dead letters"), "{log}");
+    assert!(!log.contains("Secret") && !log.contains("@example"), "{log}");
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_does_not_greet_keeps_no_mail_from_another() {
     let mute = TcpListener::bind("127.0.0.1:0").expect("a port");
     let mut scene = Scene::open(16, SinkConfig::default(), json!({})).await;

@@ -10,7 +10,7 @@ use super::{
     relay,
 };
 use crate::{
-    queue::{DeadLetter, UnixMillis},
+    queue::{At, DeadLetter, UnixMillis},
     store::StoreOptions,
 };
 
@@ -41,7 +41,8 @@ enum Command {
 /// Lists, shows, requeues, discards.
 pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -> Result<ExitCode, CliError> {
     let queue = arguments.relay.target(options).await?.queue;
-    let now = UnixMillis::now();
+    // Ages are counted by the clock that the letters were parked by.
+    let now = queue.ask_time().await?;
     match arguments.command {
         Command::List(selection) => {
             let mut pages = Pages::new(output);
@@ -56,11 +57,11 @@ pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -
             output.print(&letter, details)?;
         }
         Command::Requeue(choice) => {
-            let done = queue.dead_requeue(&choice.filter(now), choice.limit(), now).await?;
+            let done = queue.dead_requeue(&choice.filter(now), choice.limit(), At::Redis).await?;
             return bulk::report(output, done, choice.names_one(), "requeued");
         }
         Command::Discard(choice) => {
-            let done = queue.dead_discard(&choice.filter(now), choice.limit(), now).await?;
+            let done = queue.dead_discard(&choice.filter(now), choice.limit(), At::Redis).await?;
             return bulk::report(output, done, choice.names_one(), "discarded");
         }
     }

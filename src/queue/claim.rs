@@ -13,7 +13,7 @@ use super::{
     parse, scripts,
     store::Orphan,
 };
-use crate::store::StoreError;
+use crate::{store::StoreError, telemetry::log::mask_id};
 
 /// How many bytes one claim takes before it stops: a batch of large mails must fit into a small sidecar.
 const BATCH_BYTES: usize = 32 * 1024 * 1024;
@@ -72,9 +72,9 @@ impl Queue {
                     continue;
                 }
                 (Verdict::Dead(letter), "dead") => tracing::warn!(
-                    mail.id = letter.id,
+                    mail.id = &*mask_id(&letter.id),
                     reason = letter.reason,
-                    problem = letter.reply,
+                    field = letter.field().unwrap_or_default(),
                     "a mail can't be sent as it is and went to the dead letters"
                 ),
                 (_, outcome) => tell(&id, outcome),
@@ -265,12 +265,12 @@ impl Queue {
 fn tell(id: &str, outcome: &str) {
     if let Some(first) = outcome.strip_prefix("duplicate\n") {
         tracing::warn!(
-            mail.id = id,
-            mail.first = first,
+            mail.id = &*mask_id(id),
+            mail.first = &*mask_id(first),
             "a mail was dropped as a duplicate of an earlier one with its id or key, but it is another mail: its recipients or its content differ"
         );
     } else {
-        tracing::debug!(mail.id = id, outcome, "a claim ended before sending");
+        tracing::debug!(mail.id = &*mask_id(id), outcome, "a claim ended before sending");
     }
 }
 

@@ -8,9 +8,10 @@ use redis::cmd;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Entry, Header, Priority, Queue, Refusal, Stage, Try, UnixMillis, bodies::limit, envelope, ids::fresh_id, scripts,
+    At, Entry, Header, Priority, Queue, Refusal, Stage, Try, UnixMillis, bodies::limit, envelope, ids::fresh_id,
+    scripts,
 };
-use crate::store::StoreError;
+use crate::{store::StoreError, telemetry::log::mask_id};
 
 /// Which entries to act on; empty fits all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -178,6 +179,12 @@ impl DeadLetter {
         }
     }
 
+    /// The field of the mail that is wrong, when that is why it is dead: all that may be told of it in a log.
+    pub(super) fn field(&self) -> Option<&str> {
+        let end = self.reply.find(|c: char| !c.is_ascii_alphabetic());
+        end.filter(|_| self.reason == "InvalidMail").map(|end| &self.reply[..end])
+    }
+
     fn without_payload(self) -> Self {
         Self { payload: None, payload_base64: None, ..self }
     }
@@ -310,22 +317,16 @@ impl Queue {
 
     /// Re-drives dead letters that fit, oldest first, at most `limit`: to the end of their lists, counters at zero, same
     /// id. Entries that are no dead letters of ours are skipped. Cancelling stops between two entries.
-    pub async fn dead_requeue(&self, filter: &Filter, limit: usize, now: UnixMillis) -> Result<Bulk, StoreError> {
-        self.dead_decide(filter, limit, "requeue", now).await
+    pub async fn dead_requeue(&self, filter: &Filter, limit: usize, at: impl Into<At>) -> Result<Bulk, StoreError> {
+        self.dead_decide(filter, limit, "requeue", at.into()).await
     }
 
     /// Discards dead letters that fit, oldest first, at most `limit`; they are counted as discarded.
-    pub async fn dead_discard(&self, filter: &Filter, limit: usize, now: UnixMillis) -> Result<Bulk, StoreError> {
-        self.dead_decide(filter, limit, "discard", now).await
+    pub async fn dead_discard(&self, filter: &Filter, limit: usize, at: impl Into<At>) -> Result<Bulk, StoreError> {
+        self.dead_decide(filter, limit, "discard", at.into()).await
     }
 
-    async fn dead_decide(
-        &self,
-        filter: &Filter,
-        limit: usize,
-        action: &str,
-        now: UnixMillis,
-    ) -> Result<Bulk, StoreError> {
+    async fn dead_decide(&self, filter: &Filter, limit: usize, action: &str, at: At) -> Result<Bulk, StoreError> {
         let mut bulk = Bulk::default();
         let mut place = -1;
         let mut beginnings = BEGINNINGS;
@@ -345,7 +346,7 @@ impl Queue {
                 if bulk.done + bulk.skipped >= limit as u64 {
                     break 'pages;
                 }
-                match self.dead_decide_one(head, action, now).await? {
+                match self.dead_decide_one(head, action, at).await? {
                     Decided::Done => {
                         bulk.done += 1;
                         gone += 1;
@@ -363,20 +364,20 @@ impl Queue {
         Ok(bulk)
     }
 
-    async fn dead_decide_one(&self, head: Head, action: &str, now: UnixMillis) -> Result<Decided, StoreError> {
+    async fn dead_decide_one(&self, head: Head, action: &str, at: At) -> Result<Decided, StoreError> {
         let (place, length, begin) = (head.place, head.length, head.begin.clone());
         let (letter, revived) = if action == "requeue" {
             if head.letter.reason == "Malformed" {
                 return Ok(Decided::Unable);
             }
             let Some(letter) = self.whole(head).await? else { return Ok(Decided::Moved) };
-            let Some(revived) = letter.revived(now) else { return Ok(Decided::Unable) };
+            let Some(revived) = letter.revived(self.estimate(at)) else { return Ok(Decided::Unable) };
             (letter, revived)
         } else {
             (head.letter, Vec::new())
         };
         let keys = self.records(&letter.id, letter.key.as_deref());
-        let (at, ttl, place, length) = (now.0.to_string(), scripts::retention(), place.to_string(), length.to_string());
+        let (at, ttl, place, length) = (at.word(), scripts::retention(), place.to_string(), length.to_string());
         let arguments: [&[u8]; 10] = [
             &begin,
             action.as_bytes(),
@@ -393,7 +394,7 @@ impl Queue {
         if answer != "done" {
             return Ok(Decided::Moved);
         }
-        tracing::info!(mail.id = letter.id, action, "a dead letter was decided on");
+        tracing::info!(mail.id = &*mask_id(&letter.id), action, "a dead letter was decided on");
         Ok(Decided::Done)
     }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{At, Bulk, Entry, Filter, Queue, Stage, UnixMillis, scripts};
-use crate::store::StoreError;
+use crate::{store::StoreError, telemetry::log::mask_id};
 
 /// A mail whose outcome nobody knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,7 +107,7 @@ impl Queue {
                 "done" => bulk.done += 1,
                 _ => bulk.skipped += 1,
             }
-            tracing::info!(mail.id = held.id, action, answer, "a person decided on a held mail");
+            tracing::info!(mail.id = &*mask_id(&held.id), action, answer, "a person decided on a held mail");
         }
         Ok(bulk)
     }

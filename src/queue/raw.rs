@@ -18,13 +18,39 @@ pub(super) fn check(message: &[u8]) -> Result<(), MailError> {
             "holds a NUL byte, which no mail may; encode it in base64 inside the message",
         ));
     }
-    if fields(&normalise(message)).next().is_none() {
+    let message = normalise(message);
+    if let Some(at) = hidden_bcc(&message) {
+        return Err(MailError::new(
+            "raw",
+            format!(
+                "line {at} names hidden recipients, but a line before it is no header: others would see them; mend the headers"
+            ),
+        ));
+    }
+    if fields(&message).next().is_none() {
         return Err(MailError::new(
             "raw",
             "not a message: its first line is no header; begin with headers such as From",
         ));
     }
     Ok(())
+}
+
+/// The line, from 1, with a `Bcc` among what was meant as headers, behind something that is none. Servers take what
+/// follows such a line for the body, so that it would be sent to everybody.
+fn hidden_bcc(message: &[u8]) -> Option<usize> {
+    let begin = fields(message).last().map_or(0, |field| field.end);
+    let lines = message[begin..].split_inclusive(|&byte| byte == b'\n');
+    let before = message[..begin].split(|&byte| byte == b'\n').count() - 1;
+    lines.take_while(|line| *line != b"\r\n").position(looks_like_bcc).map(|at| before + at + 1)
+}
+
+/// Whatever stands around the letters, such as a byte order mark, white space or dashes.
+fn looks_like_bcc(line: &[u8]) -> bool {
+    let Some(colon) = line.iter().position(|&byte| byte == b':') else { return false };
+    let letters: Vec<u8> =
+        line[..colon].iter().filter(|byte| byte.is_ascii_alphanumeric()).map(u8::to_ascii_lowercase).collect();
+    letters == b"bcc" || letters == b"resentbcc"
 }
 
 /// The message with CRLF line ends, without `Bcc`, with a `Message-ID` and a `Date`.
@@ -160,7 +186,36 @@ mod tests {
         assert!(check(b"From: a@x\n\n\0").is_err());
     }
 
+    #[test]
+    fn hidden_recipients_behind_a_line_that_is_no_header_are_not_sent_to_everybody() {
+        for message in [
+            "From: a@x\nthis is no header\nBcc: secret@x\n\nbody\n",
+            "From: a@x\n: no name\nbCC : secret@x\n\nbody\n",
+            "From: a@x\n\u{feff}Bcc: secret@x\n\nbody\n",
+            "From: a@x\n\u{a0}Resent-Bcc: secret@x\n\nbody\n",
+            "From: a@x\rno header\rBcc: secret@x",
+            "From: a@x\nno header\n folded\n\tBcc: secret@x\nTo: b@x\n\n",
+        ] {
+            let error = check(message.as_bytes()).expect_err(message);
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+        for message in ["From: a@x\n\nBcc: this is body\n", "From: a@x\nno header\n\nBcc: this is body\n"] {
+            assert_eq!(check(message.as_bytes()), Ok(()), "{message}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn no_hidden_recipient_is_in_what_is_sent(pieces in proptest::collection::vec(
+            prop_oneof![Just("Bcc:"), Just(" bcc :"), Just("Resent-Bcc:"), Just("To:"), Just(" "), Just("\t"), Just("x"), Just("\u{feff}"), Just(":"),
+                Just(" secret@x"), Just("\n"), Just("\r\n"), Just("\r")], 0..30)) {
+            let message = format!("From: a@x\n{}", pieces.concat());
+            prop_assume!(check(message.as_bytes()).is_ok());
+            let out = prepared(&message);
+            let head = out.split("\r\n\r\n").next().unwrap_or_default();
+            prop_assert!(!head.split("\r\n").any(|line| looks_like_bcc(line.as_bytes()) && !line.starts_with([' ', '\t'])), "{out:?}");
+        }
+
         #[test]
         fn no_bare_cr_or_lf_and_no_bcc_survives(bytes in proptest::collection::vec(
             prop_oneof![Just(b'\r'), Just(b'\n'), Just(b':'), Just(b' '), Just(b'b'), Just(b'c'), any::<u8>()], 0..200)) {

@@ -9,7 +9,7 @@ use super::{
     At, DeadLetter, Entry, HeldMail, Queue, RecoverOptions, Resolution, SCRIPT_LIMIT, Stage, StageMark, UnixMillis,
     bodies::Head, envelope, resolve, scripts,
 };
-use crate::store::StoreError;
+use crate::{store::StoreError, telemetry::log::mask_id};
 
 /// What became of a dead process's claims.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -62,7 +62,9 @@ impl Queue {
         options: &RecoverOptions,
         at: impl Into<At>,
     ) -> Result<Recovery, StoreError> {
-        let (mut recovery, at) = (Recovery::default(), self.asked(at.into()).await?);
+        let (mut recovery, at) = (Recovery::default(), at.into());
+        // For what people read of these claims.
+        self.time(at).await?;
         for _ in 0..PASSES {
             let (moved, skipped) = self.recover_pass(process, options, at, &mut recovery).await?;
             recovery.skipped = skipped;
@@ -98,7 +100,9 @@ impl Queue {
         options: &RecoverOptions,
         at: impl Into<At>,
     ) -> Result<Recovery, StoreError> {
-        let (mut recovery, at) = (Recovery::default(), self.asked(at.into()).await?);
+        let (mut recovery, at) = (Recovery::default(), at.into());
+        // For what people read of these claims.
+        self.time(at).await?;
         for ids in claims.chunks(BATCH) {
             let batch = self.heads_of(&self.names.claims(process), ids, 1).await?;
             for answer in self.recover_batch(process, &batch, options, at).await? {
@@ -196,7 +200,7 @@ impl Queue {
         let answers: Vec<String> = self.run(&scripts::RECOVER, &keys, &arguments).await?;
         for ((id, stage), answer) in judged.iter().zip(&answers) {
             tracing::info!(
-                mail.id = id,
+                mail.id = &*mask_id(id),
                 stage = stage.as_str(),
                 decision = answer,
                 process,
@@ -204,14 +208,6 @@ impl Queue {
             );
         }
         Ok(answers)
-    }
-
-    /// The same time; Redis was asked for it first when it is Redis' own, for what people read of these claims.
-    async fn asked(&self, at: At) -> Result<At, StoreError> {
-        if at == At::Redis {
-            self.ask_time().await?;
-        }
-        Ok(at)
     }
 
     async fn marks(&self, process: &str, batch: &[Head]) -> Result<Vec<Option<String>>, StoreError> {

@@ -6,7 +6,7 @@ use super::{
     Advance, At, ClaimId, Claimed, Counted, DeadLetter, Header, HeldMail, OperationId, Progress, Queue, Settled,
     Settlement, Stage, Try, UnixMillis, envelope, scripts,
 };
-use crate::store::StoreError;
+use crate::{store::StoreError, telemetry::log::mask};
 
 impl Queue {
     /// Notes that a claim is at a stage now. `Committing` must be `Done` before the bytes that complete the message are
@@ -75,6 +75,8 @@ impl Queue {
         keys.extend(self.records(&header.id, header.key.as_deref()));
         let (at, ttl, line) = (at.word(), scripts::retention(), header.encode(claim.mail.priority));
         let (wait, accepted) = (wait.as_millis().to_string(), accepted.join("\n"));
+        // Records and events are for everybody who may see the queue; who looks after parked mail has the words as they were.
+        let told = mask(&reply);
         let arguments: [&[u8]; 14] = [
             claim.claim_id.0.as_bytes(),
             operation.0.as_bytes(),
@@ -87,7 +89,7 @@ impl Queue {
             header.id.as_bytes(),
             header.message_id.as_bytes(),
             reason.as_bytes(),
-            reply.as_bytes(),
+            told.as_bytes(),
             ttl.as_bytes(),
             accepted.as_bytes(),
         ];

@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{At, Header, Mail, MailError, QueueNames, Refusal, UnixMillis, ids::fresh_id, parse, scripts};
-use crate::store::{Store, StoreError};
+use crate::{
+    store::{Store, StoreError},
+    telemetry::log::mask_id,
+};
 
 /// How long a script may take: `committing` may wait for an fsync.
 pub const SCRIPT_LIMIT: Duration = Duration::from_secs(2);
@@ -305,7 +308,10 @@ impl Queue {
             let lost: Option<Vec<String>> = self.run(&scripts::LOST, &keys, &arguments).await?;
             let Some(lost) = lost else { continue };
             for id in lost {
-                tracing::warn!(mail.id = id, "a mail that was accepted is nowhere any more; its id is free again");
+                tracing::warn!(
+                    mail.id = &*mask_id(&id),
+                    "a mail that was accepted is nowhere any more; its id is free again"
+                );
             }
             break;
         }
@@ -339,6 +345,14 @@ impl Queue {
         let time = UnixMillis(seconds.saturating_mul(1_000).saturating_add(micros / 1_000));
         self.heard(time);
         Ok(time)
+    }
+
+    /// What time `at` is; for Redis' own it is asked.
+    pub async fn time(&self, at: At) -> Result<UnixMillis, StoreError> {
+        match at {
+            At::Redis => self.ask_time().await,
+            At::Fixed(now) => Ok(now),
+        }
     }
 
     pub(super) fn garbled(&self, detail: String) -> StoreError {

@@ -17,6 +17,8 @@ const TAIL: usize = 16 * 1024;
 /// The longest message that goes out together with its envelope: a longer one would be in doubt for as long as its
 /// bytes take.
 const SHORT: usize = 64 * 1024;
+/// How long a reply may take of which the first byte is there already.
+const EARLY: Duration = Duration::from_millis(250);
 /// A session that was used a moment ago is there still. Otherwise the server may just be closing it, and a whole mail
 /// written into that would have an unknown outcome.
 const FRESH: Duration = Duration::from_secs(2);
@@ -102,6 +104,12 @@ impl Session {
             progress.rule_rest(Ruling::aborted(), None);
             self.messages -= 1;
             self.state = State::Ready;
+            return Err(Over);
+        }
+        if !self.wire.is_quiet().await {
+            self.messages -= 1;
+            self.state = State::Ready;
+            self.refuse_to_start(progress).await;
             return Err(Over);
         }
         progress.outcome.committed = true;
@@ -208,11 +216,31 @@ impl Session {
             // Once the server waits for content, only the end of the connection leaves it incomplete.
             return if chunking && head.is_empty() { Ok(()) } else { Err(Over) };
         }
+        self.is_awaited(progress).await?;
         progress.outcome.committed = true;
         if let Err(written) = self.wire.write(tail, self.limits.block).await {
             return self.not_written(progress, Stage::Body, &written).await;
         }
         self.read_end(progress).await
+    }
+
+    /// A reply counts only for what was sent before it: one that is there before the message is complete is no answer to
+    /// it, and the message is not completed.
+    async fn is_awaited(&mut self, progress: &mut Progress) -> Result<(), Over> {
+        if self.wire.is_quiet().await {
+            return Ok(());
+        }
+        match self.wire.reply(EARLY).await {
+            Ok(reply) => {
+                progress.read(Stage::Data, &reply);
+                self.refused(progress, Stage::Data, &reply)?;
+            }
+            Err(fault) => {
+                let ruling = progress.fault(Stage::Body, &fault);
+                progress.rule_rest(ruling, None);
+            }
+        }
+        Err(Over)
     }
 
     /// The reply to the whole message.

@@ -323,8 +323,15 @@ impl Session {
         self.exchange(line, self.limits.command).await.map_err(|fault| OpenFault::fault(stage, fault))
     }
 
-    /// One command and its reply. When the command can't be written, the server may have said why.
+    /// One command and its reply. When the command can't be written, the server may have said why. A reply that is there
+    /// before the command is no answer to it: a refusal may be about the session, anything else makes no sense.
     pub(super) async fn exchange(&mut self, line: &str, limit: Duration) -> Result<Reply, Fault> {
+        if !self.wire.is_quiet().await
+            && let Some(early) = self.last_words().await
+        {
+            let refusal = early.is_transient() || early.is_permanent();
+            return if refusal { Ok(early) } else { Err(Fault::Garbled("a reply that nothing was asked for".into())) };
+        }
         match self.wire.write(format!("{line}\r\n").as_bytes(), self.limits.block).await {
             Ok(()) => self.wire.reply(limit).await,
             Err(written) => self.last_words().await.ok_or(written.fault),

@@ -79,6 +79,7 @@ pub(super) struct Wire {
     /// Both ends have come.
     over: bool,
     ahead: Vec<u8>,
+    partial: Partial,
     lines: Vec<String>,
     farewell: bool,
 }
@@ -99,6 +100,7 @@ impl Wire {
             heard,
             over: false,
             ahead: Vec::new(),
+            partial: Partial::default(),
             lines: Vec::new(),
             farewell: false,
         }
@@ -138,7 +140,7 @@ impl Wire {
 
     async fn next_reply(&mut self) -> Result<Reply, Fault> {
         loop {
-            if let Some((code, lines, used)) = parse(&self.ahead).map_err(Fault::Garbled)? {
+            if let Some((code, lines, used)) = self.partial.read(&self.ahead).map_err(Fault::Garbled)? {
                 self.ahead.drain(..used);
                 self.lines = lines;
                 self.farewell |= matches!(code, 221 | 421);
@@ -256,7 +258,7 @@ impl Wire {
 
     /// A farewell that came unasked and was not read yet counts as well.
     fn note_farewell(&mut self) {
-        while let Ok(Some((code, _, used))) = parse(&self.ahead) {
+        while let Ok(Some((code, _, used))) = self.partial.read(&self.ahead) {
             self.ahead.drain(..used);
             self.farewell |= matches!(code, 221 | 421);
         }
@@ -280,42 +282,65 @@ impl Wire {
     }
 }
 
-/// The first reply in `bytes` and its length; `None` when it is not all there.
-///
-/// Stricter than some (a line ends with CRLF), more liberal than others (no text, or text that is not UTF-8, is a reply
-/// all the same, as RFC 5321 section 4.2 wants).
-fn parse(bytes: &[u8]) -> Result<Option<(u16, Vec<String>, usize)>, String> {
-    let mut start = 0;
-    let mut code = None;
-    let mut texts: Vec<String> = Vec::new();
-    loop {
-        let rest = &bytes[start..];
-        let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
-            return if rest.len() > LONGEST_LINE { Err("an endless line".into()) } else { Ok(None) };
-        };
-        if start + end > LONGEST_REPLY {
-            return Err("an endless reply".into());
-        }
-        let Some(line) = rest[..end].strip_suffix(b"\r") else { return Err("a line ends without CR".into()) };
-        let (digits, text) = line.split_at(line.len().min(3));
-        let number = std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
-        let number: u16 = number.and_then(|digits| digits.parse().ok()).unwrap_or(0);
-        if !(200..600).contains(&number) || code.is_some_and(|code| code != number) {
-            return Err("a line without a reply code, or with another one".into());
-        }
-        code = Some(number);
-        let (last, text) = match text {
-            [] => (true, text),
-            [b' ', text @ ..] => (true, text),
-            [b'-', text @ ..] => (false, text),
-            _ => return Err("a reply code without a space after it".into()),
-        };
-        texts.push(String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).collect());
-        start += end + 1;
-        if last {
-            return Ok(Some((number, texts, start)));
+/// A reply that is not all there, as far as it was read: however small the pieces are in which a server sends it, no byte
+/// is looked at twice.
+#[derive(Default)]
+struct Partial {
+    /// Where the line begins that has no end yet.
+    start: usize,
+    /// How far its end was looked for.
+    looked: usize,
+    code: Option<u16>,
+    texts: Vec<String>,
+}
+
+impl Partial {
+    /// The first reply in `bytes` and its length; `None` when it is not all there: then the same bytes and more must follow.
+    ///
+    /// Stricter than some (a line ends with CRLF), more liberal than others (no text, or text that is not UTF-8, is a
+    /// reply all the same, as RFC 5321 section 4.2 wants).
+    fn read(&mut self, bytes: &[u8]) -> Result<Option<(u16, Vec<String>, usize)>, String> {
+        loop {
+            let Some(end) = bytes[self.looked..].iter().position(|byte| *byte == b'\n') else {
+                self.looked = bytes.len();
+                let endless = bytes.len() - self.start > LONGEST_LINE;
+                return if endless { Err("an endless line".into()) } else { Ok(None) };
+            };
+            let end = self.looked + end;
+            if end > LONGEST_REPLY {
+                return Err("an endless reply".into());
+            }
+            let (code, last, text) = line(&bytes[self.start..end])?;
+            if self.code.is_some_and(|known| known != code) {
+                return Err("a line with another reply code".into());
+            }
+            self.code = Some(code);
+            self.texts.push(text);
+            (self.start, self.looked) = (end + 1, end + 1);
+            if last {
+                let Self { start, texts, .. } = std::mem::take(self);
+                return Ok(Some((code, texts, start)));
+            }
         }
     }
+}
+
+/// Code, whether it is the last of its reply, and text of a line without its LF.
+fn line(line: &[u8]) -> Result<(u16, bool, String), String> {
+    let Some(line) = line.strip_suffix(b"\r") else { return Err("a line ends without CR".into()) };
+    let (digits, text) = line.split_at(line.len().min(3));
+    let number = std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    let number: u16 = number.and_then(|digits| digits.parse().ok()).unwrap_or(0);
+    if !(200..600).contains(&number) {
+        return Err("a line without a reply code".into());
+    }
+    let (last, text) = match text {
+        [] => (true, text),
+        [b' ', text @ ..] => (true, text),
+        [b'-', text @ ..] => (false, text),
+        _ => return Err("a reply code without a space after it".into()),
+    };
+    Ok((number, last, String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).collect()))
 }
 
 impl Stream {
@@ -366,7 +391,28 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{LONGEST_REPLY, Partial};
+
+    fn parse(bytes: &[u8]) -> Result<Option<(u16, Vec<String>, usize)>, String> {
+        Partial::default().read(bytes)
+    }
+
+    #[test]
+    fn a_reply_in_pieces_is_the_same_reply_and_takes_no_longer_for_that() {
+        let reply = [b"250-and more\r\n".repeat(LONGEST_REPLY / 14 - 1), b"250 end\r\n354 go".to_vec()].concat();
+        let (mut partial, mut looked) = (Partial::default(), 0);
+        let mut read = None;
+        for end in 1..=reply.len() {
+            let before = partial.looked;
+            read = partial.read(&reply[..end]).expect("a reply");
+            if read.is_some() {
+                break;
+            }
+            looked += end - before;
+        }
+        assert_eq!(read, parse(&reply).expect("a reply"));
+        assert!(looked <= reply.len(), "{looked} bytes looked at");
+    }
 
     #[test]
     fn whole_replies_are_read_and_no_more() {

@@ -1,7 +1,8 @@
 //! Log lines: one event each, dotted fields with units, on standard error.
 
-use std::io::IsTerminal;
+use std::{borrow::Cow, io::IsTerminal};
 
+use sha2::{Digest as _, Sha256};
 use tracing_subscriber::EnvFilter;
 
 /// The environment variable that selects what is logged, such as `info` or `mailrelay::lease=debug`.
@@ -44,9 +45,26 @@ pub fn mask(text: &str) -> String {
         .collect()
 }
 
+/// An id of somebody else's, for a log line: one that holds an address is given by its digest, which finds it again all
+/// the same.
+pub fn mask_id(id: &str) -> Cow<'_, str> {
+    if !id.contains('@') {
+        return Cow::Borrowed(id);
+    }
+    let digest = Sha256::digest(id);
+    Cow::Owned(digest[..8].iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}")))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::mask;
+    use super::{mask, mask_id};
+
+    #[test]
+    fn an_id_with_an_address_in_it_is_a_digest() {
+        assert_eq!(mask_id("order-4711"), "order-4711");
+        // printf %s ann@example.org | sha256sum
+        assert_eq!(mask_id("ann@example.org"), "sha256:438c4c7afe600cdf");
+    }
 
     #[test]
     fn addresses_are_masked_and_all_else_stays() {

@@ -15,7 +15,10 @@ use crate::{
     lease::Slot,
     queue::{Advance, At, Claimed, Settlement, Stage, compose},
     smtp::{Commit, Endpoint, MailOutcome, Session, Sign, StepLimits, Transaction, Why},
-    telemetry::metrics::{ByServer, ByVerdict},
+    telemetry::{
+        log::mask_id,
+        metrics::{ByServer, ByVerdict},
+    },
 };
 
 /// A session that takes longer to open is no longer waited for: another may be sooner, at another server perhaps.
@@ -286,7 +289,10 @@ impl Sender {
         let (random, policy) = (context::throw(), self.context.settler.policy());
         match (sent, stopped) {
             (_, Some(Stopped::Lost)) => {
-                tracing::warn!(mail.id = claimed.header.id, "the claim was taken over; the mail was not sent");
+                tracing::warn!(
+                    mail.id = &*mask_id(&claimed.header.id),
+                    "the claim was taken over; the mail was not sent"
+                );
                 work.lost();
                 // Nothing of the mail is on its way: a session that the abort left usable goes on.
                 Ok(())
@@ -345,18 +351,24 @@ impl Sender {
             Settlement::Delivered { .. } => {
                 let now = work.queue.estimate(At::Redis);
                 context.metrics.latency.observe(now.since(header.first_seen).as_secs_f64());
-                tracing::debug!(mail.id = header.id, server.name = self.server.name, "delivered");
+                tracing::debug!(mail.id = &*mask_id(&header.id), server.name = self.server.name, "delivered");
             }
             Settlement::Delayed { reason, wait, .. } => {
                 let wait_ms = wait.as_millis();
-                tracing::info!(mail.id = header.id, server.name = self.server.name, reason, wait_ms, "put off");
+                tracing::info!(
+                    mail.id = &*mask_id(&header.id),
+                    server.name = self.server.name,
+                    reason,
+                    wait_ms,
+                    "put off"
+                );
             }
             Settlement::Dead { reason, .. } => {
-                tracing::warn!(mail.id = header.id, server.name = self.server.name, reason, "dead letter");
+                tracing::warn!(mail.id = &*mask_id(&header.id), server.name = self.server.name, reason, "dead letter");
             }
             Settlement::Held { reason, .. } => {
                 tracing::warn!(
-                    mail.id = header.id,
+                    mail.id = &*mask_id(&header.id),
                     server.name = self.server.name,
                     reason,
                     "held: its outcome is not known"
@@ -412,6 +424,6 @@ async fn advance(context: &Context, work: &Work, stage: Stage) -> Result<Advance
     let claim = &work.claimed.claim_id;
     work.queue.advance(context.process.as_str(), claim, stage, At::Redis).await.map_err(|error| {
         context.metrics.store_failures.get_or_create(&crate::telemetry::metrics::ByKind { kind: "advance" }).inc();
-        tracing::debug!(mail.id = work.claimed.header.id, %error, stage = stage.as_str(), "the stage was not recorded");
+        tracing::debug!(mail.id = &*mask_id(&work.claimed.header.id), %error, stage = stage.as_str(), "the stage was not recorded");
     })
 }

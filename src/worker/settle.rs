@@ -24,7 +24,10 @@ use crate::{
     lease::ProcessId,
     queue::{At, Claimed, OperationId, Queue, Settled},
     store::StoreError,
-    telemetry::metrics::{ByKind, WorkerMetrics},
+    telemetry::{
+        log::mask_id,
+        metrics::{ByKind, WorkerMetrics},
+    },
 };
 
 /// A claimed mail with the queue it came from: the relay may name another one by the time it is settled.
@@ -177,7 +180,7 @@ impl Settler {
             settler.ended(&claimed);
             if settled == Settled::Lost {
                 tracing::warn!(
-                    mail.id = claimed.header.id,
+                    mail.id = &*mask_id(&claimed.header.id),
                     "the claim had been taken over; the outcome was not recorded"
                 );
             }
@@ -226,7 +229,7 @@ impl<'a> Persistence<'a> {
     async fn pause(&mut self, error: &StoreError) {
         self.metrics.store_failures.get_or_create(&ByKind { kind: "settle" }).inc();
         if !std::mem::replace(&mut self.complained, true) {
-            tracing::warn!(mail.id = self.mail, %error, "cannot record what became of a mail; repeated until Redis has it");
+            tracing::warn!(mail.id = &*mask_id(self.mail), %error, "cannot record what became of a mail; repeated until Redis has it");
         }
         tokio::time::sleep(self.backoff.next()).await;
     }

@@ -278,6 +278,43 @@ async fn an_id_in_the_list_stands_for_the_json_under_its_key() {
 }
 
 #[tokio::test]
+async fn addresses_in_a_reply_reach_neither_events_nor_records() {
+    let fixture = fixture();
+    let reply = "550 5.1.1 <ann@example.org>: no such user";
+    let outcomes = [
+        Settlement::Delivered { reply: reply.into() },
+        Settlement::Dead { reason: "RecipientRefused".into(), reply: reply.into() },
+        Settlement::Held { reason: "OutcomeUnknown".into(), reply: reply.into() },
+        Settlement::Delayed {
+            wait: std::time::Duration::ZERO,
+            counted: mailrelay::queue::Counted::Attempt,
+            reason: "x".into(),
+            reply: reply.into(),
+        },
+    ];
+    for (number, outcome) in outcomes.into_iter().enumerate() {
+        fixture.push("mail_queue", mail(&format!("m{number}"))).await;
+        let claim = fixture.claim_one(ONE).await;
+        fixture.settle(ONE, &claim, outcome).await;
+        let record: Vec<String> = fixture
+            .store
+            .query(cmd("HGETALL").arg(format!("{{mail_queue}}:mail:m{number}")), LIMIT)
+            .await
+            .expect("HGETALL");
+        assert!(record.iter().any(|text| text.contains("no such user")), "{record:?}");
+        assert!(!record.iter().any(|text| text.contains("ann@")), "{record:?}");
+    }
+    let events: redis::Value = fixture
+        .store
+        .query(cmd("XRANGE").arg("{mail_queue}:events").arg("-").arg("+"), LIMIT)
+        .await
+        .unwrap_or(redis::Value::Nil);
+    assert!(!format!("{events:?}").contains("ann@"), "{events:?}");
+    let letter = fixture.queue.dead_show("m1").await.expect("shown").expect("a dead letter");
+    assert_eq!(letter.reply, reply, "who looks after it sees the words as they were");
+}
+
+#[tokio::test]
 async fn malformed_entries_do_not_hold_up_good_ones() {
     let fixture = fixture();
     let bad: [&[u8]; 7] =

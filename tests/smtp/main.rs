@@ -1,5 +1,6 @@
 //! SMTP against the counting sink and a real Postfix.
 
+mod early;
 mod mails;
 mod postfix;
 mod resets;
