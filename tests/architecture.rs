@@ -7,8 +7,20 @@ use std::{
 };
 
 /// From top to bottom. `telemetry` is a leaf that imports nothing of ours; everybody below may use it.
-const ORDER: [&str; 11] =
-    ["telemetry", "system", "api", "budget", "store", "lease", "queue", "smtp", "controller", "worker", "cli"];
+const ORDER: [&str; 12] = [
+    "telemetry",
+    "system",
+    "api",
+    "budget",
+    "store",
+    "lease",
+    "delivery_log",
+    "queue",
+    "smtp",
+    "controller",
+    "worker",
+    "cli",
+];
 
 /// What is above and yet not to be used: the two halves of the product never import each other, and only one sends.
 const FORBIDDEN: [(&str, &str); 3] = [("worker", "controller"), ("worker", "budget"), ("controller", "smtp")];

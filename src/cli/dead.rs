@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use super::{
     CliError, Output, bulk,
-    output::{Pages, Table, age},
+    output::{Pages, Table, age, excerpt},
     relay,
 };
 use crate::{
@@ -77,9 +77,6 @@ fn table(letters: &[DeadLetter], now: UnixMillis) -> Table {
     table
 }
 
-/// As much of a payload as a table shows.
-const SHOWN: usize = 4_096;
-
 fn details(letter: &DeadLetter) -> String {
     let mut table = Table::new(&["FIELD", "VALUE"]);
     table.row(["id", &letter.id]);
@@ -93,13 +90,6 @@ fn details(letter: &DeadLetter) -> String {
     for refused in &letter.refused {
         table.row(["refused", &format!("{}: {}", refused.recipient, refused.reply)]);
     }
-    let payload = letter.payload.as_deref().unwrap_or("payload missing");
-    match payload.char_indices().nth(SHOWN) {
-        None => table.row(["payload", payload]),
-        Some((end, _)) => {
-            let rest = format!("{} … ({} bytes in all; -o json shows them)", &payload[..end], payload.len());
-            table.row(["payload", &rest]);
-        }
-    }
+    table.row(["payload", &excerpt(letter.payload.as_deref().unwrap_or("payload missing"))]);
     table.render()
 }

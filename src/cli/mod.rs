@@ -13,6 +13,7 @@ mod leases;
 mod output;
 mod queue;
 mod relay;
+mod resolve;
 mod send;
 mod status;
 mod worker;

@@ -13,10 +13,7 @@ mod exim;
 pub mod json;
 mod postfix;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 
@@ -38,7 +35,8 @@ pub enum Finding {
 /// Reads logs line by line and remembers what they say of the messages it was asked about.
 #[derive(Debug)]
 pub struct DeliveryLog {
-    wanted: BTreeSet<String>,
+    /// The messages, each with the moment before which no line can be about it.
+    wanted: BTreeMap<String, Timestamp>,
     found: BTreeMap<String, Finding>,
     zone: Option<TimeZone>,
     now: Timestamp,
@@ -56,11 +54,17 @@ impl DeliveryLog {
     /// Logs whose lines are further apart than this do not follow each other.
     pub const LONGEST_GAP: Duration = Duration::from_secs(600);
 
-    /// A reader that looks for these Message-IDs, with or without their angle brackets. `zone`: what times without one are
-    /// in; without it they cover nothing. `now` tells the year of times without one.
-    pub fn new<'a>(wanted: impl IntoIterator<Item = &'a str>, zone: Option<TimeZone>, now: Timestamp) -> Self {
+    /// A reader that looks for these Message-IDs, with or without their angle brackets; a line from before the moment that
+    /// is given with one is about an earlier message. `zone`: what times without one are in; without it they cover nothing.
+    /// `now` tells the year of times without one.
+    pub fn new<'a>(
+        wanted: impl IntoIterator<Item = (&'a str, Timestamp)>,
+        zone: Option<TimeZone>,
+        now: Timestamp,
+    ) -> Self {
+        let wanted = wanted.into_iter().map(|(id, since)| (bare(id).to_owned(), since));
         Self {
-            wanted: wanted.into_iter().map(|id| bare(id).to_owned()).filter(|id| !id.is_empty()).collect(),
+            wanted: wanted.filter(|(id, _)| !id.is_empty()).collect(),
             found: BTreeMap::new(),
             zone,
             now,
@@ -95,19 +99,19 @@ impl DeliveryLog {
             if said.is_some() {
                 self.understood += 1;
             }
-            return self.remember(said);
+            return self.remember(said, None);
         };
         self.understood += 1;
         if let (Some(when), Some(span)) = (when, self.spans.last_mut()) {
             let (from, to) = span.unwrap_or((when, when));
             *span = Some((from.min(when), to.max(when)));
         }
-        self.remember(said);
+        self.remember(said, when);
     }
 
-    fn remember(&mut self, said: Option<(String, Finding)>) {
+    fn remember(&mut self, said: Option<(String, Finding)>, when: Option<Timestamp>) {
         let Some((id, finding)) = said else { return };
-        if self.wanted.contains(&id) {
+        if self.wanted.get(&id).is_some_and(|since| when.is_none_or(|when| when >= *since)) {
             // The same message may have been tried several times: that it was taken once is what counts.
             let known = self.found.entry(id).or_insert(Finding::Seen);
             *known = finding.max(known.clone());

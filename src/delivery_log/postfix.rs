@@ -1,7 +1,9 @@
 //! Postfix. Its lines name a queue id; `cleanup` tells which Message-ID that is, and `qmgr` that it is in the queue, which
 //! is the moment from which the server answers for it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
 
 use super::{Finding, bare, is_permanent};
 
@@ -17,11 +19,13 @@ impl<'a> Entry<'a> {
     /// `<time> <host> postfix/smtpd[123]: 4XyZ: text`, `postfix-out/submission/smtpd[123]: ...`; other lines of Postfix have
     /// no queue id.
     pub(super) fn of(line: &'a str) -> Option<Self> {
-        let tag = &line[line.find("postfix")?..];
-        let (tag, rest) = tag.split_once("]: ")?;
-        let (name, process) = tag.rsplit_once('[')?;
+        let (before, rest) = line.split_once("]: ")?;
+        let (name, process) = before.rsplit(' ').next()?.split_once('[')?;
+        if !name.starts_with("postfix") {
+            return None;
+        }
         let program = name.rsplit_once('/')?.1;
-        if program.is_empty() || name.contains(' ') || !process.bytes().all(|byte| byte.is_ascii_digit()) {
+        if program.is_empty() || !process.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
         let (queue_id, text) = rest.split_once(": ").unwrap_or(("", rest));
@@ -38,7 +42,11 @@ pub(super) struct Postfix {
 }
 
 impl Postfix {
-    pub(super) fn read(&mut self, entry: &Entry<'_>, wanted: &BTreeSet<String>) -> Option<(String, Finding)> {
+    pub(super) fn read(
+        &mut self,
+        entry: &Entry<'_>,
+        wanted: &BTreeMap<String, Timestamp>,
+    ) -> Option<(String, Finding)> {
         let Entry { program, queue_id, text } = *entry;
         if queue_id.is_empty() {
             return None;
@@ -46,7 +54,7 @@ impl Postfix {
         if program == "cleanup"
             && let Some(id) = text.strip_prefix("message-id=").map(bare)
         {
-            if !wanted.contains(id) {
+            if !wanted.contains_key(id) {
                 self.messages.remove(queue_id);
                 return None;
             }

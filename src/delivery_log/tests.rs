@@ -7,7 +7,8 @@ fn at(text: &str) -> Timestamp {
 }
 
 fn reader(zone: Option<TimeZone>) -> DeliveryLog {
-    DeliveryLog::new(["<a@x>", "b@x", "<c@x>", "<d@x>"], zone, at(NOW))
+    let since = at("2025-01-01T00:00:00Z");
+    DeliveryLog::new(["<a@x>", "b@x", "<c@x>", "<d@x>"].map(|id| (id, since)), zone, at(NOW))
 }
 
 fn read(log: &str) -> DeliveryLog {
@@ -24,9 +25,9 @@ fn findings(log: &str) -> Vec<Option<Finding>> {
 #[test]
 fn postfix_has_taken_what_its_queue_manager_names() {
     let log = "\
-Nov 28 10:00:00 mx postfix/smtpd[7]: 4Xa: client=pod[10.0.0.1]
-Nov 28 10:00:00 mx postfix/cleanup[8]: 4Xa: message-id=<a@x>
-Nov 28 10:00:00 mx postfix/qmgr[9]: 4Xa: from=<me@x>, size=300, nrcpt=1 (queue active)
+Nov 28 10:00:00 postfix postfix/smtpd[7]: 4Xa: client=pod[10.0.0.1]
+Nov 28 10:00:00 postfix postfix/cleanup[8]: 4Xa: message-id=<a@x>
+Nov 28 10:00:00 postfix postfix/qmgr[9]: 4Xa: from=<me@x>, size=300, nrcpt=1 (queue active)
 Nov 28 10:00:00 mx postfix/submission/smtpd[7]: 4Xb: client=pod[10.0.0.1]
 Nov 28 10:00:00 mx postfix/cleanup[8]: 4Xb: message-id=<b@x>
 Nov 28 10:00:01 mx postfix/smtpd[7]: lost connection after DATA (300 bytes) from pod[10.0.0.1]
@@ -168,4 +169,14 @@ fn logs_that_do_not_follow_each_other_cover_no_gap() {
     assert!(!covers(&[["11:30:00", "13:00:00"], ["10:00:00", "11:00:00"]]));
     assert!(!covers(&[["10:00:00", "12:00:00"]]));
     assert!(!covers(&[]));
+}
+
+#[test]
+fn a_line_from_before_the_message_is_about_another_one_with_its_id() {
+    let line = |time: &str| format!(r#"{{"msgid":"a@x","event":"sent","time":"2026-11-28T{time}Z"}}"#);
+    for (time, expected) in [("09:59:59", None), ("10:00:00", Some(&Finding::Taken))] {
+        let mut reader = DeliveryLog::new([("a@x", at("2026-11-28T10:00:00Z"))], None, at(NOW));
+        reader.line(&line(time));
+        assert_eq!(reader.finding("a@x"), expected);
+    }
 }

@@ -93,7 +93,7 @@ pub use claim::Batch;
 pub use compose::compose;
 pub use dead::{Bulk, DeadLetter, Filter};
 pub use envelope::{Entry, Header, MAX_REPLY, MAX_TRIES, Refusal, Try};
-pub use held::HeldMail;
+pub use held::{HeldDetails, HeldMail};
 pub use inspect::{Depths, InFlight, MailStatus, ProcessClaims};
 pub use mail::{
     Attachment, Content, MAX_MESSAGE, MAX_PAYLOAD, MAX_RECIPIENTS, Mail, MailError, Parts, Priority, parse,

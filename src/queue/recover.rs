@@ -268,6 +268,7 @@ impl Case<'_> {
             process: self.process.to_owned(),
             stage: Some(self.stage),
             reply: String::new(),
+            first_seen: header.map(|h| h.first_seen).unwrap_or_default(),
             key: header.and_then(|h| h.key.clone()),
             serial: header.map(|h| h.serial.clone()).unwrap_or_default(),
         }

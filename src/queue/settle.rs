@@ -65,6 +65,7 @@ impl Queue {
                 process: process.to_owned(),
                 stage: Some(Stage::Committing),
                 reply: reply.clone(),
+                first_seen: header.first_seen,
                 key: header.key.clone(),
                 serial: header.serial.clone(),
             }
