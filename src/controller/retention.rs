@@ -21,7 +21,12 @@ pub async fn expire_dead_letters(store: Store, world: watch::Receiver<Arc<World>
         tokio::time::sleep(EVERY).await;
         let plan = Arc::clone(&world.borrow().plan);
         for (key, relay) in plan.relays.iter().filter(|(_, relay)| relay.stalled.is_none()) {
-            match discard_expired(&store, relay, UnixMillis::now()).await {
+            // By the clock that the letters were dated by: ours may be off.
+            let discarded = match queue_of(&store, relay).ask_time().await {
+                Ok(now) => discard_expired(&store, relay, now).await,
+                Err(error) => Err(error),
+            };
+            match discarded {
                 Ok(0) => {}
                 Ok(discarded) => {
                     tracing::info!(relay = %key, mails.discarded = discarded, "dead letters were kept long enough");
