@@ -192,7 +192,7 @@ fn loses_answers(redis: &RedisServer) -> Cli {
         for near in listener.incoming() {
             let mut near = near.expect("a client");
             let mut far = TcpStream::connect(("127.0.0.1", target)).expect("Redis is there");
-            let mut bytes = [0; 1 << 16];
+            let mut bytes = vec![0; 1 << 16];
             while let Ok(length @ 1..) = near.read(&mut bytes) {
                 far.write_all(&bytes[..length]).expect("sent");
                 let is_call = bytes[..length].windows(7).any(|words| words == b"EVALSHA");
