@@ -60,7 +60,8 @@ pub struct InFlight {
 pub struct MailStatus {
     /// Its id.
     pub id: String,
-    /// `queued`, `claimed`, `delayed`, `delivered`, `held`, `dead`, `expired`, `discarded`.
+    /// `queued`, `claimed`, `delayed`, `resend`, `delivered`, `held`, `dead`, `expired`, `discarded`, `duplicate`, or
+    /// `lost`: removed by hand.
     pub state: String,
     /// Since when.
     pub at: UnixMillis,

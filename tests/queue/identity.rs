@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use mailrelay::{
     api::UnknownOutcome,
-    queue::{Filter, OperationId, Progress, RecoverOptions, Refusal, Settlement, Stage},
+    queue::{
+        Advance, Claimed, Filter, OperationId, Progress, Queue, RecoverOptions, Refusal, Settled, Settlement, Stage,
+    },
 };
 use redis::cmd;
 
@@ -53,6 +55,65 @@ async fn a_late_admission_does_not_make_a_mail_a_duplicate_of_itself() {
     .await;
 }
 
+/// Again until Redis answers: what every caller does.
+async fn again<T, E>(ask: impl AsyncFn() -> Result<T, E>) -> T {
+    loop {
+        if let Ok(answer) = ask().await {
+            return answer;
+        }
+    }
+}
+
+async fn claimed(queue: &Queue) -> Claimed {
+    loop {
+        let batch = again(async || queue.claim(ONE, "pod", 1, NOW).await).await;
+        if let Some(claim) = batch.mails.into_iter().next() {
+            return claim;
+        }
+    }
+}
+
+/// One mail goes through all its stages once.
+async fn live(fixture: &Fixture, queue: &Queue, id: &str) {
+    fixture.push("mail_queue", mail(id)).await;
+    let claim = claimed(queue).await;
+    again(async || queue.requeue_claim(ONE, &claim.claim_id, NOW).await).await;
+    for settlement in [delayed(Duration::ZERO), delivered()] {
+        let (claim, operation) = (claimed(queue).await, OperationId::random());
+        assert_eq!(claim.header.id, id);
+        let committed = again(async || queue.advance(ONE, &claim.claim_id, Stage::Committing, NOW).await).await;
+        assert_eq!(committed, Advance::Done);
+        let progress = Progress::default();
+        let settled = again(async || queue.settle(ONE, &claim, &operation, &settlement, &progress, NOW).await).await;
+        assert!(matches!(settled, Settled::Done | Settled::Repeated), "{settled:?}");
+        again(async || queue.promote_due(NOW, 1).await).await;
+    }
+}
+
+#[tokio::test]
+async fn whichever_command_of_a_mail_comes_late_it_is_delivered_once_and_the_sum_is_right() {
+    let scripts = [
+        digest!("take"),
+        digest!("admit"),
+        digest!("advance"),
+        digest!("settle"),
+        digest!("recover"),
+        digest!("promote"),
+    ];
+    futures::future::join_all(scripts.map(async |digest| {
+        let fixture = fixture();
+        let detour = Detour::open(&fixture).await;
+        live(&fixture, &detour.queue, "first").await;
+        fixture.balanced().await;
+        detour.hold(digest);
+        live(&fixture, &detour.queue, "second").await;
+        let audit = fixture.balanced().await;
+        assert_eq!((audit.delivered, audit.duplicates, audit.in_flight), (2, 0, 1), "{audit:?}");
+        assert_eq!(audit.accepted, 3, "{audit:?}");
+    }))
+    .await;
+}
+
 #[tokio::test]
 async fn a_dead_letter_without_a_header_that_is_driven_again_is_no_duplicate_of_itself() {
     let fixture = fixture();
@@ -80,7 +141,7 @@ fn half() -> Progress {
     Progress { accepted: vec!["ann@x.org".into()], refused: vec![refused] }
 }
 
-async fn settle_with(fixture: &Fixture, claim: &mailrelay::queue::Claimed, outcome: &Settlement, progress: &Progress) {
+async fn settle_with(fixture: &Fixture, claim: &Claimed, outcome: &Settlement, progress: &Progress) {
     let operation = OperationId::random();
     fixture.queue.settle(ONE, claim, &operation, outcome, progress, NOW).await.expect("settled");
 }

@@ -51,8 +51,9 @@ else
   redis.call('HSET', HELD, claim, extra .. '\n' .. header .. payload(entry))
 end
 leave()
-if action ~= 'delivered' and action ~= 'dead' then ttl = 0 end
+local parks = action ~= 'delivered' and action ~= 'dead'
+if parks then ttl = 0 end
 record(14, #KEYS - 13, serial, ttl, has, 'id', id, 'state', action, 'at', now, 'messageId', message_id, 'operation', operation,
-  'due', due, 'reason', reason, 'reply', reply, 'claim', (action == 'delayed' or action == 'held') and claim or '')
+  'due', due, 'reason', reason, 'reply', reply, parks and 'claim' or 'state', parks and claim or action)
 event(action, id, now, reason, reply)
 return answer
