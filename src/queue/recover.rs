@@ -6,8 +6,8 @@ use redis::cmd;
 use serde::Serialize;
 
 use super::{
-    DeadLetter, Entry, HeldMail, Queue, RecoverOptions, Resolution, SCRIPT_LIMIT, Stage, StageMark, UnixMillis,
-    bodies::Head, envelope, resolve, scripts,
+    DeadLetter, Entry, HeldMail, Queue, RecoverOptions, Resolution, SCRIPT_LIMIT, Stage, StageMark, Suspicion,
+    UnixMillis, bodies::Head, envelope, resolve, scripts,
 };
 use crate::{store::StoreError, telemetry::log::mask_id};
 
@@ -63,8 +63,10 @@ impl Queue {
         now: UnixMillis,
     ) -> Result<Recovery, StoreError> {
         let mut recovery = Recovery::default();
+        // Before any of them is moved.
+        let sending = self.sending(process).await?;
         for _ in 0..PASSES {
-            let (moved, skipped) = self.recover_pass(process, options, now, &mut recovery).await?;
+            let (moved, skipped) = self.recover_pass(process, sending, options, now, &mut recovery).await?;
             recovery.skipped = skipped;
             // What a scan missed, or what changed meanwhile, is there in the next pass; without progress it ends.
             if moved == 0 {
@@ -99,9 +101,10 @@ impl Queue {
         now: UnixMillis,
     ) -> Result<Recovery, StoreError> {
         let mut recovery = Recovery::default();
+        let sending = self.sending(process).await?;
         for ids in claims.chunks(BATCH) {
             let batch = self.heads_of(&self.names.claims(process), ids, 1).await?;
-            for answer in self.recover_batch(process, &batch, options, now).await? {
+            for answer in self.recover_batch(process, sending, &batch, options, now).await? {
                 if !recovery.count(&answer) {
                     recovery.skipped += 1;
                 }
@@ -113,6 +116,7 @@ impl Queue {
     async fn recover_pass(
         &self,
         process: &str,
+        sending: usize,
         options: &RecoverOptions,
         now: UnixMillis,
         recovery: &mut Recovery,
@@ -121,7 +125,7 @@ impl Queue {
         loop {
             let (next, page) = self.heads(&self.names.claims(process), cursor, 1).await?;
             for batch in page.chunks(BATCH) {
-                for answer in self.recover_batch(process, batch, options, now).await? {
+                for answer in self.recover_batch(process, sending, batch, options, now).await? {
                     if recovery.count(&answer) {
                         moved += 1;
                     } else {
@@ -136,7 +140,7 @@ impl Queue {
         }
         if moved == 0 && skipped == 0 {
             // Nothing left: an empty batch still forgets the process.
-            self.recover_batch(process, &[], options, now).await?;
+            self.recover_batch(process, sending, &[], options, now).await?;
         }
         Ok((moved, skipped))
     }
@@ -144,6 +148,7 @@ impl Queue {
     async fn recover_batch(
         &self,
         process: &str,
+        sending: usize,
         batch: &[Head],
         options: &RecoverOptions,
         now: UnixMillis,
@@ -162,7 +167,7 @@ impl Queue {
                 _ => None,
             };
             let crashes = header.as_ref().map_or(0, |header| header.crashes);
-            let resolution = resolve(stage, crashes, options);
+            let resolution = resolve(stage, crashes, Suspicion { sending, length: *length }, options);
             // Only a dead letter has the payload in it.
             let whole = match resolution {
                 Resolution::Poison { .. } => self.entry(&self.names.claims(process), claim, *length).await?,
@@ -203,6 +208,13 @@ impl Queue {
             );
         }
         Ok(answers)
+    }
+
+    /// How many mails a process was sending.
+    async fn sending(&self, process: &str) -> Result<usize, StoreError> {
+        let marks: Vec<String> = self.store.query(cmd("HVALS").arg(self.names.stages(process)), SCRIPT_LIMIT).await?;
+        let stages = marks.iter().filter_map(|mark| mark.parse::<StageMark>().ok());
+        Ok(stages.filter(|mark| matches!(mark.stage, Stage::Sending | Stage::Committing)).count())
     }
 
     async fn marks(&self, process: &str, batch: &[Head]) -> Result<Vec<Option<String>>, StoreError> {
