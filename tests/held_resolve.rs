@@ -54,7 +54,12 @@ impl Scene {
                 assert_eq!(advanced, Advance::Done);
             }
         }
-        let options = RecoverOptions { unknown: UnknownOutcome::Hold, fence_changed: false, crashed: false };
+        let options = RecoverOptions {
+            unknown: UnknownOutcome::Hold,
+            fence_changed: false,
+            crashed: false,
+            out_of_memory: false,
+        };
         self.queue.recover(PROCESS, &options, At::Redis).await.expect("recovered");
         claimed.into_iter().map(|claim| claim.header.message_id).collect()
     }
@@ -146,11 +151,11 @@ async fn what_postfix_took_is_delivered_and_what_it_never_took_is_sent_again() {
     assert_eq!(scene.resolve(&[&zone[..], &["--dry-run"]].concat(), &[&log]), open);
     assert_eq!(scene.queue.held_list(&Filter::default(), 10).await.expect("listed").len(), 3, "a dry run does nothing");
     assert_eq!(scene.resolve(&zone, &[&log]), open);
-    let long = scene.long_log(scene.queue.ask_time().await.expect("a time"));
+    let spanning = scene.long_log(scene.queue.ask_time().await.expect("a time"));
     let open = said(&[("broken-off", "held"), ("missing", "held")]);
-    assert_eq!(scene.resolve(&[], &[&log, &long]), open, "nobody said that there is no other server");
+    assert_eq!(scene.resolve(&[], &[&log, &spanning]), open, "nobody said that there is no other server");
     let released = said(&[("broken-off", "released"), ("missing", "released")]);
-    assert_eq!(scene.resolve(&["--release-missing"], &[&log, &long]), released);
+    assert_eq!(scene.resolve(&["--release-missing"], &[&log, &spanning]), released);
     let audit = scene.queue.audit().await.expect("an audit");
     assert_eq!((audit.delivered, audit.queued, audit.held, audit.difference), (1, 2, 0, 0), "{audit:?}");
     assert_eq!(scene.queue.status("taken").await.expect("a record").expect("known").state, "delivered");

@@ -209,13 +209,10 @@ mod tests {
     use crate::queue::Stage;
 
     fn held() -> HeldMail {
-        HeldMail {
-            message_id: "<a@x>".into(),
-            stage: Some(Stage::Committing),
-            first_seen: UnixMillis(1_000_000),
-            at: UnixMillis(2_000_000),
-            ..HeldMail::default()
-        }
+        let mut held = HeldMail::default();
+        (held.message_id, held.stage) = ("<a@x>".into(), Some(Stage::Committing));
+        (held.first_seen, held.at) = (UnixMillis(1_000_000), UnixMillis(2_000_000));
+        held
     }
 
     #[test]
@@ -238,7 +235,8 @@ mod tests {
     fn a_mail_that_cannot_be_told_from_others_is_left_alone() {
         assert!(matches!(decide(&held(), Some(&Finding::Taken), true, true, true), Decision::Leave(_)));
         for (stage, message_id) in [(Some(Stage::Taken), "<a@x>"), (None, "<a@x>"), (Some(Stage::Committing), "")] {
-            let mail = HeldMail { stage, message_id: message_id.into(), ..held() };
+            let mut mail = held();
+            (mail.stage, mail.message_id) = (stage, message_id.into());
             assert!(matches!(decide(&mail, Some(&Finding::Taken), false, true, true), Decision::Leave(_)));
         }
     }

@@ -118,6 +118,8 @@ impl Pass<'_> {
             unknown: self.relay.relay.spec.unknown_outcome,
             fence_changed: fence_changed && !self.safety.borrow().keeps_every_write(),
             crashed,
+            // Its supervisor would know; when that is gone too, nobody does.
+            out_of_memory: false,
         }
     }
 }

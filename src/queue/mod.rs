@@ -117,7 +117,7 @@ pub use mail::{
 pub use names::QueueNames;
 pub use recover::Recovery;
 pub use retry::{Failure, backoff, next_step};
-pub use stage::{ALONE_FROM, POISON_FROM, RecoverOptions, Resolution, Stage, StageMark, resolve};
+pub use stage::{ALONE_FROM, POISON_FROM, RecoverOptions, Resolution, Stage, StageMark, Suspicion, resolve};
 pub use store::{
     Advance, ClaimId, Claimed, Counted, EnqueueError, EnqueueLimits, Enqueued, OperationId, Progress, Queue, RETENTION,
     SCRIPT_LIMIT, Settled, Settlement,

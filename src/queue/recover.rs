@@ -6,8 +6,8 @@ use redis::cmd;
 use serde::Serialize;
 
 use super::{
-    At, DeadLetter, Entry, HeldMail, Queue, RecoverOptions, Resolution, SCRIPT_LIMIT, Stage, StageMark, UnixMillis,
-    bodies::Head, envelope, resolve, scripts,
+    At, DeadLetter, Entry, HeldMail, Queue, RecoverOptions, Resolution, SCRIPT_LIMIT, Stage, StageMark, Suspicion,
+    UnixMillis, bodies::Head, envelope, resolve, scripts,
 };
 use crate::{store::StoreError, telemetry::log::mask_id};
 
@@ -65,8 +65,10 @@ impl Queue {
         let (mut recovery, at) = (Recovery::default(), at.into());
         // For what people read of these claims.
         self.time(at).await?;
+        // Before any of them is moved.
+        let sending = self.sending(process).await?;
         for _ in 0..PASSES {
-            let (moved, skipped) = self.recover_pass(process, options, at, &mut recovery).await?;
+            let (moved, skipped) = self.recover_pass(process, sending, options, at, &mut recovery).await?;
             recovery.skipped = skipped;
             // What a scan missed, or what changed meanwhile, is there in the next pass; without progress it ends.
             if moved == 0 {
@@ -103,9 +105,10 @@ impl Queue {
         let (mut recovery, at) = (Recovery::default(), at.into());
         // For what people read of these claims.
         self.time(at).await?;
+        let sending = self.sending(process).await?;
         for ids in claims.chunks(BATCH) {
             let batch = self.heads_of(&self.names.claims(process), ids, 1).await?;
-            for answer in self.recover_batch(process, &batch, options, at).await? {
+            for answer in self.recover_batch(process, sending, &batch, options, at).await? {
                 if !recovery.count(&answer) {
                     recovery.skipped += 1;
                 }
@@ -117,6 +120,7 @@ impl Queue {
     async fn recover_pass(
         &self,
         process: &str,
+        sending: usize,
         options: &RecoverOptions,
         at: At,
         recovery: &mut Recovery,
@@ -125,7 +129,7 @@ impl Queue {
         loop {
             let (next, page) = self.heads(&self.names.claims(process), cursor, 1).await?;
             for batch in page.chunks(BATCH) {
-                for answer in self.recover_batch(process, batch, options, at).await? {
+                for answer in self.recover_batch(process, sending, batch, options, at).await? {
                     if recovery.count(&answer) {
                         moved += 1;
                     } else {
@@ -140,7 +144,7 @@ impl Queue {
         }
         if moved == 0 && skipped == 0 {
             // Nothing left: an empty batch still forgets the process.
-            self.recover_batch(process, &[], options, at).await?;
+            self.recover_batch(process, sending, &[], options, at).await?;
         }
         Ok((moved, skipped))
     }
@@ -148,6 +152,7 @@ impl Queue {
     async fn recover_batch(
         &self,
         process: &str,
+        sending: usize,
         batch: &[Head],
         options: &RecoverOptions,
         at: At,
@@ -167,7 +172,7 @@ impl Queue {
                 _ => None,
             };
             let crashes = header.as_ref().map_or(0, |header| header.crashes);
-            let resolution = resolve(stage, crashes, options);
+            let resolution = resolve(stage, crashes, Suspicion { sending, length: *length }, options);
             // Only a dead letter has the payload in it.
             let whole = match resolution {
                 Resolution::Poison { .. } => self.entry(&self.names.claims(process), claim, *length).await?,
@@ -208,6 +213,13 @@ impl Queue {
             );
         }
         Ok(answers)
+    }
+
+    /// How many mails a process was sending.
+    async fn sending(&self, process: &str) -> Result<usize, StoreError> {
+        let marks: Vec<String> = self.store.query(cmd("HVALS").arg(self.names.stages(process)), SCRIPT_LIMIT).await?;
+        let stages = marks.iter().filter_map(|mark| mark.parse::<StageMark>().ok());
+        Ok(stages.filter(|mark| matches!(mark.stage, Stage::Sending | Stage::Committing)).count())
     }
 
     async fn marks(&self, process: &str, batch: &[Head]) -> Result<Vec<Option<String>>, StoreError> {

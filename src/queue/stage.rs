@@ -61,6 +61,27 @@ pub struct RecoverOptions {
     /// The process ended by a signal, out of memory or a panic, so that a mail it was sending may be what killed it.
     /// Leave false for a scale-down or a lost node.
     pub crashed: bool,
+    /// The kernel killed it since memory ran out, which a small mail does not bring about.
+    pub out_of_memory: bool,
+}
+
+/// What speaks for a mail and against it, when its process crashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suspicion {
+    /// How many mails the process was sending, this one included.
+    pub sending: usize,
+    /// Bytes of the mail's payload.
+    pub length: usize,
+}
+
+/// From this length on, in bytes, a mail may be why memory ran out.
+const HEAVY: usize = 1024 * 1024;
+
+impl Suspicion {
+    /// Whether it can have been this mail: nothing else was being sent, and it is large enough for what happened.
+    fn is_proof(self, out_of_memory: bool) -> bool {
+        self.sending <= 1 && (!out_of_memory || self.length >= HEAVY)
+    }
 }
 
 /// After how many crashes a mail is sent with nothing beside it.
@@ -87,8 +108,9 @@ pub enum Resolution {
     },
 }
 
-/// Decides by stage what becomes of a dead process's claim.
-pub fn resolve(stage: Stage, crashes: u32, options: &RecoverOptions) -> Resolution {
+/// Decides by stage what becomes of a dead process's claim. A mail that may be innocent is counted until it is sent alone,
+/// and no further: then the next crash tells.
+pub fn resolve(stage: Stage, crashes: u32, suspicion: Suspicion, options: &RecoverOptions) -> Resolution {
     let unknown = match options.unknown {
         UnknownOutcome::Hold => Resolution::Hold,
         UnknownOutcome::Resend => Resolution::Resend,
@@ -99,7 +121,11 @@ pub fn resolve(stage: Stage, crashes: u32, options: &RecoverOptions) -> Resoluti
     if stage != Stage::Sending || !options.crashed {
         return Resolution::Requeue { crashes };
     }
-    let crashes = crashes.saturating_add(1);
+    let more = crashes.saturating_add(1);
+    if !suspicion.is_proof(options.out_of_memory) {
+        return Resolution::Requeue { crashes: crashes.max(more.min(ALONE_FROM)) };
+    }
+    let crashes = more;
     if crashes >= POISON_FROM { Resolution::Poison { crashes } } else { Resolution::Requeue { crashes } }
 }
 
@@ -130,7 +156,38 @@ mod tests {
     const ALL: [Stage; 4] = [Stage::Taken, Stage::Claimed, Stage::Sending, Stage::Committing];
 
     fn options(unknown: UnknownOutcome, fence_changed: bool, crashed: bool) -> RecoverOptions {
-        RecoverOptions { unknown, fence_changed, crashed }
+        RecoverOptions { unknown, fence_changed, crashed, out_of_memory: false }
+    }
+
+    /// A small mail that nothing else was sent beside.
+    const LONE: Suspicion = Suspicion { sending: 1, length: 1_000 };
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as what it stands for")]
+    fn resolve(stage: Stage, crashes: u32, options: &RecoverOptions) -> Resolution {
+        super::resolve(stage, crashes, LONE, options)
+    }
+
+    #[test]
+    fn a_mail_that_was_not_sent_alone_is_never_poison() {
+        let crashed = options(UnknownOutcome::Hold, false, true);
+        let company = Suspicion { sending: 2, ..LONE };
+        let mut count = 0;
+        for _ in 0..20 {
+            let Resolution::Requeue { crashes: counted } = super::resolve(Stage::Sending, count, company, &crashed)
+            else {
+                panic!("it is not blamed")
+            };
+            count = counted;
+        }
+        assert_eq!(count, ALONE_FROM, "from now on it is sent alone");
+    }
+
+    #[test]
+    fn a_small_mail_is_not_why_memory_ran_out_and_a_large_one_may_be() {
+        let killed = RecoverOptions { out_of_memory: true, ..options(UnknownOutcome::Hold, false, true) };
+        let large = Suspicion { sending: 1, length: HEAVY };
+        assert_eq!(super::resolve(Stage::Sending, 2, LONE, &killed), Resolution::Requeue { crashes: 2 });
+        assert_eq!(super::resolve(Stage::Sending, 2, large, &killed), Resolution::Poison { crashes: 3 });
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{any::Any, io, sync::Arc};
 
 use futures::{FutureExt, future::BoxFuture};
 
-use super::connection_file::ConnectionFile;
+use super::{connection_file::ConnectionFile, memory::OUT_OF_MEMORY};
 use crate::{
     lease::{ConnectionTable, DeadManSwitch, KernelSwitch, SwitchError, bind_pod, self_check},
     smtp::{Network, Tcp},
@@ -23,6 +23,10 @@ pub trait Host: Send + Sync {
     fn check_switch(&self) -> BoxFuture<'_, Result<(), SwitchError>>;
     /// A dead-man switch (lease R6).
     fn switch(&self) -> Box<dyn DeadManSwitch>;
+    /// Whether the kernel killed the worker before this one since memory ran out, as far as its supervisor saw.
+    fn predecessor_ran_out_of_memory(&self) -> bool {
+        false
+    }
     /// Where this pod's workers write down their connections; `None` without a supervisor that could make use of it: then
     /// all slots of a dead worker are withheld.
     fn connections(&self) -> Option<Arc<dyn ConnectionTable>>;
@@ -47,6 +51,10 @@ impl Host for Machine {
 
     fn switch(&self) -> Box<dyn DeadManSwitch> {
         Box::new(KernelSwitch::new())
+    }
+
+    fn predecessor_ran_out_of_memory(&self) -> bool {
+        std::env::var_os(OUT_OF_MEMORY).is_some()
     }
 
     fn connections(&self) -> Option<Arc<dyn ConnectionTable>> {

@@ -18,6 +18,7 @@ mod host;
 mod inheritance;
 mod intake;
 mod kernel_sockets;
+mod memory;
 mod outcome;
 mod recover;
 mod run;

@@ -68,7 +68,9 @@ impl Past {
             // In another boot the node went down with it; in this one it was the process that ended, before its time.
             let crashed = older.boot_id == context.identity.boot_id;
             let unknown = record.spec.unknown_outcome;
-            let options = RecoverOptions { unknown, fence_changed: self.may_have_lost_stages, crashed };
+            let fence_changed = self.may_have_lost_stages;
+            let out_of_memory = crashed && context.host.predecessor_ran_out_of_memory();
+            let options = RecoverOptions { unknown, fence_changed, crashed, out_of_memory };
             let recovery = queue.recover(&process.process, &options, At::Redis).await?;
             count(&context.metrics, &recovery);
             tracing::warn!(

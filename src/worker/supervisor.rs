@@ -25,7 +25,12 @@ use nix::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{connection_file::ConnectionFile, kernel_sockets, witness::Witness};
+use super::{
+    connection_file::ConnectionFile,
+    kernel_sockets,
+    memory::{self, OUT_OF_MEMORY},
+    witness::Witness,
+};
 use crate::lease::{BootTime, Timing};
 
 /// Tells the child that it is the worker itself.
@@ -136,8 +141,10 @@ pub async fn supervise(arguments: Vec<OsString>) -> Result<u8, SupervisorError> 
     let mut ended = signal(SignalKind::child()).map_err(SupervisorError::Start)?;
     let mut restarts = Restarts::new();
     let mut inquest = Inquest::open().map_err(SupervisorError::Start)?;
+    let mut out_of_memory = false;
     loop {
-        let child = start(&arguments, &inquest.descriptor).map_err(SupervisorError::Start)?;
+        let kills = memory::kills();
+        let child = start(&arguments, &inquest.descriptor, out_of_memory).map_err(SupervisorError::Start)?;
         let pid = Pid::from_raw(child.id().cast_signed());
         let mut stopping = false;
         let end = loop {
@@ -153,10 +160,13 @@ pub async fn supervise(arguments: Vec<OsString>) -> Result<u8, SupervisorError> 
         if stopping || code == WRONG_USAGE {
             return Ok(u8::try_from(code).unwrap_or(u8::MAX));
         }
+        // The kernel counts before it kills.
+        out_of_memory = code == 128 + Signal::SIGKILL as i32 && memory::kills() > kills;
         let delay = restarts.delay(Instant::now());
         tracing::error!(
             worker.pid = pid.as_raw(),
             worker.exit_code = code,
+            worker.out_of_memory = out_of_memory,
             restart.delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
             "the worker process ended; it is started again"
         );
@@ -172,10 +182,15 @@ pub async fn supervise(arguments: Vec<OsString>) -> Result<u8, SupervisorError> 
     }
 }
 
-fn start(arguments: &[OsString], connections: &OwnedFd) -> io::Result<Child> {
+fn start(arguments: &[OsString], connections: &OwnedFd, out_of_memory: bool) -> io::Result<Child> {
     let (name, number) = ConnectionFile::environment(connections);
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("mailrelay").args(arguments).arg(UNSUPERVISED_FLAG).env(name, number).spawn()
+    command.arg0("mailrelay").args(arguments).arg(UNSUPERVISED_FLAG).env(name, number);
+    if out_of_memory {
+        // What it left behind is judged by that.
+        command.env(OUT_OF_MEMORY, "1");
+    }
+    command.spawn()
 }
 
 /// The child may have ended a moment ago: then its end is on its way to us, and there is nobody to tell.

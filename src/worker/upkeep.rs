@@ -112,7 +112,7 @@ impl Upkeep {
         let found = strangers.look(claims, |claim| context.settler.has_in_hand(claim), Instant::now());
         if !found.is_empty() {
             let unknown = record.spec.unknown_outcome;
-            let options = RecoverOptions { unknown, fence_changed: true, crashed: false };
+            let options = RecoverOptions { unknown, fence_changed: true, crashed: false, out_of_memory: false };
             let recovery = queue.recover_claims(process, &found, &options, At::Redis).await?;
             super::recover::count(&context.metrics, &recovery);
             tracing::warn!(

@@ -76,7 +76,8 @@ async fn every_move_stays_within_one_cluster_slot() {
             .expect("settled");
         assert_eq!(settled, Settled::Done);
     }
-    let options = RecoverOptions { unknown: UnknownOutcome::Hold, fence_changed: false, crashed: false };
+    let options =
+        RecoverOptions { unknown: UnknownOutcome::Hold, fence_changed: false, crashed: false, out_of_memory: false };
     assert_eq!(queue.recover(ONE, &options, NOW).await.expect("recovered").held, 1);
     assert_eq!(queue.promote_due(NOW, 10).await.expect("promoted"), 1);
     assert_eq!(queue.held_release(&Filter::default(), 1, NOW).await.expect("released").done, 1);

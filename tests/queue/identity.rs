@@ -184,7 +184,7 @@ async fn a_repeat_goes_to_those_alone_who_lack_the_mail() {
 #[tokio::test]
 async fn whatever_ends_a_mail_that_some_have_they_do_not_get_it_again() {
     const CRASHED: RecoverOptions =
-        RecoverOptions { unknown: UnknownOutcome::Hold, fence_changed: false, crashed: true };
+        RecoverOptions { unknown: UnknownOutcome::Hold, fence_changed: false, crashed: true, out_of_memory: false };
     for end in ["retries", "poison", "expired", "discarded", "driven again", "held and discarded"] {
         let fixture = fixture();
         let later = NOW.after(Duration::from_secs(60));
@@ -289,7 +289,8 @@ async fn a_header_that_a_producer_wrote_is_not_believed() {
 
 #[tokio::test]
 async fn a_header_that_a_producer_wrote_becomes_ours_in_no_way() {
-    const HOLD: RecoverOptions = RecoverOptions { unknown: UnknownOutcome::Hold, fence_changed: false, crashed: false };
+    const HOLD: RecoverOptions =
+        RecoverOptions { unknown: UnknownOutcome::Hold, fence_changed: false, crashed: false, out_of_memory: false };
     let ways = [("queue", HOLD), ("held", RecoverOptions { fence_changed: true, ..HOLD })];
     for (way, options) in ways {
         let fixture = fixture();

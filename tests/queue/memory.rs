@@ -80,7 +80,8 @@ async fn resolving_the_large_mails_of_a_dead_process_costs_redis_no_memory() {
         fixture.claim_one(ONE).await;
     }
     let peak = memory(&fixture, "used_memory_peak");
-    let options = RecoverOptions { unknown: UnknownOutcome::Hold, fence_changed: false, crashed: true };
+    let options =
+        RecoverOptions { unknown: UnknownOutcome::Hold, fence_changed: false, crashed: true, out_of_memory: false };
     assert_eq!(fixture.queue.recover(ONE, &options, NOW).await.expect("resolved").requeued, 40);
     let more = memory(&fixture, "used_memory_peak").saturating_sub(peak);
     assert!(more < 40 << 20, "{more} bytes more for 160 MB of claims");

@@ -99,8 +99,12 @@ async fn step(fixture: &Fixture, world: &mut World, random: &mut StdRng) {
         9 | 10 => settle(fixture, world, random).await,
         11 => {
             let unknown = if random.random_bool(0.7) { UnknownOutcome::Hold } else { UnknownOutcome::Resend };
-            let options =
-                RecoverOptions { unknown, fence_changed: random.random_bool(0.2), crashed: random.random_bool(0.5) };
+            let options = RecoverOptions {
+                unknown,
+                fence_changed: random.random_bool(0.2),
+                crashed: random.random_bool(0.5),
+                out_of_memory: false,
+            };
             queue.recover(process, &options, NOW).await.expect("recovered");
             let (taken, kept) = std::mem::take(&mut world.claims).into_iter().partition(|(owner, ..)| owner == process);
             world.claims = kept;

@@ -9,7 +9,8 @@ use mailrelay::{
 
 use super::support::*;
 
-const HOLD: RecoverOptions = RecoverOptions { unknown: UnknownOutcome::Hold, fence_changed: false, crashed: false };
+const HOLD: RecoverOptions =
+    RecoverOptions { unknown: UnknownOutcome::Hold, fence_changed: false, crashed: false, out_of_memory: false };
 const CRASHED: RecoverOptions = RecoverOptions { crashed: true, ..HOLD };
 const RESEND: RecoverOptions = RecoverOptions { unknown: UnknownOutcome::Resend, ..HOLD };
 
@@ -164,6 +165,41 @@ async fn a_mail_that_crashes_its_senders_is_sent_alone_and_then_never_again() {
     let letter = fixture.queue.dead_show("poison").await.expect("shown").expect("a dead letter");
     assert_eq!((letter.reason.as_str(), letter.crashes), ("Poison", 3));
     assert_eq!(fixture.balanced().await.dead, 1);
+}
+
+#[tokio::test]
+async fn mails_that_were_sent_together_when_processes_crashed_are_sent_alone_and_none_is_blamed() {
+    let fixture = fixture();
+    for number in 0..40 {
+        fixture.push("mail_queue", mail(&format!("m{number}"))).await;
+    }
+    for _ in 0..10 {
+        let claims = fixture.claim(ONE, 40).await;
+        assert_eq!(claims.len(), 40);
+        for claim in &claims {
+            fixture.advance(ONE, claim, Stage::Sending).await;
+        }
+        assert_eq!(fixture.queue.recover(ONE, &CRASHED, NOW).await.expect("recovered").requeued, 40);
+    }
+    // Now each goes alone, and only one of them can be why.
+    let guilty = fixture.claim_one(ONE).await;
+    assert!(guilty.alone);
+    fixture.advance(ONE, &guilty, Stage::Sending).await;
+    assert_eq!(fixture.queue.recover(ONE, &CRASHED, NOW).await.expect("recovered").poison, 1);
+    assert_eq!((fixture.balanced().await.dead, fixture.claim(ONE, 40).await.len()), (1, 39));
+}
+
+#[tokio::test]
+async fn a_small_mail_is_not_blamed_when_memory_runs_out() {
+    let fixture = fixture();
+    fixture.push("mail_queue", mail("small")).await;
+    let killed = RecoverOptions { out_of_memory: true, ..CRASHED };
+    for _ in 0..10 {
+        let claim = fixture.claim_one(ONE).await;
+        fixture.advance(ONE, &claim, Stage::Sending).await;
+        assert_eq!(fixture.queue.recover(ONE, &killed, NOW).await.expect("recovered").requeued, 1);
+    }
+    assert!(fixture.claim_one(ONE).await.alone);
 }
 
 #[tokio::test]

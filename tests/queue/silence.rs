@@ -100,7 +100,8 @@ async fn an_id_whose_mail_was_removed_by_hand_is_free_again_wherever_the_mail_wa
 
 #[tokio::test]
 async fn an_id_whose_mail_is_anywhere_stays_taken() {
-    const HOLD: RecoverOptions = RecoverOptions { unknown: UnknownOutcome::Hold, fence_changed: false, crashed: false };
+    const HOLD: RecoverOptions =
+        RecoverOptions { unknown: UnknownOutcome::Hold, fence_changed: false, crashed: false, out_of_memory: false };
     for place in ["list", "claimed", "sending", "held", "given back", "recovered", "released", "delivered", "taken"] {
         let fixture = fixture();
         if place != "list" {

@@ -29,7 +29,7 @@ async fn server(answers: &'static [(&'static str, &'static str)]) -> std::net::S
                 std::future::pending::<()>().await;
             }
             let Ok(Some(line)) = lines.next_line().await else { return };
-            verb = line.split(' ').next().unwrap_or_default().to_owned();
+            line.split(' ').next().unwrap_or_default().clone_into(&mut verb);
         }
     });
     address

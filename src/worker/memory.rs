@@ -1,0 +1,69 @@
+//! What the kernel says of the memory that this process may use, with all others of its container.
+
+use std::{fs, path::PathBuf};
+
+/// Set for a worker whose predecessor was killed since memory ran out.
+pub const OUT_OF_MEMORY: &str = "MAILRELAY_PREDECESSOR_OUT_OF_MEMORY";
+
+/// How many processes of this container the kernel has killed since memory ran out; none when it does not say.
+pub fn kills() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    files(&groups).into_iter().find_map(|file| count(&fs::read_to_string(file).ok()?))
+}
+
+/// Where the figure may be, by what `/proc/self/cgroup` says: cgroup v2, then v1; each by the path in the whole hierarchy,
+/// then as a container sees it, whose own group is the root.
+fn files(groups: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (Some(number), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
+            continue;
+        };
+        let (root, file) = match (number, controllers) {
+            ("0", "") => ("/sys/fs/cgroup", "memory.events"),
+            (_, list) if list.split(',').any(|name| name == "memory") => {
+                ("/sys/fs/cgroup/memory", "memory.oom_control")
+            }
+            _ => continue,
+        };
+        files.extend(
+            [format!("{root}{}/{file}", path.trim_end_matches('/')), format!("{root}/{file}")].map(PathBuf::from),
+        );
+    }
+    files
+}
+
+/// The `oom_kill` of `memory.events` or `memory.oom_control`.
+fn count(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_versions_of_cgroups_are_found() {
+        let v1 = files("12:cpu,cpuacct:/a\n9:memory:/pods/b\n0::/\n");
+        let v2 = files("0::/pods/b\n");
+        let paths = |files: &[PathBuf]| files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>();
+        assert_eq!(
+            paths(&v1),
+            [
+                "/sys/fs/cgroup/memory/pods/b/memory.oom_control",
+                "/sys/fs/cgroup/memory/memory.oom_control",
+                "/sys/fs/cgroup/memory.events",
+                "/sys/fs/cgroup/memory.events"
+            ]
+        );
+        assert_eq!(paths(&v2), ["/sys/fs/cgroup/pods/b/memory.events", "/sys/fs/cgroup/memory.events"]);
+    }
+
+    #[test]
+    fn the_figure_is_read_from_either_file() {
+        assert_eq!(count("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"), Some(3));
+        assert_eq!(count("low 0\nhigh 0\nmax 9\noom 2\noom_kill 1\noom_group_kill 0\n"), Some(1));
+        assert_eq!(count("nothing"), None);
+    }
+}
