@@ -232,8 +232,10 @@ impl<'a> Relay<'a> {
         until("a status without anything on its way", limit, async || {
             let status = self.object().await?.status.unwrap_or_default();
             let queue = status.queue.clone().unwrap_or_default();
-            let ready = status.conditions.iter().any(|one| one.type_ == "Ready" && one.reason == "AllSharesGranted");
-            let quiet = ready && queue.pending + queue.delayed + queue.in_flight == 0;
+            let granted = status.conditions.iter().any(|one| one.type_ == "Ready" && one.reason == "AllSharesGranted");
+            // What is withheld is not on its way: it comes back when its time is over.
+            let withheld = status.conditions.iter().any(|one| one.type_ == "SlotsQuarantined" && one.status == "True");
+            let quiet = (granted || withheld) && queue.pending + queue.delayed + queue.in_flight == 0;
             Ok(Look::when(quiet, (), || format!("{status:?}")))
         })
         .await

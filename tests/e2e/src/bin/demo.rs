@@ -93,6 +93,13 @@ async fn tell(stage: &Stage) -> Result<()> {
     watch(&relay).await?;
     // What the dead process had in the server's hands is withheld; everything else is in use.
     relay.await_all_but_withheld(3, 16).await?;
+    let withheld = relay.ledger().await?.quarantined();
+    if withheld > 0 {
+        println!(
+            "{withheld} of its connections were in the server's hands, which may still count them: their slots are withheld \
+             until sessionTimeout and 30 s are over. See `mailrelay leases`."
+        );
+    }
 
     let report = conclude(&relay, rebalances).await?;
     let verdict = verdict(&report);
