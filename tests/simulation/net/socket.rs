@@ -17,7 +17,7 @@ use redis::aio::AsyncStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Net, Packet, Place, Side, Tcp, address};
-use crate::process::Process;
+use crate::{broken::Broken, process::Process};
 
 /// One end of a connection as a process has it; dropping it closes it.
 #[derive(Debug)]
@@ -166,8 +166,13 @@ struct Peeker(Arc<Socket>);
 impl Handle for Peeker {
     fn is_connected(&self) -> bool {
         let inner = self.0.net.inner();
-        // The kernel keeps TIME_WAIT apart from the socket.
-        let has_peer = |tcp| !matches!(tcp, Tcp::Closed | Tcp::SynSent | Tcp::TimeWait);
+        let early = inner.broken == Broken::EofAtAck;
+        let has_peer = |tcp| match tcp {
+            // The kernel keeps TIME_WAIT apart from the socket.
+            Tcp::Closed | Tcp::SynSent | Tcp::TimeWait => false,
+            Tcp::FinWait2 => !early,
+            _ => true,
+        };
         inner.conns.get(&self.0.conn).is_some_and(|conn| has_peer(conn.client.tcp))
     }
 
