@@ -33,7 +33,7 @@ fn say(status: bool, reason: impl Into<String>, message: impl Into<String>) -> V
 type Judge = fn(&Facts<'_>) -> Verdict;
 
 /// All conditions in the order in which they are shown, each with the function that judges it.
-const JUDGES: [(&str, Judge); 13] = [
+const JUDGES: [(&str, Judge); 14] = [
     ("Ready", ready),
     ("Reconciling", reconciling),
     ("Stalled", stalled),
@@ -42,6 +42,7 @@ const JUDGES: [(&str, Judge); 13] = [
     ("MailDelayed", mail_delayed),
     ("DeadLettersPresent", dead_letters_present),
     ("OutcomeUnknown", outcome_unknown),
+    ("AuditMismatch", audit_mismatch),
     ("ServerUnavailable", server_unavailable),
     ("ServerSaturated", server_saturated),
     ("StoreUnsafe", store_unsafe),
@@ -80,7 +81,10 @@ fn whole_seconds(facts: &Facts<'_>) -> jiff::Timestamp {
 }
 
 fn is_measured(kind: &str) -> bool {
-    matches!(kind, "QueueDepthHigh" | "QueueFull" | "MailDelayed" | "DeadLettersPresent" | "OutcomeUnknown")
+    matches!(
+        kind,
+        "QueueDepthHigh" | "QueueFull" | "MailDelayed" | "DeadLettersPresent" | "OutcomeUnknown" | "AuditMismatch"
+    )
 }
 
 fn ready(facts: &Facts<'_>) -> Verdict {
@@ -227,6 +231,23 @@ fn outcome_unknown(facts: &Facts<'_>) -> Verdict {
             format!("{held} mails are held since the server's final answer was lost; see `mailrelay held list`"),
         ),
     }
+}
+
+fn audit_mismatch(facts: &Facts<'_>) -> Verdict {
+    let audit = facts.measured.audit.as_ref()?;
+    let (accepted, accounted) = (audit.accepted, audit.accounted());
+    if audit.difference != 0 {
+        let message = format!(
+            "{accepted} mails were accepted and {accounted} are accounted for: mail was removed from Redis, or put there, by \
+             something else; see `mailrelay audit`"
+        );
+        return say(true, if audit.difference > 0 { "MailMissing" } else { "MailUnaccounted" }, message);
+    }
+    if !audit.unverified.is_empty() {
+        let message = audit.unverified.join("; ");
+        return Some(Saying { status: "Unknown", reason: "NotVerified".into(), message });
+    }
+    say(false, "AllAccountedFor", "every accepted mail is accounted for")
 }
 
 fn server_unavailable(facts: &Facts<'_>) -> Verdict {

@@ -33,11 +33,13 @@ use super::{
 use crate::{
     api::{FINALIZER, MailRelay, MailRelayStatus, WorkerReport, reports_key},
     lease::BootTime,
-    queue::At,
+    queue::{At, Audit},
     store::{Store, StoreError},
     system,
 };
 
+/// How often every accepted mail is accounted for: what waits is looked at entry by entry.
+const AUDIT_EVERY: Duration = Duration::from_secs(600);
 /// How often figures are measured and statuses compared.
 const TICK: Duration = Duration::from_secs(1);
 /// How often a status is written when nothing but figures moved.
@@ -82,6 +84,7 @@ struct Shown {
     written: Option<Instant>,
     measured: Measured,
     measured_at: Option<Instant>,
+    audited_at: Option<Instant>,
 }
 
 impl Shown {
@@ -199,7 +202,15 @@ impl Relays {
     ) {
         if memory.measured_at.is_none_or(|at| at.elapsed() >= TICK) {
             memory.measured_at = Some(Instant::now());
+            let audit = memory.measured.audit.take();
             memory.measured = self.measure(world, key, relay).await;
+            memory.measured.audit = audit;
+        }
+        if memory.audited_at.is_none_or(|at| at.elapsed() >= AUDIT_EVERY) {
+            memory.audited_at = Some(Instant::now());
+            if let Some(audit) = self.audit(world, key, relay).await {
+                memory.measured.audit = Some(audit);
+            }
         }
         memory.measured.safety = self.safety.borrow().clone();
         memory.notice(relay.relay.status.as_ref());
@@ -240,7 +251,15 @@ impl Relays {
             queue_of(&self.store, relay).depths(At::Redis).await.map_err(|error| log(key, &error)).ok()
         };
         let reports = self.reports(world, key).await.map_err(|error| log(key, &error)).unwrap_or_default();
-        Measured { depths, reports, safety: Safety::Unknown }
+        Measured { depths, audit: None, reports, safety: Safety::Unknown }
+    }
+
+    /// Whether every mail is accounted for; `None` when nobody can say now.
+    async fn audit(&self, world: &World, key: &RelayKey, relay: &RelayPlan) -> Option<Audit> {
+        if world.store_problem.is_some() || relay.stalled.is_some() {
+            return None;
+        }
+        queue_of(&self.store, relay).audit().await.map_err(|error| log(key, &error)).ok()
     }
 
     /// What workers say; what pods said that are gone is removed.

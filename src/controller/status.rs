@@ -18,7 +18,7 @@ use super::{
 use crate::{
     api::{BudgetStatus, LeaseStatus, MailRelayStatus, QueueStatus, ServerStatus, WorkerReport, WorkerStatus},
     lease::{HolderView, LedgerState, LedgerView},
-    queue::Depths,
+    queue::{Audit, Depths},
 };
 
 /// How many workers the status lists.
@@ -29,6 +29,8 @@ const LISTED: usize = 64;
 pub struct Measured {
     /// Mails by stage; `None` when Redis did not answer.
     pub depths: Option<Depths>,
+    /// Whether every accepted mail is accounted for, as it was looked at last; `None` when it was not yet.
+    pub audit: Option<Audit>,
     /// What its workers said of themselves, by pod UID.
     pub reports: BTreeMap<String, WorkerReport>,
     /// How Redis keeps its data.

@@ -11,7 +11,7 @@ use crate::{
         pools::PoolView,
     },
     lease::{HolderView, Incarnation, Mirror, MirroredHolder, MirroredQuarantine, QuarantineView},
-    queue::UnixMillis,
+    queue::{Audit, UnixMillis},
 };
 
 /// One relay `corporate` with one server `mx`, its pods, and a world around it.
@@ -204,6 +204,23 @@ fn the_queue_raises_alarms_above_its_thresholds_and_not_at_them() {
         |since: u64| with(Depths { pending: 1, oldest: Some(UnixMillis(since * 1_000)), ..Depths::default() });
     assert_eq!(says(&waiting(700), "MailDelayed"), pair("False", "InTime"));
     assert_eq!(says(&waiting(699), "MailDelayed"), pair("True", "OldestTooOld"));
+}
+
+#[test]
+fn mail_that_is_not_accounted_for_is_told_and_what_cannot_be_verified_is_not_called_true() {
+    let with = |audit: Audit| {
+        let mut scene = scene(&[]);
+        scene.measured.audit = Some(audit);
+        says(&scene.show(), "AuditMismatch")
+    };
+    assert_eq!(with(Audit::default()), pair("False", "AllAccountedFor"));
+    assert_eq!(
+        with(Audit { accepted: 2, delivered: 1, difference: 1, ..Audit::default() }),
+        pair("True", "MailMissing")
+    );
+    assert_eq!(with(Audit { delivered: 1, difference: -1, ..Audit::default() }), pair("True", "MailUnaccounted"));
+    let doubted = Audit { unverified: vec!["the counters are gone".into()], ..Audit::default() };
+    assert_eq!(with(doubted), pair("Unknown", "NotVerified"));
 }
 
 #[test]
