@@ -345,7 +345,7 @@ impl Store {
             Err(_) => StoreError::TimedOut { address: self.inner.address.clone(), limit },
         };
         if !matches!(outcome, StoreError::Garbled { .. } | StoreError::Refused { .. }) || Self::is_stale(&outcome) {
-            self.forget(generation);
+            self.forget(generation, matches!(outcome, StoreError::Unreachable { .. }));
         }
         Err(outcome)
     }
@@ -371,10 +371,19 @@ impl Store {
         Ok((current.generation, connection))
     }
 
-    fn forget(&self, generation: u64) {
-        let mut current = self.current();
-        if current.generation == generation {
+    /// The next command makes a new connection. Where this one `broke`, the other lane's was to the same Redis, which may be
+    /// gone: who is waiting there for an answer still gets it, but nobody begins with it any more.
+    fn forget(&self, generation: u64, broke: bool) {
+        {
+            let mut current = self.current();
+            if current.generation != generation {
+                return;
+            }
             current.connection = None;
+        }
+        if broke {
+            let other = if matches!(self.lane, Lane::Short) { Lane::Bodies } else { Lane::Short };
+            Self { inner: Arc::clone(&self.inner), lane: other }.current().connection = None;
         }
     }
 }

@@ -38,3 +38,19 @@ async fn a_script_runs_once_while_others_flush_the_scripts() {
     done.store(true, Ordering::Relaxed);
     assert!(others.await.expect("no panic") > 0);
 }
+
+#[tokio::test]
+async fn after_a_restart_of_redis_neither_connection_is_used_again() {
+    let mut redis = RedisServer::start(Persistence::Off);
+    let store = Store::new(&StoreOptions::from_url(redis.url())).expect("options");
+    let ping = redis::cmd("PING");
+    for lane in [store.clone(), store.for_bodies()] {
+        lane.query::<String>(&ping, LIMIT).await.expect("answered");
+    }
+    redis.crash();
+    redis.resume();
+    store.query::<String>(&ping, LIMIT).await.expect_err("the connection is broken, which is not known before");
+    for lane in [store.for_bodies(), store.clone()] {
+        lane.query::<String>(&ping, LIMIT).await.expect("by a new connection");
+    }
+}
