@@ -1,15 +1,21 @@
 //! Claiming: mails into the hands of a process, looked at before anyone sends them.
 
-use std::{sync::PoisonError, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use futures::future::try_join_all;
 use tokio::time::Instant;
 
 use super::{
     ALONE_FROM, Advance, ClaimId, Claimed, DeadLetter, Entry, Header, Mail, Priority, Queue, Stage, UnixMillis,
+    bodies::LONG,
     envelope,
     mail::{id_of_invalid, is_id},
-    parse, scripts,
+    parse,
+    room::{Grant, Share},
+    scripts,
     store::Orphan,
 };
 use crate::{store::StoreError, telemetry::log::mask_id};
@@ -42,9 +48,10 @@ impl Queue {
         let max = max.min(MAX_BATCH);
         // From here on every id counts as lost until its fate is known, whatever ends this call.
         let mut pending = Pending::new(self, process, max);
-        let mut entries = self.found_again(process, &mut pending).await?;
-        if entries.len() < max {
-            entries.extend(self.take(process, pod, &pending.fresh()[..max - entries.len()], now).await?);
+        let (grant, mut share) = self.room.reserve();
+        let mut entries = self.found_again(process, &mut pending, &mut share).await?;
+        if entries.is_empty() {
+            entries = self.take(process, pod, &pending.fresh(), now, grant, &mut share).await?;
         }
         let looked_at: Vec<Looked> =
             try_join_all(entries.into_iter().map(|(id, source, entry)| self.look_at(id, source, entry, now))).await?;
@@ -53,14 +60,21 @@ impl Queue {
         let mut claimed = Vec::with_capacity(looked_at.len());
         for (looked, answer) in looked_at.into_iter().zip(answers) {
             match (looked.verdict, answer.as_str()) {
-                (Verdict::Keep { header, mail }, "kept") => claimed.push(Claimed {
-                    alone: header.crashes >= ALONE_FROM,
-                    claim_id: looked.id,
-                    header: *header,
-                    mail: *mail,
-                    payload: Entry::decode(&looked.entry).payload().to_vec(),
-                    fetched: looked.fetched,
-                }),
+                (Verdict::Keep { header, mail }, "kept") => {
+                    let length = looked.entry.len() + looked.fetched.as_ref().map_or(0, Vec::len);
+                    let mut payload = looked.entry;
+                    // In its place: a long one is not copied.
+                    payload.drain(..payload.len() - Entry::decode(&payload).payload().len());
+                    claimed.push(Claimed {
+                        alone: header.crashes >= ALONE_FROM,
+                        claim_id: looked.id,
+                        header: *header,
+                        mail: *mail,
+                        payload,
+                        fetched: looked.fetched,
+                        share: Arc::new(share.split(length)),
+                    });
+                }
                 (Verdict::Dead(letter), "dead") => tracing::warn!(
                     mail.id = &*mask_id(&letter.id),
                     reason = letter.reason,
@@ -88,14 +102,28 @@ impl Queue {
     }
 
     /// Claims whose answer was lost, as far as Redis has them.
-    async fn found_again(&self, process: &str, pending: &mut Pending<'_>) -> Result<Vec<Taken>, StoreError> {
+    async fn found_again(
+        &self,
+        process: &str,
+        pending: &mut Pending<'_>,
+        share: &mut Share,
+    ) -> Result<Vec<Taken>, StoreError> {
         if pending.old.is_empty() {
             return Ok(Vec::new());
         }
         let ids: Vec<String> = pending.old.iter().map(|orphan| orphan.id.0.clone()).collect();
         let claims = self.names.claims(process);
         let mut taken = Vec::new();
-        for head in self.heads_of(&claims, &ids, 0).await? {
+        let mut heads = self.heads_of(&claims, &ids, 0).await?;
+        // The first of them, and what fits beside it: the others are found by the next call.
+        let mut fits = 0;
+        heads.retain(|head| {
+            let fits_in = fits == 0 || fits + head.length <= LONG;
+            fits += if fits_in { head.length } else { 0 };
+            fits_in
+        });
+        share.cut(fits);
+        for head in heads {
             if let Some(entry) = self.entry(&claims, &head.field, head.length).await? {
                 taken.push((ClaimId(head.field), Priority::Normal, entry));
             }
@@ -104,19 +132,31 @@ impl Queue {
         Ok(taken)
     }
 
-    async fn take(&self, process: &str, pod: &str, ids: &[ClaimId], now: UnixMillis) -> Result<Vec<Taken>, StoreError> {
-        let (at, most) = (now.0.to_string(), BATCH_BYTES.to_string());
+    async fn take(
+        &self,
+        process: &str,
+        pod: &str,
+        ids: &[ClaimId],
+        now: UnixMillis,
+        grant: Grant,
+        share: &mut Share,
+    ) -> Result<Vec<Taken>, StoreError> {
+        let first = grant.first.map_or_else(String::new, |first| format!(" {first}"));
+        let (at, most) = (now.0.to_string(), format!("{}{first}", grant.most.min(BATCH_BYTES)));
         let mut arguments = vec![process.as_bytes(), pod.as_bytes(), at.as_bytes(), most.as_bytes()];
         arguments.extend(ids.iter().map(|id| id.as_str().as_bytes()));
         let keys = [self.names.claims(process), self.names.stages(process)];
         let answer: Vec<Vec<u8>> = self.run(&scripts::TAKE, &keys, &arguments).await?;
+        let number = |word: &[u8]| std::str::from_utf8(word).ok().and_then(|word| word.parse().ok()).unwrap_or(0);
+        // From here on others may claim what this one left.
+        share.cut(answer.iter().skip(2).step_by(4).map(|length| number(length)).sum());
         let mut words = answer.into_iter();
         let mut taken = Vec::new();
         while let (Some(id), Some(letter), Some(length), Some(mut entry)) =
             (words.next(), words.next(), words.next(), words.next())
         {
             let id = ClaimId(String::from_utf8_lossy(&id).into_owned());
-            let length = std::str::from_utf8(&length).ok().and_then(|length| length.parse().ok()).unwrap_or(0);
+            let length = number(&length);
             if entry.len() != length {
                 match self.entry(&keys[0], id.as_str(), length).await? {
                     Some(whole) => entry = whole,
