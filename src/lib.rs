@@ -41,6 +41,7 @@
 //! | [`budget`] | the division of a budget, pure | |
 //! | [`store`] | the connection to Redis: limits, and what a failure means | |
 //! | [`lease`] | the ledger: pure state machine, scripts, the worker's slots, the leader's watch | `store` |
+//! | [`delivery_log`] | what the log of a mail server says of messages, pure | |
 //! | [`queue`] | a mail's wire form, stages, scripts, retries, the audit | `api`, `store` |
 //! | [`smtp`] | the reply table (pure), sessions, transactions | `api` |
 //! | [`worker`], [`controller`] | the two programs; neither uses the other | all above |
@@ -69,6 +70,7 @@ pub mod api;
 pub mod budget;
 pub mod cli;
 pub mod controller;
+pub mod delivery_log;
 pub mod lease;
 pub mod queue;
 pub mod smtp;

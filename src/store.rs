@@ -105,6 +105,13 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether the command surely took no effect.
+    pub fn is_definite(&self) -> bool {
+        matches!(self, Self::Options { .. } | Self::Refused { .. })
+    }
+}
+
 /// A handle on one Redis; clones share the connection.
 #[derive(Clone)]
 pub struct Store {

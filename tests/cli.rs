@@ -1,7 +1,8 @@
 //! The command line's contracts: exit codes, JSON, and errors that say what to do.
 
 use std::{
-    io::Write,
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -202,6 +203,90 @@ fn the_same_idempotency_key_is_one_mail() {
     let (first, second) = (send(), send());
     assert_eq!((&first["duplicate"], &second["duplicate"]), (&json!(false), &json!(true)));
     assert_eq!(first["id"], second["id"]);
+}
+
+/// A way to this Redis that carries a script's call and loses its answer, with the connection.
+fn loses_answers(redis: &RedisServer) -> Cli {
+    let (listener, target) = (TcpListener::bind("127.0.0.1:0").expect("a port"), redis.port());
+    let url = format!("redis://{}", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for near in listener.incoming() {
+            let mut near = near.expect("a client");
+            let mut far = TcpStream::connect(("127.0.0.1", target)).expect("Redis is there");
+            let mut bytes = vec![0; 1 << 16];
+            while let Ok(length @ 1..) = near.read(&mut bytes) {
+                far.write_all(&bytes[..length]).expect("sent");
+                let is_call = bytes[..length].windows(7).any(|words| words == b"EVALSHA");
+                let length = far.read(&mut bytes).expect("it took effect");
+                if is_call {
+                    let _ = near.shutdown(Shutdown::Both);
+                } else {
+                    near.write_all(&bytes[..length]).expect("answered");
+                }
+            }
+        }
+    });
+    Cli { url }
+}
+
+#[test]
+fn a_send_whose_answer_is_lost_names_the_id_to_repeat_it_with() {
+    let (redis, cli) = redis();
+    cli.send_one();
+    let output = loses_answers(&redis).run_with(&["send"], &mail("a@example.org").to_string());
+    assert_eq!(output.status.code(), Some(1));
+    let message = text(&output.stderr);
+    assert!(message.contains("whether the mail was queued is not known"), "{message}");
+    assert_eq!(cli.json(&["queue"])["pending"], 2, "it was");
+    let id = message.split("--id ").nth(1).and_then(|rest| rest.split([' ', ',']).next()).expect("an id").to_owned();
+    let mut again = mail("a@example.org");
+    again["id"] = id.clone().into();
+    let output = cli.run_with(&["send", "-o", "json"], &again.to_string());
+    let sent: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&sent["id"], &sent["duplicate"], &sent["differs"]), (&json!(id), &json!(true), &Value::Null), "{sent}");
+    assert_eq!(cli.json(&["queue"])["pending"], 2);
+}
+
+#[test]
+fn lines_whose_answers_are_lost_are_named_with_the_ids_to_repeat_them_with() {
+    let (redis, cli) = redis();
+    cli.send_one();
+    let lines = format!("{}\n", mail("a@example.org")).repeat(3);
+    let output = loses_answers(&redis).run_with(&["send", "--lines", "-o", "json"], &lines);
+    assert_eq!(output.status.code(), Some(1));
+    let results: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let results = results.as_array().expect("a list");
+    assert_eq!((results.len(), &results[0]["line"]), (1, &json!(1)), "no more was begun: {results:?}");
+    let id = results[0]["id"].as_str().expect("an id");
+    let message = text(&output.stderr);
+    assert!(message.contains(&format!("line 1: {id}")) && message.contains("lines after 1 were not sent"), "{message}");
+    assert_eq!(cli.json(&["status", id])["state"], "queued");
+}
+
+#[test]
+fn a_duplicate_that_is_another_mail_is_told() {
+    let (_redis, cli) = redis();
+    let mut order = mail("a@example.org");
+    order["id"] = "order-7".into();
+    assert!(cli.run_with(&["send"], &order.to_string()).status.success());
+    order["subject"] = "Shipped".into();
+    let output = cli.run_with(&["send", "-o", "json"], &order.to_string());
+    let sent: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&sent["duplicate"], &sent["differs"]), (&json!(true), &json!(true)));
+    assert!(text(&output.stderr).contains("it is another mail"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn an_audit_that_cannot_verify_its_figures_fails_and_says_so() {
+    let (redis, cli) = redis();
+    cli.send_one();
+    assert_eq!(cli.run(&["audit"]).status.code(), Some(0));
+    let mut connection = TcpStream::connect(("127.0.0.1", redis.port())).expect("Redis is there");
+    connection.write_all(b"DEL {mail_queue}:counters\r\n").expect("sent");
+    assert!(connection.read(&mut [0; 16]).expect("answered") > 0);
+    let output = cli.run(&["audit"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("not verified: 1 waiting mails look counted"), "{}", text(&output.stdout));
 }
 
 #[test]

@@ -490,7 +490,10 @@ async fn dead_letters_go_when_their_retention_is_over_and_not_before() {
     let queue = Queue::new(bench.store.clone(), QueueNames::from_spec(&relay.relay.spec.queue));
     let _: i64 = bench.store.query(redis::cmd("LPUSH").arg("mail_queue").arg("{"), LIMIT).await.expect("pushed");
     let parked = UnixMillis::now();
-    assert_eq!(queue.claim("0123456789abcdef0123456789abcdef", "web-0", 1, parked).await.expect("claimed").len(), 0);
+    assert_eq!(
+        queue.claim("0123456789abcdef0123456789abcdef", "web-0", 1, parked).await.expect("claimed").mails.len(),
+        0
+    );
     let retention = Duration::from_millis(relay.relay.spec.queue.dead_letter_retention.as_millis());
     assert_eq!(discard_expired(&bench.store, relay, parked.after(retention)).await.expect("looked"), 0);
     let over = parked.after(retention + Duration::from_millis(1));

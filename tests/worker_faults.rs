@@ -9,7 +9,7 @@ use mailsink::{Behaviour, Failure, FailureStage, SinkConfig};
 use nix::sys::signal::Signal;
 use scene::{Scene, eventually, mail};
 use serde_json::json;
-use testkit::throughout;
+use testkit::{ClockLibrary, WallClock, throughout};
 
 /// Pushes entries as a producer does, past every check.
 async fn push(scene: &Scene, entry: &str) {
@@ -99,6 +99,62 @@ async fn nothing_that_a_producer_wrote_is_in_the_log() {
     assert!(log.contains("went to the dead letters"), "{log}");
     assert!(!log.contains("Secret") && !log.contains("@example"), "{log}");
     scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_that_yield_nothing_hold_up_no_mail_behind_them() {
+    let scene = Scene::sixteen(1, json!({})).await;
+    let mut seen = mail("seen@example.org");
+    seen["id"] = "seen".into();
+    scene.send_one(seen.clone()).await;
+    scene.all_delivered(1).await;
+    let (mut expired, mut early) = (mail("e@example.org"), mail("n@example.org"));
+    expired["expiresAt"] = 1.into();
+    early["notBefore"] = (UnixMillis::now().0 + 3_600_000).into();
+    for _ in 0..25 {
+        for entry in ["{".to_owned(), seen.to_string(), expired.to_string(), early.to_string()] {
+            push(&scene, &entry).await;
+        }
+    }
+    scene.send(1).await;
+    let start = std::time::Instant::now();
+    scene.sink_until("the mail behind them is sent", |stats| stats.accepted == 2).await;
+    // An intake that rests after each batch that yields nothing needs ten.
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    let audit = scene.audit_until("all is settled", |audit| audit.queued + audit.in_flight == 0).await;
+    assert_eq!((audit.dead, audit.duplicates, audit.expired, audit.delayed), (25, 25, 25, 25), "{audit:?}");
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_clock_is_hours_off_expires_nothing_and_sends_nothing_early_or_late() {
+    let library = ClockLibrary::build();
+    let preload = format!("LD_PRELOAD={}", library.path().display());
+    for hours in [-3, 3] {
+        let mut scene = Scene::open(4, SinkConfig::default(), json!({ "retry": { "initialBackoff": "100ms" } })).await;
+        scene.add_worker_behind(&["env", &preload], &[]);
+        let pid = scene.workers[0].pid();
+        let clock =
+            eventually("the clock can be moved", async || WallClock::of(pid).map_err(|error| error.to_string())).await;
+        clock.move_to(hours * 3_600).expect("moved");
+        // One is put off by the server, and comes back in a moment.
+        let busy = Failure::reply(FailureStage::Mail, "451 4.7.1 greylisted, try again").times(1);
+        scene.sink.set_behaviour(Behaviour::failing([busy]));
+        let (mut valid, mut early, mut over) = (mail("v@example.org"), mail("n@example.org"), mail("o@example.org"));
+        let now = UnixMillis::now().0;
+        valid["expiresAt"] = (now + 3_600_000).into();
+        early["notBefore"] = (now + 3_600_000).into();
+        over["expiresAt"] = (now - 3_600_000).into();
+        for entry in [&valid, &early, &over] {
+            push(&scene, &entry.to_string()).await;
+        }
+        scene.share(4, &[4]).await;
+        let audit = scene
+            .audit_until("the valid mail is delivered", |audit| audit.delivered == 1 && audit.in_flight == 0)
+            .await;
+        assert_eq!((audit.expired, audit.delayed, audit.queued), (1, 1, 0), "{hours} hours: {audit:?}");
+        scene.logs_are_clean();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -317,6 +373,13 @@ async fn mails_that_an_older_copy_of_redis_puts_back_into_a_worker_s_hands_are_h
     .await;
     let copy = scene.redis.copy_data();
     scene.all_delivered(16).await;
+    // The worker must have heard that, or it would rightly tell the older copy too.
+    eventually("the worker has nothing in its hands", async || {
+        let (_, metrics) = scene.workers[0].get("/metrics").await.ok_or("no metrics")?;
+        let none = metrics.lines().any(|line| line.contains("claims_open") && line.ends_with(" 0"));
+        none.then_some(()).ok_or("some claims are open")
+    })
+    .await;
     scene.redis.crash();
     scene.redis.restore_data(&copy);
     scene.redis.resume();

@@ -17,7 +17,7 @@ struct Outcome {
     audit: Audit,
 }
 
-/// Prints both sides of the sum; fails when they differ.
+/// Prints both sides of the sum; fails when they differ, or when something could not be verified.
 pub async fn run(
     arguments: relay::RelayArguments,
     options: &StoreOptions,
@@ -25,9 +25,9 @@ pub async fn run(
 ) -> Result<ExitCode, CliError> {
     let target = arguments.target(options).await?;
     let audit = target.queue.audit().await?;
-    let difference = audit.difference;
+    let sound = audit.difference == 0 && audit.unverified.is_empty();
     output.print(&Outcome { queue: target.named(), audit }, |result| table(&result.audit))?;
-    Ok(if difference == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn table(audit: &Audit) -> String {
@@ -50,6 +50,12 @@ fn table(audit: &Audit) -> String {
     }
     table.row(["difference".to_owned(), audit.difference.to_string()]);
     let mut text = table.render();
+    if let Some(since) = audit.since {
+        let _ = writeln!(text, "counted since {since}");
+    }
+    for sentence in &audit.unverified {
+        let _ = writeln!(text, "not verified: {sentence}");
+    }
     if audit.raw_waiting > 0 {
         let _ = writeln!(
             text,

@@ -6,11 +6,11 @@ use clap::Subcommand;
 
 use super::{
     CliError, Output, bulk,
-    output::{Pages, Table, age},
+    output::{Pages, Table, age, excerpt},
     relay,
 };
 use crate::{
-    queue::{DeadLetter, UnixMillis},
+    queue::{At, DeadLetter, UnixMillis},
     store::StoreOptions,
 };
 
@@ -41,7 +41,8 @@ enum Command {
 /// Lists, shows, requeues, discards.
 pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -> Result<ExitCode, CliError> {
     let queue = arguments.relay.target(options).await?.queue;
-    let now = UnixMillis::now();
+    // Ages are counted by the clock that the letters were parked by.
+    let now = queue.ask_time().await?;
     match arguments.command {
         Command::List(selection) => {
             let mut pages = Pages::new(output);
@@ -56,11 +57,11 @@ pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -
             output.print(&letter, details)?;
         }
         Command::Requeue(choice) => {
-            let done = queue.dead_requeue(&choice.filter(now), choice.limit(), now).await?;
+            let done = queue.dead_requeue(&choice.filter(now), choice.limit(), At::Redis).await?;
             return bulk::report(output, done, choice.names_one(), "requeued");
         }
         Command::Discard(choice) => {
-            let done = queue.dead_discard(&choice.filter(now), choice.limit(), now).await?;
+            let done = queue.dead_discard(&choice.filter(now), choice.limit(), At::Redis).await?;
             return bulk::report(output, done, choice.names_one(), "discarded");
         }
     }
@@ -76,9 +77,6 @@ fn table(letters: &[DeadLetter], now: UnixMillis) -> Table {
     table
 }
 
-/// As much of a payload as a table shows.
-const SHOWN: usize = 4_096;
-
 fn details(letter: &DeadLetter) -> String {
     let mut table = Table::new(&["FIELD", "VALUE"]);
     table.row(["id", &letter.id]);
@@ -92,13 +90,6 @@ fn details(letter: &DeadLetter) -> String {
     for refused in &letter.refused {
         table.row(["refused", &format!("{}: {}", refused.recipient, refused.reply)]);
     }
-    let payload = letter.payload.as_deref().unwrap_or("payload missing");
-    match payload.char_indices().nth(SHOWN) {
-        None => table.row(["payload", payload]),
-        Some((end, _)) => {
-            let rest = format!("{} … ({} bytes in all; -o json shows them)", &payload[..end], payload.len());
-            table.row(["payload", &rest]);
-        }
-    }
+    table.row(["payload", &excerpt(letter.payload.as_deref().unwrap_or("payload missing"))]);
     table.render()
 }

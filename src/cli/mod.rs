@@ -13,6 +13,7 @@ mod leases;
 mod output;
 mod queue;
 mod relay;
+mod resolve;
 mod send;
 mod status;
 mod worker;
@@ -96,11 +97,17 @@ pub enum CliError {
 impl From<EnqueueError> for CliError {
     fn from(error: EnqueueError) -> Self {
         match error {
-            EnqueueError::Store(source) => Self::Store { source },
+            EnqueueError::Store { source, id } if source.is_definite() || id.is_empty() => Self::Store { source },
+            EnqueueError::Store { source, id } => Self::Failed(format!(
+                "{source}\nwhether the mail was queued is not known; send it again with --id {id}, or \"id\": \"{id}\" in its JSON: with this id it is queued once\n{WHERE}"
+            )),
             refused => Self::Enqueue(refused),
         }
     }
 }
+
+/// What to look at when Redis did not answer.
+const WHERE: &str = "check that Redis runs, and name it with --redis-url or MAILRELAY_REDIS_URL";
 
 fn hint(error: &StoreError) -> &'static str {
     match error {

@@ -1,6 +1,6 @@
 //! How results are printed: as a table for people, or as JSON for programs.
 
-use std::io::Write as _;
+use std::{borrow::Cow, io::Write as _};
 
 use serde::Serialize;
 
@@ -73,6 +73,17 @@ impl Pages {
 fn json(value: &impl Serialize) -> Result<String, CliError> {
     serde_json::to_string_pretty(value)
         .map_err(|error| CliError::Failed(format!("cannot write the result as JSON: {error}")))
+}
+
+/// As much of a payload as a table shows.
+pub fn excerpt(payload: &str) -> Cow<'_, str> {
+    const MOST: usize = 4_096;
+    match payload.char_indices().nth(MOST) {
+        None => Cow::Borrowed(payload),
+        Some((end, _)) => {
+            Cow::Owned(format!("{} … ({} bytes in all; -o json shows them)", &payload[..end], payload.len()))
+        }
+    }
 }
 
 /// Writes to standard output. A reader that went away (`| head`) is not an error.

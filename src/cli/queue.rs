@@ -10,7 +10,7 @@ use super::{
     relay::{self, Named},
 };
 use crate::{
-    queue::{Depths, InFlight, UnixMillis},
+    queue::{At, Depths, InFlight, UnixMillis},
     store::StoreOptions,
 };
 
@@ -31,15 +31,15 @@ pub async fn run(
     output: Output,
 ) -> Result<ExitCode, CliError> {
     let target = arguments.target(options).await?;
-    let now = UnixMillis::now();
-    let depths = target.queue.depths(now).await?;
+    let depths = target.queue.depths(At::Redis).await?;
+    let now = depths.at;
     let processes = target.queue.in_flight().await?;
     output.print(&Overview { queue: target.named(), depths, processes }, |overview| table(overview, now))?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn table(overview: &Overview, now: UnixMillis) -> String {
-    let mut text = depths(&overview.queue, &overview.depths, now);
+    let mut text = depths(&overview.queue, &overview.depths);
     if !overview.processes.is_empty() {
         let mut table = Table::new(&["POD", "PROCESS", "STAGE", "MAILS", "OLDEST"]);
         for process in &overview.processes {
@@ -55,9 +55,9 @@ fn table(overview: &Overview, now: UnixMillis) -> String {
 }
 
 /// One line of figures.
-pub fn depths(queue: &Named, depths: &Depths, now: UnixMillis) -> String {
+pub fn depths(queue: &Named, depths: &Depths) -> String {
     let mut table = Table::new(&["QUEUE", "PENDING", "DELAYED", "IN FLIGHT", "HELD", "DEAD", "OLDEST"]);
-    let oldest = depths.oldest.map(|oldest| age(now.since(oldest))).unwrap_or_default();
+    let oldest = depths.oldest.map(|oldest| age(depths.at.since(oldest))).unwrap_or_default();
     let figures = [depths.pending, depths.delayed, depths.in_flight, depths.held, depths.dead].map(|n| n.to_string());
     table.row(std::iter::once(queue.queue.clone()).chain(figures).chain([oldest]));
     table.render()

@@ -1,6 +1,7 @@
 //! `mailrelay send`: puts mail into the queue.
 
 use std::{
+    cell::Cell,
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -15,8 +16,8 @@ use tokio::sync::mpsc;
 use super::{CliError, Output, relay};
 use crate::{
     api,
-    queue::{EnqueueError, EnqueueLimits, Enqueued, Queue, UnixMillis},
-    store::{StoreError, StoreOptions},
+    queue::{At, EnqueueError, EnqueueLimits, Enqueued, Queue},
+    store::StoreOptions,
 };
 
 /// How many mails are on their way to Redis at once when many are sent; they stay in order.
@@ -97,8 +98,12 @@ struct Content {
 /// One accepted mail.
 #[derive(Serialize)]
 struct Sent {
+    /// Of the earlier mail when this one is a duplicate.
     id: String,
     duplicate: bool,
+    /// The earlier mail has other recipients or another content.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    differs: bool,
 }
 
 /// What became of one line.
@@ -114,7 +119,14 @@ struct Line {
 #[serde(untagged)]
 enum LineResult {
     Sent(Sent),
-    Refused { error: String },
+    Refused {
+        error: String,
+    },
+    /// Whether it was queued is not known; with this id it may be sent again.
+    Unknown {
+        id: String,
+        error: String,
+    },
 }
 
 /// What the relay's spec allows, or its defaults.
@@ -134,12 +146,14 @@ pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -
         Some(mail) => mail.to_string().into_bytes(),
         None => read(arguments.file.as_deref().unwrap_or(Path::new("-")))?,
     };
-    let sent = Sent::from(target.queue.enqueue(&mail, limits, UnixMillis::now()).await?);
+    let sent = Sent::from(target.queue.enqueue(&mail, limits, At::Redis).await?);
+    sent.warn(None);
     output.print(&sent, |sent| format!("{}\n", sent.id))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Sends what the lines say, in order. Mails that are refused do not stop the others; Redis failing does.
+/// Sends what the lines say, in order. Mails that are refused do not stop the others; Redis failing does, once it is
+/// known or told of every line that was begun.
 async fn many(
     queue: &Queue,
     limits: EnqueueLimits,
@@ -149,11 +163,16 @@ async fn many(
     let mut results = Vec::new();
     // The first goes alone: the others then share its connection.
     let first = lines.recv().await;
+    let failed = Cell::new(false);
     let enqueue = async |line: NumberedLine| -> Result<Line, CliError> {
-        let (line, mail) = line?;
-        let result = match queue.enqueue(&mail, limits, UnixMillis::now()).await {
+        let (line, mail) = line.inspect_err(|_| failed.set(true))?;
+        let result = match queue.enqueue(&mail, limits, At::Redis).await {
             Ok(enqueued) => LineResult::Sent(Sent::from(enqueued)),
-            Err(EnqueueError::Store(error)) => return Err(lost_at(line, error)),
+            Err(EnqueueError::Store { source, id }) => {
+                failed.set(true);
+                let error = source.to_string();
+                if source.is_definite() { LineResult::Refused { error } } else { LineResult::Unknown { id, error } }
+            }
             Err(refused) => LineResult::Refused { error: refused.to_string() },
         };
         Ok(Line { line, result })
@@ -165,20 +184,16 @@ async fn many(
             Err(error) => failure = Some(error),
         }
     }
-    if failure.is_none() {
-        let mut rest = std::pin::pin!(received(lines).map(enqueue).buffered(AT_ONCE));
-        while let Some(line) = rest.next().await {
-            match line {
-                Ok(line) => results.push(line),
-                Err(error) => {
-                    failure = Some(error);
-                    break;
-                }
-            }
+    let rest = received(lines).take_while(|_| std::future::ready(!failed.get()));
+    let mut rest = std::pin::pin!(rest.map(enqueue).buffered(AT_ONCE));
+    while let Some(line) = rest.next().await {
+        match line {
+            Ok(line) => results.push(line),
+            Err(error) => failure = Some(error),
         }
     }
     report(&results, output)?;
-    match failure {
+    match failure.or_else(|| failed.get().then(|| stopped(&results))) {
         Some(error) => Err(error),
         None if results.iter().any(|line| matches!(line.result, LineResult::Refused { .. })) => Ok(ExitCode::FAILURE),
         None => Ok(ExitCode::SUCCESS),
@@ -192,20 +207,37 @@ fn report(results: &[Line], output: Output) -> Result<(), CliError> {
         for line in *results {
             match &line.result {
                 LineResult::Sent(sent) => {
+                    sent.warn(Some(line.line));
                     ids.push_str(&sent.id);
                     ids.push('\n');
                 }
                 LineResult::Refused { error } => tracing::error!(line = line.line, %error, "the mail was refused"),
+                LineResult::Unknown { id, error } => tracing::error!(
+                    line = line.line,
+                    mail.id = id,
+                    %error,
+                    "whether the mail was queued is not known; send it again with this id in its JSON: it is queued once"
+                ),
             }
         }
         ids
     })
 }
 
-fn lost_at(line: usize, error: StoreError) -> CliError {
+/// Redis failed: which lines are to be sent again, and how.
+fn stopped(results: &[Line]) -> CliError {
+    let unknown: Vec<String> = results
+        .iter()
+        .filter_map(|line| match &line.result {
+            LineResult::Unknown { id, .. } => Some(format!("line {}: {id}", line.line)),
+            _ => None,
+        })
+        .collect();
+    let last = results.last().map_or(0, |line| line.line);
     CliError::Failed(format!(
-        "{}\nlines before {line} were accepted; whether line {line} and the {AT_ONCE} after it were is not known: give mails an idempotencyKey and send them again",
-        CliError::from(error)
+        "redis failed; lines after {last} were not sent, and whether these were queued is not known: send each again with this \"id\" in its JSON, and it is queued once\n{}\n{}",
+        unknown.join("\n"),
+        super::WHERE
     ))
 }
 
@@ -238,7 +270,20 @@ fn received(lines: mpsc::Receiver<NumberedLine>) -> impl Stream<Item = NumberedL
 
 impl From<Enqueued> for Sent {
     fn from(enqueued: Enqueued) -> Self {
-        Self { id: enqueued.id, duplicate: enqueued.duplicate }
+        Self { id: enqueued.id, duplicate: enqueued.duplicate, differs: enqueued.differs }
+    }
+}
+
+impl Sent {
+    /// Says so when the mail was dropped though the earlier one is another.
+    fn warn(&self, line: Option<usize>) {
+        if self.differs {
+            tracing::warn!(
+                line,
+                mail.first = self.id,
+                "the mail was dropped as a duplicate of an earlier one with its id or key, but it is another mail: its recipients or its content differ"
+            );
+        }
     }
 }
 

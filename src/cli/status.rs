@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api::{WorkerReport, reports_key},
-    queue::{Depths, MailStatus, UnixMillis},
+    queue::{At, Depths, MailStatus},
     store::StoreOptions,
 };
 
@@ -57,8 +57,7 @@ pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -
 }
 
 async fn overview(target: &Target, arguments: &relay::RelayArguments) -> Result<Overview, CliError> {
-    let now = UnixMillis::now();
-    let depths = target.queue.depths(now).await?;
+    let depths = target.queue.depths(At::Redis).await?;
     let mut budgets = Vec::new();
     let mut workers = Vec::new();
     if let Some(record) = &target.record {
@@ -92,7 +91,7 @@ async fn reports(target: &Target, arguments: &relay::RelayArguments) -> Result<V
 }
 
 fn table(overview: &Overview) -> String {
-    let mut text = queue::depths(&overview.queue, &overview.depths, UnixMillis::now());
+    let mut text = queue::depths(&overview.queue, &overview.depths);
     if overview.suspended {
         text.push_str("suspended: mail is accepted and not sent\n");
     }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     lease::{BootTime, Timing},
-    queue::{ProcessClaims, Queue, QueueNames, RecoverOptions, Recovery, UnixMillis},
+    queue::{At, ProcessClaims, Queue, QueueNames, RecoverOptions, Recovery},
     store::{Store, StoreError},
 };
 
@@ -88,7 +88,7 @@ impl Pass<'_> {
                 continue;
             }
             let options = self.options(&found, seen);
-            let recovery = queue.recover(&found.process, &options, UnixMillis::now()).await?;
+            let recovery = queue.recover(&found.process, &options, At::Redis).await?;
             if recovery == Recovery::default() {
                 // It drained before it ended: only its name was left.
                 continue;

@@ -33,7 +33,7 @@ use super::{
 use crate::{
     api::{FINALIZER, MailRelay, MailRelayStatus, WorkerReport, reports_key},
     lease::BootTime,
-    queue::UnixMillis,
+    queue::At,
     store::{Store, StoreError},
     system,
 };
@@ -237,7 +237,7 @@ impl Relays {
         let depths = if relay.stalled.is_some() {
             None
         } else {
-            queue_of(&self.store, relay).depths(UnixMillis::now()).await.map_err(|error| log(key, &error)).ok()
+            queue_of(&self.store, relay).depths(At::Redis).await.map_err(|error| log(key, &error)).ok()
         };
         let reports = self.reports(world, key).await.map_err(|error| log(key, &error)).unwrap_or_default();
         Measured { depths, reports, safety: Safety::Unknown }

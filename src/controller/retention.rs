@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::{claims::queue_of, plan::RelayPlan, pools::World};
 use crate::{
-    queue::{Filter, UnixMillis},
+    queue::{At, Filter, UnixMillis},
     store::{Store, StoreError},
 };
 
@@ -21,7 +21,7 @@ pub async fn expire_dead_letters(store: Store, world: watch::Receiver<Arc<World>
         tokio::time::sleep(EVERY).await;
         let plan = Arc::clone(&world.borrow().plan);
         for (key, relay) in plan.relays.iter().filter(|(_, relay)| relay.stalled.is_none()) {
-            match discard_expired(&store, relay, UnixMillis::now()).await {
+            match discard_expired(&store, relay, At::Redis).await {
                 Ok(0) => {}
                 Ok(discarded) => {
                     tracing::info!(relay = %key, mails.discarded = discarded, "dead letters were kept long enough");
@@ -33,8 +33,9 @@ pub async fn expire_dead_letters(store: Store, world: watch::Receiver<Arc<World>
 }
 
 /// Discards up to `BATCH` dead letters of the relay that are older than its `deadLetterRetention`; returns how many.
-pub async fn discard_expired(store: &Store, relay: &RelayPlan, now: UnixMillis) -> Result<u64, StoreError> {
-    let queue = queue_of(store, relay);
+pub async fn discard_expired(store: &Store, relay: &RelayPlan, at: impl Into<At>) -> Result<u64, StoreError> {
+    let (queue, at) = (queue_of(store, relay), at.into());
+    let now = queue.time(at).await?;
     let retention = relay.relay.spec.queue.dead_letter_retention.as_millis();
     let before = UnixMillis(now.0.saturating_sub(retention));
     // The oldest comes first: while it may stay, the rest of a long list need not be read.
@@ -43,5 +44,5 @@ pub async fn discard_expired(store: &Store, relay: &RelayPlan, now: UnixMillis) 
         return Ok(0);
     }
     let filter = Filter { before: Some(before), ..Filter::default() };
-    Ok(queue.dead_discard(&filter, BATCH, now).await?.done)
+    Ok(queue.dead_discard(&filter, BATCH, at).await?.done)
 }

@@ -16,7 +16,7 @@ use std::{
 
 use super::{
     clock::BootTime,
-    connections::Entry,
+    connections::{Entry, Left, Note},
     evidence::{Identity, Numbers},
     quarantine::QuarantineTimers,
     slot::SlotStatus,
@@ -24,6 +24,9 @@ use super::{
     timing::Timing,
     wire,
 };
+
+/// Why the slot of a connection that an older process left is withheld.
+const INHERITED: &str = "inherited";
 
 /// Where an incarnation is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +46,8 @@ enum Stage {
 pub struct Inheritance {
     /// The older processes whose every connection is proven to have ended, or is in `unproven`.
     pub accounts: Vec<String>,
-    /// Connections that a server may still count: an id that nothing else ever has, and one word that says why.
-    pub unproven: Vec<(String, &'static str)>,
+    /// Connections that a server may still count: the id of each slot, and for how long it is to be withheld.
+    pub unproven: Vec<(String, Duration)>,
 }
 
 /// One counted slot.
@@ -69,7 +72,7 @@ struct Unclean {
     known: bool,
     /// The server's end was seen after all. It stays until no SYNC that carries it can take effect any more.
     proven: bool,
-    /// Where its connection is written down, until the ledger has it.
+    /// Where its connection is written down.
     written: Option<Entry>,
 }
 
@@ -146,8 +149,8 @@ pub struct Holder {
     withheld: QuarantineTimers,
     /// What is in the ledger's quarantine though its server's end was seen.
     proven: BTreeSet<String>,
-    /// Connections that need not be written down any more.
-    freed: Vec<Entry>,
+    /// What became of connections that are written down.
+    notes: Vec<Note>,
 }
 
 impl Holder {
@@ -185,17 +188,16 @@ impl Holder {
             unclean: Vec::new(),
             withheld: QuarantineTimers::default(),
             proven: BTreeSet::new(),
-            freed: Vec::new(),
+            notes: Vec::new(),
         }
     }
 
     /// What an older process of this pod left (R5a): unproven connections go into quarantine with the registration, and the
     /// claims of the processes that are accounted for are free with it. To be called before the first request.
     pub fn inherit(&mut self, inheritance: Inheritance, now: BootTime) {
-        let hold = self.hold();
         self.accounts.extend(inheritance.accounts);
-        for (id, why) in inheritance.unproven {
-            self.push_unclean(id, why, hold, None, now);
+        for (id, hold) in inheritance.unproven {
+            self.push_unclean(id, INHERITED, hold, None, now);
         }
     }
 
@@ -348,7 +350,6 @@ impl Holder {
         for unclean in &mut self.unclean {
             if flight.carried.contains(&unclean.entry.id) {
                 unclean.known = true;
-                self.freed.extend(unclean.written.take());
             }
         }
         // Whatever carried an entry before has been answered or comes too late: the list is the truth about it.
@@ -403,24 +404,23 @@ impl Holder {
         }
     }
 
-    /// The connections that need not be written down any more, since this was last asked: the server's end was seen, or the
-    /// ledger is known to withhold the slot.
-    pub fn take_freed(&mut self) -> Vec<Entry> {
-        std::mem::take(&mut self.freed)
+    /// What became of connections that are written down, since this was last asked.
+    pub fn take_notes(&mut self) -> Vec<Note> {
+        std::mem::take(&mut self.notes)
     }
 
     /// The server's end was seen, though the slot is not given back yet: it counts, but should this process die, nothing of
     /// its connection is left to be found.
     pub fn ended(&mut self, slot: u64) {
         if let Some(counted) = self.slots.get_mut(&slot) {
-            self.freed.extend(counted.entry.take());
+            self.notes.extend(counted.entry.take().map(Note::Ended));
         }
     }
 
     /// The slot's session is over: EOF was read, or `connect()` failed (R4).
     pub fn release(&mut self, slot: u64) {
         if let Some(counted) = self.slots.remove(&slot) {
-            self.freed.extend(counted.entry);
+            self.notes.extend(counted.entry.map(Note::Ended));
             self.tell_of_free();
         }
     }
@@ -434,7 +434,7 @@ impl Holder {
     /// The slot's session ended uncleanly: the server may count it for `hold` more. It counts until a SYNC took it along.
     /// Returns the id under which it is withheld.
     pub fn quarantine(&mut self, slot: u64, why: &str, hold: Duration, now: BootTime) -> String {
-        let id = format!("{}/{slot}", self.process);
+        let id = Left::id_of(&self.process, slot);
         if let Some(counted) = self.slots.remove(&slot) {
             self.push_unclean(id.clone(), why, hold, counted.entry, now);
             self.due = true;
@@ -446,7 +446,7 @@ impl Holder {
     /// for inherited ones; an id that is not withheld changes nothing.
     pub fn prove(&mut self, id: &str) {
         if let Some(at) = self.unclean.iter().position(|unclean| unclean.entry.id == id) {
-            self.freed.extend(self.unclean[at].written.take());
+            self.notes.extend(self.unclean[at].written.take().map(Note::Ended));
             if !self.unclean[at].sent {
                 self.unclean.remove(at);
                 self.tell_of_free();
@@ -465,19 +465,13 @@ impl Holder {
     fn push_unclean(&mut self, id: String, why: &str, hold: Duration, written: Option<Entry>, now: BootTime) {
         let entry = Quarantine { id, slots: 1, seconds: wire::seconds(hold), why: why.to_owned() };
         let over = now + self.timing.quarantine_watch(Duration::from_secs(entry.seconds));
+        self.notes.extend(written.map(|written| Note::Withheld(written, over)));
         self.unclean.push(Unclean { entry, over, sent: false, known: false, proven: false, written });
     }
 
     /// What the server has forgotten by now is nobody's business any more.
     fn forget_expired(&mut self, now: BootTime) {
-        let freed = &mut self.freed;
-        self.unclean.retain(|unclean| {
-            let lasts = now < unclean.over;
-            if !lasts {
-                freed.extend(unclean.written);
-            }
-            lasts
-        });
+        self.unclean.retain(|unclean| now < unclean.over);
     }
 
     /// How many slots could be used from now on.

@@ -12,8 +12,8 @@
 //!
 //! That a process is dead proves that no new connection comes from it. It does not prove that the server knows: what the
 //! process wrote and its FIN wait in its kernel, die with the pod's network, or were never sent. So a slot is free early only
-//! by proof about its very connection: its EOF, or what the kernel of the same network namespace shows of it to the
-//! supervisor ([`ConnectionTable`]). Everything else withholds it for [`Timing::hold`].
+//! by proof about its very connection: its EOF and the acknowledgement of ours, or what the kernel of the same network
+//! namespace shows of it to the supervisor ([`ConnectionTable`]). Everything else withholds it for [`Timing::hold`].
 //!
 //! A ledger is in force only on the node and in the replication history that it was made in (its *fence*), and only for
 //! those who know its *token*. After a loss the leader makes a new one (INIT), workers re-assert what they hold, nothing
@@ -53,7 +53,7 @@ mod timing;
 mod wire;
 
 pub use clock::BootTime;
-pub use connections::{ConnectionTable, Entry, Left, Predecessor};
+pub use connections::{ConnectionTable, Entry, Left, Note, Predecessor};
 pub use deadman::{DeadManSwitch, KernelSwitch, NoSwitch, SwitchError, TRIAL, Unprotected, self_check, trial};
 pub use evidence::{Identity, Numbers, PodGuard, ProcessId, bind_pod, boot_id};
 pub use holder::{Holder, Inheritance, Leaving};

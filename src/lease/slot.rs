@@ -105,7 +105,7 @@ struct Core {
 }
 
 impl Core {
-    /// Armed, and written down, before the check that counts, so before `connect()` (R6, R5a).
+    /// Armed before the check that counts, and written down with it, so before `connect()` (R6, R5a).
     fn count(&mut self, now: BootTime) -> Option<(u64, Option<Entry>)> {
         if !self.holder.may_count(now) {
             return None;
@@ -117,25 +117,21 @@ impl Core {
             }
             self.armed = Some(deadline);
         }
-        let entry = self.table.as_ref().and_then(|table| table.reserve(&self.pool));
-        let id = self.holder.count(now);
+        let id = self.holder.count(now)?;
+        let entry = self.table.as_ref().and_then(|table| table.reserve(&self.pool, id));
         if let Some(entry) = entry {
-            match (id, &self.table) {
-                (Some(id), _) => self.holder.set_entry(id, entry),
-                (None, Some(table)) => table.free(entry),
-                (None, None) => {}
-            }
+            self.holder.set_entry(id, entry);
         }
         self.settle();
-        Some((id?, entry))
+        Some((id, entry))
     }
 
     /// Armed at the deadline while any socket may be open, and at no other time. A slot whose session ended uncleanly has
     /// none any more: it counts until a SYNC takes it along, but there is nothing to kill.
     fn settle(&mut self) {
         if let Some(table) = &self.table {
-            for entry in self.holder.take_freed() {
-                table.free(entry);
+            for note in self.holder.take_notes() {
+                table.note(note);
             }
         }
         let wanted = self.holder.deadline().filter(|_| self.holder.held() > 0);

@@ -1,15 +1,18 @@
 //! Claiming: mails into the hands of a process, looked at before anyone sends them.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, PoisonError},
     time::Duration,
 };
 
 use futures::future::try_join_all;
+use redis::cmd;
 use tokio::time::Instant;
 
 use super::{
-    ALONE_FROM, Advance, ClaimId, Claimed, DeadLetter, Entry, Header, Mail, Priority, Queue, Stage, UnixMillis,
+    ALONE_FROM, Advance, At, ClaimId, Claimed, DeadLetter, Entry, Header, Mail, Priority, Queue, SCRIPT_LIMIT, Stage,
+    StageMark, UnixMillis,
     bodies::LONG,
     envelope,
     mail::{id_of_invalid, is_id},
@@ -29,51 +32,63 @@ const MAX_BATCH: usize = 1_000;
 /// How long a claim id whose answer was lost is asked for: longer than any socket buffer delays a command.
 const ORPHAN_AGE: Duration = Duration::from_secs(120);
 
+/// What one claim brought.
+#[derive(Debug, Default, PartialEq)]
+pub struct Batch {
+    /// Mails to be sent.
+    pub mails: Vec<Claimed>,
+    /// Entries that needed no sending and are settled: duplicates, expired and early mail, what is no mail. More may wait
+    /// behind them, so whoever got less than was asked for looks again.
+    pub ended: usize,
+}
+
 impl Queue {
     /// Claims up to `max` mails for a process, from `arrived` first, then by weight from high, normal and low.
     ///
     /// Each is looked at before it is handed out: what can't be parsed goes to the dead letters, expired mail and
     /// duplicates are dropped and counted, early mail is delayed. So fewer than `max` may come back, even none, while
     /// more waits. After an error or after cancelling nothing is lost: the next call finds what was taken.
-    pub async fn claim(
-        &self,
-        process: &str,
-        pod: &str,
-        max: usize,
-        now: UnixMillis,
-    ) -> Result<Vec<Claimed>, StoreError> {
+    pub async fn claim(&self, process: &str, pod: &str, max: usize, at: impl Into<At>) -> Result<Batch, StoreError> {
         if max == 0 {
-            return Ok(Vec::new());
+            return Ok(Batch::default());
         }
-        let max = max.min(MAX_BATCH);
+        let (max, at) = (max.min(MAX_BATCH), at.into());
         // From here on every id counts as lost until its fate is known, whatever ends this call.
         let mut pending = Pending::new(self, process, max);
         let (grant, mut share) = self.room.reserve();
-        let mut entries = self.found_again(process, &mut pending, &mut share).await?;
-        if entries.is_empty() {
-            entries = self.take(process, pod, &pending.fresh(), now, grant, &mut share).await?;
+        let mut taken = self.found_again(process, &mut pending, grant).await?;
+        share.found(taken.iter().map(|taken| taken.entry.len()), pending.seen.len() > taken.len());
+        if taken.len() < max {
+            let grant = if taken.is_empty() { grant } else { Grant::least() };
+            let ids = &pending.fresh()[..max - taken.len()];
+            taken.extend(self.take(process, pod, ids, at, grant, &mut share).await?);
+        } else {
+            share.cut([].into_iter(), false);
         }
-        let looked_at: Vec<Looked> =
-            try_join_all(entries.into_iter().map(|(id, source, entry)| self.look_at(id, source, entry, now))).await?;
-        let answers = self.admit(process, &looked_at, now).await?;
+        let now = self.estimate(at);
+        let mut looked_at: Vec<Looked> =
+            try_join_all(taken.into_iter().map(|taken| self.look_at(taken, false, now))).await?;
+        let answers = self.admit_all(process, &mut looked_at, at).await?;
         pending.settled();
-        let mut claimed = Vec::with_capacity(looked_at.len());
+        let mut batch = Batch { mails: Vec::with_capacity(looked_at.len()), ended: 0 };
         for (looked, answer) in looked_at.into_iter().zip(answers) {
+            let id = looked.id().to_owned();
             match (looked.verdict, answer.as_str()) {
                 (Verdict::Keep { header, mail }, "kept") => {
-                    let length = looked.entry.len() + looked.fetched.as_ref().map_or(0, Vec::len);
-                    let mut payload = looked.entry;
+                    let length = looked.taken.entry.len() + looked.fetched.as_ref().map_or(0, Vec::len);
+                    let mut payload = looked.taken.entry;
                     // In its place: a long one is not copied.
                     payload.drain(..payload.len() - Entry::decode(&payload).payload().len());
-                    claimed.push(Claimed {
+                    batch.mails.push(Claimed {
                         alone: header.crashes >= ALONE_FROM,
-                        claim_id: looked.id,
+                        claim_id: looked.taken.id,
                         header: *header,
                         mail: *mail,
                         payload,
                         fetched: looked.fetched,
                         share: Arc::new(share.split(length)),
                     });
+                    continue;
                 }
                 (Verdict::Dead(letter), "dead") => tracing::warn!(
                     mail.id = &*mask_id(&letter.id),
@@ -81,19 +96,21 @@ impl Queue {
                     field = letter.field().unwrap_or_default(),
                     "a mail can't be sent as it is and went to the dead letters"
                 ),
-                (_, outcome) => tracing::debug!(claim.id = looked.id.as_str(), outcome, "claim ended before sending"),
+                (_, outcome) => tell(&id, outcome),
             }
+            // What was gone is in other hands, and says nothing of what waits.
+            batch.ended += usize::from(answer != "gone");
         }
-        Ok(claimed)
+        Ok(batch)
     }
 
     /// Gives back what earlier calls of [`Queue::claim`] took and could not hand out, since an answer was lost or they
     /// were cancelled. For a process that will not claim again soon: when it drains, or lost its share. Returns how many.
-    pub async fn return_lost_claims(&self, process: &str, now: UnixMillis) -> Result<usize, StoreError> {
-        let mut pending = Pending::new(self, process, 0);
+    pub async fn return_lost_claims(&self, process: &str, at: impl Into<At>) -> Result<usize, StoreError> {
+        let (mut pending, at) = (Pending::new(self, process, 0), at.into());
         let lost = pending.old.clone();
         for orphan in lost {
-            if self.requeue_claim(process, &orphan.id, now).await? == Advance::Done {
+            if self.requeue_claim(process, &orphan.id, at).await? == Advance::Done {
                 pending.found.push(orphan.id);
             }
         }
@@ -101,56 +118,71 @@ impl Queue {
         Ok(pending.found.len())
     }
 
-    /// Claims whose answer was lost, as far as Redis has them.
+    /// Claims whose answer was lost, as far as Redis has them and they fit, with the time and the list that they were taken
+    /// at.
     async fn found_again(
         &self,
         process: &str,
         pending: &mut Pending<'_>,
-        share: &mut Share,
+        grant: Grant,
     ) -> Result<Vec<Taken>, StoreError> {
         if pending.old.is_empty() {
             return Ok(Vec::new());
         }
+        let mut marks = cmd("HMGET");
+        marks.arg(self.names.stages(process));
+        for orphan in &pending.old {
+            marks.arg(orphan.id.as_str());
+        }
+        let marks: Vec<Option<String>> = self.store.query(&marks, SCRIPT_LIMIT).await?;
         let ids: Vec<String> = pending.old.iter().map(|orphan| orphan.id.0.clone()).collect();
+        let marks: BTreeMap<&String, Option<String>> = ids.iter().zip(marks).collect();
         let claims = self.names.claims(process);
         let mut taken = Vec::new();
-        let mut heads = self.heads_of(&claims, &ids, 0).await?;
-        // The first of them, and what fits beside it: the others are found by the next call.
-        let mut fits = 0;
-        heads.retain(|head| {
-            let fits_in = fits == 0 || fits + head.length <= LONG;
-            fits += if fits_in { head.length } else { 0 };
-            fits_in
-        });
-        share.cut(fits);
+        let heads = self.heads_of(&claims, &ids, 0).await?;
+        // What was seen is not forgotten before it is read.
+        pending.seen = heads.iter().map(|head| ClaimId(head.field.clone())).collect();
+        let mut bytes = 0;
         for head in heads {
-            if let Some(entry) = self.entry(&claims, &head.field, head.length).await? {
-                taken.push((ClaimId(head.field), Priority::Normal, entry));
+            // One that may be long, and short ones beside it: the others are left to the next call.
+            let first = taken.is_empty() && grant.first.is_none_or(|first| head.length <= first);
+            if !first && (head.length > LONG || bytes + head.length > grant.most) {
+                continue;
             }
+            let Some(entry) = self.entry(&claims, &head.field, head.length).await? else { continue };
+            bytes += head.length;
+            let mark = marks.get(&head.field).cloned().flatten().unwrap_or_default();
+            let source = priority_of(mark.rsplit(' ').next().unwrap_or_default().as_bytes());
+            let since = mark.parse::<StageMark>().map_or_else(|()| UnixMillis::default(), |mark| mark.since);
+            taken.push(Taken { id: ClaimId(head.field), source, since, entry });
         }
-        pending.found = taken.iter().map(|(id, ..)| id.clone()).collect();
+        pending.found = taken.iter().map(|taken| taken.id.clone()).collect();
         Ok(taken)
     }
 
+    /// Takes what is granted, and cuts the share to it and what was found.
     async fn take(
         &self,
         process: &str,
         pod: &str,
         ids: &[ClaimId],
-        now: UnixMillis,
+        at: At,
         grant: Grant,
         share: &mut Share,
     ) -> Result<Vec<Taken>, StoreError> {
         let first = grant.first.map_or_else(String::new, |first| format!(" {first}"));
-        let (at, most) = (now.0.to_string(), format!("{}{first}", grant.most.min(BATCH_BYTES)));
+        let (at, most) = (at.word(), format!("{}{first}", grant.most.min(BATCH_BYTES)));
         let mut arguments = vec![process.as_bytes(), pod.as_bytes(), at.as_bytes(), most.as_bytes()];
         arguments.extend(ids.iter().map(|id| id.as_str().as_bytes()));
         let keys = [self.names.claims(process), self.names.stages(process)];
         let answer: Vec<Vec<u8>> = self.run(&scripts::TAKE, &keys, &arguments).await?;
         let number = |word: &[u8]| std::str::from_utf8(word).ok().and_then(|word| word.parse().ok()).unwrap_or(0);
-        // From here on others may claim what this one left.
-        share.cut(answer.iter().skip(2).step_by(4).map(|length| number(length)).sum());
+        // A word more says that one was left which is too long for now. From here on others may claim what this one left.
+        share.cut(answer.iter().skip(3).step_by(4).map(|length| number(length)), answer.len() % 4 == 2);
         let mut words = answer.into_iter();
+        let since = words.next().and_then(|now| String::from_utf8_lossy(&now).parse().ok()).map(UnixMillis);
+        let since = since.ok_or_else(|| self.garbled("take answered without a time".into()))?;
+        self.heard(since);
         let mut taken = Vec::new();
         while let (Some(id), Some(letter), Some(length), Some(mut entry)) =
             (words.next(), words.next(), words.next(), words.next())
@@ -164,25 +196,15 @@ impl Queue {
                     None => continue,
                 }
             }
-            let source = match letter.as_slice() {
-                b"h" => Priority::High,
-                b"l" => Priority::Low,
-                _ => Priority::Normal,
-            };
-            taken.push((id, source, entry));
+            taken.push(Taken { id, source: priority_of(&letter), since, entry });
         }
         Ok(taken)
     }
 
-    /// Fetches what an id stands for, and decides.
-    async fn look_at(
-        &self,
-        id: ClaimId,
-        source: Priority,
-        entry: Vec<u8>,
-        now: UnixMillis,
-    ) -> Result<Looked, StoreError> {
-        let bare_id = bare_id(Entry::decode(&entry).payload());
+    /// Fetches what an id stands for, and decides. `forged` is an entry whose header is not ours.
+    async fn look_at(&self, taken: Taken, forged: bool, now: UnixMillis) -> Result<Looked, StoreError> {
+        let envelope = Envelope::of(&taken.entry, forged);
+        let bare_id = bare_id(Entry::decode(&taken.entry).payload());
         let fetched: Option<Vec<u8>> = match &bare_id {
             None => None,
             Some(id) => {
@@ -194,81 +216,234 @@ impl Queue {
             }
         };
         let named = bare_id.as_deref().map(|id| (id, self.names.payload(id)));
-        let verdict =
-            decide(&entry, named.as_ref().map(|(id, key)| (*id, key.as_str())), fetched.as_deref(), source, now);
-        Ok(Looked { id, entry, fetched, verdict })
+        let named = named.as_ref().map(|(id, key)| (*id, key.as_str()));
+        let Decision { verdict, spared, sum } = decide(&taken, &envelope, named, fetched.as_deref(), now);
+        Ok(Looked { taken, fetched, envelope, verdict, spared, sum, sure: false, rewrites: false })
     }
 
-    async fn admit(&self, process: &str, looked_at: &[Looked], now: UnixMillis) -> Result<Vec<String>, StoreError> {
-        if looked_at.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut keys = vec![self.names.claims(process), self.names.stages(process)];
-        let mut arguments: Vec<Vec<u8>> = vec![now.0.to_string().into(), scripts::retention().into()];
-        for looked in looked_at {
-            let sealed = matches!(Entry::decode(&looked.entry), Entry::Sealed(..));
-            let (action, header, due, reason, letter) = match &looked.verdict {
-                Verdict::Keep { header, .. } => ("kept", Some(header), String::new(), "", Vec::new()),
-                Verdict::Delay { header, due, .. } => ("delayed", Some(header), due.0.to_string(), "", Vec::new()),
-                Verdict::Expired { header, .. } => ("expired", Some(header), String::new(), "Expired", Vec::new()),
-                Verdict::Dead(letter) => ("dead", None, String::new(), letter.reason.as_str(), letter.encode()),
-            };
-            let (id, key, serial, message_id) = match (header, &looked.verdict) {
-                (Some(header), _) => (&*header.id, header.key.as_deref(), &*header.serial, &*header.message_id),
-                (None, Verdict::Dead(letter)) => {
-                    (&*letter.id, letter.key.as_deref(), &*letter.serial, &*letter.message_id)
+    /// Lets the script decide, and thinks over what it does not decide by itself, which is rare.
+    async fn admit_all(&self, process: &str, looked_at: &mut [Looked], at: At) -> Result<Vec<String>, StoreError> {
+        let mut answers = self.admit(process, looked_at.iter(), at).await?;
+        loop {
+            // It ends: an entry is found out once, doubts are looked into once, and recipients only become fewer.
+            let mut open = Vec::new();
+            for (place, (looked, answer)) in looked_at.iter_mut().zip(&answers).enumerate() {
+                if answer == "forged" {
+                    let taken = looked.taken.clone();
+                    *looked = self.look_at(taken, true, self.estimate(at)).await?;
+                } else if answer == "doubtful" {
+                    let (records, serial) = (looked.records(self), looked.serial().to_owned());
+                    self.end_lost(&records, &serial, at).await?;
+                    looked.sure = true;
+                } else if let Some(who) = answer.strip_prefix("partly\n") {
+                    looked.spare(who);
+                } else {
+                    continue;
                 }
-                (None, _) => ("", None, "", ""),
+                open.push(place);
+            }
+            if open.is_empty() {
+                return Ok(answers);
+            }
+            let again = self.admit(process, open.iter().map(|place| &looked_at[*place]), at).await?;
+            for (place, answer) in open.into_iter().zip(again) {
+                answers[place] = answer;
+            }
+        }
+    }
+
+    async fn admit<'a>(
+        &self,
+        process: &str,
+        looked_at: impl Iterator<Item = &'a Looked>,
+        at: At,
+    ) -> Result<Vec<String>, StoreError> {
+        let mut keys = vec![self.names.claims(process), self.names.stages(process)];
+        let mut arguments: Vec<Vec<u8>> = vec![at.word().into(), scripts::retention().into()];
+        let time = |time: Option<UnixMillis>| time.map_or_else(String::new, |time| time.0.to_string());
+        for looked in looked_at {
+            let (action, message_id, due, expires, reason, letter) = match &looked.verdict {
+                Verdict::Keep { header, mail } => {
+                    ("kept", &*header.message_id, time(mail.not_before), time(mail.expires_at), "", Vec::new())
+                }
+                Verdict::Duplicate(header) => {
+                    ("duplicate", &*header.message_id, String::new(), String::new(), "", Vec::new())
+                }
+                Verdict::Dead(letter) => {
+                    ("dead", &*letter.message_id, String::new(), String::new(), &*letter.reason, letter.encode())
+                }
             };
-            let line = match header {
-                Some(header) if !sealed => header.encode(looked.verdict.priority()),
+            let line = match &looked.verdict {
+                Verdict::Keep { header, mail }
+                    if looked.rewrites || !matches!(looked.envelope, Envelope::Headed(..)) =>
+                {
+                    header.encode(mail.priority)
+                }
                 _ => Vec::new(),
             };
-            let records = self.records(id, key);
+            let records = looked.records(self);
             arguments.extend([
-                looked.id.as_str().into(),
+                looked.taken.id.as_str().into(),
                 action.into(),
                 line,
-                id.into(),
-                serial.into(),
+                looked.id().into(),
+                looked.serial().into(),
                 message_id.into(),
                 due.into(),
+                expires.into(),
                 reason.into(),
                 letter,
+                looked.envelope.word().into(),
+                looked.sum.clone().into(),
+                looked.spared.join("\n").into(),
+                if looked.sure { "1" } else { "" }.into(),
                 records.len().to_string().into(),
             ]);
             keys.extend(records);
+        }
+        if keys.len() == 2 && arguments.len() == 2 {
+            return Ok(Vec::new());
         }
         let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
         self.run(&scripts::ADMIT, &keys, &arguments).await
     }
 }
 
-type Taken = (ClaimId, Priority, Vec<u8>);
+/// Logs how a claim ended before sending. What is dropped and was never sent in another guise must not pass in silence.
+fn tell(id: &str, outcome: &str) {
+    if let Some(first) = outcome.strip_prefix("duplicate\n") {
+        tracing::warn!(
+            mail.id = &*mask_id(id),
+            mail.first = &*mask_id(first),
+            "a mail was dropped as a duplicate of an earlier one with its id or key, but it is another mail: its recipients or its content differ"
+        );
+    } else {
+        tracing::debug!(mail.id = &*mask_id(id), outcome, "a claim ended before sending");
+    }
+}
+
+fn priority_of(letter: &[u8]) -> Priority {
+    match letter {
+        b"h" => Priority::High,
+        b"l" => Priority::Low,
+        _ => Priority::Normal,
+    }
+}
+
+/// An entry that was taken from a list.
+#[derive(Clone)]
+struct Taken {
+    id: ClaimId,
+    /// The list it lay in.
+    source: Priority,
+    /// When it was taken, by Redis' clock.
+    since: UnixMillis,
+    entry: Vec<u8>,
+}
+
+/// What stands before the producer's bytes of an entry.
+enum Envelope {
+    /// Nothing that tells anything.
+    None,
+    /// A header, to be compared with the mail's record before it is believed.
+    Headed(Box<Header>),
+    /// A header that is not ours: a producer wrote it.
+    Forged,
+    /// No header, though the entry begins as if it had one: all of it is the producer's.
+    Broken,
+}
+
+impl Envelope {
+    fn of(entry: &[u8], forged: bool) -> Self {
+        match Entry::decode(entry) {
+            Entry::Raw(_) | Entry::Bare(_) => Self::None,
+            Entry::Sealed(..) if forged => Self::Forged,
+            Entry::Sealed(header, _) => Self::Headed(header),
+            Entry::Malformed(_) => Self::Broken,
+        }
+    }
+
+    /// As the script knows it.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::None => "raw",
+            Self::Headed(_) => "headed",
+            Self::Forged | Self::Broken => "forged",
+        }
+    }
+}
 
 /// A claimed entry and what is to become of it.
 struct Looked {
-    id: ClaimId,
-    entry: Vec<u8>,
+    taken: Taken,
     fetched: Option<Vec<u8>>,
+    envelope: Envelope,
     verdict: Verdict,
+    /// Recipients of the payload that are left out.
+    spared: Vec<String>,
+    /// The mail's fingerprint; empty when it is none.
+    sum: String,
+    /// Whether the mail that a record belongs to was looked for.
+    sure: bool,
+    /// Whether the header in Redis must be written again.
+    rewrites: bool,
+}
+
+impl Looked {
+    /// Id, key and serial of the mail, for its records.
+    fn names(&self) -> (&str, Option<&str>, &str) {
+        match &self.verdict {
+            Verdict::Keep { header, .. } | Verdict::Duplicate(header) => {
+                (&header.id, header.key.as_deref(), &header.serial)
+            }
+            Verdict::Dead(letter) => (&letter.id, letter.key.as_deref(), &letter.serial),
+        }
+    }
+
+    fn id(&self) -> &str {
+        self.names().0
+    }
+
+    fn serial(&self) -> &str {
+        self.names().2
+    }
+
+    fn records(&self, queue: &Queue) -> Vec<String> {
+        let (id, key, _) = self.names();
+        queue.records(id, key)
+    }
+
+    /// Leaves out recipients who have this mail already, by an earlier one with its id or key; with nobody left it is a
+    /// duplicate.
+    fn spare(&mut self, who: &str) {
+        let who: Vec<&str> = who.lines().collect();
+        self.spared.extend(who.iter().map(|address| (*address).to_owned()));
+        self.rewrites = true;
+        if let Verdict::Keep { header, mail } = &mut self.verdict {
+            mail.recipients.retain(|recipient| !who.contains(&recipient.as_str()));
+            header.remaining = Some(mail.recipients.clone());
+            if mail.recipients.is_empty() {
+                self.verdict = Verdict::Duplicate(header.clone());
+            }
+        }
+    }
 }
 
 enum Verdict {
-    Keep { header: Box<Header>, mail: Box<Mail> },
-    Delay { header: Box<Header>, due: UnixMillis, priority: Priority },
-    Expired { header: Box<Header>, priority: Priority },
+    /// To be sent, unless it is early or expired: the script knows the time.
+    Keep {
+        header: Box<Header>,
+        mail: Box<Mail>,
+    },
+    /// Everybody in it has it.
+    Duplicate(Box<Header>),
     Dead(Box<DeadLetter>),
 }
 
-impl Verdict {
-    fn priority(&self) -> Priority {
-        match self {
-            Self::Keep { mail, .. } => mail.priority,
-            Self::Delay { priority, .. } | Self::Expired { priority, .. } => *priority,
-            Self::Dead(_) => Priority::Normal,
-        }
-    }
+struct Decision {
+    verdict: Verdict,
+    spared: Vec<String>,
+    sum: String,
 }
 
 /// The id, when the payload is nothing else: bare, or as a JSON string.
@@ -278,61 +453,58 @@ pub(super) fn bare_id(payload: &[u8]) -> Option<String> {
     is_id(id).then(|| id.to_owned())
 }
 
-/// What becomes of a claimed entry. `named` is its bare id and the key that was read, `fetched` what lay there.
+/// What becomes of a claimed entry. `named` is its bare id and the key that was read, `fetched` what lay there. The claim
+/// is the mail's identity from now on: who looks at it again, for whatever reason, sees the same mail.
 fn decide(
-    entry: &[u8],
+    taken: &Taken,
+    envelope: &Envelope,
     named: Option<(&str, &str)>,
     fetched: Option<&[u8]>,
-    source: Priority,
     now: UnixMillis,
-) -> Verdict {
-    let decoded = Entry::decode(entry);
-    let known = match &decoded {
-        Entry::Sealed(header, _) => Some((**header).clone()),
+) -> Decision {
+    let known = match envelope {
+        Envelope::Headed(header) => Some(header),
         _ => None,
     };
+    let raw = Entry::decode(&taken.entry).payload();
+    let priority = envelope::priority(&taken.entry);
     let dead = |reason: &str, problem: String, payload: &[u8]| {
         let letter =
-            DeadLetter::new(known.as_ref(), envelope::priority(entry), reason, &problem, Some(Stage::Taken), now);
-        let id = known.as_ref().map(|header| header.id.clone()).or_else(|| named.map(|(id, _)| id.to_owned()));
+            DeadLetter::new(known.map(|header| &**header), priority, reason, &problem, Some(Stage::Taken), now);
+        let id = known.map(|header| header.id.clone()).or_else(|| named.map(|(id, _)| id.to_owned()));
         let id = id.or_else(|| id_of_invalid(payload));
-        Verdict::Dead(Box::new(letter.with_payload(payload, named.map(|(_, key)| key)).named(id)))
+        let letter = letter.with_payload(payload, named.map(|(_, key)| key)).named(id);
+        Decision { verdict: Verdict::Dead(Box::new(letter)), spared: Vec::new(), sum: String::new() }
     };
-    let payload = match (&decoded, named, fetched) {
-        (Entry::Malformed(bytes), ..) => {
-            return dead("MalformedEnvelope", "the header of the envelope makes no sense".into(), bytes);
+    let payload = match (named, fetched) {
+        (Some((_, key)), None) => {
+            return dead("PayloadMissing", format!("payload missing: nothing lies under {key}"), raw);
         }
-        (_, Some((_, key)), None) => {
-            return dead("PayloadMissing", format!("payload missing: nothing lies under {key}"), decoded.payload());
-        }
-        (_, Some(_), Some(fetched)) => fetched,
-        (_, None, _) => decoded.payload(),
+        (Some(_), Some(fetched)) => fetched,
+        (None, _) => raw,
     };
     let mut mail = match parse(payload) {
         Ok(mail) => mail,
         Err(error) => return dead("InvalidMail", error.to_string(), payload),
     };
-    let header = known.clone().unwrap_or_else(|| Header::fix(&mail, named.map(|(id, _)| id), now));
-    // The list that a raw mail lay in says more than its field; an envelope is marked.
+    let fix = || Box::new(Header::fix(&mail, named.map(|(id, _)| id), taken.id.as_str(), taken.since));
+    let header = known.cloned().unwrap_or_else(fix);
+    let sum = mail.fingerprint();
+    // The list that a raw mail lay in says more than its field; an envelope of ours is marked.
     if known.is_some() {
-        mail.priority = envelope::priority(entry);
-    } else if source != Priority::Normal {
-        mail.priority = source;
+        mail.priority = priority;
+    } else if taken.source != Priority::Normal {
+        mail.priority = taken.source;
     }
+    let mut spared = Vec::new();
     if let Some(remaining) = &header.remaining {
-        mail.recipients.retain(|recipient| remaining.contains(recipient));
+        let (sent, left_out) = mail.recipients.into_iter().partition(|recipient| remaining.contains(recipient));
+        (mail.recipients, spared) = (sent, left_out);
     }
-    let (header, priority) = (Box::new(header), mail.priority);
     if mail.recipients.is_empty() {
         return dead("InvalidMail", "to: none of the recipients still to be sent to is in the payload".into(), payload);
     }
-    if mail.expires_at.is_some_and(|expires| expires <= now) {
-        return Verdict::Expired { header, priority };
-    }
-    match mail.not_before {
-        Some(due) if due > now => Verdict::Delay { header, due, priority },
-        _ => Verdict::Keep { header, mail: Box::new(mail) },
-    }
+    Decision { verdict: Verdict::Keep { header, mail: Box::new(mail) }, spared, sum }
 }
 
 /// Claim ids on their way. Unless it is said to be settled, dropping it leaves them to the next call.
@@ -341,6 +513,8 @@ struct Pending<'a> {
     old: Vec<Orphan>,
     fresh: Vec<Orphan>,
     found: Vec<ClaimId>,
+    /// What Redis has, read or not.
+    seen: Vec<ClaimId>,
     settled: bool,
 }
 
@@ -358,7 +532,7 @@ impl<'a> Pending<'a> {
             }
             !mine
         });
-        Self { queue, old, fresh, found: Vec::new(), settled: false }
+        Self { queue, old, fresh, found: Vec::new(), seen: Vec::new(), settled: false }
     }
 
     fn fresh(&self) -> Vec<ClaimId> {
@@ -375,7 +549,11 @@ impl Drop for Pending<'_> {
         if self.settled {
             self.fresh.clear();
             // What was not there may still come: a command can lie in a socket while a later one overtakes it.
-            self.old.retain(|orphan| !self.found.contains(&orphan.id) && orphan.since.elapsed() < ORPHAN_AGE);
+            // What was seen there and not read is there until it is read, however long it takes.
+            self.old.retain(|orphan| {
+                let may_come = self.seen.contains(&orphan.id) || orphan.since.elapsed() < ORPHAN_AGE;
+                !self.found.contains(&orphan.id) && may_come
+            });
         }
         let mut orphans = self.queue.orphans.lock().unwrap_or_else(PoisonError::into_inner);
         orphans.append(&mut self.old);

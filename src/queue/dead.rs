@@ -8,7 +8,8 @@ use redis::cmd;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Entry, Header, Priority, Queue, Refusal, Stage, Try, UnixMillis, bodies::limit, envelope, ids::fresh_id, scripts,
+    At, Entry, Header, Priority, Queue, Refusal, Stage, Try, UnixMillis, bodies::limit, envelope, ids::fresh_id,
+    scripts,
 };
 use crate::{store::StoreError, telemetry::log::mask_id};
 
@@ -316,22 +317,16 @@ impl Queue {
 
     /// Re-drives dead letters that fit, oldest first, at most `limit`: to the end of their lists, counters at zero, same
     /// id. Entries that are no dead letters of ours are skipped. Cancelling stops between two entries.
-    pub async fn dead_requeue(&self, filter: &Filter, limit: usize, now: UnixMillis) -> Result<Bulk, StoreError> {
-        self.dead_decide(filter, limit, "requeue", now).await
+    pub async fn dead_requeue(&self, filter: &Filter, limit: usize, at: impl Into<At>) -> Result<Bulk, StoreError> {
+        self.dead_decide(filter, limit, "requeue", at.into()).await
     }
 
     /// Discards dead letters that fit, oldest first, at most `limit`; they are counted as discarded.
-    pub async fn dead_discard(&self, filter: &Filter, limit: usize, now: UnixMillis) -> Result<Bulk, StoreError> {
-        self.dead_decide(filter, limit, "discard", now).await
+    pub async fn dead_discard(&self, filter: &Filter, limit: usize, at: impl Into<At>) -> Result<Bulk, StoreError> {
+        self.dead_decide(filter, limit, "discard", at.into()).await
     }
 
-    async fn dead_decide(
-        &self,
-        filter: &Filter,
-        limit: usize,
-        action: &str,
-        now: UnixMillis,
-    ) -> Result<Bulk, StoreError> {
+    async fn dead_decide(&self, filter: &Filter, limit: usize, action: &str, at: At) -> Result<Bulk, StoreError> {
         let mut bulk = Bulk::default();
         let mut place = -1;
         let mut beginnings = BEGINNINGS;
@@ -351,7 +346,7 @@ impl Queue {
                 if bulk.done + bulk.skipped >= limit as u64 {
                     break 'pages;
                 }
-                match self.dead_decide_one(head, action, now).await? {
+                match self.dead_decide_one(head, action, at).await? {
                     Decided::Done => {
                         bulk.done += 1;
                         gone += 1;
@@ -369,20 +364,20 @@ impl Queue {
         Ok(bulk)
     }
 
-    async fn dead_decide_one(&self, head: Head, action: &str, now: UnixMillis) -> Result<Decided, StoreError> {
+    async fn dead_decide_one(&self, head: Head, action: &str, at: At) -> Result<Decided, StoreError> {
         let (place, length, begin) = (head.place, head.length, head.begin.clone());
         let (letter, revived) = if action == "requeue" {
             if head.letter.reason == "Malformed" {
                 return Ok(Decided::Unable);
             }
             let Some(letter) = self.whole(head).await? else { return Ok(Decided::Moved) };
-            let Some(revived) = letter.revived(now) else { return Ok(Decided::Unable) };
+            let Some(revived) = letter.revived(self.estimate(at)) else { return Ok(Decided::Unable) };
             (letter, revived)
         } else {
             (head.letter, Vec::new())
         };
         let keys = self.records(&letter.id, letter.key.as_deref());
-        let (at, ttl, place, length) = (now.0.to_string(), scripts::retention(), place.to_string(), length.to_string());
+        let (at, ttl, place, length) = (at.word(), scripts::retention(), place.to_string(), length.to_string());
         let arguments: [&[u8]; 10] = [
             &begin,
             action.as_bytes(),

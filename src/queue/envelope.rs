@@ -6,10 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Mail, Priority, UnixMillis,
-    ids::{fresh_id, sortable_id},
-};
+use super::{Mail, Priority, UnixMillis, ids::sortable_id};
 
 /// How every envelope begins; the scripts know it too.
 pub const MAGIC: &[u8] = b"mailrelay/1 ";
@@ -23,7 +20,8 @@ const BARE: &[u8] = b"{}\n";
 pub struct Header {
     /// The producer's id of the mail, or one that was made.
     pub id: String,
-    /// Names this mail among all that may carry the same id or idempotency key: 32 hexadecimal digits.
+    /// Names this mail among all that may carry the same id or idempotency key: 32 hexadecimal digits, its first claim's.
+    /// A header is believed because the record of its id names its serial, which no producer knows.
     pub serial: String,
     /// With the angle brackets; derived from the id, so that even a resend can be recognised downstream.
     pub message_id: String,
@@ -124,13 +122,13 @@ impl<'a> Entry<'a> {
 
 impl Header {
     /// Fixes the header of a mail that has none yet. `id` is the bare id that lay in the list, if that was all; else
-    /// the mail's own counts, or one is made.
-    pub fn fix(mail: &Mail, id: Option<&str>, now: UnixMillis) -> Self {
-        let serial = fresh_id();
-        let id = id.map(str::to_owned).or_else(|| mail.id.clone()).unwrap_or_else(|| sortable_id(now));
+    /// the mail's own counts, or one is made. The same arguments give the same header: whoever looks twice at one claim
+    /// must see one mail.
+    pub fn fix(mail: &Mail, id: Option<&str>, serial: &str, now: UnixMillis) -> Self {
+        let id = id.map(str::to_owned).or_else(|| mail.id.clone()).unwrap_or_else(|| sortable_id(now, serial));
         Self {
             message_id: mail.message_id(&id),
-            serial,
+            serial: serial.to_owned(),
             attempts: 0,
             deferrals: 0,
             crashes: 0,

@@ -1,8 +1,13 @@
 //! Held mails: nobody knows whether the server has them, and a person or a rule decides.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Bulk, Entry, Filter, Queue, Stage, UnixMillis, scripts};
+use super::{
+    At, Bulk, ClaimId, Claimed, Entry, Filter, OperationId, Progress, Queue, Refusal, Settled, Settlement, Stage, Try,
+    UnixMillis, claim::bare_id, envelope, parse, scripts,
+};
 use crate::{store::StoreError, telemetry::log::mask_id};
 
 /// A mail whose outcome nobody knows.
@@ -25,6 +30,8 @@ pub struct HeldMail {
     pub stage: Option<Stage>,
     /// What was read last, or the error.
     pub reply: String,
+    /// When it was first seen; no server can have heard of it before.
+    pub first_seen: UnixMillis,
     /// Tries and refusals of the envelope are not repeated here; the key is, for its record.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
@@ -44,14 +51,38 @@ impl HeldMail {
         let mut held: Self = serde_json::from_slice(&entry[..end])
             .unwrap_or_else(|_| Self { reason: "Malformed".into(), ..Self::default() });
         claim.clone_into(&mut held.claim_id);
-        if held.id.is_empty()
-            && let Entry::Sealed(header, _) = Entry::decode(entry.get(end + 1..).unwrap_or_default())
-        {
-            (held.id, held.message_id, held.key, held.serial) =
-                (header.id, header.message_id, header.key, header.serial);
+        if let Entry::Sealed(header, _) = Entry::decode(entry.get(end + 1..).unwrap_or_default()) {
+            held.first_seen = header.first_seen;
+            if held.id.is_empty() {
+                (held.id, held.message_id, held.key, held.serial) =
+                    (header.id, header.message_id, header.key, header.serial);
+            }
         }
         held
     }
+
+    /// Whether its Message-ID tells it from all others: a header that was only taken was never checked.
+    pub fn is_identified(&self) -> bool {
+        self.stage.is_some_and(|stage| stage != Stage::Taken) && !self.message_id.is_empty()
+    }
+}
+
+/// A held mail with everything known about it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldDetails {
+    /// What the list shows.
+    #[serde(flatten)]
+    pub mail: HeldMail,
+    /// Tries before, oldest first.
+    pub tries: Vec<Try>,
+    /// Recipients that were refused for good.
+    pub refused: Vec<Refusal>,
+    /// Recipients still to be sent to, once some had an outcome of their own; absent means all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remaining: Option<Vec<String>>,
+    /// The producer's bytes; what is no UTF-8 in them is shown as U+FFFD.
+    pub payload: String,
 }
 
 impl Queue {
@@ -77,27 +108,80 @@ impl Queue {
 
     /// Sends held mails that fit again, at most `limit`, with the same Message-ID: whoever decides this has looked
     /// whether the server has them, or takes the risk.
-    pub async fn held_release(&self, filter: &Filter, limit: usize, now: UnixMillis) -> Result<Bulk, StoreError> {
-        self.held_decide(filter, limit, "release", now).await
+    pub async fn held_release(&self, filter: &Filter, limit: usize, at: impl Into<At>) -> Result<Bulk, StoreError> {
+        self.held_decide(filter, limit, "release", at.into()).await
     }
 
-    /// Discards held mails that fit, at most `limit`; they are counted as discarded.
-    pub async fn held_discard(&self, filter: &Filter, limit: usize, now: UnixMillis) -> Result<Bulk, StoreError> {
-        self.held_decide(filter, limit, "discard", now).await
+    /// Discards held mails that fit, at most `limit`; they are counted as discarded. Whoever decides this says that the
+    /// server has them: a repeat with the same id or key is a duplicate.
+    pub async fn held_discard(&self, filter: &Filter, limit: usize, at: impl Into<At>) -> Result<Bulk, StoreError> {
+        self.held_decide(filter, limit, "discard", at.into()).await
     }
 
-    async fn held_decide(
+    /// One held mail by its id or claim, the oldest of several, with everything known about it.
+    pub async fn held_show(&self, id: &str) -> Result<Option<HeldDetails>, StoreError> {
+        let Some(mail) = self.held_list(&Filter::id(id), 1).await?.pop() else { return Ok(None) };
+        let Some(envelope) = self.held_envelope(&mail).await? else { return Ok(None) };
+        let entry = Entry::decode(&envelope);
+        let payload = String::from_utf8_lossy(entry.payload()).into_owned();
+        let (tries, refused, remaining) = match entry {
+            Entry::Sealed(header, _) => (header.tries, header.refused, header.remaining),
+            _ => Default::default(),
+        };
+        Ok(Some(HeldDetails { mail, tries, refused, remaining, payload }))
+    }
+
+    /// Gives a held mail the outcome that somebody knows, as a late answer of the server would have; whether it was still
+    /// held, and what it says could be read.
+    pub async fn held_settle(
         &self,
-        filter: &Filter,
-        limit: usize,
-        action: &str,
-        now: UnixMillis,
-    ) -> Result<Bulk, StoreError> {
+        held: &HeldMail,
+        outcome: &Settlement,
+        at: impl Into<At>,
+    ) -> Result<bool, StoreError> {
+        let Some(envelope) = self.held_envelope(held).await? else { return Ok(false) };
+        let Entry::Sealed(header, payload) = Entry::decode(&envelope) else { return Ok(false) };
+        let fetched = match bare_id(payload) {
+            Some(id) => match self.text(&self.names.payload(&id)).await? {
+                Some(text) => Some(text),
+                None => return Ok(false),
+            },
+            None => None,
+        };
+        let Ok(mut mail) = parse(fetched.as_deref().unwrap_or(payload)) else { return Ok(false) };
+        if let Some(remaining) = &header.remaining {
+            mail.recipients.retain(|recipient| remaining.contains(recipient));
+        }
+        mail.priority = envelope::priority(&envelope);
+        let claim = Claimed {
+            claim_id: ClaimId(held.claim_id.clone()),
+            header: *header,
+            mail,
+            payload: payload.to_vec(),
+            fetched,
+            alone: false,
+            share: Arc::default(),
+        };
+        let (operation, progress) = (OperationId::random(), Progress::default());
+        let settled = self.settle(&held.process, &claim, &operation, outcome, &progress, at).await?;
+        Ok(settled == Settled::Late)
+    }
+
+    /// The envelope of a held mail.
+    async fn held_envelope(&self, held: &HeldMail) -> Result<Option<Vec<u8>>, StoreError> {
+        let claim = [held.claim_id.clone()];
+        let Some(found) = self.heads_of(&self.names.held, &claim, 0).await?.pop() else { return Ok(None) };
+        let Some(mut entry) = self.entry(&self.names.held, &found.field, found.length).await? else { return Ok(None) };
+        let end = entry.iter().position(|&byte| byte == b'\n').map_or(entry.len(), |at| at + 1);
+        Ok(Some(entry.split_off(end)))
+    }
+
+    async fn held_decide(&self, filter: &Filter, limit: usize, action: &str, at: At) -> Result<Bulk, StoreError> {
         let mut bulk = Bulk::default();
-        let (at, ttl) = (now.0.to_string(), scripts::retention());
+        let (at, ttl) = (at.word(), scripts::retention());
         for held in self.held_list(filter, limit).await? {
             let keys = self.records(&held.id, held.key.as_deref());
-            let arguments: [&[u8]; 7] = [
+            let arguments: [&[u8]; 8] = [
                 held.claim_id.as_bytes(),
                 action.as_bytes(),
                 at.as_bytes(),
@@ -105,6 +189,7 @@ impl Queue {
                 held.id.as_bytes(),
                 held.serial.as_bytes(),
                 held.message_id.as_bytes(),
+                held.stage.map_or("", Stage::as_str).as_bytes(),
             ];
             let answer: String = self.run(&scripts::RELEASE, &keys, &arguments).await?;
             match answer.as_str() {

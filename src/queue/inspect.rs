@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use redis::cmd;
 use serde::Serialize;
 
-use super::{Audit, Queue, SCRIPT_LIMIT, Stage, StageMark, UnixMillis, mail::is_id, scripts};
+use super::{At, Audit, Queue, SCRIPT_LIMIT, Stage, StageMark, UnixMillis, mail::is_id, scripts};
 use crate::store::StoreError;
 
 /// How many mails are where.
@@ -24,6 +24,8 @@ pub struct Depths {
     pub dead: u64,
     /// Since when the oldest waits; estimated for mails by plain LPUSH.
     pub oldest: Option<UnixMillis>,
+    /// When this was, by Redis' clock.
+    pub at: UnixMillis,
 }
 
 /// A process that claimed mail.
@@ -58,7 +60,8 @@ pub struct InFlight {
 pub struct MailStatus {
     /// Its id.
     pub id: String,
-    /// `queued`, `claimed`, `delayed`, `delivered`, `held`, `dead`, `expired`, `discarded`.
+    /// `queued`, `claimed`, `delayed`, `resend`, `delivered`, `held`, `dead`, `expired`, `discarded`, `duplicate`, or
+    /// `lost`: removed by hand.
     pub state: String,
     /// Since when.
     pub at: UnixMillis,
@@ -76,22 +79,26 @@ pub struct MailStatus {
 struct Survey {
     depths: Depths,
     counters: HashMap<String, i64>,
+    /// Entries with a header that wait, as they lie there; none when they are too many to look at.
+    recounted: Option<u64>,
+    /// Delayed mails, as they lie there.
+    delayed_mails: u64,
 }
 
 impl Queue {
-    /// How many mails are where, at one instant. Also takes a sample of how many had arrived by `now`: who asks every
+    /// How many mails are where, at one instant. Also takes a sample of how many had arrived by then: who asks every
     /// few seconds gets a good estimate of how long raw mail has waited.
-    pub async fn depths(&self, now: UnixMillis) -> Result<Depths, StoreError> {
-        Ok(self.survey(Some(now)).await?.depths)
+    pub async fn depths(&self, at: impl Into<At>) -> Result<Depths, StoreError> {
+        Ok(self.survey(&at.into().word()).await?.depths)
     }
 
     /// The conservation sum, at one instant.
     pub async fn audit(&self) -> Result<Audit, StoreError> {
-        let Survey { depths, counters } = self.survey(None).await?;
+        let Survey { depths, counters, recounted, delayed_mails } = self.survey(AUDIT).await?;
         let counter = |name: &str| counters.get(name).copied().unwrap_or(0);
         let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
-        // Entries without a header were never counted. Fewer entries than were counted means that some were lost.
-        let raw_waiting = unsigned(i64::try_from(depths.pending).unwrap_or(i64::MAX) - counter("counted"));
+        let known = counter("counted");
+        let raw_waiting = Audit::raw_waiting(depths.pending, known, recounted);
         Ok(Audit {
             accepted: unsigned(counter("accepted")) + raw_waiting,
             delivered: unsigned(counter("delivered")),
@@ -99,21 +106,24 @@ impl Queue {
             expired: unsigned(counter("expired")),
             discarded: unsigned(counter("discarded")),
             queued: depths.pending,
-            delayed: depths.delayed,
+            delayed: delayed_mails,
             in_flight: depths.in_flight,
             held: depths.held,
             dead: depths.dead,
             raw_waiting,
             difference: 0,
+            since: counters.get("began").copied().map(unsigned).map(UnixMillis),
+            unverified: Vec::new(),
         }
-        .balanced())
+        .balanced()
+        .doubted(known, recounted, depths.delayed))
     }
 
     /// Counters of the scripts beyond the audit's: `recovered.<stage>.<outcome>`, `tries.<reason>`, `taken`, `returned`.
     pub async fn counters(&self) -> Result<BTreeMap<String, i64>, StoreError> {
         let found: BTreeMap<String, i64> =
             self.store.query(cmd("HGETALL").arg(&self.names.counters), SCRIPT_LIMIT).await?;
-        Ok(found.into_iter().filter(|(name, _)| !matches!(name.as_str(), "turn" | "counted" | "bytes")).collect())
+        Ok(found.into_iter().filter(|(name, _)| !INTERNAL.contains(&name.as_str())).collect())
     }
 
     /// Every process that has claims, or had until a moment ago.
@@ -162,12 +172,11 @@ impl Queue {
         }))
     }
 
-    async fn pods(&self) -> Result<BTreeMap<String, String>, StoreError> {
+    pub(super) async fn pods(&self) -> Result<BTreeMap<String, String>, StoreError> {
         self.store.query(cmd("HGETALL").arg(&self.names.processes), SCRIPT_LIMIT).await
     }
 
-    async fn survey(&self, now: Option<UnixMillis>) -> Result<Survey, StoreError> {
-        let at = now.map_or_else(String::new, |now| now.0.to_string());
+    async fn survey(&self, at: &str) -> Result<Survey, StoreError> {
         // The keys of a script must be known beforehand; when a process came or went in between, look again.
         for _ in 0..TRIES {
             let processes: Vec<String> = self.pods().await?.into_keys().collect();
@@ -177,20 +186,43 @@ impl Queue {
             arguments.extend(processes.iter().map(String::as_bytes));
             let answer: Option<Answer> =
                 self.run(&scripts::DEPTHS, &keys, &arguments).await.map(Surveyed::into_inner)?;
-            if let Some((pending, delayed, in_flight, held, dead, oldest, estimate, counters)) = answer {
+            if let Some(answer) = answer {
+                let (
+                    now,
+                    pending,
+                    delayed,
+                    in_flight,
+                    held,
+                    dead,
+                    oldest,
+                    estimate,
+                    counters,
+                    recounted,
+                    delayed_mails,
+                ) = answer;
+                let at = UnixMillis(now.parse().unwrap_or(0));
+                if at != UnixMillis::default() {
+                    self.heard(at);
+                }
                 let oldest = oldest.parse().ok().into_iter().chain(estimate.parse().ok()).min().map(UnixMillis);
-                let depths = Depths { pending, delayed, in_flight, held, dead, oldest };
-                return Ok(Survey { depths, counters });
+                let depths = Depths { pending, delayed, in_flight, held, dead, oldest, at };
+                return Ok(Survey { depths, counters, recounted: recounted.parse().ok(), delayed_mails });
             }
         }
         Err(self.garbled(format!("the set of worker processes changed {TRIES} times while it was read; try again")))
     }
 }
 
-/// How often a survey is repeated when the set of processes changes under it.
-const TRIES: usize = 20;
+/// Counters that say nothing to people: how the scripts share work, and what they compare.
+const INTERNAL: [&str; 7] = ["turn", "counted", "bytes", "drains", "silent", "promotedAt", "began"];
 
-type Answer = (u64, u64, u64, u64, u64, String, String, HashMap<String, i64>);
+/// What a survey is asked instead of a time: no sample, but a recount.
+const AUDIT: &str = "audit";
+
+/// How often a survey is repeated when the set of processes changes under it.
+pub(super) const TRIES: usize = 20;
+
+type Answer = (String, u64, u64, u64, u64, u64, String, String, HashMap<String, i64>, String, u64);
 
 /// The answer of the script, which is empty when the set of processes had changed.
 struct Surveyed(Option<Answer>);

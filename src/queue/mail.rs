@@ -8,6 +8,7 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::{
     UnixMillis,
@@ -213,6 +214,38 @@ impl Mail {
         // An id with other characters gives a digest instead: still the same for the same id.
         let left = if is_dot_atom(id) { id.to_owned() } else { super::names::digest(id) };
         format!("<{left}@{domain}>")
+    }
+}
+
+impl Mail {
+    /// Tells this mail from another of the same id or key: 32 bits of SHA-256 over what is sent to whom, as hexadecimal
+    /// digits. Two that differ and look alike only miss a warning.
+    pub(super) fn fingerprint(&self) -> String {
+        let mut digest = Sha256::new();
+        let mut add = |bytes: &[u8]| {
+            digest.update((bytes.len() as u64).to_le_bytes());
+            digest.update(bytes);
+        };
+        add(self.reverse_path.as_bytes());
+        self.recipients.iter().for_each(|recipient| add(recipient.as_bytes()));
+        match &self.content {
+            Content::Raw(message) => add(message),
+            Content::Parts(parts) => {
+                for text in [&parts.subject, &parts.text, &parts.html] {
+                    add(text.as_deref().unwrap_or_default().as_bytes());
+                }
+                for (name, value) in &parts.headers {
+                    add(name.as_bytes());
+                    add(value.as_bytes());
+                }
+                for file in &parts.attachments {
+                    add(file.filename.as_bytes());
+                    add(&file.content);
+                }
+            }
+        }
+        let digest = digest.finalize();
+        format!("{:08x}", u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]))
     }
 }
 

@@ -18,7 +18,9 @@
 //! 3. [`Queue::claim`] runs two scripts. The first moves entries into the claims of the process (`taken`). Then each is
 //!    looked at in Rust, since no script may decode a payload. The second fixes the header of those that can be sent
 //!    (`claimed`) and writes their records, or drops duplicates and expired mail, delays early mail and puts what can't
-//!    be parsed to the dead letters. A process that dies between the two leaves entries exactly as they were.
+//!    be parsed to the dead letters. A process that dies between the two leaves entries exactly as they were. What the
+//!    script can't decide it gives back to be thought over, and is asked again: a header that is not ours, a duplicate of
+//!    a mail that may be gone, recipients who have the mail already.
 //! 4. [`Queue::advance`] notes `sending`, and `committing` before the bytes that complete the mail are handed to the
 //!    socket. It compares the claim: a worker whose claim was taken over aborts.
 //! 5. [`Queue::settle`] ends the claim with its outcome, counters, state record and event in one script. A repetition
@@ -28,7 +30,12 @@
 //!    relay's policy says. A definite reply that comes after all still moves a held mail to its true outcome.
 //!
 //! Payloads are bytes: no script decodes or re-encodes them. An entry that mailrelay has counted carries an envelope
-//! ([`Header`]) in front of them; an entry without one was pushed by a producer and never looked at.
+//! ([`Header`]) in front of them; an entry without one was pushed by a producer and never looked at. Producers push to
+//! the same lists, so bytes that look like a header prove nothing: it is believed when the record of its id names its
+//! serial, which nobody else knows. Otherwise the entry is what its producer pushed, and the header is ignored.
+//!
+//! Time is Redis': scripts ask for it (`TIME`) and compare `notBefore`, `expiresAt` and due times there; workers say only
+//! how long to wait. Promotion of due mail takes at most every second place while other mail waits, all workers together.
 //!
 //! # Keys
 //!
@@ -58,7 +65,16 @@
 //!
 //! A record says which mail (by its `serial`) holds an id or key. A second mail with either is dropped and counted while
 //! the first waits, flies, is held, or was delivered in the last 24 h; after dead letter, discard or expiry it is
-//! allowed. A mail that comes back by retry or recovery carries its serial and so meets its own record.
+//! allowed. A mail that comes back by retry or recovery carries its serial and so meets its own record. The serial is the
+//! first claim's id: whoever looks at that claim again, since an answer was lost, sees the same mail.
+//!
+//! The record also says who has the mail (`has`), whatever became of the rest: a repeat goes to the others alone. A held
+//! mail that a person discards counts as delivered to everybody: whoever knows better releases it.
+//!
+//! A second mail that is dropped though it is another one (`sum`, a fingerprint, differs) is counted apart and logged as a
+//! warning. And a mail that is nowhere any more, since somebody deleted a list, forbids nothing: when its record says a
+//! place where it is not, and all lists were seen empty since it can have come into one (`drains`), it is looked for in
+//! all hands and given up as `lost`.
 //!
 //! # At maxmemory
 //!
@@ -90,10 +106,11 @@ mod wire;
 
 pub use arrivals::{Arrivals, Wake};
 pub use audit::Audit;
+pub use claim::Batch;
 pub use compose::compose;
 pub use dead::{Bulk, DeadLetter, Filter};
 pub use envelope::{Entry, Header, MAX_REPLY, MAX_TRIES, Refusal, Try};
-pub use held::HeldMail;
+pub use held::{HeldDetails, HeldMail};
 pub use inspect::{Depths, InFlight, MailStatus, ProcessClaims};
 pub use mail::{
     Attachment, Content, MAX_MESSAGE, MAX_PAYLOAD, MAX_RECIPIENTS, Mail, MailError, Parts, Priority, parse,
@@ -107,4 +124,4 @@ pub use store::{
     Advance, ClaimId, Claimed, Counted, EnqueueError, EnqueueLimits, Enqueued, OperationId, Progress, Queue, RETENTION,
     SCRIPT_LIMIT, Settled, Settlement,
 };
-pub use time::UnixMillis;
+pub use time::{At, UnixMillis};

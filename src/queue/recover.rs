@@ -6,7 +6,7 @@ use redis::cmd;
 use serde::Serialize;
 
 use super::{
-    DeadLetter, Entry, HeldMail, Queue, RecoverOptions, Resolution, SCRIPT_LIMIT, Stage, StageMark, Suspicion,
+    At, DeadLetter, Entry, HeldMail, Queue, RecoverOptions, Resolution, SCRIPT_LIMIT, Stage, StageMark, Suspicion,
     UnixMillis, bodies::Head, envelope, resolve, scripts,
 };
 use crate::{store::StoreError, telemetry::log::mask_id};
@@ -60,13 +60,15 @@ impl Queue {
         &self,
         process: &str,
         options: &RecoverOptions,
-        now: UnixMillis,
+        at: impl Into<At>,
     ) -> Result<Recovery, StoreError> {
-        let mut recovery = Recovery::default();
+        let (mut recovery, at) = (Recovery::default(), at.into());
+        // For what people read of these claims.
+        self.time(at).await?;
         // Before any of them is moved.
         let sending = self.sending(process).await?;
         for _ in 0..PASSES {
-            let (moved, skipped) = self.recover_pass(process, sending, options, now, &mut recovery).await?;
+            let (moved, skipped) = self.recover_pass(process, sending, options, at, &mut recovery).await?;
             recovery.skipped = skipped;
             // What a scan missed, or what changed meanwhile, is there in the next pass; without progress it ends.
             if moved == 0 {
@@ -98,13 +100,15 @@ impl Queue {
         process: &str,
         claims: &[String],
         options: &RecoverOptions,
-        now: UnixMillis,
+        at: impl Into<At>,
     ) -> Result<Recovery, StoreError> {
-        let mut recovery = Recovery::default();
+        let (mut recovery, at) = (Recovery::default(), at.into());
+        // For what people read of these claims.
+        self.time(at).await?;
         let sending = self.sending(process).await?;
         for ids in claims.chunks(BATCH) {
             let batch = self.heads_of(&self.names.claims(process), ids, 1).await?;
-            for answer in self.recover_batch(process, sending, &batch, options, now).await? {
+            for answer in self.recover_batch(process, sending, &batch, options, at).await? {
                 if !recovery.count(&answer) {
                     recovery.skipped += 1;
                 }
@@ -118,14 +122,14 @@ impl Queue {
         process: &str,
         sending: usize,
         options: &RecoverOptions,
-        now: UnixMillis,
+        at: At,
         recovery: &mut Recovery,
     ) -> Result<(u64, u64), StoreError> {
         let (mut moved, mut skipped, mut cursor) = (0, 0, 0u64);
         loop {
             let (next, page) = self.heads(&self.names.claims(process), cursor, 1).await?;
             for batch in page.chunks(BATCH) {
-                for answer in self.recover_batch(process, sending, batch, options, now).await? {
+                for answer in self.recover_batch(process, sending, batch, options, at).await? {
                     if recovery.count(&answer) {
                         moved += 1;
                     } else {
@@ -140,7 +144,7 @@ impl Queue {
         }
         if moved == 0 && skipped == 0 {
             // Nothing left: an empty batch still forgets the process.
-            self.recover_batch(process, sending, &[], options, now).await?;
+            self.recover_batch(process, sending, &[], options, at).await?;
         }
         Ok((moved, skipped))
     }
@@ -151,11 +155,12 @@ impl Queue {
         sending: usize,
         batch: &[Head],
         options: &RecoverOptions,
-        now: UnixMillis,
+        at: At,
     ) -> Result<Vec<String>, StoreError> {
+        let now = self.estimate(at);
         let marks = self.marks(process, batch).await?;
         let mut keys = vec![self.names.claims(process), self.names.stages(process)];
-        let mut arguments: Vec<Vec<u8>> = vec![process.into(), now.0.to_string().into(), scripts::retention().into()];
+        let mut arguments: Vec<Vec<u8>> = vec![process.into(), at.word().into(), scripts::retention().into()];
         let mut judged = Vec::new();
         for (Head { field: claim, length, lines: entry }, mark) in batch.iter().zip(marks) {
             // Claim and stage are written together; a stage that is gone or unreadable tells nothing: the worst is assumed.
@@ -174,7 +179,7 @@ impl Queue {
                 _ => None,
             };
             let case = Case { process, claim, entry: whole.as_ref().unwrap_or(entry), stage, header, now };
-            let (action, line, extra, due, reason) = case.moves(resolution);
+            let (action, line, extra, wait, reason) = case.moves(resolution);
             let (id, key, serial, message_id) = case
                 .header
                 .as_ref()
@@ -186,7 +191,7 @@ impl Queue {
                 action.into(),
                 line,
                 extra,
-                due.into(),
+                wait.into(),
                 id.into(),
                 serial.into(),
                 message_id.into(),
@@ -241,14 +246,14 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// Action, header line (empty keeps the entry), what is parked beside it, when it is due, and why.
+    /// Action, header line (empty keeps the entry), what is parked beside it, how long it waits, and why.
     fn moves(&self, resolution: Resolution) -> (&'static str, Vec<u8>, Vec<u8>, String, &'static str) {
         match resolution {
             Resolution::Requeue { crashes } => {
                 ("queue", self.with_crashes(crashes), Vec::new(), String::new(), "ProcessEnded")
             }
             Resolution::Resend => {
-                ("resend", Vec::new(), Vec::new(), self.now.after(RESEND_WAIT).0.to_string(), "OutcomeUnknown")
+                ("resend", Vec::new(), Vec::new(), RESEND_WAIT.as_millis().to_string(), "OutcomeUnknown")
             }
             Resolution::Hold => ("held", Vec::new(), self.held(), String::new(), "OutcomeUnknown"),
             Resolution::Poison { crashes } => ("dead", Vec::new(), self.poison(crashes), String::new(), "Poison"),
@@ -275,6 +280,7 @@ impl Case<'_> {
             process: self.process.to_owned(),
             stage: Some(self.stage),
             reply: String::new(),
+            first_seen: header.map(|h| h.first_seen).unwrap_or_default(),
             key: header.and_then(|h| h.key.clone()),
             serial: header.map(|h| h.serial.clone()).unwrap_or_default(),
         }

@@ -1,8 +1,8 @@
-//! When a mail is tried again. Pure: clock and randomness are arguments.
+//! When a mail is tried again. Pure: randomness is an argument, and waits are counted by Redis' clock from its settlement.
 
 use std::time::Duration;
 
-use super::{Counted, Header, Settlement, UnixMillis};
+use super::{Counted, Header, Settlement};
 use crate::api::Retry;
 
 /// The wait before try number `n + 1`: `initialBackoff * 2^n`, at most `maxBackoff`, plus up to `jitterPercent` of it;
@@ -28,7 +28,7 @@ pub struct Failure {
 
 /// The next step after a failed try: delayed, or to the dead letters when its attempts are used up. Deferrals never
 /// are: a ten-minute outage must not empty the queue into the dead letters.
-pub fn next_step(header: &Header, failure: Failure, retry: &Retry, now: UnixMillis, random: f64) -> Settlement {
+pub fn next_step(header: &Header, failure: Failure, retry: &Retry, random: f64) -> Settlement {
     let Failure { counted, reason, reply, delay } = failure;
     let before = match counted {
         Counted::Attempt => header.attempts,
@@ -38,7 +38,7 @@ pub fn next_step(header: &Header, failure: Failure, retry: &Retry, now: UnixMill
         return Settlement::Dead { reason: "RetriesExhausted".into(), reply };
     }
     let wait = backoff(before, retry, random).max(delay.unwrap_or_default());
-    Settlement::Delayed { due: now.after(wait), counted, reason, reply }
+    Settlement::Delayed { wait, counted, reason, reply }
 }
 
 #[cfg(test)]
@@ -63,12 +63,12 @@ mod tests {
             reply: String::new(),
             delay: Some(delay),
         };
-        let due = |delay| match next_step(&header, failure(delay), &Retry::default(), UnixMillis(0), 0.0) {
-            Settlement::Delayed { due, .. } => due.0,
+        let wait = |delay| match next_step(&header, failure(delay), &Retry::default(), 0.0) {
+            Settlement::Delayed { wait, .. } => wait,
             other => panic!("{other:?}"),
         };
-        assert_eq!(due(Duration::from_secs(300)), 300_000);
-        assert_eq!(due(Duration::from_millis(1)), 1_000);
+        assert_eq!(wait(Duration::from_secs(300)), Duration::from_secs(300));
+        assert_eq!(wait(Duration::from_millis(1)), Duration::from_secs(1));
     }
 
     proptest! {

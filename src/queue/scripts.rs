@@ -46,6 +46,7 @@ pub(super) static RECOVER: LazyLock<Script> = draining!("recover.lua");
 pub(super) static PROMOTE: LazyLock<Script> = draining!("promote.lua");
 pub(super) static RELEASE: LazyLock<Script> = draining!("release.lua");
 pub(super) static DEAD: LazyLock<Script> = draining!("dead.lua");
+pub(super) static LOST: LazyLock<Script> = draining!("lost.lua");
 pub(super) static LETTERS: LazyLock<Script> = looking!("letters.lua");
 pub(super) static HEADS: LazyLock<Script> = looking!("heads.lua");
 pub(super) static PART: LazyLock<Script> = looking!("part.lua");

@@ -1,7 +1,9 @@
 //! Going on with a claim and ending it.
 
+use std::time::Duration;
+
 use super::{
-    Advance, ClaimId, Claimed, Counted, DeadLetter, Header, HeldMail, OperationId, Progress, Queue, Settled,
+    Advance, At, ClaimId, Claimed, Counted, DeadLetter, Header, HeldMail, OperationId, Progress, Queue, Settled,
     Settlement, Stage, Try, UnixMillis, envelope, scripts,
 };
 use crate::{store::StoreError, telemetry::log::mask};
@@ -15,10 +17,10 @@ impl Queue {
         process: &str,
         claim: &ClaimId,
         stage: Stage,
-        now: UnixMillis,
+        at: impl Into<At>,
     ) -> Result<Advance, StoreError> {
         let keys = [self.names.claims(process), self.names.stages(process)];
-        let at = now.0.to_string();
+        let at = at.into().word();
         let arguments = [claim.as_str().as_bytes(), stage.as_str().as_bytes(), at.as_bytes()];
         match self.run::<String>(&scripts::ADVANCE, &keys, &arguments).await?.as_str() {
             "done" => Ok(Advance::Done),
@@ -38,9 +40,11 @@ impl Queue {
         operation: &OperationId,
         outcome: &Settlement,
         progress: &Progress,
-        now: UnixMillis,
+        at: impl Into<At>,
     ) -> Result<Settled, StoreError> {
-        let Ending { action, header, due, reason, reply } = ending(claim, outcome, progress, now);
+        let at = at.into();
+        let now = self.estimate(at);
+        let Ending { action, header, wait, reason, reply, accepted } = ending(claim, outcome, progress, now);
         let extra = match action {
             "dead" => {
                 let payload = claim.fetched.as_deref().unwrap_or(&claim.payload);
@@ -61,6 +65,7 @@ impl Queue {
                 process: process.to_owned(),
                 stage: Some(Stage::Committing),
                 reply: reply.clone(),
+                first_seen: header.first_seen,
                 key: header.key.clone(),
                 serial: header.serial.clone(),
             }
@@ -69,17 +74,17 @@ impl Queue {
         };
         let mut keys = vec![self.names.claims(process), self.names.stages(process)];
         keys.extend(self.records(&header.id, header.key.as_deref()));
-        let (at, ttl, line) = (now.0.to_string(), scripts::retention(), header.encode(claim.mail.priority));
-        let due = due.map_or_else(String::new, |due| due.0.to_string());
+        let (at, ttl, line) = (at.word(), scripts::retention(), header.encode(claim.mail.priority));
+        let (wait, accepted) = (wait.as_millis().to_string(), accepted.join("\n"));
         // Records and events are for everybody who may see the queue; who looks after parked mail has the words as they were.
         let told = mask(&reply);
-        let arguments: [&[u8]; 13] = [
+        let arguments: [&[u8]; 14] = [
             claim.claim_id.0.as_bytes(),
             operation.0.as_bytes(),
             action.as_bytes(),
             at.as_bytes(),
             &line,
-            due.as_bytes(),
+            wait.as_bytes(),
             &extra,
             header.serial.as_bytes(),
             header.id.as_bytes(),
@@ -87,6 +92,7 @@ impl Queue {
             reason.as_bytes(),
             told.as_bytes(),
             ttl.as_bytes(),
+            accepted.as_bytes(),
         ];
         match self.run::<String>(&scripts::SETTLE, &keys, &arguments).await?.as_str() {
             "done" => Ok(Settled::Done),
@@ -100,9 +106,14 @@ impl Queue {
     /// Gives back a claim of which the server has nothing, to the end that is taken next; costs no attempt. `Lost` once
     /// it is committing, settled or taken over: a worker that noted `committing` and then did not send settles with
     /// [`Settlement::Delayed`] instead. Safe to repeat.
-    pub async fn requeue_claim(&self, process: &str, claim: &ClaimId, now: UnixMillis) -> Result<Advance, StoreError> {
+    pub async fn requeue_claim(
+        &self,
+        process: &str,
+        claim: &ClaimId,
+        at: impl Into<At>,
+    ) -> Result<Advance, StoreError> {
         let keys = [self.names.claims(process), self.names.stages(process)];
-        let at = now.0.to_string();
+        let at = at.into().word();
         let mut arguments: Vec<&[u8]> = vec![process.as_bytes(), at.as_bytes(), b"0"];
         let none: &[u8] = b"";
         arguments.extend([claim.as_str().as_bytes(), b"early", b"queue"]);
@@ -118,9 +129,11 @@ impl Queue {
 struct Ending {
     action: &'static str,
     header: Header,
-    due: Option<UnixMillis>,
+    wait: Duration,
     reason: String,
     reply: String,
+    /// Who has the mail since this try, as far as the mail is not over for all: they must not get it again.
+    accepted: Vec<String>,
 }
 
 /// One mail ends in one place: while some recipients wait for a retry, those that were refused are remembered in the
@@ -142,26 +155,29 @@ fn ending(claim: &Claimed, outcome: &Settlement, progress: &Progress, now: UnixM
         .cloned()
         .collect();
     let partial = !progress.accepted.is_empty() || !header.refused.is_empty() || header.remaining.is_some();
-    let refused_rest = |mut header: Header| {
+    let whole = |action, header, reason, reply| Ending {
+        action,
+        header,
+        wait: Duration::ZERO,
+        reason,
+        reply,
+        accepted: progress.accepted.clone(),
+    };
+    let refused_rest = |mut header: Header, accepted: Vec<String>| {
         header.remaining = Some(header.refused.iter().map(|refusal| refusal.recipient.clone()).collect());
         let reply = header.refused.last().map(|refusal| refusal.reply.clone()).unwrap_or_default();
-        Ending { action: "dead", header, due: None, reason: "RecipientsRefused".into(), reply }
+        Ending { accepted, ..whole("dead", header, "RecipientsRefused".into(), reply) }
     };
     match outcome {
-        Settlement::Delivered { reply } => {
-            if header.refused.is_empty() {
-                return Ending {
-                    action: "delivered",
-                    header,
-                    due: None,
-                    reason: String::new(),
-                    reply: envelope::cut(reply),
-                };
-            }
-            refused_rest(header)
+        Settlement::Delivered { reply } if header.refused.is_empty() => {
+            Ending { accepted: Vec::new(), ..whole("delivered", header, String::new(), envelope::cut(reply)) }
         }
-        Settlement::Delayed { .. } if open.is_empty() && !header.refused.is_empty() => refused_rest(header),
-        Settlement::Delayed { due, counted, reason, reply } => {
+        // All but the refused have it, named or not.
+        Settlement::Delivered { .. } => refused_rest(header, progress.accepted.iter().chain(&open).cloned().collect()),
+        Settlement::Delayed { .. } if open.is_empty() && !header.refused.is_empty() => {
+            refused_rest(header, progress.accepted.clone())
+        }
+        Settlement::Delayed { wait, counted, reason, reply } => {
             match counted {
                 Counted::Attempt => header.attempts = header.attempts.saturating_add(1),
                 Counted::Deferral => header.deferrals = header.deferrals.saturating_add(1),
@@ -172,7 +188,7 @@ fn ending(claim: &Claimed, outcome: &Settlement, progress: &Progress, now: UnixM
             }
             let reply = envelope::cut(reply);
             let header = header.with_try(Try { at: now, reason: reason.clone(), reply: reply.clone() });
-            Ending { action: "delayed", header, due: Some(*due), reason: reason.clone(), reply }
+            Ending { wait: *wait, ..whole("delayed", header, reason.clone(), reply) }
         }
         Settlement::Dead { reason, reply } => {
             let reply = envelope::cut(reply);
@@ -181,13 +197,13 @@ fn ending(claim: &Claimed, outcome: &Settlement, progress: &Progress, now: UnixM
                 header.remaining = Some(open.into_iter().chain(refused).collect());
             }
             let header = header.with_try(Try { at: now, reason: reason.clone(), reply: reply.clone() });
-            Ending { action: "dead", header, due: None, reason: reason.clone(), reply }
+            whole("dead", header, reason.clone(), reply)
         }
         Settlement::Held { reason, reply } => {
             if partial && !open.is_empty() {
                 header.remaining = Some(open);
             }
-            Ending { action: "held", header, due: None, reason: reason.clone(), reply: envelope::cut(reply) }
+            whole("held", header, reason.clone(), envelope::cut(reply))
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -10,9 +10,12 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{
-    Header, Mail, MailError, QueueNames, Refusal, Room, UnixMillis, ids::fresh_id, parse, room::Share, scripts,
+    At, Header, Mail, MailError, QueueNames, Refusal, Room, UnixMillis, ids::fresh_id, parse, room::Share, scripts,
 };
-use crate::store::{Store, StoreError};
+use crate::{
+    store::{Store, StoreError},
+    telemetry::log::mask_id,
+};
 
 /// How long a script may take: `committing` may wait for an fsync.
 pub const SCRIPT_LIMIT: Duration = Duration::from_secs(2);
@@ -26,6 +29,8 @@ pub struct Queue {
     pub(super) orphans: Arc<Mutex<Vec<Orphan>>>,
     /// For the mails that are claimed here.
     pub(super) room: Room,
+    /// What Redis' clock said when it was heard last, and when that was.
+    heard: Arc<Mutex<Option<(UnixMillis, Instant)>>>,
 }
 
 /// A claim id that Redis may or may not have given a mail to.
@@ -56,6 +61,8 @@ pub struct Enqueued {
     pub id: String,
     /// Whether an earlier mail with the same idempotency key or id stands for it.
     pub duplicate: bool,
+    /// Whether that earlier mail is another one: other recipients or another content under the same id or key.
+    pub differs: bool,
 }
 
 /// Why a mail was not taken in.
@@ -74,10 +81,14 @@ pub enum EnqueueError {
         /// `mails` or `bytes`.
         unit: &'static str,
     },
-    /// Redis did not take it; unless the error is definite, it may have been taken: repeating it with the same `id` or
-    /// idempotency key is safe.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+    /// Redis did not take it; unless the error is definite, it may have been taken: repeating it with this `id` is safe.
+    #[error("{source}")]
+    Store {
+        /// What went wrong.
+        source: StoreError,
+        /// The mail's id, the producer's or the one that was made for it.
+        id: String,
+    },
 }
 
 /// Names one claim: one mail in the hands of one process. Never used twice.
@@ -160,8 +171,8 @@ pub enum Settlement {
     },
     /// To be tried again.
     Delayed {
-        /// Not before.
-        due: UnixMillis,
+        /// How long after the settlement, by Redis' clock.
+        wait: Duration,
         /// What it costs.
         counted: Counted,
         /// A word for the kind of failure.
@@ -210,7 +221,7 @@ pub enum Settled {
 impl Queue {
     /// A queue under these names; nothing is sent.
     pub fn new(store: Store, names: QueueNames) -> Self {
-        Self { store, names, orphans: Arc::default(), room: Room::default() }
+        Self { store, names, orphans: Arc::default(), room: Room::default(), heard: Arc::default() }
     }
 
     /// The same for a process that may hold no more mail than this room has place for.
@@ -225,52 +236,143 @@ impl Queue {
 
     /// Takes a mail in, unless the queue is full. `mail` is the producer's JSON; it is stored as it is.
     ///
-    /// An earlier mail with the same idempotency key, or the same `id`, stands for this one. After an error that is
-    /// not definite, and after cancelling, the mail may have been taken in: repeat it with the same `id` or key.
-    pub async fn enqueue(&self, mail: &[u8], limits: EnqueueLimits, now: UnixMillis) -> Result<Enqueued, EnqueueError> {
-        let parsed = parse(mail)?;
-        if parsed.expires_at.is_some_and(|expires| expires <= now) {
-            return Err(MailError::new("expiresAt", "already past; nothing was queued").into());
-        }
-        let due = parsed.not_before.filter(|due| *due > now).map_or_else(String::new, |due| due.0.to_string());
-        let header = Header::fix(&parsed, None, now);
+    /// An earlier mail with the same idempotency key, or the same `id`, stands for this one, unless it is nowhere any more.
+    /// After an error that is not definite the mail may have been taken in: repeat it with the `id` that the error names.
+    /// After cancelling too: so whoever may cancel gives it an id or key.
+    pub async fn enqueue(
+        &self,
+        mail: &[u8],
+        limits: EnqueueLimits,
+        at: impl Into<At>,
+    ) -> Result<Enqueued, EnqueueError> {
+        let (parsed, at) = (parse(mail)?, at.into());
+        let header = Header::fix(&parsed, None, &fresh_id(), self.estimate(at));
         let mut entry = header.encode(parsed.priority);
         entry.extend_from_slice(mail);
-        let mut keys = self.records(&header.id, header.key.as_deref());
-        keys.truncate(2);
-        let token = ClaimId::random();
-        let (length, bytes, at) = (limits.max_length.to_string(), limits.max_bytes.to_string(), now.0.to_string());
-        let arguments: [&[u8]; 8] = [
-            &entry,
-            header.serial.as_bytes(),
-            header.id.as_bytes(),
-            length.as_bytes(),
-            bytes.as_bytes(),
-            at.as_bytes(),
-            due.as_bytes(),
-            token.0.as_bytes(),
-        ];
-        let answer: Vec<String> = self.run(&scripts::ENQUEUE, &keys, &arguments).await?;
-        match answer.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-            ["queued", _] => Ok(Enqueued { id: header.id, duplicate: false }),
-            ["duplicate", id] => Ok(Enqueued { id: (*id).to_owned(), duplicate: true }),
-            ["full", length, max, unit] => Err(EnqueueError::Full {
-                length: length.parse().unwrap_or(0),
-                max: max.parse().unwrap_or(0),
-                unit: if *unit == "bytes" { "bytes" } else { "mails" },
-            }),
-            other => Err(self.garbled(format!("enqueue answered {other:?}")).into()),
+        match self.hand_in(&parsed, &header, &entry, limits, at).await {
+            Err(EnqueueError::Store { source, .. }) => Err(EnqueueError::Store { source, id: header.id }),
+            other => other,
         }
     }
 
-    /// Moves mails whose time has come from delayed to their lists, at most `cap`; returns how many. Every worker does
-    /// this at its heartbeat, with at most half of its capacity, so that old retries never starve new mail.
-    pub async fn promote_due(&self, now: UnixMillis, cap: usize) -> Result<usize, StoreError> {
-        let (now, cap) = (now.0.to_string(), cap.min(1_000).to_string());
+    async fn hand_in(
+        &self,
+        mail: &Mail,
+        header: &Header,
+        entry: &[u8],
+        limits: EnqueueLimits,
+        at: At,
+    ) -> Result<Enqueued, EnqueueError> {
+        let keys = self.records(&header.id, header.key.as_deref());
+        let time = |time: Option<UnixMillis>| time.map_or_else(String::new, |time| time.0.to_string());
+        let (token, now, sum) = (ClaimId::random(), at.word(), mail.fingerprint());
+        let (length, bytes) = (limits.max_length.to_string(), limits.max_bytes.to_string());
+        let (due, expires) = (time(mail.not_before), time(mail.expires_at));
+        let mut sure: &[u8] = b"";
+        loop {
+            let arguments: [&[u8]; 11] = [
+                entry,
+                header.serial.as_bytes(),
+                header.id.as_bytes(),
+                length.as_bytes(),
+                bytes.as_bytes(),
+                now.as_bytes(),
+                due.as_bytes(),
+                token.0.as_bytes(),
+                expires.as_bytes(),
+                sum.as_bytes(),
+                sure,
+            ];
+            let answer: Vec<String> = self.run(&scripts::ENQUEUE, &keys, &arguments).await?;
+            return match answer.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+                ["queued", _] => Ok(Enqueued { id: header.id.clone(), duplicate: false, differs: false }),
+                ["duplicate", id, differs] => {
+                    Ok(Enqueued { id: (*id).to_owned(), duplicate: true, differs: !differs.is_empty() })
+                }
+                ["doubtful"] => {
+                    self.end_lost(&keys, &header.serial, at).await?;
+                    sure = b"1";
+                    continue;
+                }
+                ["expired"] => Err(MailError::new("expiresAt", "already past; nothing was queued").into()),
+                ["full", length, max, unit] => Err(EnqueueError::Full {
+                    length: length.parse().unwrap_or(0),
+                    max: max.parse().unwrap_or(0),
+                    unit: if *unit == "bytes" { "bytes" } else { "mails" },
+                }),
+                other => Err(self.garbled(format!("enqueue answered {other:?}")).into()),
+            };
+        }
+    }
+
+    /// Ends the records that forbid the mail of this serial while their own mail is nowhere any more: it was removed by
+    /// hand. A mail that is in any list, hand or place is found.
+    pub(super) async fn end_lost(&self, records: &[String], serial: &str, at: At) -> Result<(), StoreError> {
+        let (now, ttl, number) = (at.word(), scripts::retention(), records.len().to_string());
+        for _ in 0..super::inspect::TRIES {
+            // The keys of a script must be known beforehand; when a process came or went in between, look again.
+            let processes: Vec<String> = self.pods().await?.into_keys().collect();
+            let mut keys = records.to_vec();
+            keys.extend(processes.iter().map(|process| self.names.claims(process)));
+            let mut arguments = vec![now.as_bytes(), ttl.as_bytes(), serial.as_bytes(), number.as_bytes()];
+            arguments.extend(processes.iter().map(String::as_bytes));
+            let lost: Option<Vec<String>> = self.run(&scripts::LOST, &keys, &arguments).await?;
+            let Some(lost) = lost else { continue };
+            for id in lost {
+                tracing::warn!(
+                    mail.id = &*mask_id(&id),
+                    "a mail that was accepted is nowhere any more; its id is free again"
+                );
+            }
+            break;
+        }
+        Ok(())
+    }
+
+    /// Moves mails whose time has come from delayed to their lists; returns how many. At most `cap`, and while other mail
+    /// waits at most half as many as were taken since the last ones: old retries never starve new mail, whatever the
+    /// number of workers that call this.
+    pub async fn promote_due(&self, at: impl Into<At>, cap: usize) -> Result<usize, StoreError> {
+        let (now, cap) = (at.into().word(), cap.min(1_000).to_string());
         self.run(&scripts::PROMOTE, &[], &[now.as_bytes(), cap.as_bytes()]).await
+    }
+
+    /// What time it is for Redis, about: from what it said last. For what people read; scripts ask Redis themselves.
+    pub fn estimate(&self, at: impl Into<At>) -> UnixMillis {
+        match (at.into(), *self.heard.lock().unwrap_or_else(PoisonError::into_inner)) {
+            (At::Fixed(now), _) => now,
+            (At::Redis, Some((said, when))) => said.after(when.elapsed()),
+            (At::Redis, None) => UnixMillis::now(),
+        }
+    }
+
+    pub(super) fn heard(&self, time: UnixMillis) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, Instant::now()));
+    }
+
+    /// Asks Redis for its time, for [`Queue::estimate`].
+    pub async fn ask_time(&self) -> Result<UnixMillis, StoreError> {
+        let (seconds, micros): (u64, u64) = self.store.query(&redis::cmd("TIME"), SCRIPT_LIMIT).await?;
+        let time = UnixMillis(seconds.saturating_mul(1_000).saturating_add(micros / 1_000));
+        self.heard(time);
+        Ok(time)
+    }
+
+    /// What time `at` is; for Redis' own it is asked.
+    pub async fn time(&self, at: At) -> Result<UnixMillis, StoreError> {
+        match at {
+            At::Redis => self.ask_time().await,
+            At::Fixed(now) => Ok(now),
+        }
     }
 
     pub(super) fn garbled(&self, detail: String) -> StoreError {
         StoreError::Garbled { address: self.store.address().to_owned(), detail }
+    }
+}
+
+impl From<StoreError> for EnqueueError {
+    fn from(source: StoreError) -> Self {
+        Self::Store { source, id: String::new() }
     }
 }

@@ -37,6 +37,31 @@ impl UnixMillis {
     }
 }
 
+/// The time by which a script acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// Redis' own (`TIME`), asked inside the script: clocks of workers differ, and may be hours off.
+    Redis,
+    /// This one. For tests, which can't wait for hours.
+    Fixed(UnixMillis),
+}
+
+impl At {
+    /// As the scripts take it.
+    pub(super) fn word(self) -> String {
+        match self {
+            Self::Redis => String::new(),
+            Self::Fixed(now) => now.0.to_string(),
+        }
+    }
+}
+
+impl From<UnixMillis> for At {
+    fn from(now: UnixMillis) -> Self {
+        Self::Fixed(now)
+    }
+}
+
 impl fmt::Display for UnixMillis {
     /// RFC 3339, as `2026-11-21T00:08:54.123Z`; the bare number when the year is out of range.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

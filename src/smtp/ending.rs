@@ -1,8 +1,16 @@
 //! The end of a connection: ours, and what is known of the server's.
+//!
+//! The server's FIN says that it sends nothing more. Most servers have closed with it, but a proxy (`HAProxy`, Envoy, stunnel)
+//! ends one direction at a time: it counts the connection until our FIN comes, which may be lost, or wait behind what the
+//! proxy does not read any more. So a connection is over only when both ends are: the server's was read, and ours was
+//! acknowledged.
 
 use std::{pin::Pin, time::Duration};
 
-use tokio::{io::AsyncReadExt, time::timeout};
+use tokio::{
+    io::AsyncReadExt,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{
     heard::{FirstWord, Heard},
@@ -19,13 +27,13 @@ pub(super) const FORCED: Duration = Duration::from_millis(100);
 pub enum Closed {
     /// There never was a connection.
     NeverOpen,
-    /// The server has closed its side.
+    /// The server has closed its side, and has our end.
     Eof,
     /// The server said that the session was over (221 or 421), and then the connection was reset instead of ended, which
     /// proves nothing by itself: a server whose word is to be trusted counts the session no more, or only as long as its
     /// process takes to go.
     Farewell,
-    /// The server has not ended its side yet and may still count the session.
+    /// The server has not ended its side yet, or may not have our end: it may still count the session.
     Lingering(Lingering),
     /// The connection broke, so that the server's end will never be seen: it may still count the session.
     NoEof,
@@ -41,24 +49,26 @@ impl Closed {
         }
     }
 
-    pub(super) fn lingering(socket: Connection, heard: Heard) -> Self {
-        Self::Lingering(Lingering { socket, heard })
+    pub(super) fn lingering(socket: Connection, handle: Box<dyn Handle>, heard: Heard) -> Self {
+        heard.linger();
+        Self::Lingering(Lingering { socket, handle, heard })
     }
 }
 
-/// A socket whose own side is ended: nothing more will be written, and the server's end has yet to come. Dropping it closes
-/// the socket, and the end is then never seen.
+/// A socket whose own side is ended: nothing more will be written, and the server's end, or its acknowledgement of ours, has
+/// yet to come. Dropping it closes the socket, and the end is then never seen.
 #[derive(Debug)]
 pub struct Lingering {
     socket: Connection,
+    handle: Box<dyn Handle>,
     heard: Heard,
 }
 
 impl Lingering {
-    /// Reads on, and drops what it reads, until the server's end, or as long as `limit`; whether it came and nothing else
+    /// Reads on, and drops what it reads, until both ends have come, or as long as `limit`; whether they did and nothing else
     /// came before.
     pub async fn ended(mut self, limit: Duration) -> bool {
-        end_of(&mut self.socket, limit).await && self.heard.first() == Some(FirstWord::Eof)
+        both_ends(&mut self.socket, &*self.handle, &self.heard, limit).await
     }
 }
 
@@ -78,24 +88,134 @@ pub(super) async fn end_of(stream: &mut Connection, limit: Duration) -> bool {
     timeout(limit, reading).await.is_ok()
 }
 
+/// Waits, after our side was ended, until the server's end was read and the server has ours; whether that is so, and nothing
+/// else came before. It goes on where it was cancelled.
+pub(super) async fn both_ends(stream: &mut Connection, handle: &dyn Handle, heard: &Heard, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    end_of(stream, limit).await
+        && heard.first() == Some(FirstWord::Eof)
+        && own_end(handle, heard, deadline.saturating_duration_since(Instant::now())).await
+}
+
+/// Waits until our FIN is acknowledged, after the server's was read. The kernel tells nobody, it is just done with the socket
+/// then, so it is asked: soon, since a round trip is short, and then less and less often.
+async fn own_end(handle: &dyn Handle, heard: &Heard, limit: Duration) -> bool {
+    let waiting = async {
+        let mut pause = Duration::from_millis(1);
+        while handle.is_connected() {
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    };
+    if timeout(limit, waiting).await.is_err() {
+        return false;
+    }
+    if let Some(error) = handle.take_error() {
+        heard.error_after_end(&error);
+    }
+    !heard.is_own_end_lost()
+}
+
 /// Ends our side of a socket that only its handle is left of, and waits for the server's end; once `hurry` resolves, not
 /// much longer.
 pub(super) async fn end_socket(
-    socket: Box<dyn Handle>,
+    handle: Box<dyn Handle>,
     heard: &Heard,
     limit: Duration,
     hurry: Pin<&mut impl Future<Output = ()>>,
 ) -> Closed {
-    socket.end();
-    let Ok(mut stream) = socket.into_connection() else { return Closed::NoEof };
-    tokio::select! {
-        _ = end_of(&mut stream, limit) => {}
-        () = hurry => {
-            end_of(&mut stream, FORCED).await;
-        }
-    }
+    handle.end();
+    let Ok(mut stream) = handle.connection() else { return Closed::NoEof };
+    let over = tokio::select! {
+        over = both_ends(&mut stream, &*handle, heard, limit) => Some(over),
+        () = hurry => None,
+    };
+    let over = match over {
+        Some(over) => over,
+        None => both_ends(&mut stream, &*handle, heard, FORCED).await,
+    };
     match heard.first() {
-        None => Closed::lingering(stream, heard.clone()),
+        None => Closed::lingering(stream, handle, heard.clone()),
+        Some(FirstWord::Eof) if !over => Closed::lingering(stream, handle, heard.clone()),
         Some(first) => Closed::after(first, false),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::panic, reason = "a test says what failed by panicking")]
+mod tests {
+    use std::{
+        future::pending,
+        io,
+        net::{Shutdown, TcpListener, TcpStream},
+        pin::pin,
+    };
+
+    use super::{
+        super::{
+            heard::heard,
+            network::{Connected, Dial, Network, Tcp},
+            wire::Wire,
+        },
+        *,
+    };
+
+    const SHORT: Duration = Duration::from_millis(100);
+    const LONG: Duration = Duration::from_secs(30);
+
+    async fn connected() -> (Wire, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (Dial { connecting, handle }, heard) = heard(Tcp.dial(listener.local_addr().unwrap()).unwrap());
+        let Connected { stream, .. } = connecting.await.unwrap();
+        (Wire::new(stream, handle, heard), listener.accept().unwrap().0)
+    }
+
+    /// A server that has ended its side in the middle of a message and reads no more, as a proxy may: our FIN waits behind
+    /// what it has not read.
+    async fn half_closed() -> (Wire, TcpStream) {
+        let (mut wire, server) = connected().await;
+        assert!(wire.write(&vec![b'x'; 64 << 20], SHORT).await.is_err(), "more than both kernels take");
+        server.shutdown(Shutdown::Write).unwrap();
+        (wire, server)
+    }
+
+    async fn is_over_once_read(closed: Closed, mut server: TcpStream) {
+        let Closed::Lingering(lingering) = closed else { panic!("{closed:?}") };
+        let reading = tokio::task::spawn_blocking(move || io::copy(&mut server, &mut io::sink()));
+        assert!(lingering.ended(LONG).await);
+        reading.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_not_over_before_the_server_has_our_end_too() {
+        let (wire, server) = half_closed().await;
+        is_over_once_read(wire.finish(SHORT, pin!(pending())).await, server).await;
+    }
+
+    #[tokio::test]
+    async fn nor_is_it_in_a_hurry() {
+        let (wire, server) = half_closed().await;
+        is_over_once_read(wire.finish_now().await, server).await;
+        let (wire, server) = half_closed().await;
+        is_over_once_read(wire.finish(LONG, pin!(async {})).await, server).await;
+    }
+
+    #[tokio::test]
+    async fn a_server_that_never_reads_our_end_may_count_for_ever() {
+        let (wire, _server) = half_closed().await;
+        let Closed::Lingering(lingering) = wire.finish(SHORT, pin!(pending())).await else { panic!("it has not read") };
+        assert!(!lingering.ended(SHORT).await);
+    }
+
+    #[tokio::test]
+    async fn it_is_over_as_soon_as_both_ends_have_come() {
+        for how in [Shutdown::Write, Shutdown::Both] {
+            let (wire, server) = connected().await;
+            server.shutdown(how).unwrap();
+            assert_eq!(wire.finish(LONG, pin!(pending())).await, Closed::Eof);
+        }
+        let (wire, server) = connected().await;
+        drop(server);
+        assert_eq!(wire.finish_now().await, Closed::Eof);
     }
 }

@@ -18,7 +18,7 @@ use super::network::{Connection, Dial, Handle};
 /// What a socket said first of its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FirstWord {
-    /// The server's FIN has come: the only proof that it has ended the connection.
+    /// The server's FIN has come: without it nothing proves that it has ended the connection.
     Eof,
     /// Somebody reset the connection: the server, or a box on the way that forgot it while the server still counts it.
     Reset,
@@ -36,6 +36,10 @@ struct Memory {
     first: AtomicU8,
     /// Whether our own side was ended: from then on every write fails, which says nothing of the server.
     own_end: AtomicBool,
+    /// Whether the server's kernel has been slow to acknowledge our end.
+    lingers: AtomicBool,
+    /// The kernel has given up our end before it was acknowledged.
+    own_end_lost: AtomicBool,
 }
 
 impl Heard {
@@ -80,6 +84,27 @@ impl Heard {
     /// Our side is being ended.
     fn end(&self) {
         self.0.own_end.store(true, Ordering::Release);
+    }
+
+    /// Our end is not acknowledged yet, and was due.
+    pub fn linger(&self) {
+        self.0.lingers.store(true, Ordering::Release);
+    }
+
+    /// An error of a socket whose both sides are ended.
+    pub fn error_after_end(&self, error: &io::Error) {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
+        // A server that has closed answers what comes after that by a reset. Nobody else has a reason to in the moment of our
+        // end; later a box on the way may have forgotten the connection.
+        let is_answer = matches!(error.kind(), BrokenPipe | ConnectionReset);
+        if !is_answer || self.0.lingers.load(Ordering::Acquire) {
+            self.0.own_end_lost.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether it will never be known that the server has our end.
+    pub fn is_own_end_lost(&self) -> bool {
+        self.0.own_end_lost.load(Ordering::Acquire)
     }
 
     fn ended(&self, ended: &io::Result<()>) {
@@ -169,6 +194,7 @@ impl AsyncWrite for HeardConnection {
     }
 }
 
+#[derive(Debug)]
 struct HeardHandle {
     inner: Box<dyn Handle>,
     heard: Heard,
@@ -186,7 +212,8 @@ impl Handle for HeardHandle {
     }
 
     fn take_error(&self) -> Option<io::Error> {
-        // Asked only of a socket that did not become a connection, as far as anybody knows: whoever asks must judge.
+        // Asked only of a socket that did not become a connection, as far as anybody knows, or of one that is over: whoever
+        // asks must judge.
         self.inner.take_error()
     }
 
@@ -195,9 +222,8 @@ impl Handle for HeardHandle {
         self.inner.end();
     }
 
-    fn into_connection(self: Box<Self>) -> io::Result<Connection> {
-        let Self { inner, heard } = *self;
-        Ok(Box::new(HeardConnection { inner: inner.into_connection()?, heard }))
+    fn connection(&self) -> io::Result<Connection> {
+        Ok(Box::new(HeardConnection { inner: self.inner.connection()?, heard: self.heard.clone() }))
     }
 }
 
@@ -226,6 +252,20 @@ mod tests {
         heard.read(&error(io::ErrorKind::TimedOut));
         heard.read(&Ok(0));
         assert_eq!(heard.first(), Some(FirstWord::Broken));
+    }
+
+    #[test]
+    fn a_reset_answers_our_end_only_at_once() {
+        let (reset, given_up) = (io::ErrorKind::ConnectionReset.into(), io::ErrorKind::TimedOut.into());
+        let heard = Heard::default();
+        heard.error_after_end(&reset);
+        assert!(!heard.is_own_end_lost());
+        heard.linger();
+        heard.error_after_end(&reset);
+        assert!(heard.is_own_end_lost());
+        let heard = Heard::default();
+        heard.error_after_end(&given_up);
+        assert!(heard.is_own_end_lost());
     }
 
     #[test]

@@ -45,8 +45,9 @@ impl<T: AsyncRead + AsyncWrite + fmt::Debug + Send + Sync + Unpin> Bytes for T {
 
 /// A second handle on a socket: to ask after a time-out whether it was connected after all, to look for the server's end
 /// without reading, and to end our side below TLS.
-pub trait Handle: Send + Sync {
-    /// Whether the server's end of the connection is known.
+pub trait Handle: fmt::Debug + Send + Sync {
+    /// Whether the socket has a peer: from the answer to its SYN until the kernel is done with it, be it since both sides
+    /// have acknowledged the other's FIN, or by an error.
     fn is_connected(&self) -> bool;
     /// How many bytes can be read now, one at most; 0 at the server's end; `WouldBlock` when nothing has come.
     fn peek(&self) -> io::Result<usize>;
@@ -56,8 +57,8 @@ pub trait Handle: Send + Sync {
     }
     /// Sends FIN; takes the attempt back when it is not connected yet.
     fn end(&self);
-    /// The socket again.
-    fn into_connection(self: Box<Self>) -> io::Result<Connection>;
+    /// The socket again, when nothing else is left of it.
+    fn connection(&self) -> io::Result<Connection>;
 }
 
 /// Bytes that wait for the server's window, in the kernel: what a dead process leaves there is sent without it, and the
@@ -108,7 +109,7 @@ impl Handle for StdStream {
         let _ = self.shutdown(Shutdown::Write);
     }
 
-    fn into_connection(self: Box<Self>) -> io::Result<Connection> {
-        Ok(Box::new(TcpStream::from_std(*self)?))
+    fn connection(&self) -> io::Result<Connection> {
+        Ok(Box::new(TcpStream::from_std(self.try_clone()?)?))
     }
 }

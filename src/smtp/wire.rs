@@ -16,8 +16,8 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     connect::TlsRoots,
-    ending::{Closed, FORCED, end_of},
-    heard::Heard,
+    ending::{Closed, FORCED, both_ends, end_of},
+    heard::{FirstWord, Heard},
     network::{Connection, Handle},
     reply::{Event, Reply},
 };
@@ -74,9 +74,10 @@ pub(super) struct WriteFault {
 /// A connection to a server and what was read ahead.
 pub(super) struct Wire {
     stream: Stream,
-    /// Until it is all that is left of the socket.
-    handle: Option<Box<dyn Handle>>,
+    handle: Box<dyn Handle>,
     heard: Heard,
+    /// Both ends have come.
+    over: bool,
     ahead: Vec<u8>,
     partial: Partial,
     lines: Vec<String>,
@@ -95,8 +96,9 @@ impl Wire {
     pub fn new(stream: Connection, handle: Box<dyn Handle>, heard: Heard) -> Self {
         Self {
             stream: Stream::Plain(stream),
-            handle: Some(handle),
+            handle,
             heard,
+            over: false,
             ahead: Vec::new(),
             partial: Partial::default(),
             lines: Vec::new(),
@@ -178,9 +180,9 @@ impl Wire {
         if !self.ahead.is_empty() {
             return false;
         }
-        match self.handle.as_ref().map(|handle| handle.peek()) {
-            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => true,
-            Some(Ok(1..)) if matches!(self.stream, Stream::Tls(_)) => {
+        match self.handle.peek() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
+            Ok(1..) if matches!(self.stream, Stream::Tls(_)) => {
                 // It may be a session ticket, which is nobody's business but TLS's.
                 timeout(Duration::from_millis(5), self.stream.read_buf(&mut self.ahead)).await.is_err()
             }
@@ -200,7 +202,8 @@ impl Wire {
         self.farewell
     }
 
-    /// Ends our side and waits until the server has ended its own; once `hurry` resolves, as [`Wire::finish_now`].
+    /// Ends our side and waits until the server has ended its own and has our end; once `hurry` resolves, as
+    /// [`Wire::finish_now`].
     pub async fn finish(mut self, limit: Duration, hurry: Pin<&mut impl Future<Output = ()>>) -> Closed {
         self.note_farewell();
         self.reclaim();
@@ -210,14 +213,12 @@ impl Wire {
         }
     }
 
-    /// Ends our side below TLS, and waits for the server's end for a moment only.
+    /// Ends our side below TLS, and waits for both ends for a moment only.
     pub async fn finish_now(mut self) -> Closed {
         self.note_farewell();
         self.reclaim();
-        self.end().await;
-        if let Some(stream) = self.stream.socket() {
-            end_of(stream, FORCED).await;
-        }
+        self.handle.end();
+        self.both_ends(FORCED).await;
         self.closed()
     }
 
@@ -226,34 +227,30 @@ impl Wire {
         // After a farewell the server closes by itself. What we sent meanwhile, be it TLS's own farewell, would stay
         // unread there, and its kernel would reset the connection instead of ending it.
         let patience = if self.farewell { limit * 3 / 4 } else { Duration::ZERO };
-        if let Some(stream) = self.stream.socket()
-            && end_of(stream, patience).await
-        {
-            return;
+        let has_ended = match self.stream.socket() {
+            Some(stream) => end_of(stream, patience).await,
+            None => false,
+        };
+        if !has_ended {
+            // A server that reads nothing would keep TLS's farewell waiting, and our FIN behind it.
+            let left = deadline.saturating_duration_since(Instant::now());
+            let _ = timeout(left / 4, self.stream.shutdown()).await;
         }
-        // A server that reads nothing would keep TLS's farewell waiting, and our FIN behind it.
-        let left = deadline.saturating_duration_since(Instant::now());
-        if timeout(left / 4, self.stream.shutdown()).await.is_err() {
-            self.end().await;
-        }
-        // Below TLS: the server's farewell is not yet its FIN.
-        if let Some(stream) = self.stream.socket() {
-            end_of(stream, deadline.saturating_duration_since(Instant::now())).await;
-        }
+        self.handle.end();
+        self.both_ends(deadline.saturating_duration_since(Instant::now())).await;
     }
 
-    /// Sends FIN, whatever TLS would still have to say.
-    async fn end(&mut self) {
-        match &self.handle {
-            Some(handle) => handle.end(),
-            None => drop(self.stream.shutdown().await),
+    /// Below TLS: the server's farewell is not yet its FIN.
+    async fn both_ends(&mut self, limit: Duration) {
+        if let Some(stream) = self.stream.socket() {
+            self.over = both_ends(stream, &*self.handle, &self.heard, limit).await;
         }
     }
 
     /// The stream may have gone with a handshake that took too long; the second handle still holds the socket.
     fn reclaim(&mut self) {
         if matches!(self.stream, Stream::Gone)
-            && let Some(Ok(stream)) = self.handle.take().map(Handle::into_connection)
+            && let Ok(stream) = self.handle.connection()
         {
             self.stream = Stream::Plain(stream);
         }
@@ -269,15 +266,17 @@ impl Wire {
 
     /// What was heard, after our side was ended.
     fn closed(self) -> Closed {
-        let Self { stream, heard, farewell, .. } = self;
+        let Self { stream, handle, heard, farewell, over, .. } = self;
         let socket = match stream {
             Stream::Plain(stream) => Some(stream),
             Stream::Tls(stream) => Some(stream.into_inner().0),
             Stream::Gone => None,
         };
         match (heard.first(), socket) {
+            (Some(FirstWord::Eof), None) if !over => Closed::NoEof,
+            (Some(FirstWord::Eof), Some(socket)) if !over => Closed::lingering(socket, handle, heard),
             (Some(first), _) => Closed::after(first, farewell),
-            (None, Some(socket)) => Closed::lingering(socket, heard),
+            (None, Some(socket)) => Closed::lingering(socket, handle, heard),
             (None, None) => Closed::NoEof,
         }
     }

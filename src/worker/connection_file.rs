@@ -26,7 +26,7 @@ use std::{
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::kernel_sockets::{Ends, canonical, network_namespace};
-use crate::lease::{BootTime, ConnectionTable, Entry, Left, Predecessor, ProcessId};
+use crate::lease::{BootTime, ConnectionTable, Entry, Left, Note, Predecessor, ProcessId};
 
 /// Where a worker finds the file that its supervisor made: the number of a file descriptor.
 pub const CONNECTIONS_FD: &str = "MAILRELAY_CONNECTIONS_FD";
@@ -37,6 +37,9 @@ const LINE: usize = 512;
 const PROCESSES: u32 = 256;
 /// Lines for connections: more than a budget can be, several times over.
 const MOST: u32 = 8192;
+
+/// Stands for no moment.
+const NEVER: &str = "-";
 
 /// After this time no server remembers a connection: the longest `sessionTimeout` is a day.
 const LONGEST_MEMORY: Duration = Duration::from_secs(25 * 3_600);
@@ -74,8 +77,8 @@ impl Kind {
     }
 }
 
-/// A line: its kind and its words. For a process: id, network namespace, and when it died in milliseconds after boot. For
-/// a connection: process, number, pool, ends.
+/// A line: its kind and its words. For a process: id, network namespace, and when it died. For a connection: process, slot,
+/// pool, until when the slot is withheld or [`NEVER`], ends. Moments are milliseconds after boot.
 #[derive(Clone, Debug)]
 struct Line {
     kind: Kind,
@@ -87,12 +90,34 @@ struct Line {
 struct Written {
     /// The process that opened it.
     process: String,
-    /// Its number within the process.
-    number: u64,
-    /// The budget whose slot it has.
+    /// The number of its slot.
+    slot: u64,
+    /// The budget whose slot it is.
     pool: String,
+    /// Until when its process, alive, withholds the slot, if it does.
+    until: Option<BootTime>,
     /// Its ends, once known.
     ends: Option<Ends>,
+}
+
+impl Written {
+    /// The line for it.
+    fn words(&self) -> (Kind, String) {
+        let until = self.until.map_or_else(|| NEVER.to_owned(), moment);
+        let (kind, ends) = match self.ends {
+            Some((local, remote)) => (Kind::Connected, format!(" {local} {remote}")),
+            None => (Kind::Reserved, String::new()),
+        };
+        (kind, format!("{} {} {} {until}{ends}", self.process, self.slot, self.pool))
+    }
+}
+
+fn moment(at: BootTime) -> String {
+    at.since_boot().as_millis().to_string()
+}
+
+fn parse_moment(word: &str) -> Option<BootTime> {
+    word.parse().ok().map(Duration::from_millis).map(BootTime::after_boot)
 }
 
 /// The file.
@@ -108,8 +133,8 @@ struct Own {
     process: Option<(u32, String)>,
     /// Connection lines that were free at the last search.
     free: Vec<u32>,
-    number: u64,
-    written: BTreeMap<Entry, (u64, String)>,
+    /// What stands in its connection lines.
+    written: BTreeMap<u32, Written>,
 }
 
 impl ConnectionFile {
@@ -137,9 +162,9 @@ impl ConnectionFile {
         Self { file, own: Mutex::default() }
     }
 
-    fn write(&self, index: u32, kind: Kind, words: &[&str]) -> io::Result<()> {
+    fn write(&self, index: u32, kind: Kind, words: &str) -> io::Result<()> {
         let mut line = vec![kind.byte()];
-        line.extend(words.join(" ").bytes());
+        line.extend(words.bytes());
         if line.len() >= LINE {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a name is too long to be written down"));
         }
@@ -190,8 +215,8 @@ impl ConnectionFile {
                 }
                 continue;
             }
-            let died = now.since_boot().as_millis().to_string();
-            self.write(process.index, process.kind, &[&process.id, &process.namespace, &died])?;
+            let words = format!("{} {} {}", process.id, process.namespace, moment(now));
+            self.write(process.index, process.kind, &words)?;
             if process.namespace == here {
                 left.extend(mine.filter_map(|(entry, written)| Some((*entry, written.ends?))));
             }
@@ -201,27 +226,46 @@ impl ConnectionFile {
 
     /// Takes a line out: its connection has ended, or its process is long forgotten by every server.
     pub fn strike(&self, entry: Entry) -> io::Result<()> {
-        self.file.write_all_at(&[Kind::Free.byte()], (u64::from(PROCESSES) + u64::from(entry.get())) * LINE as u64)
+        self.file.write_all_at(&[Kind::Free.byte()], (u64::from(PROCESSES) + u64::from(entry.line)) * LINE as u64)
     }
 
-    fn find_room(&self, own: &mut Own) -> Option<u32> {
+    fn find_room(&self, own: &mut Own, now: BootTime) -> Option<u32> {
         if own.free.is_empty() {
             let lines = self.lines().ok()?;
-            let taken: BTreeSet<u32> = written(&lines).iter().map(|(entry, _)| entry.get()).collect();
+            // Whoever withheld these may have left its pool, and strikes nothing out any more.
+            own.written.retain(|_, written| written.until.is_none_or(|until| now < until));
+            let process = own.process.as_ref().map(|(_, id)| id);
+            let is_taken = |(entry, written): &(Entry, Written)| {
+                Some(&written.process) != process || own.written.contains_key(&entry.line)
+            };
+            let taken: BTreeSet<u32> =
+                written(&lines).iter().filter(|line| is_taken(line)).map(|(e, _)| e.line).collect();
             own.free = (0..MOST).rev().filter(|index| !taken.contains(index)).collect();
         }
         own.free.pop()
     }
 
-    fn try_reserve(&self, own: &mut Own, pool: &str) -> Option<Entry> {
+    fn try_reserve(&self, own: &mut Own, pool: &str, slot: u64, now: BootTime) -> Option<Entry> {
         let process = own.process.as_ref()?.1.clone();
-        let index = self.find_room(own)?;
-        own.number += 1;
-        let number = own.number;
-        self.write(PROCESSES + index, Kind::Reserved, &[&process, &number.to_string(), pool]).ok()?;
-        let entry = Entry::new(index);
-        own.written.insert(entry, (number, pool.to_owned()));
-        Some(entry)
+        let line = self.find_room(own, now)?;
+        let written = Written { process, slot, pool: pool.to_owned(), until: None, ends: None };
+        let (kind, words) = written.words();
+        self.write(PROCESSES + line, kind, &words).ok()?;
+        own.written.insert(line, written);
+        Some(Entry { line, slot })
+    }
+
+    /// Writes a connection's line anew. Where that fails the older one stays, which says less and frees nothing.
+    fn rewrite(&self, entry: Entry, change: impl FnOnce(&mut Written)) {
+        let mut own = self.own();
+        let Some(written) = own.written.get_mut(&entry.line).filter(|written| written.slot == entry.slot) else {
+            return;
+        };
+        change(written);
+        let (kind, words) = written.words();
+        if let Err(error) = self.write(PROCESSES + entry.line, kind, &words) {
+            tracing::debug!(%error, "what became of a connection could not be written down");
+        }
     }
 
     fn own(&self) -> MutexGuard<'_, Own> {
@@ -243,14 +287,8 @@ fn processes(lines: &[Line]) -> Vec<Process> {
     known
         .filter_map(|(index, line)| {
             let [id, namespace, died @ ..] = &line.words[..] else { return None };
-            let died = died.first().and_then(|died| died.parse().ok());
-            Some(Process {
-                index,
-                kind: line.kind,
-                id: id.clone(),
-                namespace: namespace.clone(),
-                died: died.map(Duration::from_millis).map(BootTime::after_boot),
-            })
+            let died = died.first().and_then(|died| parse_moment(died));
+            Some(Process { index, kind: line.kind, id: id.clone(), namespace: namespace.clone(), died })
         })
         .collect()
 }
@@ -262,14 +300,14 @@ fn written(lines: &[Line]) -> Vec<(Entry, Written)> {
             if !matches!(line.kind, Kind::Reserved | Kind::Connected) {
                 return None;
             }
-            let [process, number, pool, ends @ ..] = &line.words[..] else { return None };
+            let [process, slot, pool, until, ends @ ..] = &line.words[..] else { return None };
             let ends = match ends {
                 [local, remote] => local.parse().ok().zip(remote.parse().ok()),
                 _ => None,
             };
-            let entry = Entry::new(u32::try_from(index).ok()? - PROCESSES);
-            let number = number.parse().ok()?;
-            Some((entry, Written { process: process.clone(), number, pool: pool.clone(), ends }))
+            let entry = Entry { line: u32::try_from(index).ok()? - PROCESSES, slot: slot.parse().ok()? };
+            let (process, pool, until) = (process.clone(), pool.clone(), parse_moment(until));
+            Some((entry, Written { process, slot: entry.slot, pool, until, ends }))
         })
         .collect()
 }
@@ -281,15 +319,14 @@ impl ConnectionTable for ConnectionFile {
         let is_free = |index: &u32| lines.get(*index as usize).is_none_or(|line| line.kind == Kind::Free);
         // Whoever is forgotten for want of room counts as unknown from now on.
         let index = (0..PROCESSES).find(is_free).unwrap_or(0);
-        own.number = written(&lines).iter().map(|(_, written)| written.number).max().unwrap_or(0);
-        self.write(index, Kind::Complete, &[process.as_str(), &network_namespace()?])?;
+        self.write(index, Kind::Complete, &format!("{} {}", process.as_str(), network_namespace()?))?;
         own.process = Some((index, process.as_str().to_owned()));
         Ok(())
     }
 
-    fn reserve(&self, pool: &str) -> Option<Entry> {
+    fn reserve(&self, pool: &str, slot: u64) -> Option<Entry> {
         let mut own = self.own();
-        let entry = self.try_reserve(&mut own, pool);
+        let entry = self.try_reserve(&mut own, pool, slot, BootTime::now());
         if let (None, Some((index, _))) = (entry, &own.process) {
             let kind = [Kind::Incomplete.byte()];
             if self.file.write_all_at(&kind, u64::from(*index) * LINE as u64).is_err() {
@@ -300,23 +337,21 @@ impl ConnectionTable for ConnectionFile {
     }
 
     fn connected(&self, entry: Entry, local: SocketAddr, remote: SocketAddr) {
-        let own = self.own();
-        let (Some((_, process)), Some((number, pool))) = (&own.process, own.written.get(&entry)) else { return };
-        let (local, remote) = (canonical(local).to_string(), canonical(remote).to_string());
-        let words = [process, &*number.to_string(), pool, &local, &remote];
-        // Without its ends the connection can't be proven to have ended: its slot is withheld then.
-        if let Err(error) = self.write(PROCESSES + entry.get(), Kind::Connected, &words) {
-            tracing::debug!(%error, "the ends of a connection could not be written down");
-        }
+        self.rewrite(entry, |written| written.ends = Some((canonical(local), canonical(remote))));
     }
 
-    fn free(&self, entry: Entry) {
+    fn note(&self, note: Note) {
+        let entry = match note {
+            Note::Withheld(entry, until) => return self.rewrite(entry, |written| written.until = Some(until)),
+            Note::Ended(entry) => entry,
+        };
         let mut own = self.own();
-        if own.written.remove(&entry).is_none() {
+        if own.written.get(&entry.line).is_none_or(|written| written.slot != entry.slot) {
             return;
         }
+        own.written.remove(&entry.line);
         match self.strike(entry) {
-            Ok(()) => own.free.push(entry.get()),
+            Ok(()) => own.free.push(entry.line),
             Err(error) => tracing::debug!(%error, "the end of a connection could not be written down"),
         }
     }
@@ -329,8 +364,9 @@ impl ConnectionTable for ConnectionFile {
         let predecessor = |Process { id: process, kind, died, .. }: Process| {
             let mine = connections.iter().filter(|(_, written)| written.process == process);
             let left = |(_, written): &(Entry, Written)| Left {
-                id: format!("{process}/c{}", written.number),
+                id: Left::id_of(&process, written.slot),
                 pool: written.pool.clone(),
+                until: written.until,
             };
             let connections = mine.map(left).collect();
             Predecessor { process, complete: kind == Kind::Complete, died, connections }
@@ -360,10 +396,10 @@ mod tests {
         let (supervisor, worker, _descriptor) = pair();
         let process = ProcessId::random();
         worker.begin(&process).unwrap();
-        let entries: Vec<Entry> = (0..3).map(|_| worker.reserve("mx.example.org").unwrap()).collect();
+        let entries: Vec<Entry> = (0..3).map(|slot| worker.reserve("mx.example.org", slot).unwrap()).collect();
         worker.connected(entries[0], ends(1).0, ends(1).1);
         worker.connected(entries[1], ends(2).0, ends(2).1);
-        worker.free(entries[1]);
+        worker.note(Note::Ended(entries[1]));
         assert_eq!(supervisor.bury(BootTime::now()).unwrap(), [(entries[0], ends(1))], "the third has no ends");
         let [predecessor] = &supervisor.predecessors().unwrap()[..] else { panic!("one process") };
         assert_eq!((&*predecessor.process, predecessor.complete), (process.as_str(), true));
@@ -378,12 +414,12 @@ mod tests {
     fn only_the_living_use_their_ends() {
         let (supervisor, first, descriptor) = pair();
         first.begin(&ProcessId::random()).unwrap();
-        let entry = first.reserve("a").unwrap();
+        let entry = first.reserve("a", 1).unwrap();
         first.connected(entry, ends(1).0, ends(1).1);
         supervisor.bury(BootTime::now()).unwrap();
         let second = ConnectionFile::over(File::from(descriptor.try_clone().unwrap()));
         second.begin(&ProcessId::random()).unwrap();
-        let entry = second.reserve("a").unwrap();
+        let entry = second.reserve("a", 1).unwrap();
         second.connected(entry, ends(2).0, ends(2).1);
         assert_eq!(supervisor.in_use().unwrap(), BTreeSet::from([ends(2)]));
     }
@@ -392,31 +428,55 @@ mod tests {
     fn a_successor_sees_its_predecessors_and_neither_its_own_nor_an_id_twice() {
         let (_supervisor, first, descriptor) = pair();
         first.begin(&ProcessId::random()).unwrap();
-        first.reserve("a").unwrap();
-        first.reserve("b").unwrap();
+        first.reserve("a", 1).unwrap();
+        first.reserve("b", 2).unwrap();
         let second = ConnectionFile::over(File::from(descriptor.try_clone().unwrap()));
         second.begin(&ProcessId::random()).unwrap();
-        let reused = second.reserve("a").unwrap();
-        second.free(reused);
-        second.reserve("a").unwrap();
+        let reused = second.reserve("a", 1).unwrap();
+        second.note(Note::Ended(reused));
+        let entry = second.reserve("a", 2).unwrap();
+        assert_eq!(entry.line, reused.line);
+        second.note(Note::Ended(reused));
+        second.note(Note::Withheld(reused, BootTime::now()));
+        assert_eq!(written(&second.lines().unwrap()).len(), 3, "a late note of the slot before changes nothing");
         let predecessors = second.predecessors().unwrap();
         assert_eq!(predecessors.len(), 1);
-        assert_eq!(predecessors[0].connections.len(), 2);
-        let mut numbers: Vec<u64> =
-            written(&second.lines().unwrap()).iter().map(|(_, written)| written.number).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        assert_eq!(numbers.len(), 3, "two of the first, one of the second");
+        let mut ids: Vec<&str> = predecessors[0].connections.iter().map(|left| &*left.id).collect();
+        ids.sort_unstable();
+        let process = &predecessors[0].process;
+        assert_eq!(ids, [Left::id_of(process, 1), Left::id_of(process, 2)]);
+    }
+
+    #[test]
+    fn what_is_withheld_stays_written_down_until_its_time_is_over() {
+        let (supervisor, worker, _descriptor) = pair();
+        worker.begin(&ProcessId::random()).unwrap();
+        let (early, late) = (BootTime::now(), BootTime::now() + Duration::from_secs(300));
+        let over = worker.reserve("a", 1).unwrap();
+        worker.connected(over, ends(1).0, ends(1).1);
+        worker.note(Note::Withheld(over, early));
+        let lasts = worker.reserve("a", 2).unwrap();
+        worker.note(Note::Withheld(lasts, late));
+        let until = |predecessors: &[Predecessor]| -> Vec<_> {
+            predecessors[0].connections.iter().map(|left| left.until.map(moment)).collect()
+        };
+        assert_eq!(until(&supervisor.predecessors().unwrap()), [Some(moment(early)), Some(moment(late))]);
+        // All other lines are taken: the one whose time is over makes room, though nobody struck it out.
+        let room = (3..u64::from(MOST) + 2).filter(|slot| worker.reserve("a", *slot).is_some()).count();
+        assert_eq!(room, MOST as usize - 1);
+        assert_eq!(worker.reserve("a", 0), None);
+        assert!(until(&supervisor.predecessors().unwrap()).contains(&Some(moment(late))));
+        assert_eq!(supervisor.bury(BootTime::now()).unwrap(), [], "its line is another slot's, which has no ends");
     }
 
     #[test]
     fn a_connection_that_cannot_be_written_down_makes_its_process_incomplete() {
         let (supervisor, worker, _descriptor) = pair();
-        assert_eq!(worker.reserve("a"), None, "a process that is not known");
+        assert_eq!(worker.reserve("a", 1), None, "a process that is not known");
         worker.begin(&ProcessId::random()).unwrap();
-        assert_eq!(worker.reserve(&"x".repeat(LINE)), None);
+        assert_eq!(worker.reserve(&"x".repeat(LINE), 1), None);
         assert!(!supervisor.predecessors().unwrap()[0].complete);
-        assert!(worker.reserve("a").is_some());
+        assert!(worker.reserve("a", 2).is_some());
         assert!(!supervisor.predecessors().unwrap()[0].complete, "once incomplete, always incomplete");
     }
 
@@ -424,7 +484,7 @@ mod tests {
     fn what_no_server_remembers_any_more_is_struck_out() {
         let (supervisor, worker, _descriptor) = pair();
         worker.begin(&ProcessId::random()).unwrap();
-        worker.reserve("a").unwrap();
+        worker.reserve("a", 1).unwrap();
         let died = BootTime::now();
         assert!(supervisor.bury(died).unwrap().is_empty(), "it has no ends");
         supervisor.bury(died + Duration::from_secs(24 * 3_600)).unwrap();

@@ -16,12 +16,11 @@ use super::{
     follow::Followed,
     host::{Guard, Host},
     intake::Intake,
-    outcome::Chance,
     settle::Settler,
 };
 use crate::{
     lease::{Identity, ProcessId},
-    queue::{Queue, Room, UnixMillis},
+    queue::{Queue, Room},
     store::Store,
     system,
     telemetry::metrics::WorkerMetrics,
@@ -108,9 +107,7 @@ pub fn default_helo() -> String {
     if is_name { name.to_owned() } else { "localhost".to_owned() }
 }
 
-impl Chance {
-    /// Now, and a throw.
-    pub fn now() -> Self {
-        Self { now: UnixMillis::now(), random: system::chance().random() }
-    }
+/// A throw of the dice that decide how long a mail waits, from 0 to 1.
+pub fn throw() -> f64 {
+    system::chance().random()
 }

@@ -261,11 +261,10 @@ impl Fleet {
             let Pool::InUse(pool, _) = pool else { continue };
             servers.push(Arc::new(Server::new(settings, pool.clone(), limits, Arc::clone(&self.changed))));
         }
-        for (name, pool) in pools.iter() {
-            let Pool::InUse(pool, _) = pool else { continue };
-            let sharing = || record.spec.servers.iter().filter(|server| server.pool() == *name);
-            if let Some(longest) = sharing().map(|server| server.session_timeout.get()).max() {
-                pool.set_hold(longest);
+        for server in &record.spec.servers {
+            // The record carries the budget's value, the longest among all servers and relays that share it.
+            if let Some(Pool::InUse(pool, _)) = pools.get(&server.pool()) {
+                pool.set_hold(server.session_timeout.get());
             }
         }
         drop(members);

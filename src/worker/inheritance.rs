@@ -6,8 +6,6 @@ use crate::lease::{BootTime, ConnectionTable, Inheritance, Predecessor, SlotPool
 
 /// How often it is looked whether the supervisor has proven the end of a connection.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
-/// Why their slots are withheld.
-const WHY: &str = "inherited";
 
 /// What is known of the older processes of this pod in one pool; without a table nothing is, so that the ledger withholds
 /// whatever they had claimed. `hold` is how long a server may count a connection after the death of its process.
@@ -22,15 +20,22 @@ pub fn of(
         tracing::error!(%error, "what an older worker left cannot be read; all of it is withheld");
         None
     });
-    sort(&predecessors.unwrap_or_default(), pool, timing.quarantine_watch(hold), now)
+    sort(&predecessors.unwrap_or_default(), pool, hold, timing, now)
 }
 
-fn sort(predecessors: &[Predecessor], pool: &str, hold: Duration, now: BootTime) -> Inheritance {
+fn sort(predecessors: &[Predecessor], pool: &str, hold: Duration, timing: &Timing, now: BootTime) -> Inheritance {
     let accounts = predecessors.iter().filter(|older| older.complete).map(|older| older.process.clone()).collect();
-    // What died longer ago than any server remembers need not be withheld again by each successor.
-    let recent = |older: &&Predecessor| older.died.is_none_or(|died| now.saturating_since(died) < hold);
-    let left = predecessors.iter().filter(recent).flat_map(|older| &older.connections);
-    let unproven = left.filter(|left| left.pool == pool).map(|left| (left.id.clone(), WHY)).collect();
+    let mut unproven = Vec::new();
+    for older in predecessors {
+        // What the server has forgotten by now need not be withheld again by each successor.
+        let is_over = older.died.is_some_and(|died| now >= died + timing.quarantine_watch(hold));
+        for left in older.connections.iter().filter(|left| left.pool == pool && !is_over) {
+            let rest = left.until.map_or(hold, |until| until.saturating_since(now));
+            if !rest.is_zero() {
+                unproven.push((left.id.clone(), rest));
+            }
+        }
+    }
     Inheritance { accounts, unproven }
 }
 
@@ -71,8 +76,9 @@ mod tests {
     }
 
     fn older(process: &str, complete: bool, died: Option<u64>, pools: &[&str]) -> Predecessor {
-        let left = |(n, pool): (usize, &&str)| Left { id: format!("{process}/c{n}"), pool: (*pool).to_owned() };
-        let connections = pools.iter().enumerate().map(left).collect();
+        let left =
+            |(n, pool): (u64, &&str)| Left { id: Left::id_of(process, n), pool: (*pool).to_owned(), until: None };
+        let connections = (0..).zip(pools).map(left).collect();
         Predecessor { process: process.to_owned(), complete, died: died.map(at), connections }
     }
 
@@ -85,17 +91,28 @@ mod tests {
             older("long-ago", true, Some(100), &["mx"]),
             older("unknown-when", true, None, &["mx"]),
         ];
-        let found = sort(&known, "mx", hold, at(1_000));
+        let found = sort(&known, "mx", hold, &Timing::default(), at(1_000));
         assert_eq!(found.accounts, ["recent", "long-ago", "unknown-when"]);
         let ids: Vec<&str> = found.unproven.iter().map(|(id, _)| &**id).collect();
-        assert_eq!(ids, ["recent/c0", "recent/c2", "partly/c0", "unknown-when/c0"]);
+        assert_eq!(ids, ["recent/0", "recent/2", "partly/0", "unknown-when/0"]);
+        assert!(found.unproven.iter().all(|(_, rest)| *rest == hold));
+    }
+
+    #[test]
+    fn what_its_process_withheld_is_withheld_for_the_rest_of_its_time() {
+        let hold = Duration::from_secs(330);
+        let mut known = older("a", true, Some(900), &["mx", "mx", "mx"]);
+        known.connections[0].until = Some(at(950));
+        known.connections[1].until = Some(at(1_020));
+        let found = sort(&[known], "mx", hold, &Timing::default(), at(1_000));
+        assert_eq!(found.unproven, [("a/1".to_owned(), Duration::from_secs(20)), ("a/2".to_owned(), hold)]);
     }
 
     #[test]
     fn only_a_connection_that_was_struck_out_of_a_process_that_is_still_known_is_proven() {
-        let pending = ["a/c0", "a/c1", "gone/c0"].map(str::to_owned);
+        let pending = ["a/0", "a/1", "gone/0"].map(str::to_owned);
         let known = [older("a", true, Some(1), &["mx"])];
-        assert_eq!(proven(&pending, &known), ["a/c1"]);
+        assert_eq!(proven(&pending, &known), ["a/1"]);
         assert!(proven(&pending, &[]).is_empty());
     }
 }

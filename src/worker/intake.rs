@@ -14,7 +14,7 @@ use tokio::{
 use super::{backoff::Backoff, context::Context, fleet::Room, settle::Work};
 use crate::{
     api::RelayRecord,
-    queue::{Arrivals, Claimed, Queue, QueueNames, UnixMillis},
+    queue::{Arrivals, At, Batch, Queue, QueueNames},
     store::StoreError,
     telemetry::metrics::ByKind,
 };
@@ -65,7 +65,7 @@ struct Claim {
     queue: Queue,
     sessions: VecDeque<oneshot::Sender<Work>>,
     wanted: usize,
-    claimed: Result<Vec<Claimed>, StoreError>,
+    claimed: Result<Batch, StoreError>,
 }
 
 struct Task {
@@ -75,8 +75,8 @@ struct Task {
     claims: FuturesUnordered<BoxFuture<'static, Claim>>,
     /// Whether mail may wait that nobody was given: look before waiting for more.
     look: bool,
-    /// The last claim brought only so many, less than was asked for.
-    dry: Option<usize>,
+    /// The last claim brought less than was asked for, and whether it got anywhere at all.
+    dry: Option<bool>,
     /// Something failed: not before then.
     not_before: Option<Instant>,
     backoff: Backoff,
@@ -186,7 +186,7 @@ impl Task {
         if !self.claims.is_empty() || self.context.fleet.room(Instant::now()) != Room::Now {
             return;
         }
-        match queue.depths(UnixMillis::now()).await {
+        match queue.depths(At::Redis).await {
             Ok(depths) if depths.pending == 0 => self.look = false,
             Ok(depths) => {
                 let pending = usize::try_from(depths.pending).unwrap_or(usize::MAX);
@@ -211,7 +211,7 @@ impl Task {
         let context = Arc::clone(&self.context);
         let claim = async move {
             let (process, pod) = (context.process.as_str(), &context.identity.pod);
-            let claimed = queue.claim(process, pod, wanted, UnixMillis::now()).await;
+            let claimed = queue.claim(process, pod, wanted, At::Redis).await;
             Claim { queue, sessions, wanted, claimed }
         };
         self.claims.push(claim.boxed());
@@ -221,19 +221,21 @@ impl Task {
     fn hand_out(&mut self, claim: Claim) {
         let Claim { queue, mut sessions, wanted, claimed } = claim;
         match claimed {
-            Ok(claimed) => {
-                let count = claimed.len();
-                if count > 0 {
+            Ok(Batch { mails, ended }) => {
+                let count = mails.len();
+                // Entries that yield nothing must not hold up the mail behind them.
+                let went_on = count + ended > 0;
+                if went_on {
                     self.backoff.reset();
                 }
                 self.context.metrics.claims.inc_by(count as u64);
-                for claimed in claimed {
+                for claimed in mails {
                     let work = Work::new(claimed, queue.clone(), self.context.settler.clone());
                     // What nobody takes goes back to the queue.
                     offer(work, &mut sessions).and_then(|work| offer(work, &mut self.waiting));
                 }
                 self.look = true;
-                self.dry = (count < wanted).then_some(count);
+                self.dry = (count < wanted).then_some(went_on);
             }
             Err(error) => self.failed(&error),
         }
@@ -244,11 +246,11 @@ impl Task {
 
     /// After a claim that brought less than was asked for: whether to ask again.
     async fn is_worth_it(&mut self, queue: &Queue) -> bool {
-        let Some(count) = self.dry.take() else { return true };
-        match queue.depths(UnixMillis::now()).await {
+        let Some(went_on) = self.dry.take() else { return true };
+        match queue.depths(At::Redis).await {
             Ok(depths) if depths.pending == 0 => self.look = false,
-            // Dropped and expired mail hid more.
-            Ok(_) if count > 0 => return true,
+            // Something came of it: what was dropped or put off hid more.
+            Ok(_) if went_on => return true,
             // What waits cannot be claimed, which is not worth a hot loop.
             Ok(_) => self.pause(),
             Err(error) => self.failed(&error),

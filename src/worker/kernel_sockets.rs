@@ -12,10 +12,12 @@ pub type Ends = (SocketAddr, SocketAddr);
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TcpState {
-    /// The server's FIN has arrived: `CLOSE_WAIT`, `LAST_ACK`, CLOSING, `TIME_WAIT`. The kernel of a connection that was
-    /// reset shows nothing at all, so this cannot be a reset.
+    /// Both ends have arrived: `TIME_WAIT`. The kernel of a connection that was reset shows nothing at all, so this cannot be
+    /// a reset.
     ServerEnded,
-    /// Everything else: ESTABLISHED, `FIN_WAIT1`, `FIN_WAIT2`, and the states of a connection that is being made.
+    /// Everything else: ESTABLISHED, `FIN_WAIT1`, `FIN_WAIT2`, and the states of a connection that is being made; also
+    /// `CLOSE_WAIT`, `LAST_ACK` and CLOSING, where the server's FIN has come and it does not have ours: a server that ends one
+    /// direction at a time still counts.
     ServerOpen,
 }
 
@@ -24,7 +26,7 @@ impl TcpState {
     /// shows as `FIN_WAIT2`.
     fn from_kernel(number: u8) -> Self {
         match number {
-            0x06 | 0x08 | 0x09 | 0x0b => Self::ServerEnded,
+            0x06 => Self::ServerEnded,
             _ => Self::ServerOpen,
         }
     }
@@ -110,7 +112,7 @@ mod tests {
 
     #[test]
     #[cfg(target_endian = "little")]
-    fn only_states_that_come_after_the_servers_fin_say_that_it_ended() {
+    fn only_the_state_that_comes_after_both_ends_says_that_the_server_ended() {
         let table: BTreeMap<Ends, TcpState> = parse(TABLE).collect();
         let state = |port: u16| {
             table.get(&(format!("10.88.0.10:{port}").parse().unwrap(), "10.88.0.5:25".parse().unwrap())).copied()
@@ -121,9 +123,9 @@ mod tests {
             (0xc003, Some(TcpState::ServerOpen)),
             (0xc004, Some(TcpState::ServerOpen)),
             (0xc005, Some(TcpState::ServerEnded)),
-            (0xc006, Some(TcpState::ServerEnded)),
-            (0xc007, Some(TcpState::ServerEnded)),
-            (0xc008, Some(TcpState::ServerEnded)),
+            (0xc006, Some(TcpState::ServerOpen)),
+            (0xc007, Some(TcpState::ServerOpen)),
+            (0xc008, Some(TcpState::ServerOpen)),
         ] {
             assert_eq!(state(port), expected, "{port:x}");
         }
@@ -140,15 +142,26 @@ mod tests {
     }
 
     #[test]
-    fn the_real_table_shows_our_connections_and_the_end_of_the_other_side() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let ends = (client.local_addr().unwrap(), client.peer_addr().unwrap());
-        let (server, _) = listener.accept().unwrap();
-        assert_eq!(connections().unwrap().get(&ends), Some(&TcpState::ServerOpen));
+    fn the_real_table_shows_our_connections_and_those_that_ended_at_both_sides() {
+        let connected = || {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let ends = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+            (client, listener.accept().unwrap().0, ends)
+        };
+        let seen = |ends| connections().unwrap().get(&ends).copied();
+        let read = |mut socket: &TcpStream| std::io::Read::read(&mut socket, &mut [0]).unwrap();
+        let (client, server, ends) = connected();
+        assert_eq!(seen(ends), Some(TcpState::ServerOpen));
         server.shutdown(Shutdown::Write).unwrap();
-        let mut byte = [0];
-        assert_eq!(std::io::Read::read(&mut &client, &mut byte).unwrap(), 0, "its FIN has come");
-        assert_eq!(connections().unwrap().get(&ends), Some(&TcpState::ServerEnded));
+        assert_eq!(read(&client), 0, "its FIN has come");
+        assert_eq!(seen(ends), Some(TcpState::ServerOpen), "a server that ended one direction may count");
+        let (client, server, ends) = connected();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read(&server), 0, "our FIN has come");
+        assert_eq!(seen(ends), Some(TcpState::ServerOpen));
+        drop(server);
+        assert_eq!(read(&client), 0, "its FIN has come");
+        assert_eq!(seen(ends), Some(TcpState::ServerEnded));
     }
 }

@@ -1,8 +1,11 @@
-//! From what the server made of a mail to what the queue makes of it. Pure: clock and randomness are arguments.
+//! From what the server made of a mail to what the queue makes of it. Pure: randomness is an argument (`random`, from 0 to
+//! 1), and waits are counted by Redis' clock.
+
+use std::time::Duration;
 
 use crate::{
     api::{Retry, UnknownOutcome},
-    queue::{Counted, Failure, Header, Progress, Refusal, Settlement, UnixMillis, next_step},
+    queue::{Counted, Failure, Header, Progress, Refusal, Settlement, next_step},
     smtp::{MailOutcome, RecipientOutcome, Resend, Verdict, Why},
 };
 
@@ -26,22 +29,13 @@ pub struct Conclusion {
     pub label: &'static str,
 }
 
-/// The moment a decision is made, and its dice.
-#[derive(Clone, Copy, Debug)]
-pub struct Chance {
-    /// Wall clock.
-    pub now: UnixMillis,
-    /// From 0 to 1.
-    pub random: f64,
-}
-
 /// Decides what becomes of a mail. `recipients` are those of the transaction, in its order.
 pub fn conclude(
     header: &Header,
     recipients: &[String],
     outcome: &MailOutcome,
     policy: &Policy,
-    chance: Chance,
+    random: f64,
 ) -> Conclusion {
     let progress = progress(recipients, outcome);
     let unknown = find(outcome, |verdict| *verdict == Verdict::Unknown);
@@ -49,16 +43,16 @@ pub fn conclude(
     let deferral = find(outcome, |verdict| matches!(verdict, Verdict::Defer { .. }));
     let delivered = find(outcome, |verdict| *verdict == Verdict::Delivered);
     if let Some(decided) = unknown {
-        return lost_answer(header, outcome, decided, progress, policy, chance);
+        return lost_answer(header, outcome, decided, progress, policy, random);
     }
     if let Some(decided) = attempt {
         let failure = failure(outcome, decided, Counted::Attempt);
-        let settlement = next_step(header, failure, &policy.retry, chance.now, chance.random);
+        let settlement = next_step(header, failure, &policy.retry, random);
         let label = if matches!(settlement, Settlement::Dead { .. }) { "dead" } else { "retried" };
         return Conclusion { settlement, progress, label };
     }
     if let Some(decided) = deferral {
-        let settlement = deferred(header, outcome, decided, &policy.retry, chance);
+        let settlement = deferred(header, outcome, decided, &policy.retry, random);
         return Conclusion { settlement, progress, label: "deferred" };
     }
     if let Some(decided) = delivered {
@@ -74,10 +68,10 @@ pub fn conclude(
 }
 
 /// Our side stopped before the message was complete: nothing was accepted, and nobody judged the mail.
-pub fn stopped(why: &str, now: UnixMillis) -> Conclusion {
+pub fn stopped(why: &str) -> Conclusion {
     Conclusion {
         settlement: Settlement::Delayed {
-            due: now,
+            wait: Duration::ZERO,
             counted: Counted::Deferral,
             reason: Why::Aborted.as_str().into(),
             reply: why.into(),
@@ -88,16 +82,16 @@ pub fn stopped(why: &str, now: UnixMillis) -> Conclusion {
 }
 
 /// Our side had to close the session after the message was complete and before the answer came.
-pub fn cut_off(header: &Header, why: &str, policy: &Policy, chance: Chance) -> Conclusion {
-    unknown(header, Why::OutcomeUnknown, why.into(), Progress::default(), policy, chance)
+pub fn cut_off(header: &Header, why: &str, policy: &Policy, random: f64) -> Conclusion {
+    unknown(header, Why::OutcomeUnknown, why.into(), Progress::default(), policy, random)
 }
 
 /// The task that sent the mail failed, which should never happen; nothing was accepted.
-pub fn failed(header: &Header, policy: &Policy, chance: Chance) -> Conclusion {
+pub fn failed(header: &Header, policy: &Policy, random: f64) -> Conclusion {
     // Counted: should the mail be what breaks its senders, it ends in the dead letters and not in a loop.
     let (reason, reply) = (Why::Aborted.as_str().into(), "the task that sent it failed".into());
     let failure = Failure { counted: Counted::Attempt, reason, reply, delay: None };
-    let settlement = next_step(header, failure, &policy.retry, chance.now, chance.random);
+    let settlement = next_step(header, failure, &policy.retry, random);
     Conclusion { settlement, progress: Progress::default(), label: "aborted" }
 }
 
@@ -121,26 +115,19 @@ fn lost_answer(
     decided: &RecipientOutcome,
     progress: Progress,
     policy: &Policy,
-    chance: Chance,
+    random: f64,
 ) -> Conclusion {
-    unknown(header, decided.ruling.why, words(outcome, Some(decided)), progress, policy, chance)
+    unknown(header, decided.ruling.why, words(outcome, Some(decided)), progress, policy, random)
 }
 
-fn unknown(
-    header: &Header,
-    why: Why,
-    reply: String,
-    progress: Progress,
-    policy: &Policy,
-    chance: Chance,
-) -> Conclusion {
+fn unknown(header: &Header, why: Why, reply: String, progress: Progress, policy: &Policy, random: f64) -> Conclusion {
     let reason = why.as_str().to_owned();
     let settlement = match policy.unknown {
         UnknownOutcome::Hold => Settlement::Held { reason, reply },
         // Counted, so that a server that never answers ends in the dead letters and not in a loop.
         UnknownOutcome::Resend => {
             let failure = Failure { counted: Counted::Attempt, reason, reply, delay: None };
-            next_step(header, failure, &policy.retry, chance.now, chance.random)
+            next_step(header, failure, &policy.retry, random)
         }
     };
     Conclusion { settlement, progress, label: "unknown" }
@@ -151,15 +138,15 @@ fn deferred(
     outcome: &MailOutcome,
     decided: &RecipientOutcome,
     retry: &Retry,
-    chance: Chance,
+    random: f64,
 ) -> Settlement {
     let at_once = |verdict: &Verdict| !matches!(verdict, Verdict::Defer { resend: Resend::Later, .. });
     let failure = failure(outcome, decided, Counted::Deferral);
     if outcome.recipients.iter().all(|recipient| at_once(&recipient.ruling.verdict)) {
         let Failure { counted, reason, reply, .. } = failure;
-        return Settlement::Delayed { due: chance.now, counted, reason, reply };
+        return Settlement::Delayed { wait: Duration::ZERO, counted, reason, reply };
     }
-    next_step(header, failure, retry, chance.now, chance.random)
+    next_step(header, failure, retry, random)
 }
 
 /// The longest wait that any recipient's reply asked for holds for all: they go on together.
@@ -208,12 +195,11 @@ fn progress(recipients: &[String], outcome: &MailOutcome) -> Progress {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::smtp::{Reply, Ruling, Sign, Stage};
-
-    const CHANCE: Chance = Chance { now: UnixMillis(1_000_000), random: 0.0 };
+    use crate::{
+        queue::UnixMillis,
+        smtp::{Reply, Ruling, Sign, Stage},
+    };
 
     fn header() -> Header {
         Header {
@@ -255,7 +241,7 @@ mod tests {
     /// What becomes of a mail to a, b, ... whose recipients got these rulings.
     fn concluded(rulings: &[(Verdict, Why)], unknown: UnknownOutcome) -> Conclusion {
         let recipients: Vec<String> = ["a", "b", "c"].iter().take(rulings.len()).map(ToString::to_string).collect();
-        conclude(&header(), &recipients, &outcome(rulings), &policy(unknown), CHANCE)
+        conclude(&header(), &recipients, &outcome(rulings), &policy(unknown), 0.0)
     }
 
     const DELIVERED: (Verdict, Why) = (Verdict::Delivered, Why::Accepted);
@@ -290,8 +276,8 @@ mod tests {
     #[test]
     fn a_recipient_to_be_tried_again_keeps_the_mail_going_for_it_alone() {
         let conclusion = concluded(&[DELIVERED, GREYLISTED, REFUSED], UnknownOutcome::Hold);
-        let Settlement::Delayed { due, counted, .. } = conclusion.settlement else { panic!("{conclusion:?}") };
-        assert_eq!((due, counted), (CHANCE.now.after(Duration::from_secs(300)), Counted::Attempt));
+        let Settlement::Delayed { wait, counted, .. } = conclusion.settlement else { panic!("{conclusion:?}") };
+        assert_eq!((wait, counted), (Duration::from_secs(300), Counted::Attempt));
         assert_eq!((conclusion.progress.accepted.len(), conclusion.progress.refused.len()), (1, 1));
     }
 
@@ -299,7 +285,10 @@ mod tests {
     fn recipients_beyond_the_servers_number_go_on_at_once_and_free() {
         let conclusion = concluded(&[DELIVERED, FULL], UnknownOutcome::Hold);
         assert!(
-            matches!(conclusion.settlement, Settlement::Delayed { due, counted: Counted::Deferral, .. } if due == CHANCE.now),
+            matches!(
+                conclusion.settlement,
+                Settlement::Delayed { wait: Duration::ZERO, counted: Counted::Deferral, .. }
+            ),
             "{conclusion:?}"
         );
     }
@@ -308,7 +297,7 @@ mod tests {
     fn a_server_that_is_down_costs_no_attempt_but_a_wait() {
         let conclusion = concluded(&[DOWN], UnknownOutcome::Hold);
         assert!(
-            matches!(conclusion.settlement, Settlement::Delayed { due, counted: Counted::Deferral, .. } if due > CHANCE.now),
+            matches!(conclusion.settlement, Settlement::Delayed { wait, counted: Counted::Deferral, .. } if !wait.is_zero()),
             "{conclusion:?}"
         );
     }
@@ -319,15 +308,16 @@ mod tests {
         assert!(matches!(held.settlement, Settlement::Held { .. }), "{held:?}");
         let resent = concluded(&[UNKNOWN], UnknownOutcome::Resend);
         assert!(matches!(resent.settlement, Settlement::Delayed { counted: Counted::Attempt, .. }), "{resent:?}");
-        let cut_off = cut_off(&header(), "the lease ended", &policy(UnknownOutcome::Hold), CHANCE);
+        let cut_off = cut_off(&header(), "the lease ended", &policy(UnknownOutcome::Hold), 0.0);
         assert!(matches!(cut_off.settlement, Settlement::Held { .. }), "{cut_off:?}");
     }
 
     #[test]
     fn what_we_stopped_ourselves_goes_on_at_once_and_free() {
-        let conclusion = stopped("the lease was about to end", CHANCE.now);
-        assert!(
-            matches!(conclusion.settlement, Settlement::Delayed { due, counted: Counted::Deferral, .. } if due == CHANCE.now)
-        );
+        let conclusion = stopped("the lease was about to end");
+        assert!(matches!(
+            conclusion.settlement,
+            Settlement::Delayed { wait: Duration::ZERO, counted: Counted::Deferral, .. }
+        ));
     }
 }

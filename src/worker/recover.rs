@@ -9,7 +9,7 @@ use super::{backoff::Backoff, context::Context};
 use crate::{
     api::{RelayRecord, Server},
     lease::{HolderView, Identity, LedgerStore, Snapshot},
-    queue::{Queue, QueueNames, RecoverOptions, UnixMillis},
+    queue::{At, Queue, QueueNames, RecoverOptions},
     store::{Store, StoreError},
     telemetry::metrics::{ByKind, WorkerMetrics},
 };
@@ -71,7 +71,7 @@ impl Past {
             let fence_changed = self.may_have_lost_stages;
             let out_of_memory = crashed && context.host.predecessor_ran_out_of_memory();
             let options = RecoverOptions { unknown, fence_changed, crashed, out_of_memory };
-            let recovery = queue.recover(&process.process, &options, UnixMillis::now()).await?;
+            let recovery = queue.recover(&process.process, &options, At::Redis).await?;
             count(&context.metrics, &recovery);
             tracing::warn!(
                 process.id = process.process,

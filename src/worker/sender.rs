@@ -6,14 +6,14 @@ use futures::FutureExt;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{
-    context::Context,
-    outcome::{self, Chance, Conclusion},
+    context::{self, Context},
+    outcome::{self, Conclusion},
     server::{Opening, Server, Unopened},
     settle::Work,
 };
 use crate::{
     lease::Slot,
-    queue::{Advance, Claimed, Settlement, Stage, UnixMillis, compose},
+    queue::{Advance, At, Claimed, Settlement, Stage, compose},
     smtp::{Commit, Endpoint, MailOutcome, Session, Sign, StepLimits, Transaction, Why},
     telemetry::{
         log::mask_id,
@@ -286,7 +286,7 @@ impl Sender {
         sent: Option<MailOutcome>,
         stopped: Option<Stopped>,
     ) -> Result<(), End> {
-        let (chance, policy) = (Chance::now(), self.context.settler.policy());
+        let (random, policy) = (context::throw(), self.context.settler.policy());
         match (sent, stopped) {
             (_, Some(Stopped::Lost)) => {
                 tracing::warn!(
@@ -298,21 +298,21 @@ impl Sender {
                 Ok(())
             }
             (_, Some(Stopped::NoTime)) => {
-                self.settle(work, outcome::stopped("the lease was about to end", chance.now));
+                self.settle(work, outcome::stopped("the lease was about to end"));
                 Err(End::Orderly)
             }
             (_, Some(Stopped::Store)) => {
-                self.settle(work, outcome::stopped("Redis did not confirm the stage", chance.now));
+                self.settle(work, outcome::stopped("Redis did not confirm the stage"));
                 // As above: whether the session may stay open is for its lease to say, not for one lost answer.
                 Ok(())
             }
             (None, None) if work.is_committed() => {
                 let why = "the lease ended before the server answered";
-                self.settle(work, outcome::cut_off(&claimed.header, why, &policy, chance));
+                self.settle(work, outcome::cut_off(&claimed.header, why, &policy, random));
                 Err(End::Expired)
             }
             (None, None) => {
-                self.settle(work, outcome::stopped("the lease ended", chance.now));
+                self.settle(work, outcome::stopped("the lease ended"));
                 Err(End::Expired)
             }
             (Some(outcome), None) => {
@@ -320,7 +320,7 @@ impl Sender {
                     self.note_early_end();
                 }
                 let conclusion =
-                    outcome::conclude(&claimed.header, &claimed.mail.recipients, &outcome, &policy, chance);
+                    outcome::conclude(&claimed.header, &claimed.mail.recipients, &outcome, &policy, random);
                 self.learn(&outcome, &conclusion);
                 self.settle(work, conclusion);
                 let too_many = outcome.signs.contains(&Sign::TooManyConnections);
@@ -349,11 +349,19 @@ impl Sender {
         let header = &work.claimed.header;
         match &conclusion.settlement {
             Settlement::Delivered { .. } => {
-                context.metrics.latency.observe(UnixMillis::now().since(header.first_seen).as_secs_f64());
+                let now = work.queue.estimate(At::Redis);
+                context.metrics.latency.observe(now.since(header.first_seen).as_secs_f64());
                 tracing::debug!(mail.id = &*mask_id(&header.id), server.name = self.server.name, "delivered");
             }
-            Settlement::Delayed { reason, due, .. } => {
-                tracing::info!(mail.id = &*mask_id(&header.id), server.name = self.server.name, reason, due = %due, "put off");
+            Settlement::Delayed { reason, wait, .. } => {
+                let wait_ms = wait.as_millis();
+                tracing::info!(
+                    mail.id = &*mask_id(&header.id),
+                    server.name = self.server.name,
+                    reason,
+                    wait_ms,
+                    "put off"
+                );
             }
             Settlement::Dead { reason, .. } => {
                 tracing::warn!(mail.id = &*mask_id(&header.id), server.name = self.server.name, reason, "dead letter");
@@ -367,7 +375,7 @@ impl Sender {
                 );
             }
         }
-        let soon = matches!(conclusion.settlement, Settlement::Delayed { due, .. } if due <= UnixMillis::now());
+        let soon = matches!(conclusion.settlement, Settlement::Delayed { wait, .. } if wait.is_zero());
         let settler = context.settler.clone();
         settler.settle(work, conclusion, move || {
             if soon {
@@ -414,7 +422,7 @@ async fn may_commit(context: &Context, slot: &Slot, work: &Work) -> Result<(), S
 
 async fn advance(context: &Context, work: &Work, stage: Stage) -> Result<Advance, ()> {
     let claim = &work.claimed.claim_id;
-    work.queue.advance(context.process.as_str(), claim, stage, UnixMillis::now()).await.map_err(|error| {
+    work.queue.advance(context.process.as_str(), claim, stage, At::Redis).await.map_err(|error| {
         context.metrics.store_failures.get_or_create(&crate::telemetry::metrics::ByKind { kind: "advance" }).inc();
         tracing::debug!(mail.id = &*mask_id(&work.claimed.header.id), %error, stage = stage.as_str(), "the stage was not recorded");
     })

@@ -294,7 +294,10 @@ impl Server {
                 state.withholding.refused(now)
             };
             let forgotten = match closed {
-                Closed::NeverOpen | Closed::Eof => Duration::ZERO,
+                Closed::NeverOpen | Closed::Eof => {
+                    slot.note_ended();
+                    Duration::ZERO
+                }
                 Closed::Farewell => settings.close_grace.get(),
                 Closed::Lingering(_) | Closed::NoEof => hold,
             };

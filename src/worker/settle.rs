@@ -16,12 +16,13 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     backoff::Backoff,
+    context,
     follow::Followed,
-    outcome::{self, Chance, Conclusion, Policy},
+    outcome::{self, Conclusion, Policy},
 };
 use crate::{
     lease::ProcessId,
-    queue::{Claimed, OperationId, Queue, Settled, UnixMillis},
+    queue::{At, Claimed, OperationId, Queue, Settled},
     store::StoreError,
     telemetry::{
         log::mask_id,
@@ -87,13 +88,13 @@ impl Drop for Work {
             return;
         }
         let (settler, claimed, queue) = (self.settler.clone(), Arc::clone(&self.claimed), self.queue.clone());
-        let (header, chance) = (&claimed.header, Chance::now());
+        let (header, random) = (&claimed.header, context::throw());
         let conclusion = if self.is_committed() {
-            outcome::cut_off(header, "we stopped before the server answered", &settler.policy(), chance)
+            outcome::cut_off(header, "we stopped before the server answered", &settler.policy(), random)
         } else if std::thread::panicking() {
-            outcome::failed(header, &settler.policy(), chance)
+            outcome::failed(header, &settler.policy(), random)
         } else if self.begun.load(Ordering::Relaxed) {
-            outcome::stopped("we stopped in the middle", chance.now)
+            outcome::stopped("we stopped in the middle")
         } else {
             return settler.give_back(claimed, queue);
         };
@@ -170,9 +171,8 @@ impl Settler {
             let Conclusion { settlement, progress, .. } = conclusion;
             let mut persistence = Persistence::new(&settler.metrics, &claimed.header.id);
             let settled = loop {
-                let now = UnixMillis::now();
                 let process = settler.process.as_str();
-                match queue.settle(process, &claimed, &operation, &settlement, &progress, now).await {
+                match queue.settle(process, &claimed, &operation, &settlement, &progress, At::Redis).await {
                     Ok(settled) => break settled,
                     Err(error) => persistence.pause(&error).await,
                 }
@@ -193,7 +193,7 @@ impl Settler {
         let settler = self.clone();
         self.tasks.spawn(async move {
             let mut persistence = Persistence::new(&settler.metrics, "");
-            while let Err(error) = queue.return_lost_claims(settler.process.as_str(), UnixMillis::now()).await {
+            while let Err(error) = queue.return_lost_claims(settler.process.as_str(), At::Redis).await {
                 persistence.pause(&error).await;
             }
         });
@@ -205,9 +205,7 @@ impl Settler {
         self.tasks.spawn(async move {
             let mut persistence = Persistence::new(&settler.metrics, &claimed.header.id);
             // `Lost` is an earlier try whose answer was lost, or somebody else's claim: both end the matter.
-            while let Err(error) =
-                queue.requeue_claim(settler.process.as_str(), &claimed.claim_id, UnixMillis::now()).await
-            {
+            while let Err(error) = queue.requeue_claim(settler.process.as_str(), &claimed.claim_id, At::Redis).await {
                 persistence.pause(&error).await;
             }
             settler.ended(&claimed);
@@ -270,17 +268,16 @@ mod tests {
         async fn work(&self) -> Work {
             let mail = br#"{"from":"a@example.com","to":"b@example.org","text":"x"}"#;
             let limits = crate::queue::EnqueueLimits { max_length: 10, max_bytes: 0 };
-            self.queue.enqueue(mail, limits, UnixMillis::now()).await.expect("enqueued");
+            self.queue.enqueue(mail, limits, At::Redis).await.expect("enqueued");
             let process = self.settler.process.as_str();
-            let claimed = self.queue.claim(process, "pod", 1, UnixMillis::now()).await.expect("claimed").remove(0);
+            let claimed = self.queue.claim(process, "pod", 1, At::Redis).await.expect("claimed").mails.remove(0);
             Work::new(claimed, self.queue.clone(), self.settler.clone())
         }
 
         /// Where the mail is once the settler has told Redis: pending, delayed, in flight, held.
         async fn settled(&self) -> [u64; 4] {
             tokio::time::timeout(Duration::from_secs(10), self.settler.drained()).await.expect("settled");
-            let Depths { pending, delayed, in_flight, held, .. } =
-                self.queue.depths(UnixMillis::now()).await.expect("depths");
+            let Depths { pending, delayed, in_flight, held, .. } = self.queue.depths(At::Redis).await.expect("depths");
             [pending, delayed, in_flight, held]
         }
     }

@@ -9,7 +9,7 @@ use super::{context::Context, strangers::Strangers};
 use crate::{
     api::{RelayRecord, WorkerReport, reports_key},
     lease::LedgerStore,
-    queue::{Queue, RecoverOptions, UnixMillis},
+    queue::{At, Queue, RecoverOptions},
     store::StoreError,
     system,
     telemetry::metrics::ByKind,
@@ -17,8 +17,8 @@ use crate::{
 
 /// How often, shortened or lengthened at random so that workers spread.
 const TICK: Duration = Duration::from_secs(1);
-/// How many due mails go back in one script; new mail gets its turn between two of them.
-const PROMOTE: usize = 64;
+/// How many due mails go back in one script at most: what 16 sessions send in a tick to a server that is near.
+const PROMOTE: usize = 512;
 /// How often the report is written although nothing changed.
 const REPORT_AGAIN: Duration = Duration::from_secs(10);
 /// How often the queue is measured.
@@ -65,7 +65,7 @@ impl Upkeep {
             self.report().await?;
             self.tell_good().await?;
             // Sessions that claim find these by themselves; a worker without a share has none.
-            let returned = queue.return_lost_claims(self.context.process.as_str(), UnixMillis::now()).await?;
+            let returned = queue.return_lost_claims(self.context.process.as_str(), At::Redis).await?;
             if returned > 0 {
                 tracing::info!(claims.returned = returned, "gave back claims whose answer had been lost");
             }
@@ -78,16 +78,11 @@ impl Upkeep {
         }
     }
 
-    /// Brings due mail back: a batch always, more only while hardly any other mail waits, so that old retries after an
-    /// outage never starve new mail.
+    /// Brings due mail back; how much, all workers together, is the script's to say.
     async fn promote(&self, queue: &Queue) -> Result<(), StoreError> {
-        loop {
-            let promoted = queue.promote_due(UnixMillis::now(), PROMOTE).await?;
-            self.context.metrics.promoted.inc_by(promoted as u64);
-            if promoted < PROMOTE || queue.depths(UnixMillis::now()).await?.pending > PROMOTE as u64 {
-                return Ok(());
-            }
-        }
+        let promoted = queue.promote_due(At::Redis, PROMOTE).await?;
+        self.context.metrics.promoted.inc_by(promoted as u64);
+        Ok(())
     }
 
     /// Counts good mails where a saturated server's budget grows by them (lease R10).
@@ -118,7 +113,7 @@ impl Upkeep {
         if !found.is_empty() {
             let unknown = record.spec.unknown_outcome;
             let options = RecoverOptions { unknown, fence_changed: true, crashed: false, out_of_memory: false };
-            let recovery = queue.recover_claims(process, &found, &options, UnixMillis::now()).await?;
+            let recovery = queue.recover_claims(process, &found, &options, At::Redis).await?;
             super::recover::count(&context.metrics, &recovery);
             tracing::warn!(
                 claims.held = recovery.held,
@@ -156,8 +151,7 @@ impl Upkeep {
         if self.measured.is_some_and(|at| at.elapsed() < MEASURE) {
             return Ok(());
         }
-        let now = UnixMillis::now();
-        let depths = queue.depths(now).await?;
+        let depths = queue.depths(At::Redis).await?;
         let metrics = &self.context.metrics;
         let states = [
             ("pending", depths.pending),
@@ -169,7 +163,7 @@ impl Upkeep {
         for (kind, count) in states {
             metrics.queue_mails.get_or_create(&ByKind { kind }).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
-        metrics.queue_oldest.set(depths.oldest.map_or(0.0, |oldest| now.since(oldest).as_secs_f64()));
+        metrics.queue_oldest.set(depths.oldest.map_or(0.0, |oldest| depths.at.since(oldest).as_secs_f64()));
         self.measured = Some(Instant::now());
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! What the kernel proves about the connections of a dead worker, pure.
 //!
 //! The supervisor outlives its worker and shares its network namespace. It looks at the kernel's table about twenty times
-//! a second: a connection that stands where it can only be after the server's FIN has ended for the server too, so its
-//! slot is free. A connection that is gone from the table without that was reset, by our kernel (unread answers) or by
+//! a second: a connection that stands where it can only be after both sides have the other's FIN has ended for the server
+//! too, so its slot is free. A connection that is gone from the table without that was reset, by our kernel (unread answers) or by
 //! somebody else; a reset may be lost and is never sent again, so that nothing is ever known of it any more.
 
 use std::{
@@ -89,7 +89,7 @@ mod tests {
     /// Entries that are free after each look of the connection with port 1.
     fn free_after(looks: &[(u64, Option<TcpState>)]) -> Vec<usize> {
         let mut witness = Witness::default();
-        witness.watch(Entry::new(7), ends(1));
+        witness.watch(Entry { line: 7, slot: 1 }, ends(1));
         let look = |(millis, state): &(u64, Option<TcpState>)| {
             let kernel = state.map(|state| (ends(1), state)).into_iter().collect();
             witness.look(&kernel, &BTreeSet::new(), SETTLE, at(*millis)).len()
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn the_end_of_a_living_workers_connection_is_not_taken_for_a_dead_ones() {
         let mut witness = Witness::default();
-        witness.watch(Entry::new(7), ends(1));
+        witness.watch(Entry { line: 7, slot: 1 }, ends(1));
         let kernel = BTreeMap::from([(ends(1), TcpState::ServerEnded)]);
         assert!(witness.look(&kernel, &BTreeSet::from([ends(1)]), SETTLE, at(0)).is_empty());
         assert!(witness.is_idle());

@@ -13,7 +13,7 @@ use std::{
 };
 
 use mailrelay::{
-    queue::{Claimed, EnqueueLimits, OperationId, Progress, Queue, QueueNames, Settlement, Stage, UnixMillis},
+    queue::{At, Claimed, EnqueueLimits, OperationId, Progress, Queue, QueueNames, Settlement, Stage},
     smtp::Features,
     store::{Store, StoreOptions},
 };
@@ -73,7 +73,7 @@ async fn enqueue() {
     for number in 0..MAILS {
         let mail = body(number);
         let start = Instant::now();
-        queue.enqueue(mail.as_bytes(), LIMITS, UnixMillis::now()).await.expect("enqueued");
+        queue.enqueue(mail.as_bytes(), LIMITS, At::Redis).await.expect("enqueued");
         ours += start.elapsed();
         let start = Instant::now();
         let _: u64 = ask(&store, cmd("LPUSH").arg("reference").arg(&mail)).await;
@@ -88,7 +88,7 @@ async fn whole_life() {
     let (_redis, store, queue) = redis();
     for number in 0..MAILS {
         let mail = body(number);
-        queue.enqueue(mail.as_bytes(), LIMITS, UnixMillis::now()).await.expect("enqueued");
+        queue.enqueue(mail.as_bytes(), LIMITS, At::Redis).await.expect("enqueued");
         let _: u64 = ask(&store, cmd("LPUSH").arg("reference").arg(&mail)).await;
     }
     let start = Instant::now();
@@ -108,7 +108,7 @@ async fn together<F: Future<Output = u32> + Send + 'static>(task: impl Fn(u32) -
 async fn drain(queue: Queue, process: String) -> u32 {
     let mut done = 0;
     loop {
-        let claims = queue.claim(&process, "pod", 4, UnixMillis::now()).await.expect("claim");
+        let claims = queue.claim(&process, "pod", 4, At::Redis).await.expect("claim").mails;
         if claims.is_empty() {
             return done;
         }
@@ -120,7 +120,7 @@ async fn drain(queue: Queue, process: String) -> u32 {
 }
 
 async fn settle(queue: &Queue, process: &str, claim: &Claimed) {
-    let now = UnixMillis::now();
+    let now = At::Redis;
     queue.advance(process, &claim.claim_id, Stage::Committing, now).await.expect("advance");
     let (outcome, progress) = (Settlement::Delivered { reply: "250 2.0.0 queued".into() }, Progress::default());
     queue.settle(process, claim, &OperationId::random(), &outcome, &progress, now).await.expect("settled");

@@ -68,6 +68,7 @@ const FILES: &[(&str, &str)] = &[
     queue!("#!lua flags=allow-oom", "promote"),
     queue!("#!lua flags=allow-oom", "release"),
     queue!("#!lua flags=allow-oom", "dead"),
+    queue!("#!lua flags=allow-oom", "lost"),
     queue!("#!lua flags=allow-oom", "depths"),
     controller!("publish"),
     controller!("withdraw"),
@@ -78,10 +79,13 @@ pub const ANSWERS: &[&str] = &[
     "admit delayed",
     "admit delivered",
     "admit dead",
+    "admit doubtful",
     "admit duplicate",
     "admit expired",
+    "admit forged",
     "admit gone",
     "admit kept",
+    "admit partly",
     "advance done",
     "advance lost",
     "clear GONE",
@@ -95,7 +99,9 @@ pub const ANSWERS: &[&str] = &[
     "depths",
     "discard OK",
     "discard STALE",
+    "enqueue doubtful",
     "enqueue duplicate",
+    "enqueue expired",
     "enqueue full",
     "enqueue queued",
     "good OK",
@@ -108,6 +114,7 @@ pub const ANSWERS: &[&str] = &[
     "leave STALE",
     "open ALREADY",
     "open OK",
+    "lost",
     "open OLD",
     "policy OK",
     "policy OLD",
@@ -145,7 +152,7 @@ pub fn kind(name: &str, reply: &[u8]) -> String {
     if reply.starts_with(b"-") {
         return "error".into();
     }
-    if matches!(name, "snapshot" | "depths" | "take" | "promote" | "publish" | "withdraw") {
+    if matches!(name, "snapshot" | "depths" | "lost" | "take" | "promote" | "publish" | "withdraw") {
         return name.into();
     }
     let text = String::from_utf8_lossy(reply).into_owned();
@@ -175,7 +182,7 @@ impl Generator {
             "sync", "sync", "sync", "sync", "sync", "sync", "leave", "policy", "reap", "init", "init", "open", "open",
             "clear", "condemn", "good", "discard", "snapshot", "enqueue", "enqueue", "take", "take", "admit", "admit",
             "admit", "advance", "advance", "settle", "settle", "settle", "settle", "recover", "recover", "promote",
-            "release", "release", "dead", "dead", "depths", "publish", "withdraw", "plain", "plain",
+            "release", "release", "dead", "dead", "lost", "depths", "publish", "withdraw", "plain", "plain",
         ];
         if self.story.is_empty() && random.random_bool(0.001) {
             self.late();
@@ -189,7 +196,7 @@ impl Generator {
             "plain" => return ("plain", draw.plain()),
             "publish" | "withdraw" => draw.record(name),
             "enqueue" | "take" | "admit" | "advance" | "settle" | "recover" | "promote" | "release" | "dead"
-            | "depths" => {
+            | "lost" | "depths" => {
                 draw.queue(name);
             }
             _ => draw.ledger(name),

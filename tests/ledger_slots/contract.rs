@@ -12,8 +12,9 @@ use std::{
 
 use mailrelay::{
     lease::{
-        ConnectionTable, Entry, Identity, Inheritance, InitReply, InitRequest, LedgerStore, LedgerView, Numbers,
-        OpenReply, OpenRequest, Policy, PolicyReply, Predecessor, ProcessId, Slot, SlotOptions, SlotPool, Timing,
+        ConnectionTable, Entry, Identity, Inheritance, InitReply, InitRequest, LedgerStore, LedgerView, Left, Note,
+        Numbers, OpenReply, OpenRequest, Policy, PolicyReply, Predecessor, ProcessId, Slot, SlotOptions, SlotPool,
+        Timing,
     },
     store::{Store, StoreOptions},
 };
@@ -275,7 +276,8 @@ async fn what_an_older_process_left_is_withheld_by_connection_and_free_when_prov
     let (first, options) =
         (scene.join_as(old.clone(), Timing::default(), SlotOptions::default()), SlotOptions::default());
     let slots = take(&first, 4).await;
-    let unproven = ["t1.1", "t2.1"].map(|name| (format!("{}/{name}", old.process), "died"));
+    let hold = Duration::from_secs(300);
+    let unproven = [1, 2].map(|slot| (Left::id_of(old.process.as_str(), slot), hold));
     let inheritance = Inheritance { accounts: vec![old.process.to_string()], unproven: unproven.to_vec() };
     let new = scene.join_with("a", Timing::default(), SlotOptions { inheritance, ..options });
     limit(&new, 2).await;
@@ -292,7 +294,7 @@ async fn what_an_older_process_left_is_withheld_by_connection_and_free_when_prov
 struct Table(Mutex<(u32, Vec<String>)>);
 
 impl Table {
-    fn note(&self, what: String) {
+    fn write(&self, what: String) {
         self.0.lock().unwrap().1.push(what);
     }
 
@@ -306,23 +308,26 @@ impl ConnectionTable for Table {
         Ok(())
     }
 
-    fn reserve(&self, pool: &str) -> Option<Entry> {
+    fn reserve(&self, pool: &str, slot: u64) -> Option<Entry> {
         let number = {
             let mut inner = self.0.lock().unwrap();
             inner.0 += 1;
             inner.0
         };
-        self.note(format!("{number} {pool}"));
+        self.write(format!("{number} {pool}"));
         // The third has no room.
-        (number < 3).then(|| Entry::new(number))
+        (number < 3).then_some(Entry { line: number, slot })
     }
 
     fn connected(&self, entry: Entry, local: SocketAddr, remote: SocketAddr) {
-        self.note(format!("{} {local} {remote}", entry.get()));
+        self.write(format!("{} {local} {remote}", entry.line));
     }
 
-    fn free(&self, entry: Entry) {
-        self.note(format!("{} free", entry.get()));
+    fn note(&self, note: Note) {
+        self.write(match note {
+            Note::Ended(entry) => format!("{} ended", entry.line),
+            Note::Withheld(entry, _) => format!("{} withheld", entry.line),
+        });
     }
 
     fn predecessors(&self) -> std::io::Result<Vec<Predecessor>> {
@@ -331,28 +336,30 @@ impl ConnectionTable for Table {
 }
 
 #[tokio::test]
-async fn connections_are_written_down_before_they_are_opened_and_until_they_are_accounted_for() {
+async fn connections_are_written_down_before_they_are_opened_and_until_their_end_was_seen() {
     let scene = Scene::open(4, &[("a", 4)]).await;
     let table = Arc::new(Table::default());
     let options = SlotOptions { table: Some(table.clone()), ..SlotOptions::default() };
     let a = scene.join_with("a", Timing::default(), options);
     let slots = take(&a, 3).await;
-    let entries: Vec<_> = slots.iter().map(Slot::entry).collect();
-    assert_eq!(entries, [Some(Entry::new(1)), Some(Entry::new(2)), None]);
+    let lines: Vec<_> = slots.iter().map(|slot| slot.entry().map(|entry| entry.line)).collect();
+    assert_eq!(lines, [Some(1), Some(2), None]);
     slots[1].note_connected(([10, 0, 0, 1], 4000).into(), ([10, 0, 0, 2], 25).into());
     slots[2].note_connected(([10, 0, 0, 1], 4001).into(), ([10, 0, 0, 2], 25).into());
     let mut slots = slots.into_iter();
     let ended = slots.next().expect("three");
     ended.note_ended();
-    assert_eq!(table.notes().last(), Some(&"1 free".to_owned()), "its end was seen, and it still counts");
+    assert_eq!(table.notes().last(), Some(&"1 ended".to_owned()), "its end was seen, and it still counts");
     assert_eq!(a.status().counted, 3);
     ended.release();
+    let withheld = slots.next().expect("three").withhold("no-eof");
     drop(slots);
-    eventually("the ledger withholds what was dropped", async || (scene.view().await.quarantined() == 2).then_some(()))
-        .await;
-    eventually("all is accounted for", async || (table.notes().len() == 6).then_some(())).await;
+    eventually("the ledger withholds both", async || (scene.view().await.quarantined() == 2).then_some(())).await;
+    assert_eq!(table.notes().last(), Some(&"2 withheld".to_owned()), "also when the ledger has it: it may be lost");
+    withheld.prove();
     let expected = ["1 ", "2 ", "3 "].map(|n| format!("{n}{POOL}")).into_iter();
-    let expected = expected.chain(["2 10.0.0.1:4000 10.0.0.2:25", "1 free", "2 free"].map(str::to_owned));
+    let expected =
+        expected.chain(["2 10.0.0.1:4000 10.0.0.2:25", "1 ended", "2 withheld", "2 ended"].map(str::to_owned));
     // Once and not again: the entry may be another slot's by then.
     assert_eq!(table.notes(), expected.collect::<Vec<_>>());
 }

@@ -97,6 +97,8 @@ pub enum Variant {
     AckIsProof,
     /// The supervisor takes a port that vanished for the server's end.
     VanishedIsProof,
+    /// A slot that its worker withholds is struck out of the connection table: the ledger has it, as long as there is one.
+    WithheldIsStruck,
     /// Nobody compares the ledger's version with what was seen before.
     NoVersion,
     /// POLICY forgets the generations of pods without a floor.

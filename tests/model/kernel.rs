@@ -20,7 +20,7 @@ pub enum Kernel {
     FinWait1,
     /// `FIN_WAIT2`: the server's kernel has our FIN, its process has not read so far.
     FinWait2,
-    /// `TIME_WAIT`, `LAST_ACK`, CLOSING or `CLOSE_WAIT`: the server's FIN came, and of whoever lives it can be read.
+    /// `TIME_WAIT`: the server's FIN came, and it has ours; who lives can read the one and ask for the other.
     Ended,
     /// There is no such socket, and there was no `TIME_WAIT`: a box on the way reset our side, or our own reset was sent,
     /// since bytes were left unread, or the kernel gave up sending our FIN.
@@ -146,7 +146,7 @@ impl State {
             Fate::FinArrives => it.kernel = Kernel::FinWait2,
             Fate::ServerReads => {
                 it.server = Count::Over;
-                self.server_fin(connection);
+                self.server_fin(scenario, connection);
             }
             Fate::Vanishes => {
                 self.left.vanish -= 1;
@@ -162,7 +162,7 @@ impl State {
     }
 
     /// The server's end is closed; its FIN comes, unless there is no way or no socket for it.
-    fn server_fin(&mut self, connection: usize) {
+    fn server_fin(&mut self, scenario: &Scenario, connection: usize) {
         let it = &mut self.connections[connection];
         let (pod, key) = (usize::from(it.pod), it.key());
         if self.pods[pod].cut.is_some() || matches!(it.kernel, Kernel::Vanished | Kernel::Gone) {
@@ -171,7 +171,7 @@ impl State {
         it.kernel = Kernel::Ended;
         let reads = |process: &Process| !process.paused && (process.run, process.era) == (key.0, key.1);
         if self.pods[pod].process.as_ref().is_some_and(reads) {
-            self.read_ends(pod);
+            self.read_ends(scenario, pod);
         }
     }
 
@@ -181,14 +181,14 @@ impl State {
             let it = &mut self.connections[connection];
             if matches!(it.server, Count::Until(until) if until <= self.now) {
                 it.server = Count::Over;
-                self.server_fin(connection);
+                self.server_fin(scenario, connection);
                 self.look_at_kernel(scenario, usize::from(self.connections[connection].pod));
             }
         }
     }
 
     /// A worker that runs reads EOF where it is the first thing that the socket says.
-    pub fn read_ends(&mut self, pod: usize) {
+    pub fn read_ends(&mut self, scenario: &Scenario, pod: usize) {
         let Self { pods, connections, .. } = self;
         pods[pod].edit(|it| {
             let process = it.process.as_mut().expect("a step of a live process");
@@ -201,7 +201,7 @@ impl State {
                     process.holder.release(slot);
                 }
             }
-            it.table.free(process);
+            it.table.note(scenario, process);
         });
     }
 
@@ -216,7 +216,7 @@ impl State {
             } else if was != Some(Socket::Lingering) {
                 process.holder.quarantine(slot, "reset", scenario.hold(), clock);
             }
-            pod.table.free(process);
+            pod.table.note(scenario, process);
         });
     }
 

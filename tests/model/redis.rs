@@ -62,7 +62,7 @@ impl State {
             return;
         }
         self.deliver(scenario, before, false);
-        self.reply(self.net.len() - 1);
+        self.reply(scenario, self.net.len() - 1);
     }
 
     pub fn deliver(&mut self, scenario: &Scenario, message: usize, again: bool) {
@@ -135,14 +135,14 @@ impl State {
         Some(result)
     }
 
-    pub fn reply(&mut self, message: usize) {
+    pub fn reply(&mut self, scenario: &Scenario, message: usize) {
         let clock = self.clock();
         let envelope = self.net.remove(message);
         self.pods[envelope.pod].edit(|pod| {
             let process = pod.process.as_mut().expect("a step of a live process");
             process.flight = None;
             process.holder.answer(&envelope.request, envelope.reply.clone(), clock);
-            pod.table.free(process);
+            pod.table.note(scenario, process);
         });
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mailrelay::lease::{Holder, Identity, InitRequest, Ledger, Numbers, OpenRequest, ProcessId};
+use mailrelay::lease::{Holder, Identity, InitRequest, Ledger, Left, Numbers, OpenRequest, ProcessId};
 
 use crate::{
     config::{Scenario, Variant, timing},
@@ -25,9 +25,9 @@ pub fn process_id(pod: usize, run: u8) -> ProcessId {
     ProcessId::parse(&format!("{pod:016x}{run:016x}")).expect("32 digits")
 }
 
-/// The id under which a worker's own slot is withheld.
+/// The id under which a worker's slot is withheld, by itself or by a later one.
 pub fn withheld_id(pod: usize, run: u8, slot: u64) -> String {
-    format!("{}/{slot}", process_id(pod, run))
+    Left::id_of(process_id(pod, run).as_str(), slot)
 }
 
 /// Who a run of a pod's worker is.

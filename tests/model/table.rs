@@ -7,14 +7,14 @@ use std::{
 };
 
 use mailrelay::{
-    lease::{BootTime, Entry, Inheritance},
+    lease::{BootTime, Entry, Inheritance, Note},
     worker::{Ends, TcpState, Witness},
 };
 
 use crate::{
     config::{Scenario, Variant, timing},
     kernel::{Connection, Kernel, Key},
-    start::process_id,
+    start::{process_id, withheld_id},
     state::{Process, State},
 };
 
@@ -23,8 +23,8 @@ use crate::{
 pub struct Table {
     /// The runs whose connections are all here, each with the moment at which it was found dead.
     runs: BTreeMap<u8, Option<BootTime>>,
-    /// The connections of which nothing is proven yet, and which no ledger is known to withhold.
-    entries: BTreeMap<Entry, Key>,
+    /// The connections of which nothing is proven yet, each with the time until which its living process withholds it.
+    entries: BTreeMap<Entry, (Key, Option<BootTime>)>,
     /// The production machine.
     witness: Witness,
 }
@@ -37,26 +37,32 @@ impl Table {
 
     /// Writes a slot down before it is counted.
     pub fn reserve(&mut self, key: Key) -> Entry {
-        let entry = (0..64).map(Entry::new).find(|entry| !self.entries.contains_key(entry)).expect("few entries");
-        self.entries.insert(entry, key);
+        let is_free = |line: &u32| self.entries.keys().all(|entry| entry.line != *line);
+        let entry = Entry { line: (0..64).find(is_free).expect("few entries"), slot: key.2 };
+        self.entries.insert(entry, (key, None));
         entry
     }
 
-    /// Strikes out what the holder says need not be written down any more.
-    pub fn free(&mut self, process: &mut Process) {
-        for entry in process.holder.take_freed() {
-            self.entries.remove(&entry);
+    /// Takes in what the holder says of its connections.
+    pub fn note(&mut self, scenario: &Scenario, process: &mut Process) {
+        for note in process.holder.take_notes() {
+            match note {
+                Note::Withheld(entry, until) if scenario.variant != Variant::WithheldIsStruck => {
+                    self.entries.entry(entry).and_modify(|(_, withheld)| *withheld = Some(until));
+                }
+                Note::Withheld(entry, _) | Note::Ended(entry) => _ = self.entries.remove(&entry),
+            }
         }
     }
 
     pub fn has(&self, key: Key) -> bool {
-        self.entries.values().any(|other| *other == key)
+        self.entries.values().any(|(other, _)| *other == key)
     }
 
     /// A worker has died.
     pub fn bury(&mut self, run: u8, now: BootTime) {
         self.runs.entry(run).and_modify(|died| *died = Some(now));
-        for (entry, key) in self.entries.iter().filter(|(_, key)| key.0 == run) {
+        for (entry, (key, _)) in self.entries.iter().filter(|(_, (key, _))| key.0 == run) {
             self.witness.watch(*entry, ends(*key));
         }
     }
@@ -72,15 +78,12 @@ impl Table {
         };
         let died = |run: &u8| self.runs.get(run).copied().flatten();
         // What died longer ago than any server remembers need not be withheld again by each successor.
-        let recent = |key: &&Key| older(&key.0) && died(&key.0).is_none_or(|died| now.saturating_since(died) < watched);
-        let unproven = self.entries.values().filter(recent).map(|key| (left_id(pod, *key), "inherited")).collect();
+        let recent = |key: &Key| older(&key.0) && died(&key.0).is_none_or(|died| now.saturating_since(died) < watched);
+        let rest = |until: Option<BootTime>| until.map_or(scenario.hold(), |until| until.saturating_since(now));
+        let left = self.entries.values().filter(|(key, until)| recent(key) && !rest(*until).is_zero());
+        let unproven = left.map(|(key, until)| (withheld_id(pod, key.0, key.2), rest(*until))).collect();
         Inheritance { accounts, unproven }
     }
-}
-
-/// The id of a connection that a dead worker left.
-fn left_id(pod: usize, (run, _, slot): Key) -> String {
-    format!("{}/c{slot}", process_id(pod, run))
 }
 
 /// An address that no other connection of the pod has.
@@ -109,13 +112,13 @@ impl State {
         let now = self.clock();
         self.pods[pod].edit(|it| {
             let alive = it.process.as_ref().map(|process| process.run);
-            let used = it.table.entries.values().filter(|key| Some(key.0) == alive).map(|key| ends(*key));
+            let used = it.table.entries.values().filter(|(key, _)| Some(key.0) == alive).map(|(key, _)| ends(*key));
             let used: BTreeSet<Ends> = used.collect();
             for entry in it.table.witness.look(&kernel, &used, Duration::ZERO, now) {
-                let Some(key) = it.table.entries.remove(&entry) else { continue };
+                let Some((key, _)) = it.table.entries.remove(&entry) else { continue };
                 // The worker that came after it is told, and had withheld the slot unless it was proven before.
                 if let Some(process) = &mut it.process {
-                    process.holder.prove(&left_id(pod, key));
+                    process.holder.prove(&withheld_id(pod, key.0, key.2));
                 }
             }
         });

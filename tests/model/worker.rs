@@ -65,7 +65,7 @@ impl State {
             if at_ack {
                 process.holder.release(slot);
                 process.sockets.remove(&slot);
-                it.table.free(process);
+                it.table.note(scenario, process);
             }
         });
     }
@@ -111,7 +111,7 @@ impl State {
             };
             connections.iter_mut().filter(open).for_each(|connection| connection.server = Count::Counted);
         });
-        self.read_ends(pod);
+        self.read_ends(scenario, pod);
     }
 
     /// The process ends; its kernel closes its sockets. What the server learns of that comes later.

@@ -65,7 +65,7 @@ impl State {
                 }
             }
             Step::Deliver { message, again } => self.deliver(scenario, message, again),
-            Step::Reply { message } => self.reply(message),
+            Step::Reply { message } => self.reply(scenario, message),
             Step::TimeOut { pod, late } => self.time_out(pod, late),
             Step::Count(pod) => self.count(pod),
             Step::Connect(pod, slot) => self.connect(pod, slot),

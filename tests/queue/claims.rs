@@ -22,7 +22,7 @@ async fn two_hundred_mails_are_claimed_once_each_by_four_processes() {
         tasks.spawn(async move {
             let mut ids = Vec::new();
             loop {
-                let claimed = queue.claim(&process, "pod", 3, NOW).await.expect("claim");
+                let claimed = queue.claim(&process, "pod", 3, NOW).await.expect("claim").mails;
                 if claimed.is_empty() {
                     return ids;
                 }
@@ -98,7 +98,7 @@ async fn the_same_id_twice_is_sent_once_but_a_retried_mail_meets_its_own_record(
     fixture.push("mail_queue", mail_with("one", r#""idempotencyKey":"k""#)).await;
     let claim = fixture.claim_one(ONE).await;
     assert!(fixture.claim(ONE, 5).await.is_empty());
-    fixture.settle(ONE, &claim, delayed(NOW)).await;
+    fixture.settle(ONE, &claim, delayed(Duration::ZERO)).await;
     assert_eq!(fixture.queue.promote_due(NOW, 10).await.expect("promoted"), 1);
     let again = fixture.claim_one(TWO).await;
     assert_eq!((again.header.id.as_str(), again.header.attempts), ("one", 1));
@@ -154,18 +154,58 @@ async fn delayed_mail_comes_back_in_the_order_it_is_due() {
     assert_eq!(fixture.balanced().await.delayed, 3);
     let later = NOW.after(Duration::from_millis(2_500));
     assert_eq!(fixture.queue.promote_due(later, 1).await.expect("promoted"), 1, "no more than the cap");
-    assert_eq!(fixture.queue.promote_due(later, 10).await.expect("promoted"), 1);
-    assert_eq!(fixture.queue.promote_due(later, 10).await.expect("promoted"), 0);
-    let ids: Vec<String> = fixture
-        .queue
-        .claim(ONE, "pod", 10, later)
-        .await
-        .expect("claim")
-        .into_iter()
-        .map(|claim| claim.header.id)
-        .collect();
-    assert_eq!(ids.iter().map(String::as_str).collect::<HashSet<_>>(), HashSet::from(["soon", "next"]));
+    for id in ["soon", "next"] {
+        let claimed = fixture.queue.claim(ONE, "pod", 10, later).await.expect("claim").mails;
+        assert_eq!(claimed.iter().map(|claim| claim.header.id.as_str()).collect::<Vec<_>>(), [id]);
+        fixture.queue.promote_due(later, 10).await.expect("promoted");
+    }
+    assert_eq!(fixture.balanced().await.delayed, 1);
     fixture.balanced().await;
+}
+
+#[tokio::test]
+async fn while_new_mail_waits_due_mail_takes_every_second_place_whatever_the_number_of_workers() {
+    let fixture = fixture();
+    for number in 0..200 {
+        let early = mail_with(&format!("old{number}"), &format!(r#""notBefore":{}"#, NOW.0 + 1));
+        fixture.queue.enqueue(early.as_bytes(), NO_LIMITS, NOW).await.expect("enqueued");
+        fixture.push("mail_queue", mail(&format!("new{number}"))).await;
+    }
+    let later = NOW.after(Duration::from_secs(1));
+    let (mut old, mut new) = (0, 0);
+    for _ in 0..50 {
+        let workers = (0..10).map(|_| fixture.queue.promote_due(later, 64));
+        futures::future::try_join_all(workers).await.expect("promoted");
+        for claim in fixture.queue.claim(ONE, "pod", 4, later).await.expect("claim").mails {
+            *(if claim.header.id.starts_with("old") { &mut old } else { &mut new }) += 1;
+        }
+    }
+    assert_eq!(old + new, 200);
+    assert!((90..=100).contains(&old), "{old} of 200: at most half, and not much less");
+    // With nothing new, they need not wait for one another.
+    while !fixture.claim(ONE, 100).await.is_empty() {}
+    assert!(fixture.queue.promote_due(later, 64).await.expect("promoted") == 64);
+    assert!(fixture.queue.promote_due(later, 64).await.expect("promoted") <= 32, "one worker a tick was enough");
+    fixture.balanced().await;
+}
+
+#[tokio::test]
+async fn a_claim_tells_of_entries_that_yielded_nothing() {
+    let fixture = fixture();
+    fixture.push("mail_queue", mail("seen")).await;
+    fixture.claim(ONE, 1).await;
+    let early = NOW.after(Duration::from_secs(60));
+    for entry in [
+        "{".into(),
+        mail("seen"),
+        mail_with("e", r#""expiresAt":1"#),
+        mail_with("n", &format!(r#""notBefore":{}"#, early.0)),
+    ] {
+        fixture.push("mail_queue", entry).await;
+        let batch = fixture.queue.claim(ONE, "pod", 1, NOW).await.expect("claim");
+        assert_eq!((batch.mails.len(), batch.ended), (0, 1));
+    }
+    assert_eq!(fixture.queue.claim(ONE, "pod", 1, NOW).await.expect("claim"), mailrelay::queue::Batch::default());
 }
 
 #[tokio::test]
@@ -175,10 +215,10 @@ async fn mails_due_at_once_are_taken_in_the_order_they_were_due() {
         let mail = mail_with(id, &format!(r#""notBefore":{}"#, NOW.0 + wait));
         fixture.queue.enqueue(mail.as_bytes(), NO_LIMITS, NOW).await.expect("enqueued");
     }
-    fixture.queue.enqueue(mail("new").as_bytes(), NO_LIMITS, NOW).await.expect("enqueued");
     let later = NOW.after(Duration::from_secs(1));
     assert_eq!(fixture.queue.promote_due(later, 10).await.expect("promoted"), 3);
-    let claimed = fixture.queue.claim(ONE, "pod", 10, later).await.expect("claim");
+    fixture.queue.enqueue(mail("new").as_bytes(), NO_LIMITS, NOW).await.expect("enqueued");
+    let claimed = fixture.queue.claim(ONE, "pod", 10, later).await.expect("claim").mails;
     assert_eq!(claimed.iter().map(|claim| claim.header.id.as_str()).collect::<Vec<_>>(), ["a", "b", "c", "new"]);
 }
 
@@ -246,7 +286,7 @@ async fn addresses_in_a_reply_reach_neither_events_nor_records() {
         Settlement::Dead { reason: "RecipientRefused".into(), reply: reply.into() },
         Settlement::Held { reason: "OutcomeUnknown".into(), reply: reply.into() },
         Settlement::Delayed {
-            due: NOW,
+            wait: std::time::Duration::ZERO,
             counted: mailrelay::queue::Counted::Attempt,
             reason: "x".into(),
             reply: reply.into(),
@@ -305,7 +345,8 @@ async fn recipients_end_apart_but_the_mail_ends_once() {
         accepted: vec!["b@x.org".into()],
         refused: vec![Refusal { recipient: "c@x.org".into(), reply: "550 5.1.1 who?".into() }],
     };
-    let settled = fixture.queue.settle(ONE, &claim, &OperationId::random(), &delayed(NOW), &progress, NOW).await;
+    let settled =
+        fixture.queue.settle(ONE, &claim, &OperationId::random(), &delayed(Duration::ZERO), &progress, NOW).await;
     assert_eq!(settled.expect("settled"), Settled::Done);
     fixture.queue.promote_due(NOW, 1).await.expect("promoted");
     let claim = fixture.claim_one(ONE).await;
@@ -399,7 +440,7 @@ async fn a_restart_of_redis_loses_nothing() {
     for claim in &first[..10] {
         assert_eq!(fixture.settle(ONE, claim, delivered()).await, Settled::Done);
     }
-    fixture.settle(ONE, &first[10], delayed(NOW.after(Duration::from_secs(1)))).await;
+    fixture.settle(ONE, &first[10], delayed(Duration::from_secs(1))).await;
     fixture.advance(ONE, &first[11], Stage::Committing).await;
     let before = fixture.balanced().await;
     fixture.redis.crash();
@@ -423,9 +464,12 @@ async fn at_maxmemory_the_queue_still_drains() {
         fixture.store.query(cmd("CONFIG").arg("SET").arg("maxmemory").arg("100kb"), LIMIT).await.expect("CONFIG");
     let refused = fixture.queue.enqueue(mail("more").as_bytes(), NO_LIMITS, NOW).await.expect_err("out of memory");
     assert!(refused.to_string().contains("OOM"), "{refused}");
-    for settlement in
-        [delivered(), delayed(NOW), dead("Policy"), Settlement::Held { reason: "x".into(), reply: "y".into() }]
-    {
+    for settlement in [
+        delivered(),
+        delayed(Duration::ZERO),
+        dead("Policy"),
+        Settlement::Held { reason: "x".into(), reply: "y".into() },
+    ] {
         let claim = fixture.claim_one(ONE).await;
         assert_eq!(fixture.advance(ONE, &claim, Stage::Committing).await, Advance::Done);
         assert_eq!(fixture.settle(ONE, &claim, settlement).await, Settled::Done);

@@ -21,9 +21,9 @@ async fn retries_are_used_up_then_a_person_drives_it_again() {
     let mut now = NOW;
     for attempt in 0..4 {
         fixture.queue.promote_due(now, 10).await.expect("promoted");
-        let claim = fixture.queue.claim(ONE, "pod", 1, now).await.expect("claim").remove(0);
+        let claim = fixture.queue.claim(ONE, "pod", 1, now).await.expect("claim").mails.remove(0);
         assert_eq!(claim.header.attempts, attempt);
-        let next = next_step(&claim.header, failure(Counted::Attempt), &Retry::default(), now, 0.5);
+        let next = next_step(&claim.header, failure(Counted::Attempt), &Retry::default(), 0.5);
         fixture.settle(ONE, &claim, next).await;
         now = now.after(Duration::from_secs(100));
     }
@@ -45,10 +45,10 @@ async fn an_outage_costs_no_attempt() {
     let mut now = NOW;
     for _ in 0..20 {
         fixture.queue.promote_due(now, 10).await.expect("promoted");
-        let claim = fixture.queue.claim(ONE, "pod", 1, now).await.expect("claim").remove(0);
+        let claim = fixture.queue.claim(ONE, "pod", 1, now).await.expect("claim").mails.remove(0);
         assert_eq!(claim.header.attempts, 0);
-        let next = next_step(&claim.header, failure(Counted::Deferral), &Retry::default(), now, 1.0);
-        assert!(matches!(&next, Settlement::Delayed { due, .. } if due.since(now) <= Duration::from_secs(72)));
+        let next = next_step(&claim.header, failure(Counted::Deferral), &Retry::default(), 1.0);
+        assert!(matches!(&next, Settlement::Delayed { wait, .. } if *wait <= Duration::from_secs(72)));
         fixture.settle(ONE, &claim, next).await;
         now = now.after(Duration::from_secs(100));
     }

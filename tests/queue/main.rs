@@ -10,12 +10,17 @@ mod real {
     use testkit::RedisServer;
     mod arrivals;
     mod claims;
+    mod identity;
+    mod late;
     mod letters;
     /// A simulated one has no memory of its own.
     mod memory;
     mod model;
     mod recovery;
+    mod room;
+    mod silence;
     mod slow;
+    mod sums;
     pub mod support;
 }
 
@@ -24,8 +29,13 @@ mod simulated {
     use simredis::SimRedisServer as RedisServer;
     mod arrivals;
     mod claims;
+    mod identity;
+    mod late;
     mod letters;
     mod model;
     mod recovery;
+    mod room;
+    mod silence;
+    mod sums;
     mod support;
 }

@@ -84,7 +84,7 @@ async fn step(fixture: &Fixture, world: &mut World, random: &mut StdRng) {
         }
         5 | 6 => {
             let max = random.random_range(1..5);
-            for claim in queue.claim(process, "pod", max, NOW).await.expect("claim") {
+            for claim in queue.claim(process, "pod", max, NOW).await.expect("claim").mails {
                 world.claims.push((process.to_owned(), claim, Stage::Claimed));
             }
         }
@@ -140,7 +140,7 @@ async fn settle(fixture: &Fixture, world: &mut World, random: &mut StdRng) {
     };
     let outcome = match random.random_range(0..5) {
         0 | 1 => delivered(),
-        2 => delayed(NOW.after(Duration::from_secs(random.random_range(0..20)))),
+        2 => delayed(Duration::from_secs(random.random_range(0..20))),
         3 => dead("Policy"),
         _ => Settlement::Held { reason: "OutcomeUnknown".into(), reply: String::new() },
     };

@@ -1,5 +1,7 @@
 //! What becomes of the claims of a process that died.
 
+use std::time::Duration;
+
 use mailrelay::{
     api::UnknownOutcome,
     queue::{Advance, Filter, RecoverOptions, Recovery, Settled, Stage},
@@ -137,7 +139,7 @@ async fn a_resend_keeps_the_message_id_unless_the_late_reply_comes_first() {
     }
     assert_eq!(fixture.queue.recover(ONE, &RESEND, NOW).await.expect("recovered").resent, 3);
     assert_eq!(fixture.settle(ONE, &claims[0], delivered()).await, Settled::Late);
-    let later = NOW.after(std::time::Duration::from_secs(10));
+    let later = NOW.after(Duration::from_secs(10));
     assert_eq!(fixture.queue.promote_due(later, 10).await.expect("promoted"), 2);
     // It lies in its list again, and still nobody has it.
     assert_eq!(fixture.settle(ONE, &claims[1], delivered()).await, Settled::Late);
@@ -281,7 +283,7 @@ async fn a_key_of_the_wrong_type_stops_a_move_but_loses_no_mail() {
     let fixture = fixture();
     fixture.push("mail_queue", mail("one")).await;
     let claim = fixture.claim_one(ONE).await;
-    fixture.settle(ONE, &claim, delayed(NOW)).await;
+    fixture.settle(ONE, &claim, delayed(Duration::ZERO)).await;
     for (key, again) in [("mail_queue", "mail_queue"), ("{mail_queue}:counters", "")] {
         let aside = format!("{key}:aside");
         let _: redis::Value =

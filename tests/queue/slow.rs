@@ -92,19 +92,19 @@ async fn a_large_mail_crosses_a_slow_link_both_ways_and_nothing_in_a_hurry_waits
     let began = Instant::now();
     let (claimed, longest) = asked_meanwhile(&store, queue.claim(ONE, "pod", 3, NOW)).await;
     let claimed = claimed.expect("it comes in the end");
-    assert_eq!(claimed.iter().map(|claim| claim.header.id.as_str()).collect::<Vec<_>>(), ["large"], "alone");
-    assert!(claimed[0].payload == large.as_bytes(), "to the byte");
+    assert_eq!(claimed.mails.iter().map(|claim| claim.header.id.as_str()).collect::<Vec<_>>(), ["large"], "alone");
+    assert!(claimed.mails[0].payload == large.as_bytes(), "to the byte");
     assert!(began.elapsed() > Duration::from_secs(3) && longest < Duration::from_secs(1), "{longest:?}");
 
     let (others, _) = asked_meanwhile(&store, queue.claim(ONE, "pod", 3, NOW)).await;
     let others = others.expect("both come");
-    assert_eq!(others.iter().map(|claim| claim.header.id.as_str()).collect::<Vec<_>>(), ["small", "by-id"]);
+    assert_eq!(others.mails.iter().map(|claim| claim.header.id.as_str()).collect::<Vec<_>>(), ["small", "by-id"]);
 
-    let advanced = queue.advance(ONE, &claimed[0].claim_id, Stage::Sending, NOW).await;
+    let advanced = queue.advance(ONE, &claimed.mails[0].claim_id, Stage::Sending, NOW).await;
     assert!(advanced.is_ok(), "{advanced:?}");
     let outcome = Settlement::Dead { reason: "Policy".into(), reply: "554 no".into() };
     let (operation, progress) = (mailrelay::queue::OperationId::random(), mailrelay::queue::Progress::default());
-    let settling = queue.settle(ONE, &claimed[0], &operation, &outcome, &progress, NOW);
+    let settling = queue.settle(ONE, &claimed.mails[0], &operation, &outcome, &progress, NOW);
     let (settled, longest) = asked_meanwhile(&store, settling).await;
     assert_eq!(settled.expect("told in the end"), mailrelay::queue::Settled::Done);
     assert!(longest < Duration::from_secs(1), "{longest:?}");

@@ -63,7 +63,7 @@ impl Fixture {
     }
 
     pub async fn claim(&self, process: &str, max: usize) -> Vec<Claimed> {
-        self.queue.claim(process, "pod", max, NOW).await.expect("claim")
+        self.queue.claim(process, "pod", max, NOW).await.expect("claim").mails
     }
 
     pub async fn claim_one(&self, process: &str) -> Claimed {
@@ -105,9 +105,9 @@ pub fn dead(reason: &str) -> Settlement {
     Settlement::Dead { reason: reason.into(), reply: "554 no".into() }
 }
 
-pub fn delayed(due: UnixMillis) -> Settlement {
+pub fn delayed(wait: Duration) -> Settlement {
     Settlement::Delayed {
-        due,
+        wait,
         counted: mailrelay::queue::Counted::Attempt,
         reason: "Greylisted".into(),
         reply: "451 later".into(),

@@ -8,8 +8,6 @@ pub enum Broken {
     Nothing,
     /// Redis tells the same fence after every loss (R7).
     NoFence,
-    /// The kernel kills nobody (R6).
-    NoSwitch,
     /// A slot is free when our FIN was acknowledged, not when the server's came (R4).
     EofAtAck,
     /// `committing` is not written, so that what was in doubt is sent again blindly.

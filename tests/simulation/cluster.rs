@@ -9,7 +9,7 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use mailrelay::{
-    lease::{ConnectionTable, DeadManSwitch, NoSwitch, SwitchError},
+    lease::{ConnectionTable, DeadManSwitch, SwitchError},
     smtp::Network,
     store::{Store, StoreOptions},
     telemetry::metrics::WorkerMetrics,
@@ -146,7 +146,6 @@ struct SimulatedHost {
     net: Net,
     process: Arc<Process>,
     supervisor: Supervisor,
-    has_switch: bool,
 }
 
 impl Host for SimulatedHost {
@@ -169,7 +168,7 @@ impl Host for SimulatedHost {
     }
 
     fn switch(&self) -> Box<dyn DeadManSwitch> {
-        if self.has_switch { Box::new(Switch(Arc::clone(&self.process))) } else { Box::new(NoSwitch) }
+        Box::new(Switch(Arc::clone(&self.process)))
     }
 
     fn connections(&self) -> Option<Arc<dyn ConnectionTable>> {
@@ -184,7 +183,7 @@ pub fn store(net: &Net, process: &Arc<Process>) -> Store {
 }
 
 /// Starts a worker process in a pod.
-pub fn start_worker(pod: &Pod, node: &Node, net: &Net, seed: u64, has_switch: bool) -> Running {
+pub fn start_worker(pod: &Pod, node: &Node, net: &Net, seed: u64) -> Running {
     let options = WorkerOptions {
         store: StoreOptions::from_url("redis://simulated"),
         namespace: NAMESPACE.into(),
@@ -202,7 +201,7 @@ pub fn start_worker(pod: &Pod, node: &Node, net: &Net, seed: u64, has_switch: bo
     let name = format!("{}#{}", pod.name, pod.starts);
     Running::start(&name, pod.place, &node.skew_ms, seed, move |process| async move {
         let metrics = WorkerMetrics::register(&mut Registry::default());
-        let host = SimulatedHost { net: net.clone(), process: Arc::clone(&process), supervisor, has_switch };
+        let host = SimulatedHost { net: net.clone(), process: Arc::clone(&process), supervisor };
         let worker = Worker::new(&options, store(&net, &process), boot_id, Arc::new(host), metrics);
         let draining = worker.work(stop.cancelled_owned()).await;
         // How it ended is for its supervisor's log.

@@ -181,16 +181,5 @@ noticed! {
     a_ledger_that_forgets_who_did_not_come_back_is_noticed: MissingForgotten, "O1", 500;
     an_older_copy_of_a_ledger_that_passes_for_the_ledger_is_noticed: NoVersions, "O1", 500;
     a_slot_that_does_not_rest_is_noticed: NoSettle, "O1", 1_000;
-}
-
-#[test]
-#[ignore = "not found in 500 seeds: mails are over before the new ledger can open; the model and tests/succession.rs find it"]
-fn a_renamed_budget_that_opens_at_once_is_noticed() {
-    is_noticed(Broken::RenamedOpens, "O1", 500);
-}
-
-#[test]
-#[ignore = "not found in 300 seeds since slots of silent workers are withheld: stops are shorter than that; the model finds it"]
-fn a_world_without_dead_man_switches_is_noticed() {
-    is_noticed(Broken::NoSwitch, "O1", 300);
+    a_renamed_budget_that_opens_at_once_is_noticed: RenamedOpens, "O1", 500;
 }

@@ -9,7 +9,7 @@ use std::{
 
 use mailrelay::{
     lease::{LedgerStore, Snapshot},
-    queue::{Audit, EnqueueLimits, Queue, QueueNames, UnixMillis},
+    queue::{At, Audit, EnqueueLimits, Queue, QueueNames},
 };
 use serde_json::json;
 
@@ -93,7 +93,7 @@ impl Observer {
             "subject": "Hello", "text": "Hello, world\n".repeat(size.div_ceil(13)),
         });
         let limits = EnqueueLimits { max_length: 100_000, max_bytes: 0 };
-        let sent = queue.enqueue(mail.to_string().as_bytes(), limits, UnixMillis::now()).await;
+        let sent = queue.enqueue(mail.to_string().as_bytes(), limits, At::Redis).await;
         let mut inner = self.inner();
         (inner.tried, inner.last_try) = (inner.tried + 1, now());
         if sent.is_ok() {

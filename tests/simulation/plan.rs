@@ -326,8 +326,7 @@ impl Plan {
             let ledger = [Fault::StaleLedger, Fault::DeleteLedger, Fault::RestoredLedger][small(pick(0..3))];
             plan.faults.insert(Duration::from_millis(pick(4_000..end)), ledger);
         }
-        // Without a dead-man switch only the longest stops are noticed.
-        if pick(0..60) == 0 || broken == Broken::NoSwitch {
+        if pick(0..60) == 0 {
             plan.stop_long(&mut pick);
         }
         if !broken.weapons().is_empty() {
@@ -369,6 +368,12 @@ impl Plan {
             }
             Broken::VanishedProves => self.ways.patience.orphan = ms(2_000),
             Broken::IncompleteAccounts => self.listed = 1,
+            // Mails that are under way for longer than the new ledger needs to open.
+            Broken::RenamedOpens => {
+                self.habits.mail_ms = 9_000;
+                self.arrivals.retain(|at| *at < ms(9_000));
+                self.mails = self.arrivals.len();
+            }
             _ => {}
         }
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use mailrelay::{
-    lease::{BootTime, ConnectionTable, Entry, Left, Predecessor, ProcessId, Timing},
+    lease::{BootTime, ConnectionTable, Entry, Left, Note, Predecessor, ProcessId, Timing},
     worker::{Ends, TcpState, Witness},
 };
 
@@ -33,8 +33,8 @@ struct Process {
 #[derive(Debug)]
 struct Connection {
     process: String,
-    number: u64,
     pool: String,
+    until: Option<BootTime>,
     ends: Option<Ends>,
 }
 
@@ -44,7 +44,6 @@ struct Inner {
     connections: BTreeMap<Entry, Connection>,
     witness: Witness,
     living: Option<String>,
-    number: u64,
     entries: u32,
     next_look: Time,
     /// The table is full: what comes cannot be written down.
@@ -109,7 +108,7 @@ impl Supervisor {
         inner.next_look = now + LOOK_EVERY;
         let broken = self.broken;
         let state = |tcp: Tcp| match tcp {
-            Tcp::CloseWait | Tcp::LastAck | Tcp::Closing | Tcp::TimeWait => TcpState::ServerEnded,
+            Tcp::TimeWait => TcpState::ServerEnded,
             Tcp::FinWait2 if broken == Broken::FinWaitProves => TcpState::ServerEnded,
             _ => TcpState::ServerOpen,
         };
@@ -146,7 +145,7 @@ impl ConnectionTable for Supervisor {
         Ok(())
     }
 
-    fn reserve(&self, pool: &str) -> Option<Entry> {
+    fn reserve(&self, pool: &str, slot: u64) -> Option<Entry> {
         let mut inner = self.inner();
         let process = inner.living.clone()?;
         if inner.connections.len() >= inner.most {
@@ -155,9 +154,9 @@ impl ConnectionTable for Supervisor {
             }
             return None;
         }
-        (inner.number, inner.entries) = (inner.number + 1, inner.entries + 1);
-        let (entry, number) = (Entry::new(inner.entries), inner.number);
-        inner.connections.insert(entry, Connection { process, number, pool: pool.to_owned(), ends: None });
+        inner.entries += 1;
+        let entry = Entry { line: inner.entries, slot };
+        inner.connections.insert(entry, Connection { process, pool: pool.to_owned(), until: None, ends: None });
         Some(entry)
     }
 
@@ -167,11 +166,17 @@ impl ConnectionTable for Supervisor {
         }
     }
 
-    fn free(&self, entry: Entry) {
+    fn note(&self, note: Note) {
         let mut inner = self.inner();
+        let (Note::Ended(entry) | Note::Withheld(entry, _)) = note;
         let own = inner.living.clone();
-        if inner.connections.get(&entry).is_some_and(|connection| Some(&connection.process) == own.as_ref()) {
-            inner.connections.remove(&entry);
+        let Some(connection) = inner.connections.get_mut(&entry) else { return };
+        if Some(&connection.process) != own.as_ref() {
+            return;
+        }
+        match note {
+            Note::Withheld(_, until) => connection.until = Some(until),
+            Note::Ended(_) => drop(inner.connections.remove(&entry)),
         }
     }
 
@@ -185,11 +190,12 @@ impl ConnectionTable for Supervisor {
                 died: process.died,
                 connections: inner
                     .connections
-                    .values()
-                    .filter(|connection| connection.process == process.id)
-                    .map(|connection| Left {
-                        id: format!("{}/c{}", connection.process, connection.number),
+                    .iter()
+                    .filter(|(_, connection)| connection.process == process.id)
+                    .map(|(entry, connection)| Left {
+                        id: Left::id_of(&connection.process, entry.slot),
                         pool: connection.pool.clone(),
+                        until: connection.until,
                     })
                     .collect(),
             })

@@ -315,24 +315,24 @@ fn what_an_older_process_left_goes_with_the_registration_and_until_the_ledger_ha
     let mut holder = fresh();
     let inheritance = Inheritance {
         accounts: vec!["b".into()],
-        unproven: vec![("b/t1.1".into(), "died"), ("b/t2.1".into(), "died")],
+        unproven: ["b/1", "b/2"].map(|id| (id.into(), Duration::from_secs(HOLD))).into(),
     };
     holder.inherit(inheritance, at(0));
-    holder.prove("b/t2.1");
+    holder.prove("b/2");
     let asking = exchange(&mut holder, at(0), SyncReply::Register { last: 4 });
     assert!(asking.accounts.is_empty() && asking.quarantine.is_empty(), "it changes nothing");
     let lost = holder.request(at(1)).expect("the registration");
     assert_eq!(lost.accounts, ["b"]);
-    let carried = Quarantine { id: "b/t1.1".into(), slots: 1, seconds: HOLD, why: "died".into() };
+    let carried = Quarantine { id: "b/1".into(), slots: 1, seconds: HOLD, why: INHERITED.into() };
     assert_eq!(lost.quarantine, [carried]);
     holder.answer(&lost, None, at(2));
     exchange(&mut holder, at(3), SyncReply::Gone);
     exchange(&mut holder, at(4), SyncReply::Register { last: 4 });
-    let again = exchange(&mut holder, at(5), showing(&["b/t1.1"]));
+    let again = exchange(&mut holder, at(5), showing(&["b/1"]));
     assert_eq!((again.accounts, again.quarantine), (lost.accounts, lost.quarantine));
-    assert!(exchange(&mut holder, at(6), showing(&["b/t1.1"])).quarantine.is_empty());
-    holder.prove("b/t1.1");
-    assert_eq!(holder.over(at(7)), ["b/t1.1"]);
+    assert!(exchange(&mut holder, at(6), showing(&["b/1"])).quarantine.is_empty());
+    holder.prove("b/1");
+    assert_eq!(holder.over(at(7)), ["b/1"]);
 }
 
 #[test]
@@ -397,24 +397,27 @@ fn a_slot_that_is_proven_later_is_cleared_at_once_and_again_until_it_is_gone() {
 }
 
 #[test]
-fn a_connection_stays_written_down_until_its_end_was_seen_or_the_ledger_withholds_it() {
+fn a_connection_stays_written_down_until_its_end_was_seen_whatever_the_ledger_has() {
     let mut holder = registered(4);
     let slots: Vec<u64> = (0..3).map(|_| holder.count(at(1)).unwrap()).collect();
-    for (slot, number) in slots.iter().zip(0..) {
-        holder.set_entry(*slot, Entry::new(number));
+    let entry = |slot: u64| Entry { line: 0, slot };
+    for slot in &slots {
+        holder.set_entry(*slot, entry(*slot));
     }
     holder.release(slots[0]);
-    assert_eq!(holder.take_freed(), [Entry::new(0)]);
+    assert_eq!(holder.take_notes(), [Note::Ended(entry(slots[0]))]);
     let id = holder.quarantine(slots[1], "no-eof", Duration::from_secs(HOLD), at(2));
-    let lost = holder.request(at(3)).expect("a SYNC");
-    holder.answer(&lost, None, at(4));
-    assert!(holder.take_freed().is_empty(), "the ledger may not have it");
+    let over = at(2) + holder.timing().quarantine_watch(Duration::from_secs(HOLD));
+    assert_eq!(holder.take_notes(), [Note::Withheld(entry(slots[1]), over)]);
     exchange(&mut holder, at(5), showing(&[&id]));
-    assert_eq!(holder.take_freed(), [Entry::new(1)]);
+    assert_eq!(holder.take_notes(), [], "the ledger that has it may be lost");
+    holder.prove(&id);
+    assert_eq!(holder.take_notes(), [Note::Ended(entry(slots[1]))]);
     let id = holder.quarantine(slots[2], "no-eof", Duration::from_secs(HOLD), at(6));
     let _carrying = holder.request(at(7)).expect("a SYNC");
+    holder.take_notes();
     holder.prove(&id);
-    assert_eq!(holder.take_freed(), [Entry::new(2)]);
+    assert_eq!(holder.take_notes(), [Note::Ended(entry(slots[2]))]);
 }
 
 #[test]

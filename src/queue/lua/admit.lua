@@ -1,52 +1,93 @@
 -- KEYS: 12 claims, 13 stages, then the records of each claim in turn. ARGV: now, ttl of final records, and for each
--- claim: claim, action, header ('' keeps the entry), id, serial, Message-ID, due, reason, dead letter, number of records.
--- Answers one word for each claim: kept, delayed, dead, expired, duplicate, delivered, gone.
-local CLAIMS, STAGES, now, ttl = KEYS[12], KEYS[13], ARGV[1], tonumber(ARGV[2])
+-- claim: claim, action (kept, dead, duplicate), header ('' keeps the entry), id, serial, Message-ID, not before, expires,
+-- reason, dead letter, what its envelope is (raw; headed: to be checked here; forged: found out), fingerprint, recipients
+-- that are left out, whether doubts about another's record were looked into, number of records.
+-- Answers one word for each claim: kept, delayed, dead, expired, duplicate, delivered, gone; or what must be thought over,
+-- and nothing was changed: forged, doubtful, or partly and a line for each address that has it.
+local CLAIMS, STAGES, now, ttl = KEYS[12], KEYS[13], clock(ARGV[1]), tonumber(ARGV[2])
 local answers, first = {}, 14
-for at = 3, #ARGV, 10 do
+for at = 3, #ARGV, 15 do
   local claim, action, header, id, serial = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  local message_id, due, reason, letter, number = ARGV[at + 5], ARGV[at + 6], ARGV[at + 7], ARGV[at + 8], tonumber(ARGV[at + 9])
+  local message_id, due, expires, reason, letter = ARGV[at + 5], ARGV[at + 6], ARGV[at + 7], ARGV[at + 8], ARGV[at + 9]
+  local envelope, sum, spared, sure = ARGV[at + 10], ARGV[at + 11], ARGV[at + 12], ARGV[at + 13] ~= ''
+  local number = tonumber(ARGV[at + 14])
   local entry = redis.call('HGET', CLAIMS, claim)
   local stage = word(redis.call('HGET', STAGES, claim))
-  local other
-  if action == 'kept' or action == 'delayed' then
-    for key = first, first + number - 1 do other = other or owner(KEYS[key], serial) end
+  local own, other, has
+  for key = first, first + number - 1 do
+    local found = look(KEYS[key])
+    own = own or found
+    if forbids(found, serial) then
+      other = other or found
+    else
+      has = join(has, found.has)
+    end
+  end
+  if action == 'kept' and expires ~= '' and tonumber(expires) <= tonumber(now) then
+    action, reason, other = 'expired', 'Expired', nil
+  elseif action == 'kept' and due ~= '' and tonumber(due) > tonumber(now) then
+    action = 'delayed'
   end
   -- A late settlement reached this mail's record after the mail had gone back to the queue: the server has it.
-  local own = number > 0 and redis.call('HMGET', KEYS[first], 'serial', 'state', 'late') or {}
-  local late = own[1] == serial and own[2] == 'delivered'
+  local late = own and own.serial == serial and own.state == 'delivered'
+  local sends = action == 'kept' or action == 'delayed'
+  local answer = action
   if not entry or (stage ~= 'taken' and stage ~= 'claimed') then
-    action = 'gone'
-  elseif action == 'kept' and not other and not late then
-    if header ~= '' then redis.call('HSET', CLAIMS, claim, header .. payload(entry)) end
-    redis.call('HSET', STAGES, claim, 'claimed ' .. now)
-    record(first, number, serial, 0, 'id', id, 'state', 'claimed', 'at', now, 'messageId', message_id)
+    answer = 'gone'
+  elseif envelope == 'headed' and stage == 'taken' and (not own or own.serial ~= serial) then
+    -- A record is born with its header, by our scripts; nobody else knows its serial.
+    answer = 'forged'
+  elseif sends and other and not sure and doubtful(other) then
+    answer = 'doubtful'
+  elseif sends and not other and has and lacks(has, spared) then
+    answer = 'partly\n' .. has
   else
-    if late and own[3] then
-      action = 'delivered'
-      count('delivered', 1)
-    elseif other or late then
-      action = 'duplicate'
-      count('duplicates', 1)
-    elseif action == 'delayed' then
-      delay(claim, due, header == '' and entry or header .. payload(entry))
-    elseif action == 'dead' then
-      redis.call('LPUSH', DEAD, letter)
-    else
-      count('expired', 1)
+    if envelope == 'forged' and stage == 'taken' then
+      -- Taken as one that had been counted, which it was not.
+      accept(now)
+      count('counted', 1)
+      count('bytes', #entry)
     end
-    redis.call('HDEL', CLAIMS, claim)
-    redis.call('HDEL', STAGES, claim)
-    if action == 'duplicate' then
-      event(action, id, now, other or id)
-    elseif action == 'delayed' then
-      record(first, number, serial, 0, 'id', id, 'state', action, 'at', now, 'due', due, 'messageId', message_id)
-    elseif action ~= 'delivered' then
-      record(first, number, serial, ttl, 'id', id, 'state', action, 'at', now, 'reason', reason)
-      event(action, id, now, reason)
+    if action == 'kept' and not other and not late then
+      if header ~= '' then redis.call('HSET', CLAIMS, claim, header .. payload(entry)) end
+      redis.call('HSET', STAGES, claim, 'claimed ' .. now)
+      record(first, number, serial, 0, has, 'id', id, 'state', 'claimed', 'at', now, 'messageId', message_id, 'sum', sum)
+    else
+      if sends and late then
+        answer = 'duplicate'
+        if own.late then
+          answer = 'delivered'
+          count('delivered', 1)
+        else
+          duplicate(id, now, id)
+        end
+      elseif (sends and other) or action == 'duplicate' then
+        local differs = other and other.sum and sum ~= '' and other.sum ~= sum
+        answer = differs and 'duplicate\n' .. other.id or 'duplicate'
+        duplicate(id, now, other and other.id or id, differs)
+      elseif action == 'delayed' then
+        delay(claim, due, header == '' and entry or header .. payload(entry))
+      elseif action == 'dead' then
+        redis.call('LPUSH', DEAD, letter)
+      else
+        count('expired', 1)
+      end
+      redis.call('HDEL', CLAIMS, claim)
+      redis.call('HDEL', STAGES, claim)
+      if answer == 'delayed' then
+        record(first, number, serial, 0, has, 'id', id, 'state', action, 'at', now, 'due', due, 'messageId', message_id,
+          'sum', sum, 'claim', claim)
+      elseif string.sub(answer, 1, 9) == 'duplicate' then
+        if not late then
+          record(first, number, serial, ttl, has, 'id', id, 'state', 'duplicate', 'at', now, 'reason', other and other.id or id)
+        end
+      elseif answer ~= 'delivered' then
+        record(first, number, serial, ttl, has, 'id', id, 'state', action, 'at', now, 'reason', reason)
+        event(action, id, now, reason)
+      end
     end
   end
-  table.insert(answers, action)
+  table.insert(answers, answer)
   first = first + number
 end
 return answers

@@ -6,5 +6,5 @@ local FROM = {
 }
 local stage = word(redis.call('HGET', KEYS[13], ARGV[1]))
 if redis.call('HEXISTS', KEYS[12], ARGV[1]) == 0 or not (FROM[ARGV[2]] or {})[stage] then return 'lost' end
-redis.call('HSET', KEYS[13], ARGV[1], ARGV[2] .. ' ' .. ARGV[3])
+redis.call('HSET', KEYS[13], ARGV[1], ARGV[2] .. ' ' .. clock(ARGV[3]))
 return 'done'

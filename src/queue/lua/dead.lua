@@ -1,6 +1,7 @@
 -- A person's decision on a dead letter. KEYS[12..]: records. ARGV: the entry as it lies in the list, action (requeue,
 -- discard), the entry to queue, now, ttl, id, serial, Message-ID; and when ARGV[1] is only how the entry begins: its place
 -- from the end of the list (negative), and its length.
+local entry, now, ttl, id, serial = ARGV[3], clock(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
 local place, length = ARGV[9], tonumber(ARGV[10])
 local function is_there()
   if not place then return redis.call('LPOS', DEAD, ARGV[1], 'RANK', -1) end
@@ -13,16 +14,24 @@ local function remove()
   redis.call('LREM', DEAD, -1, '')
 end
 if not is_there() then return 'gone' end
-local state, ttl = 'discarded', tonumber(ARGV[5])
+local state = 'discarded'
 if ARGV[2] == 'requeue' then
   state, ttl = 'queued', 0
   -- To the end of the line: a bulk re-drive must not hold up new mail.
   count('returned', 1)
-  give(ARGV[3], 'LPUSH')
+  give(entry, 'LPUSH')
 else
   count('discarded', 1)
 end
 remove()
-record(12, #KEYS - 11, ARGV[7], ttl, 'id', ARGV[6], 'state', state, 'at', ARGV[4], 'messageId', ARGV[8])
-event(state, ARGV[6], ARGV[4], 'ByHand')
+if state == 'queued' and not headed(entry) then
+  -- Its next claim gives it another identity: a record of this one would make it a duplicate of itself.
+  for at = 12, #KEYS do
+    if look(KEYS[at]).serial == serial then redis.call('DEL', KEYS[at]) end
+  end
+else
+  record(12, #KEYS - 11, serial, ttl, nil, 'id', id, 'state', state, 'at', now, 'messageId', ARGV[8],
+    ttl == 0 and 'drains' or 'reason', ttl == 0 and drains() or 'ByHand')
+end
+event(state, id, now, 'ByHand')
 return 'done'

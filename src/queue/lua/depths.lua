@@ -1,7 +1,9 @@
--- KEYS: 12 samples, 13.. claims of every process. ARGV: now ('' takes no sample), then the processes.
--- Answers: pending, delayed, in flight, held, dead, oldest known, estimate for raw arrivals, counters; or nothing when
--- the set of processes changed meanwhile.
-local SAMPLES, now = KEYS[12], tonumber(ARGV[1])
+-- KEYS: 12 samples, 13.. claims of every process. ARGV: now (audit takes no sample, and is told no time), then the processes.
+-- Answers: now, pending, delayed, in flight, held, dead, oldest known, estimate for raw arrivals, counters; or nothing when
+-- the set of processes changed meanwhile. For the audit also how many entries with a header wait, as they lie there ('' when
+-- they are too many for one look), and how many delayed mails there are.
+local SAMPLES, audits = KEYS[12], ARGV[1] == 'audit'
+local now = not audits and tonumber(clock(ARGV[1]))
 if redis.call('HLEN', PROCESSES) ~= #ARGV - 1 then return {} end
 for at = 2, #ARGV do
   if redis.call('HEXISTS', PROCESSES, ARGV[at]) == 0 then return {} end
@@ -13,7 +15,7 @@ local pending, oldest, raw = 0, nil, false
 for _, list in ipairs({ARRIVED, HIGH, NORMAL, LOW}) do
   pending = pending + redis.call('LLEN', list)
   local entry = redis.call('LINDEX', list, -1)
-  local line = entry and sealed(entry) and string.sub(entry, 1, (string.find(entry, '\n', 1, true) or 1) - 1)
+  local line = entry and headed(entry) and string.sub(entry, 1, (string.find(entry, '\n', 1, true) or 1) - 1)
   local since = line and tonumber(string.match(line, '"since":(%d+)'))
   if since then
     oldest = math.min(oldest or since, since)
@@ -24,7 +26,7 @@ end
 
 -- How many had ever arrived at which time: the oldest that waits came no later than the first sample that counts it.
 local estimate = ''
-if now then
+if not audits then
   local known = redis.call('HMGET', COUNTERS, 'taken', 'returned')
   local gone = tonumber(known[1] or 0) - tonumber(known[2] or 0)
   local function sample(at)
@@ -46,5 +48,22 @@ if now then
   end
   if raw then estimate = string.format('%.0f', time or now) end
 end
-return {pending, redis.call('ZCARD', DELAYED), flying, redis.call('HLEN', HELD), redis.call('LLEN', DEAD),
-  oldest and string.format('%.0f', oldest) or '', estimate, redis.call('HGETALL', COUNTERS)}
+-- What counters say of the lists can be wrong: they may be gone, or entries may have been removed by hand. One look must
+-- not hold up Redis, so it ends after so many entries and bytes.
+local MOST, MOST_BYTES, CHUNK = 50000, 64 * 1024 * 1024, 16
+local function recount()
+  local seen, bytes, found = 0, 0, 0
+  for _, list in ipairs({ARRIVED, HIGH, NORMAL, LOW}) do
+    for from = 0, redis.call('LLEN', list) - 1, CHUNK do
+      for _, entry in ipairs(redis.call('LRANGE', list, from, from + CHUNK - 1)) do
+        seen, bytes = seen + 1, bytes + #entry
+        if headed(entry) then found = found + 1 end
+      end
+      if seen > MOST or bytes > MOST_BYTES then return '' end
+    end
+  end
+  return tostring(found)
+end
+
+return {now and string.format('%.0f', now) or '', pending, redis.call('ZCARD', DELAYED), flying, redis.call('HLEN', HELD), redis.call('LLEN', DEAD),
+  oldest and string.format('%.0f', oldest) or '', estimate, redis.call('HGETALL', COUNTERS), audits and recount() or '', redis.call('HLEN', DELAYED_MAILS)}

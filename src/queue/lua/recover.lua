@@ -1,20 +1,23 @@
 -- KEYS: 12 claims, 13 stages, then the records of each claim in turn. ARGV: process, now, ttl of final records, and for
 -- each claim: claim, stage it must be at ('early' is any before committing), action (queue, held, resend, dead), header
--- ('' keeps the entry), dead letter or what is known of a held mail, due, id, serial, Message-ID, reason, number of records.
+-- ('' keeps the entry), dead letter or what is known of a held mail, wait, id, serial, Message-ID, reason, number of records.
+-- The header of a claim that was only taken was not checked yet: its records are written only if they are its own already.
 -- Answers one word for each claim: the action, or skipped.
-local CLAIMS, STAGES, process, now, ttl = KEYS[12], KEYS[13], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local CLAIMS, STAGES, process, now, ttl = KEYS[12], KEYS[13], ARGV[1], clock(ARGV[2]), tonumber(ARGV[3])
 local STATE = {queue = 'queued', held = 'held', resend = 'resend', dead = 'dead'}
-local answers, first = {}, 14
+local answers, first, silent = {}, 14, false
 for at = 4, #ARGV, 11 do
-  local claim, expected, action, header, extra, due = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
+  local claim, expected, action, header, extra, wait = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
   local id, serial, message_id, reason, number = ARGV[at + 6], ARGV[at + 7], ARGV[at + 8], ARGV[at + 9], tonumber(ARGV[at + 10])
   local entry = redis.call('HGET', CLAIMS, claim)
   local mark = redis.call('HGET', STAGES, claim)
   local stage = word(mark)
   local fits = stage == expected or (expected == 'early' and stage ~= 'committing')
+  local due = action == 'resend' and after(now, wait) or ''
   if not entry or not fits then
     action = 'skipped'
   else
+    local trusted = number > 0 and (stage ~= 'taken' or look(KEYS[first]).serial == serial)
     if header ~= '' then
       entry = header .. payload(entry)
     else
@@ -23,6 +26,7 @@ for at = 4, #ARGV, 11 do
     if action == 'queue' then
       count('returned', 1)
       give(entry)
+      silent = silent or not trusted
     elseif action == 'held' then
       redis.call('HSET', HELD, claim, extra .. '\n' .. entry)
     elseif action == 'resend' then
@@ -32,8 +36,11 @@ for at = 4, #ARGV, 11 do
     end
     redis.call('HDEL', CLAIMS, claim)
     redis.call('HDEL', STAGES, claim)
-    record(first, number, serial, action == 'dead' and ttl or 0, 'id', id, 'state', STATE[action], 'at', now,
-      'messageId', message_id, 'due', due, 'reason', reason)
+    if trusted then
+      record(first, number, serial, action == 'dead' and ttl or 0, nil, 'id', id, 'state', STATE[action], 'at', now,
+        'messageId', message_id, 'due', due, 'reason', reason, action == 'queue' and 'drains' or 'claim',
+        action == 'queue' and drains() or claim)
+    end
     if expected ~= 'early' then
       count('recovered.' .. expected .. '.' .. action, 1)
       event(STATE[action], id, now, reason)
@@ -42,6 +49,7 @@ for at = 4, #ARGV, 11 do
   table.insert(answers, action)
   first = first + number
 end
+if silent then gave_silently() end
 if redis.call('HLEN', CLAIMS) == 0 then
   redis.call('DEL', STAGES)
   redis.call('HDEL', PROCESSES, process)

@@ -1,8 +1,10 @@
--- KEYS: 12 claims, 13 stages, 14.. records (the mail's own first). ARGV: claim, operation, action, now, header, due,
--- dead letter or what is known of a held mail, serial, id, Message-ID, reason, reply, ttl of final records.
-local CLAIMS, STAGES, claim, operation, action, now = KEYS[12], KEYS[13], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local header, due, extra, serial, id, message_id = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
-local reason, reply, ttl, answer = ARGV[11], ARGV[12], tonumber(ARGV[13]), 'done'
+-- KEYS: 12 claims, 13 stages, 14.. records (the mail's own first). ARGV: claim, operation, action, now, header, wait,
+-- dead letter or what is known of a held mail, serial, id, Message-ID, reason, reply, ttl of final records, addresses that
+-- have it since this try.
+local CLAIMS, STAGES, claim, operation, action, now = KEYS[12], KEYS[13], ARGV[1], ARGV[2], ARGV[3], clock(ARGV[4])
+local header, wait, extra, serial, id, message_id = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+local reason, reply, ttl, has, answer = ARGV[11], ARGV[12], tonumber(ARGV[13]), ARGV[14], 'done'
+local due = action == 'delayed' and after(now, wait) or ''
 
 local entry = redis.call('HGET', CLAIMS, claim)
 local function leave()
@@ -29,7 +31,7 @@ if not entry then
     end
   elseif known[2] == serial and known[3] == 'resend' and action == 'delivered' then
     -- It already lies in a list to be sent again: leave word for the claim that finds it there.
-    record(14, #KEYS - 13, serial, ttl, 'id', id, 'state', action, 'at', now, 'messageId', message_id, 'operation',
+    record(14, #KEYS - 13, serial, ttl, has, 'id', id, 'state', action, 'at', now, 'messageId', message_id, 'operation',
       operation, 'late', '1', 'reply', reply)
     return 'late'
   else
@@ -49,8 +51,9 @@ else
   redis.call('HSET', HELD, claim, extra .. '\n' .. header .. payload(entry))
 end
 leave()
-if action ~= 'delivered' and action ~= 'dead' then ttl = 0 end
-record(14, #KEYS - 13, serial, ttl, 'id', id, 'state', action, 'at', now, 'messageId', message_id, 'operation', operation,
-  'due', due, 'reason', reason, 'reply', reply)
+local parks = action ~= 'delivered' and action ~= 'dead'
+if parks then ttl = 0 end
+record(14, #KEYS - 13, serial, ttl, has, 'id', id, 'state', action, 'at', now, 'messageId', message_id, 'operation', operation,
+  'due', due, 'reason', reason, 'reply', reply, parks and 'claim' or 'state', parks and claim or action)
 event(action, id, now, reason, reply)
 return answer

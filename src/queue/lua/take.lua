@@ -2,7 +2,8 @@
 -- entry may have all the same), claim ids.
 -- Takes from `arrived` first, then by weight, so that the urgent overtakes and nothing starves. A long entry is taken alone,
 -- so that the others do not wait until it is read.
--- Answers for each: claim id, letter of its list, length, and the entry, or nothing when it is too long to come along.
+-- Answers the time, and for each claim: its id, letter of its list, length, and the entry, or nothing when it is too long to
+-- come along. One word more says that an entry was left since the first may not be so long.
 local LONG, ANSWER = 64 * 1024, 128 * 1024
 local TURNS = 'hnhlhnh'
 local LISTS = {h = HIGH, n = NORMAL, l = LOW}
@@ -22,22 +23,37 @@ local function next_entry()
   end
 end
 
-local process, pod, now = ARGV[1], ARGV[2], ARGV[3]
+-- The same for an entry of at most so many bytes, since the one that is next is too long.
+local function fitting_entry(length)
+  for _, letter in ipairs(LETTERS) do
+    local entry = redis.call('LINDEX', LISTS[letter], -1)
+    if entry and #entry <= length then return entry, letter, LISTS[letter] end
+  end
+end
+
+local process, pod, now = ARGV[1], ARGV[2], clock(ARGV[3])
 local most, of_first = string.match(ARGV[4], '^(%d+) ?(%d*)$')
 most, of_first = tonumber(most), tonumber(of_first) or math.huge
-local taken, bytes = {}, 0
+local taken, bytes, left = {now}, 0, false
 for at = 5, #ARGV do
   local entry, letter, list = next_entry()
-  if not entry then break end
-  if at == 5 and #entry > of_first then break end
+  if not entry then
+    count('drains', 1)
+    break
+  end
+  if at == 5 and #entry > of_first then
+    left = true
+    entry, letter, list = fitting_entry(of_first)
+    if not entry then break end
+  end
   if at > 5 and (#entry > LONG or bytes + #entry > math.min(most, ANSWER)) then break end
   if at == 5 then redis.call('HSET', PROCESSES, process, pod) end
   count('taken', 1)
-  if sealed(entry) then
+  if headed(entry) then
     count('counted', -1)
     count('bytes', -#entry)
   else
-    count('accepted', 1)
+    accept(now)
   end
   redis.call('HSET', KEYS[13], ARGV[at], 'taken ' .. now .. ' ' .. letter)
   redis.call('HSET', KEYS[12], ARGV[at], entry)
@@ -49,4 +65,5 @@ for at = 5, #ARGV do
   table.insert(taken, #entry > LONG and '' or entry)
   if #entry > LONG then break end
 end
+if left then table.insert(taken, 'left') end
 return taken

@@ -25,6 +25,8 @@ const IDS: &[&str] = &["i1", "i2"];
 const NOW: &[&str] = &["1790000000000", "1790000001000", "1790000300000"];
 const TTLS: &[&str] = &["0", "86400000"];
 const DEAD: &[&str] = &["letter 1", "letter 2"];
+const SUMS: &[&str] = &["sum", "other"];
+const SOME: &[&str] = &["", "", "a@x", "b@x", "a@x\nb@x"];
 const HEADERS: &[&str] = &["", "mailrelay/1 n {\"id\":\"i1\",\"since\":1790000000000}\n", "mailrelay/1 h {}\n"];
 const ENTRIES: &[&str] = &[
     "{\"id\":\"i1\"}",
@@ -46,11 +48,12 @@ impl Generator {
         let mut clear = vec!["DEL", RECORD, "{mail_queue}:delayed", "{mail_queue}:delayed:mails"];
         clear.extend(lists.into_iter().chain(own));
         let take = ["p1", "pod", now, "1000", "c1"];
-        let admit = [now, "0", "c1", "kept", HEADERS[1], "i1", "s1", "<m@id>", now, "", "", "1"];
+        let admit =
+            [now, "0", "c1", "kept", HEADERS[1], "i1", "s1", "<m@id>", "", "", "", "", "raw", "sum", "", "", "1"];
         let resend =
-            ["p1", now, "0", "c1", "committing", "resend", "", "", now, "i1", "s1", "<m@id>", "ProcessDied", "1"];
+            ["p1", now, "0", "c1", "committing", "resend", "", "", "0", "i1", "s1", "<m@id>", "ProcessDied", "1"];
         let settle =
-            ["c1", "op9", "delivered", now, HEADERS[1], "", "", "s1", "i1", "<m@id>", "", "250 ok", "86400000"];
+            ["c1", "op9", "delivered", now, HEADERS[1], "", "", "s1", "i1", "<m@id>", "", "250 ok", "86400000", ""];
         self.story.push_back(("plain", words(&clear)));
         self.story.push_back(("plain", words(&["LPUSH", "mail_queue", "plain"])));
         let recorded = [own[0], own[1], RECORD];
@@ -91,6 +94,9 @@ impl Draw<'_> {
                 self.push_one(NOW);
                 self.push_one(&["", "", "1790000000500"]);
                 self.push_one(CLAIMS);
+                self.push_one(&["", "", "1790000000000"]);
+                self.push_one(SUMS);
+                self.push_one(&["", "1"]);
             }
             "take" => {
                 self.push(process);
@@ -125,10 +131,24 @@ impl Draw<'_> {
                 self.push_one(IDS);
                 self.push_one(SERIALS);
                 self.push("<m@id>");
+                if name == "release" {
+                    self.push_one(&["", "taken", "committing"]);
+                }
+            }
+            "lost" => {
+                let number = self.records(2);
+                self.push_one(NOW);
+                self.push_one(TTLS);
+                self.push_one(SERIALS);
+                self.push(number.to_string());
+                for process in self.one(&["", "p1", "p2", "p1 p2", "p1 p2"]).split_whitespace() {
+                    self.keys.push(format!("{{mail_queue}}:claims:{process}"));
+                    self.push(process);
+                }
             }
             _ => {
                 self.keys.push("{mail_queue}:samples".into());
-                self.push_one(&["", "1790000000000", "1790000009000"]);
+                self.push_one(&["audit", "1790000000000", "1790000009000"]);
                 for process in self.one(&["", "p1", "p2", "p1 p2", "p1 p2"]).split_whitespace() {
                     self.keys.push(format!("{{mail_queue}}:claims:{process}"));
                     self.push(process);
@@ -151,14 +171,19 @@ impl Draw<'_> {
         self.push_one(TTLS);
         for _ in 0..=self.below(2) {
             self.push_one(CLAIMS);
-            self.push_one(&["kept", "kept", "delayed", "dead", "expired"]);
+            self.push_one(&["kept", "kept", "kept", "dead", "duplicate"]);
             self.push_one(HEADERS);
             self.push_one(IDS);
             self.push_one(SERIALS);
             self.push("<m@id>");
-            self.push_one(&["1790000000000", "1790000100000"]);
+            self.push_one(&["", "", "1790000000000", "1790000500000"]);
+            self.push_one(&["", "", "", "1790000000000"]);
             self.push("Policy");
             self.push_one(DEAD);
+            self.push_one(&["raw", "raw", "headed", "forged"]);
+            self.push_one(SUMS);
+            self.push_one(SOME);
+            self.push_one(&["", "1"]);
             let number = self.records(2);
             self.push(number.to_string());
         }
@@ -174,7 +199,7 @@ impl Draw<'_> {
         self.push_one(&["delivered", "delivered", "delayed", "dead", "held"]);
         self.push_one(NOW);
         self.push_one(&HEADERS[1..]);
-        self.push_one(&["1790000000000", "1790000100000"]);
+        self.push_one(&["0", "100000"]);
         self.push_one(DEAD);
         self.push_one(SERIALS);
         self.push_one(IDS);
@@ -182,6 +207,7 @@ impl Draw<'_> {
         self.push_one(&["", "Greylisted"]);
         self.push_one(&["250 ok", "451 later"]);
         self.push_one(TTLS);
+        self.push_one(SOME);
     }
 
     fn recover(&mut self, process: &str) {
@@ -194,7 +220,7 @@ impl Draw<'_> {
             self.push_one(&["queue", "held", "resend", "dead"]);
             self.push_one(HEADERS);
             self.push_one(DEAD);
-            self.push_one(&["1790000000000", "1790000100000"]);
+            self.push_one(&["0", "100000"]);
             self.push_one(IDS);
             self.push_one(SERIALS);
             self.push("<m@id>");

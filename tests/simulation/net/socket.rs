@@ -160,12 +160,15 @@ impl AsyncWrite for Stream {
 }
 
 /// The second handle on a client's socket.
+#[derive(Debug)]
 struct Peeker(Arc<Socket>);
 
 impl Handle for Peeker {
     fn is_connected(&self) -> bool {
         let inner = self.0.net.inner();
-        inner.conns.get(&self.0.conn).is_some_and(|conn| !matches!(conn.client.tcp, Tcp::Closed | Tcp::SynSent))
+        // The kernel keeps TIME_WAIT apart from the socket.
+        let has_peer = |tcp| !matches!(tcp, Tcp::Closed | Tcp::SynSent | Tcp::TimeWait);
+        inner.conns.get(&self.0.conn).is_some_and(|conn| has_peer(conn.client.tcp))
     }
 
     fn peek(&self) -> io::Result<usize> {
@@ -184,8 +187,8 @@ impl Handle for Peeker {
         self.0.end();
     }
 
-    fn into_connection(self: Box<Self>) -> io::Result<Connection> {
-        Ok(Box::new(Stream(self.0)))
+    fn connection(&self) -> io::Result<Connection> {
+        Ok(Box::new(Stream(Arc::clone(&self.0))))
     }
 }
 

@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{CONTROLLERS, Event, PODS, World};
 use crate::{
-    broken::Broken,
     cluster::{MAIL, Pod, Shown, start_worker, store},
     process::Running,
     supervisor::Supervisor,
@@ -69,8 +68,7 @@ impl World {
         }
         self.pods[pod].starts += 1;
         let seed = self.chance.next_u64();
-        let has_switch = self.plan.broken != Broken::NoSwitch;
-        let running = start_worker(&self.pods[pod], &self.nodes[node], &self.net, seed, has_switch);
+        let running = start_worker(&self.pods[pod], &self.nodes[node], &self.net, seed);
         self.trace.note(|| format!("{} starts", running.process.name));
         self.count("workers started");
         self.pods[pod].running = Some(running);

@@ -15,17 +15,26 @@ use serde_json::json;
 
 use super::{
     Scenario, Trial,
+    network::address,
     redis::flowing,
     setup::{SHORT_TIMEOUT, Undo, a_pod, another_process, three_pods, uid},
     trial::{PATIENCE, millis},
 };
-use crate::{RelayOptions, Side, command::kubectl, process::worker_of};
+use crate::{RelayOptions, Side, command::kubectl, network::Cut, process::worker_of};
 
 /// The scenarios.
 pub(super) const ALL: &[Scenario] = &[
     Scenario::own("churn", "a session for each mail, for 20 s", one_mail_each, |trial| Box::pin(churn(trial)))
         .against(&[Side::Plain, Side::Processes, Side::HalfClose, Side::Postfix, Side::Exim])
         .in_slice_with(Side::Processes),
+    Scenario::own(
+        "own_fin_lost",
+        "a session for each mail, and four times no FIN of a pod arrives for a second",
+        one_mail_each,
+        |trial| Box::pin(own_fin_lost(trial)),
+    )
+    .against(&[Side::HalfClose, Side::Plain, Side::Processes])
+    .in_slice_with(Side::HalfClose),
     // Alone, and so is whatever else has as many pods: the node has no room for more.
     Scenario::alone("rolling_update", "a rolling update of 16 pods under full load", sixteen_pods, |trial| {
         Box::pin(rolled(trial))
@@ -128,6 +137,27 @@ async fn churn(trial: &mut Trial<'_>) -> Result<()> {
     seen.during(trial, wait).await?;
     let sessions = trial.relay.server.stats().sessions - before;
     trial.figure("sessions", sessions, "sessions", 200..=u64::MAX);
+    seen.note(trial);
+    Ok(())
+}
+
+/// A server that ends one direction at a time counts until it has our FIN, which comes late here and in time.
+async fn own_fin_lost(trial: &mut Trial<'_>) -> Result<()> {
+    let server = trial.relay.server.smtp();
+    let (mut seen, mut lost) = (Seen::default(), 0);
+    for _ in 0..4 {
+        trial.moment(500..1_500).await;
+        let pod = address(&a_pod(trial).await?)?;
+        let began = trial.strike();
+        let cut = Cut::of_fins(pod, server)?;
+        let wait = async {
+            tokio::time::sleep_until((began + Duration::from_secs(1)).into()).await;
+            Ok(())
+        };
+        seen.during(trial, wait).await?;
+        lost += cut.packets()?;
+    }
+    trial.figure("FINs lost", lost, "packets", 4..=u64::MAX);
     seen.note(trial);
     Ok(())
 }
