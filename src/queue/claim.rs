@@ -1,6 +1,10 @@
 //! Claiming: mails into the hands of a process, looked at before anyone sends them.
 
-use std::{collections::BTreeMap, sync::PoisonError, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use futures::future::try_join_all;
 use redis::cmd;
@@ -8,9 +12,13 @@ use tokio::time::Instant;
 
 use super::{
     ALONE_FROM, Advance, At, ClaimId, Claimed, DeadLetter, Entry, Header, Mail, Priority, Queue, SCRIPT_LIMIT, Stage,
-    StageMark, UnixMillis, envelope,
+    StageMark, UnixMillis,
+    bodies::LONG,
+    envelope,
     mail::{id_of_invalid, is_id},
-    parse, scripts,
+    parse,
+    room::{Grant, Share},
+    scripts,
     store::Orphan,
 };
 use crate::{store::StoreError, telemetry::log::mask_id};
@@ -47,9 +55,15 @@ impl Queue {
         let (max, at) = (max.min(MAX_BATCH), at.into());
         // From here on every id counts as lost until its fate is known, whatever ends this call.
         let mut pending = Pending::new(self, process, max);
-        let mut taken = self.found_again(process, &mut pending).await?;
+        let (grant, mut share) = self.room.reserve();
+        let mut taken = self.found_again(process, &mut pending, grant).await?;
+        share.found(taken.iter().map(|taken| taken.entry.len()), pending.seen.len() > taken.len());
         if taken.len() < max {
-            taken.extend(self.take(process, pod, &pending.fresh()[..max - taken.len()], at).await?);
+            let grant = if taken.is_empty() { grant } else { Grant::least() };
+            let ids = &pending.fresh()[..max - taken.len()];
+            taken.extend(self.take(process, pod, ids, at, grant, &mut share).await?);
+        } else {
+            share.cut([].into_iter(), false);
         }
         let now = self.estimate(at);
         let mut looked_at: Vec<Looked> =
@@ -61,13 +75,18 @@ impl Queue {
             let id = looked.id().to_owned();
             match (looked.verdict, answer.as_str()) {
                 (Verdict::Keep { header, mail }, "kept") => {
+                    let length = looked.taken.entry.len() + looked.fetched.as_ref().map_or(0, Vec::len);
+                    let mut payload = looked.taken.entry;
+                    // In its place: a long one is not copied.
+                    payload.drain(..payload.len() - Entry::decode(&payload).payload().len());
                     batch.mails.push(Claimed {
                         alone: header.crashes >= ALONE_FROM,
                         claim_id: looked.taken.id,
                         header: *header,
                         mail: *mail,
-                        payload: Entry::decode(&looked.taken.entry).payload().to_vec(),
+                        payload,
                         fetched: looked.fetched,
+                        share: Arc::new(share.split(length)),
                     });
                     continue;
                 }
@@ -99,8 +118,14 @@ impl Queue {
         Ok(pending.found.len())
     }
 
-    /// Claims whose answer was lost, as far as Redis has them, with the time and the list that they were taken at.
-    async fn found_again(&self, process: &str, pending: &mut Pending<'_>) -> Result<Vec<Taken>, StoreError> {
+    /// Claims whose answer was lost, as far as Redis has them and they fit, with the time and the list that they were taken
+    /// at.
+    async fn found_again(
+        &self,
+        process: &str,
+        pending: &mut Pending<'_>,
+        grant: Grant,
+    ) -> Result<Vec<Taken>, StoreError> {
         if pending.old.is_empty() {
             return Ok(Vec::new());
         }
@@ -114,8 +139,18 @@ impl Queue {
         let marks: BTreeMap<&String, Option<String>> = ids.iter().zip(marks).collect();
         let claims = self.names.claims(process);
         let mut taken = Vec::new();
-        for head in self.heads_of(&claims, &ids, 0).await? {
+        let heads = self.heads_of(&claims, &ids, 0).await?;
+        // What was seen is not forgotten before it is read.
+        pending.seen = heads.iter().map(|head| ClaimId(head.field.clone())).collect();
+        let mut bytes = 0;
+        for head in heads {
+            // One that may be long, and short ones beside it: the others are left to the next call.
+            let first = taken.is_empty() && grant.first.is_none_or(|first| head.length <= first);
+            if !first && (head.length > LONG || bytes + head.length > grant.most) {
+                continue;
+            }
             let Some(entry) = self.entry(&claims, &head.field, head.length).await? else { continue };
+            bytes += head.length;
             let mark = marks.get(&head.field).cloned().flatten().unwrap_or_default();
             let source = priority_of(mark.rsplit(' ').next().unwrap_or_default().as_bytes());
             let since = mark.parse::<StageMark>().map_or_else(|()| UnixMillis::default(), |mark| mark.since);
@@ -125,12 +160,25 @@ impl Queue {
         Ok(taken)
     }
 
-    async fn take(&self, process: &str, pod: &str, ids: &[ClaimId], at: At) -> Result<Vec<Taken>, StoreError> {
-        let (at, most) = (at.word(), BATCH_BYTES.to_string());
+    /// Takes what is granted, and cuts the share to it and what was found.
+    async fn take(
+        &self,
+        process: &str,
+        pod: &str,
+        ids: &[ClaimId],
+        at: At,
+        grant: Grant,
+        share: &mut Share,
+    ) -> Result<Vec<Taken>, StoreError> {
+        let first = grant.first.map_or_else(String::new, |first| format!(" {first}"));
+        let (at, most) = (at.word(), format!("{}{first}", grant.most.min(BATCH_BYTES)));
         let mut arguments = vec![process.as_bytes(), pod.as_bytes(), at.as_bytes(), most.as_bytes()];
         arguments.extend(ids.iter().map(|id| id.as_str().as_bytes()));
         let keys = [self.names.claims(process), self.names.stages(process)];
         let answer: Vec<Vec<u8>> = self.run(&scripts::TAKE, &keys, &arguments).await?;
+        let number = |word: &[u8]| std::str::from_utf8(word).ok().and_then(|word| word.parse().ok()).unwrap_or(0);
+        // A word more says that one was left which is too long for now. From here on others may claim what this one left.
+        share.cut(answer.iter().skip(3).step_by(4).map(|length| number(length)), answer.len() % 4 == 2);
         let mut words = answer.into_iter();
         let since = words.next().and_then(|now| String::from_utf8_lossy(&now).parse().ok()).map(UnixMillis);
         let since = since.ok_or_else(|| self.garbled("take answered without a time".into()))?;
@@ -140,7 +188,7 @@ impl Queue {
             (words.next(), words.next(), words.next(), words.next())
         {
             let id = ClaimId(String::from_utf8_lossy(&id).into_owned());
-            let length = std::str::from_utf8(&length).ok().and_then(|length| length.parse().ok()).unwrap_or(0);
+            let length = number(&length);
             if entry.len() != length {
                 match self.entry(&keys[0], id.as_str(), length).await? {
                     Some(whole) => entry = whole,
@@ -465,6 +513,8 @@ struct Pending<'a> {
     old: Vec<Orphan>,
     fresh: Vec<Orphan>,
     found: Vec<ClaimId>,
+    /// What Redis has, read or not.
+    seen: Vec<ClaimId>,
     settled: bool,
 }
 
@@ -482,7 +532,7 @@ impl<'a> Pending<'a> {
             }
             !mine
         });
-        Self { queue, old, fresh, found: Vec::new(), settled: false }
+        Self { queue, old, fresh, found: Vec::new(), seen: Vec::new(), settled: false }
     }
 
     fn fresh(&self) -> Vec<ClaimId> {
@@ -499,7 +549,11 @@ impl Drop for Pending<'_> {
         if self.settled {
             self.fresh.clear();
             // What was not there may still come: a command can lie in a socket while a later one overtakes it.
-            self.old.retain(|orphan| !self.found.contains(&orphan.id) && orphan.since.elapsed() < ORPHAN_AGE);
+            // What was seen there and not read is there until it is read, however long it takes.
+            self.old.retain(|orphan| {
+                let may_come = self.seen.contains(&orphan.id) || orphan.since.elapsed() < ORPHAN_AGE;
+                !self.found.contains(&orphan.id) && may_come
+            });
         }
         let mut orphans = self.queue.orphans.lock().unwrap_or_else(PoisonError::into_inner);
         orphans.append(&mut self.old);

@@ -1,5 +1,7 @@
 //! Held mails: nobody knows whether the server has them, and a person or a rule decides.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -158,6 +160,7 @@ impl Queue {
             payload: payload.to_vec(),
             fetched,
             alone: false,
+            share: Arc::default(),
         };
         let (operation, progress) = (OperationId::random(), Progress::default());
         let settled = self.settle(&held.process, &claim, &operation, outcome, &progress, at).await?;

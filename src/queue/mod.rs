@@ -96,6 +96,7 @@ mod names;
 mod raw;
 mod recover;
 mod retry;
+mod room;
 mod scripts;
 mod settle;
 mod stage;
@@ -117,6 +118,7 @@ pub use mail::{
 pub use names::QueueNames;
 pub use recover::Recovery;
 pub use retry::{Failure, backoff, next_step};
+pub use room::Room;
 pub use stage::{ALONE_FROM, POISON_FROM, RecoverOptions, Resolution, Stage, StageMark, Suspicion, resolve};
 pub use store::{
     Advance, ClaimId, Claimed, Counted, EnqueueError, EnqueueLimits, Enqueued, OperationId, Progress, Queue, RETENTION,

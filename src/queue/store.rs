@@ -9,7 +9,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{At, Header, Mail, MailError, QueueNames, Refusal, UnixMillis, ids::fresh_id, parse, scripts};
+use super::{
+    At, Header, Mail, MailError, QueueNames, Refusal, Room, UnixMillis, ids::fresh_id, parse, room::Share, scripts,
+};
 use crate::{
     store::{Store, StoreError},
     telemetry::log::mask_id,
@@ -25,6 +27,8 @@ pub struct Queue {
     pub(super) names: QueueNames,
     /// Claim ids whose fate is not known here: the answer to a claim was lost. The next claim asks for them.
     pub(super) orphans: Arc<Mutex<Vec<Orphan>>>,
+    /// For the mails that are claimed here.
+    pub(super) room: Room,
     /// What Redis' clock said when it was heard last, and when that was.
     heard: Arc<Mutex<Option<(UnixMillis, Instant)>>>,
 }
@@ -134,6 +138,8 @@ pub struct Claimed {
     pub fetched: Option<Vec<u8>>,
     /// To be sent with nothing beside it: it was being sent when processes crashed.
     pub alone: bool,
+    /// Its part of the memory that the process may use.
+    pub(super) share: Arc<Share>,
 }
 
 /// How an attempt to go on to a stage ended.
@@ -215,7 +221,12 @@ pub enum Settled {
 impl Queue {
     /// A queue under these names; nothing is sent.
     pub fn new(store: Store, names: QueueNames) -> Self {
-        Self { store, names, orphans: Arc::default(), heard: Arc::default() }
+        Self { store, names, orphans: Arc::default(), room: Room::default(), heard: Arc::default() }
+    }
+
+    /// The same for a process that may hold no more mail than this room has place for.
+    pub fn within(self, room: Room) -> Self {
+        Self { room, ..self }
     }
 
     /// The names of its keys.

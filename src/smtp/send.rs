@@ -14,6 +14,8 @@ use super::{
 
 /// The last part of a message, which is held back until the caller says [`Commit::Go`].
 const TAIL: usize = 16 * 1024;
+/// How much of a message is made ready for the wire at once.
+const BLOCK: usize = 64 * 1024;
 /// The longest message that goes out together with its envelope: a longer one would be in doubt for as long as its
 /// bytes take.
 const SHORT: usize = 64 * 1024;
@@ -197,19 +199,16 @@ impl Session {
             return Ok(());
         }
         let chunking = self.chunking();
-        let bytes = if chunking {
-            let mut bytes = format!("BDAT {} LAST\r\n", transaction.message.len()).into_bytes();
-            bytes.extend(transaction.message);
-            bytes
-        } else {
-            stuffed(transaction.message)
-        };
-        let (head, tail) = bytes.split_at(bytes.len().saturating_sub(TAIL));
-        if !head.is_empty()
-            && let Err(written) = self.wire.write(head, self.limits.block).await
-        {
-            return self.not_written(progress, Stage::Body, &written).await;
+        let (head, tail) = transaction.message.split_at(transaction.message.len().saturating_sub(TAIL));
+        // A long message is in memory once: nothing here makes another of it.
+        let mut encoder = Encoder::new(chunking, transaction.message.len());
+        for block in head.chunks(BLOCK) {
+            let written = self.wire.write(&encoder.encode(block), self.limits.block).await;
+            if let Err(written) = written {
+                return self.not_written(progress, Stage::Body, &written).await;
+            }
         }
+        let tail = encoder.end(tail);
         if before_commit().await == Commit::Abort {
             progress.outcome.stage = Stage::Body;
             progress.rule_rest(Ruling::aborted(), None);
@@ -218,7 +217,7 @@ impl Session {
         }
         self.is_awaited(progress).await?;
         progress.outcome.committed = true;
-        if let Err(written) = self.wire.write(tail, self.limits.block).await {
+        if let Err(written) = self.wire.write(&tail, self.limits.block).await {
             return self.not_written(progress, Stage::Body, &written).await;
         }
         self.read_end(progress).await
@@ -399,17 +398,63 @@ impl Session {
     }
 }
 
-/// The message as DATA wants it: a dot more before each leading dot, and the end (RFC 5321 section 4.5.2).
-fn stuffed(message: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(message.len() + message.len() / 64 + 3);
-    let mut line_start = true;
-    for byte in message {
-        if line_start && *byte == b'.' {
-            bytes.push(b'.');
-        }
-        bytes.push(*byte);
-        line_start = *byte == b'\n';
+/// A message block by block as BDAT wants it, behind one line that says how long it is, or as DATA does: a dot more before
+/// each leading dot, and the end (RFC 5321 section 4.5.2).
+struct Encoder {
+    chunking: bool,
+    /// The line in front of the first block.
+    first: String,
+    line_start: bool,
+}
+
+impl Encoder {
+    fn new(chunking: bool, length: usize) -> Self {
+        let first = if chunking { format!("BDAT {length} LAST\r\n") } else { String::new() };
+        Self { chunking, first, line_start: true }
     }
-    bytes.extend(b".\r\n");
-    bytes
+
+    fn encode(&mut self, block: &[u8]) -> Vec<u8> {
+        let mut bytes = std::mem::take(&mut self.first).into_bytes();
+        bytes.reserve(block.len() + block.len() / 64 + 3);
+        if self.chunking {
+            bytes.extend(block);
+            return bytes;
+        }
+        for byte in block {
+            if self.line_start && *byte == b'.' {
+                bytes.push(b'.');
+            }
+            bytes.push(*byte);
+            self.line_start = *byte == b'\n';
+        }
+        bytes
+    }
+
+    /// The last block and what ends the message.
+    fn end(mut self, block: &[u8]) -> Vec<u8> {
+        let mut bytes = self.encode(block);
+        if !self.chunking {
+            bytes.extend(b".\r\n");
+        }
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Encoder;
+
+    #[test]
+    fn dots_are_doubled_wherever_the_message_is_cut() {
+        let message = b".a\r\n..b\r\nc.d\r\n.\r\n";
+        for cut in 0..=message.len() {
+            let (head, tail) = message.split_at(cut);
+            let mut encoder = Encoder::new(false, message.len());
+            let sent = [encoder.encode(head), encoder.end(tail)].concat();
+            assert_eq!(sent, b"..a\r\n...b\r\nc.d\r\n..\r\n.\r\n", "{cut}");
+            let mut encoder = Encoder::new(true, message.len());
+            let sent = [encoder.encode(head), encoder.end(tail)].concat();
+            assert_eq!(sent, [b"BDAT 17 LAST\r\n", &message[..]].concat(), "{cut}");
+        }
+    }
 }

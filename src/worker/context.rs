@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     lease::{Identity, ProcessId},
-    queue::Queue,
+    queue::{Queue, Room},
     store::Store,
     system,
     telemetry::metrics::WorkerMetrics,
@@ -59,6 +59,8 @@ pub struct Context {
     pub metrics: WorkerMetrics,
     /// The queue that mail is taken from, once known; clones share what is known of lost claims.
     pub queue: Mutex<Option<Queue>>,
+    /// Memory for the mails in hand.
+    pub room: Room,
     /// Our name in EHLO.
     pub helo: String,
     /// How long a session without work is kept.

@@ -117,6 +117,11 @@ pub async fn run(context: Arc<Context>, mut requests: Requests) {
             changed = relay.changed() => if changed.is_ok() { task.look = true } else { break },
             () = until(task.not_before) => task.not_before = None,
             () = until(room.opens()) => task.look = true,
+            // A large mail may have waited for that.
+            () = task.context.room.freed() => {
+                task.not_before = None;
+                task.look = true;
+            }
             () = task.context.fleet.changed() => task.look = true,
             () = arrival(task.source.as_mut()), if listen => task.look = true,
         }
@@ -154,7 +159,7 @@ impl Task {
         if self.source.as_ref().is_some_and(|source| *source.queue.names() == names) {
             return;
         }
-        let queue = Queue::new(self.context.store.clone(), names);
+        let queue = Queue::new(self.context.store.clone(), names).within(self.context.room.clone());
         let source = Source { arrivals: Arrivals::spawn(&queue), queue: queue.clone() };
         if let Some(old) = self.source.replace(source) {
             self.context.settler.return_lost(old.queue);

@@ -5,15 +5,35 @@ use std::{fs, path::PathBuf};
 /// Set for a worker whose predecessor was killed since memory ran out.
 pub const OUT_OF_MEMORY: &str = "MAILRELAY_PREDECESSOR_OUT_OF_MEMORY";
 
+/// What a worker needs beside the bodies of mails.
+const REST: u64 = 40 * 1024 * 1024;
+/// What bodies may take where nobody set a limit, and what they have at the least.
+const UNLIMITED: u64 = 512 * 1024 * 1024;
+const LEAST: u64 = 8 * 1024 * 1024;
+
+/// How many bytes of memory the bodies of mails may take in this container.
+pub fn for_bodies() -> usize {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limits = files(&groups, "memory.max", "memory.limit_in_bytes");
+    let limit = limits.into_iter().filter_map(|file| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok()).min();
+    usize::try_from(bodies(limit)).unwrap_or(usize::MAX)
+}
+
+fn bodies(limit: Option<u64>) -> u64 {
+    limit.map_or(UNLIMITED, |limit| limit.saturating_sub(REST)).clamp(LEAST, UNLIMITED)
+}
+
 /// How many processes of this container the kernel has killed since memory ran out; none when it does not say.
 pub fn kills() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    files(&groups).into_iter().find_map(|file| count(&fs::read_to_string(file).ok()?))
+    files(&groups, "memory.events", "memory.oom_control")
+        .into_iter()
+        .find_map(|file| count(&fs::read_to_string(file).ok()?))
 }
 
-/// Where the figure may be, by what `/proc/self/cgroup` says: cgroup v2, then v1; each by the path in the whole hierarchy,
+/// Where a figure may be (the names of its file in v2 and in v1), by what `/proc/self/cgroup` says: cgroup v2, then v1; each by the path in the whole hierarchy,
 /// then as a container sees it, whose own group is the root.
-fn files(groups: &str) -> Vec<PathBuf> {
+fn files(groups: &str, v2: &str, v1: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for line in groups.lines() {
         let mut parts = line.splitn(3, ':');
@@ -21,10 +41,8 @@ fn files(groups: &str) -> Vec<PathBuf> {
             continue;
         };
         let (root, file) = match (number, controllers) {
-            ("0", "") => ("/sys/fs/cgroup", "memory.events"),
-            (_, list) if list.split(',').any(|name| name == "memory") => {
-                ("/sys/fs/cgroup/memory", "memory.oom_control")
-            }
+            ("0", "") => ("/sys/fs/cgroup", v2),
+            (_, list) if list.split(',').any(|name| name == "memory") => ("/sys/fs/cgroup/memory", v1),
             _ => continue,
         };
         files.extend(
@@ -45,6 +63,7 @@ mod tests {
 
     #[test]
     fn both_versions_of_cgroups_are_found() {
+        let files = |groups: &str| files(groups, "memory.events", "memory.oom_control");
         let v1 = files("12:cpu,cpuacct:/a\n9:memory:/pods/b\n0::/\n");
         let v2 = files("0::/pods/b\n");
         let paths = |files: &[PathBuf]| files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>();
@@ -58,6 +77,12 @@ mod tests {
             ]
         );
         assert_eq!(paths(&v2), ["/sys/fs/cgroup/pods/b/memory.events", "/sys/fs/cgroup/memory.events"]);
+    }
+
+    #[test]
+    fn bodies_have_what_the_rest_leaves() {
+        assert_eq!(bodies(Some(128 << 20)), 88 << 20, "the limit in examples/deployment.yaml");
+        assert_eq!((bodies(Some(1 << 20)), bodies(Some(u64::MAX)), bodies(None)), (LEAST, UNLIMITED, UNLIMITED));
     }
 
     #[test]

@@ -23,12 +23,14 @@ use super::{
     follow::follow,
     host::{Guard, Host, Machine},
     intake::{self, Intake, Requests},
+    memory,
     recover::recover_predecessors,
     settle::Settler,
     upkeep,
 };
 use crate::{
     lease::{Identity, Numbers, ProcessId, SwitchError, boot_id},
+    queue::Room,
     store::{Store, StoreError, StoreOptions},
     telemetry::{
         http::{self, Routes},
@@ -178,6 +180,7 @@ impl Worker {
             files: CredentialsFolder::new(&options.credentials),
             metrics,
             queue: Mutex::default(),
+            room: Room::of(memory::for_bodies()),
             helo: options.helo.clone().unwrap_or_else(default_helo),
             idle: options.idle,
             stop: CancellationToken::new(),

@@ -17,6 +17,7 @@ mod real {
     mod memory;
     mod model;
     mod recovery;
+    mod room;
     mod silence;
     mod slow;
     mod sums;
@@ -33,6 +34,7 @@ mod simulated {
     mod letters;
     mod model;
     mod recovery;
+    mod room;
     mod silence;
     mod sums;
     mod support;

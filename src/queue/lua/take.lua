@@ -3,7 +3,7 @@
 -- Takes from `arrived` first, then by weight, so that the urgent overtakes and nothing starves. A long entry is taken alone,
 -- so that the others do not wait until it is read.
 -- Answers the time, and for each claim: its id, letter of its list, length, and the entry, or nothing when it is too long to
--- come along.
+-- come along. One word more says that an entry was left since the first may not be so long.
 local LONG, ANSWER = 64 * 1024, 128 * 1024
 local TURNS = 'hnhlhnh'
 local LISTS = {h = HIGH, n = NORMAL, l = LOW}
@@ -23,17 +23,29 @@ local function next_entry()
   end
 end
 
+-- The same for an entry of at most so many bytes, since the one that is next is too long.
+local function fitting_entry(length)
+  for _, letter in ipairs(LETTERS) do
+    local entry = redis.call('LINDEX', LISTS[letter], -1)
+    if entry and #entry <= length then return entry, letter, LISTS[letter] end
+  end
+end
+
 local process, pod, now = ARGV[1], ARGV[2], clock(ARGV[3])
 local most, of_first = string.match(ARGV[4], '^(%d+) ?(%d*)$')
 most, of_first = tonumber(most), tonumber(of_first) or math.huge
-local taken, bytes = {now}, 0
+local taken, bytes, left = {now}, 0, false
 for at = 5, #ARGV do
   local entry, letter, list = next_entry()
   if not entry then
     count('drains', 1)
     break
   end
-  if at == 5 and #entry > of_first then break end
+  if at == 5 and #entry > of_first then
+    left = true
+    entry, letter, list = fitting_entry(of_first)
+    if not entry then break end
+  end
   if at > 5 and (#entry > LONG or bytes + #entry > math.min(most, ANSWER)) then break end
   if at == 5 then redis.call('HSET', PROCESSES, process, pod) end
   count('taken', 1)
@@ -53,4 +65,5 @@ for at = 5, #ARGV do
   table.insert(taken, #entry > LONG and '' or entry)
   if #entry > LONG then break end
 end
+if left then table.insert(taken, 'left') end
 return taken
