@@ -49,17 +49,16 @@ if not audits then
   if raw then estimate = string.format('%.0f', time or now) end
 end
 -- What counters say of the lists can be wrong: they may be gone, or entries may have been removed by hand. One look must
--- not hold up Redis, so it ends after so many entries and bytes.
-local MOST, MOST_BYTES, CHUNK = 50000, 64 * 1024 * 1024, 16
+-- not hold up Redis, so it ends after so many entries and bytes; and it has one entry in memory at a time, which may be long.
+local MOST, MOST_BYTES = 10000, 8 * 1024 * 1024
 local function recount()
   local seen, bytes, found = 0, 0, 0
   for _, list in ipairs({ARRIVED, HIGH, NORMAL, LOW}) do
-    for from = 0, redis.call('LLEN', list) - 1, CHUNK do
-      for _, entry in ipairs(redis.call('LRANGE', list, from, from + CHUNK - 1)) do
-        seen, bytes = seen + 1, bytes + #entry
-        if headed(entry) then found = found + 1 end
-      end
-      if seen > MOST or bytes > MOST_BYTES then return '' end
+    for at = 0, redis.call('LLEN', list) - 1 do
+      if seen >= MOST or bytes > MOST_BYTES then return '' end
+      local entry = redis.call('LINDEX', list, at)
+      seen, bytes = seen + 1, bytes + #entry
+      if headed(entry) then found = found + 1 end
     end
   end
   return tostring(found)
