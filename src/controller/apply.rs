@@ -456,8 +456,13 @@ impl Pool {
                 let withheld: u32 = missing.iter().map(|missing| missing.quarantine.slots).sum();
                 let longest = missing.iter().map(|missing| missing.quarantine.seconds).max().unwrap_or(0);
                 self.watch.opening(BootTime::now());
+                // From now on workers may be granted slots, whether or not we ever see the ledger open, or hear the answer.
+                let fresh = self.fresh.replace(false);
                 let reply = self.ledger.open(&OpenRequest { epoch: turn.epoch, token, missing }).await?;
                 self.watch.answered();
+                if !matches!(reply, OpenReply::Ok | OpenReply::Already) {
+                    self.fresh = fresh;
+                }
                 match reply {
                     OpenReply::Ok => {
                         tracing::info!(pool = self.ledger.pool(), pool.withheld = withheld, "the ledger is open");
