@@ -49,9 +49,23 @@ impl Closed {
         }
     }
 
-    pub(super) fn lingering(socket: Connection, handle: Box<dyn Handle>, heard: Heard) -> Self {
-        heard.linger();
-        Self::Lingering(Lingering { socket, handle, heard })
+    /// By what was heard of a connection whose own side was ended, and whether both ends are `over`. `socket` is all that
+    /// can still be read, if anything.
+    pub(super) fn of(
+        socket: Option<Connection>,
+        handle: Box<dyn Handle>,
+        heard: Heard,
+        over: bool,
+        farewell: bool,
+    ) -> Self {
+        match (heard.first(), socket) {
+            (Some(first), _) if over || first != FirstWord::Eof => Self::after(first, farewell),
+            (_, Some(socket)) => {
+                heard.linger();
+                Self::Lingering(Lingering { socket, handle, heard })
+            }
+            (_, None) => Self::NoEof,
+        }
     }
 }
 
@@ -134,11 +148,7 @@ pub(super) async fn end_socket(
         Some(over) => over,
         None => both_ends(&mut stream, &*handle, heard, FORCED).await,
     };
-    match heard.first() {
-        None => Closed::lingering(stream, handle, heard.clone()),
-        Some(FirstWord::Eof) if !over => Closed::lingering(stream, handle, heard.clone()),
-        Some(first) => Closed::after(first, false),
-    }
+    Closed::of(Some(stream), handle, heard.clone(), over, false)
 }
 
 #[cfg(test)]

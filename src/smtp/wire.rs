@@ -17,7 +17,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::{
     connect::TlsRoots,
     ending::{Closed, FORCED, both_ends, end_of},
-    heard::{FirstWord, Heard},
+    heard::Heard,
     network::{Connection, Handle},
     reply::{Event, Reply},
 };
@@ -272,13 +272,7 @@ impl Wire {
             Stream::Tls(stream) => Some(stream.into_inner().0),
             Stream::Gone => None,
         };
-        match (heard.first(), socket) {
-            (Some(FirstWord::Eof), None) if !over => Closed::NoEof,
-            (Some(FirstWord::Eof), Some(socket)) if !over => Closed::lingering(socket, handle, heard),
-            (Some(first), _) => Closed::after(first, farewell),
-            (None, Some(socket)) => Closed::lingering(socket, handle, heard),
-            (None, None) => Closed::NoEof,
-        }
+        Closed::of(socket, handle, heard, over, farewell)
     }
 }
 
