@@ -1,6 +1,7 @@
 //! `mailrelay held resolve`: held mail is settled by what the mail server's own log says of it.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{self, BufRead, BufReader, Read},
     path::{Path, PathBuf},
@@ -132,11 +133,15 @@ pub async fn run(arguments: Arguments, target: &Target, output: Output) -> Resul
         ));
     }
     let may_release = arguments.release_missing || target.record.as_ref().is_some_and(has_one_server);
+    let mut bearers: BTreeMap<&str, usize> = BTreeMap::new();
+    for mail in &held {
+        *bearers.entry(&mail.message_id).or_default() += 1;
+    }
     let mut rows = Vec::new();
     for mail in &held {
         let (from, to) = window(mail);
         let covered = log.covers(from.saturating_sub(SKEW).unwrap_or(from), to);
-        let is_shared = held.iter().filter(|other| other.message_id == mail.message_id).count() > 1;
+        let is_shared = bearers.get(&*mail.message_id).is_some_and(|bearers| *bearers > 1);
         let decision = decide(mail, log.finding(&mail.message_id), is_shared, covered, may_release);
         let (outcome, why) = carry_out(target, mail, decision, arguments.dry_run).await?;
         rows.push(Resolved { id: mail.id.clone(), message_id: mail.message_id.clone(), outcome, why });

@@ -2,7 +2,7 @@
 
 use jiff::{civil::DateTime, tz::Offset};
 
-use super::{Finding, Said, bare};
+use super::{Finding, bare};
 
 /// One line with a time.
 #[derive(Debug, PartialEq, Eq)]
@@ -75,14 +75,13 @@ impl Exim {
     /// A line without a time: in the reject log, a header of what was refused just before.
     pub(super) fn header(&self, line: &str) -> Option<(String, Finding)> {
         let finding = self.refused.clone()?;
-        let (id, finding) = message_id(line, finding)?;
-        Some((id.to_owned(), finding))
+        Some((message_id(line)?.to_owned(), finding))
     }
 }
 
 /// `I Message-ID: <x>`: Exim puts a letter before the headers that it knows.
-fn message_id(line: &str, finding: Finding) -> Option<Said<'_>> {
+fn message_id(line: &str) -> Option<&str> {
     let (name, value) = line.split_once(':')?;
     let name = name.trim().rsplit(' ').next()?;
-    name.eq_ignore_ascii_case("message-id").then(|| (bare(value), finding))
+    name.eq_ignore_ascii_case("message-id").then(|| bare(value))
 }

@@ -47,9 +47,6 @@ pub struct DeliveryLog {
     understood: u64,
 }
 
-/// A message that a line names, and what it says of it.
-type Said<'a> = (&'a str, Finding);
-
 impl DeliveryLog {
     /// Logs whose lines are further apart than this do not follow each other.
     pub const LONGEST_GAP: Duration = Duration::from_secs(600);

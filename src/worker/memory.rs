@@ -31,8 +31,8 @@ pub fn kills() -> Option<u64> {
         .find_map(|file| count(&fs::read_to_string(file).ok()?))
 }
 
-/// Where a figure may be (the names of its file in v2 and in v1), by what `/proc/self/cgroup` says: cgroup v2, then v1; each by the path in the whole hierarchy,
-/// then as a container sees it, whose own group is the root.
+/// Where a figure may be, by what `/proc/self/cgroup` says in `groups`; its file is named `v2` in cgroup v2 and `v1` in v1.
+/// In either by the path in the whole hierarchy, then as a container sees it, whose own group is the root.
 fn files(groups: &str, v2: &str, v1: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for line in groups.lines() {
