@@ -1,6 +1,6 @@
 //! What is long: how long it may take, and by which connection it goes.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use redis::cmd;
 
@@ -16,6 +16,11 @@ pub(super) const LONG: usize = 64 * 1024;
 /// How long a command may take that carries so many bytes, either way.
 pub(super) fn limit(bytes: usize) -> Duration {
     SCRIPT_LIMIT + Duration::from_secs((bytes / SLOWEST) as u64)
+}
+
+/// A number as scripts answer it among other words.
+pub(super) fn number<T: FromStr>(word: &[u8]) -> Option<T> {
+    std::str::from_utf8(word).ok()?.parse().ok()
 }
 
 /// How much of a long entry is read at once.
@@ -51,12 +56,12 @@ impl Queue {
     async fn look(&self, hash: &str, words: &[String]) -> Result<(u64, Vec<Head>), StoreError> {
         let arguments: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
         let answer: Vec<Vec<u8>> = self.run_long(&scripts::HEADS, &[hash.to_owned()], &arguments, LOOK).await?;
-        let number = |word: Option<Vec<u8>>| word.and_then(|word| std::str::from_utf8(&word).ok()?.parse::<u64>().ok());
         let mut words = answer.into_iter();
-        let cursor = number(words.next()).ok_or_else(|| self.garbled("a look without a cursor".into()))?;
+        let cursor = words.next().and_then(|cursor| number(&cursor));
+        let cursor = cursor.ok_or_else(|| self.garbled("a look without a cursor".into()))?;
         let mut heads = Vec::new();
         while let Some(field) = words.next() {
-            let length = number(words.next()).and_then(|length| usize::try_from(length).ok());
+            let length = words.next().and_then(|length| number(&length));
             let (Some(length), Some(lines)) = (length, words.next()) else {
                 return Err(self.garbled("an entry without a length".into()));
             };

@@ -13,13 +13,14 @@ use tokio::time::Instant;
 use super::{
     ALONE_FROM, Advance, At, ClaimId, Claimed, DeadLetter, Entry, Header, Mail, Priority, Queue, SCRIPT_LIMIT, Stage,
     StageMark, UnixMillis,
-    bodies::LONG,
+    bodies::{LONG, number},
     envelope,
     mail::{id_of_invalid, is_id},
     parse,
     room::{Grant, Share},
     scripts,
     store::Orphan,
+    time,
 };
 use crate::{store::StoreError, telemetry::log::mask_id};
 
@@ -78,7 +79,7 @@ impl Queue {
                     let length = looked.taken.entry.len() + looked.fetched.as_ref().map_or(0, Vec::len);
                     let mut payload = looked.taken.entry;
                     // In its place: a long one is not copied.
-                    payload.drain(..payload.len() - Entry::decode(&payload).payload().len());
+                    payload.drain(..looked.begin);
                     batch.mails.push(Claimed {
                         alone: header.crashes >= ALONE_FROM,
                         claim_id: looked.taken.id,
@@ -176,19 +177,19 @@ impl Queue {
         arguments.extend(ids.iter().map(|id| id.as_str().as_bytes()));
         let keys = [self.names.claims(process), self.names.stages(process)];
         let answer: Vec<Vec<u8>> = self.run(&scripts::TAKE, &keys, &arguments).await?;
-        let number = |word: &[u8]| std::str::from_utf8(word).ok().and_then(|word| word.parse().ok()).unwrap_or(0);
+        let length = |word: &[u8]| number(word).unwrap_or(0);
         // A word more says that one was left which is too long for now. From here on others may claim what this one left.
-        share.cut(answer.iter().skip(3).step_by(4).map(|length| number(length)), answer.len() % 4 == 2);
+        share.cut(answer.iter().skip(3).step_by(4).map(|word| length(word)), answer.len() % 4 == 2);
         let mut words = answer.into_iter();
-        let since = words.next().and_then(|now| String::from_utf8_lossy(&now).parse().ok()).map(UnixMillis);
+        let since = words.next().and_then(|now| number(&now)).map(UnixMillis);
         let since = since.ok_or_else(|| self.garbled("take answered without a time".into()))?;
         self.heard(since);
         let mut taken = Vec::new();
-        while let (Some(id), Some(letter), Some(length), Some(mut entry)) =
+        while let (Some(id), Some(letter), Some(bytes), Some(mut entry)) =
             (words.next(), words.next(), words.next(), words.next())
         {
             let id = ClaimId(String::from_utf8_lossy(&id).into_owned());
-            let length = number(&length);
+            let length = length(&bytes);
             if entry.len() != length {
                 match self.entry(&keys[0], id.as_str(), length).await? {
                     Some(whole) => entry = whole,
@@ -203,22 +204,26 @@ impl Queue {
 
     /// Fetches what an id stands for, and decides. `forged` is an entry whose header is not ours.
     async fn look_at(&self, taken: Taken, forged: bool, now: UnixMillis) -> Result<Looked, StoreError> {
-        let envelope = Envelope::of(&taken.entry, forged);
-        let bare_id = bare_id(Entry::decode(&taken.entry).payload());
-        let fetched: Option<Vec<u8>> = match &bare_id {
-            None => None,
-            Some(id) => {
-                match self.text(&self.names.payload(id)).await {
-                    // Another type lies there: as good as gone, and no reason to stop.
-                    Err(StoreError::Refused { code, .. }) if code == "WRONGTYPE" => None,
-                    other => other?,
-                }
-            }
-        };
+        let (envelope, begin) = Envelope::of(&taken.entry, forged);
+        let raw = &taken.entry[begin..];
+        let bare_id = bare_id(raw);
         let named = bare_id.as_deref().map(|id| (id, self.names.payload(id)));
         let named = named.as_ref().map(|(id, key)| (*id, key.as_str()));
-        let Decision { verdict, spared, sum } = decide(&taken, &envelope, named, fetched.as_deref(), now);
-        Ok(Looked { taken, fetched, envelope, verdict, spared, sum, sure: false, rewrites: false })
+        let fetched = match named {
+            Some((_, key)) => self.payload_at(key).await?,
+            None => None,
+        };
+        let Decision { verdict, spared, sum } = decide(&taken, &envelope, raw, named, fetched.as_deref(), now);
+        Ok(Looked { taken, begin, fetched, envelope, verdict, spared, sum, sure: false, rewrites: false })
+    }
+
+    /// The JSON of a mail whose list held only its id; none when there is none.
+    pub(super) async fn payload_at(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.text(key).await {
+            // Another type lies there: as good as gone, and no reason to stop.
+            Err(StoreError::Refused { code, .. }) if code == "WRONGTYPE" => Ok(None),
+            other => other,
+        }
     }
 
     /// Lets the script decide, and thinks over what it does not decide by itself, which is rare.
@@ -260,26 +265,21 @@ impl Queue {
     ) -> Result<Vec<String>, StoreError> {
         let mut keys = vec![self.names.claims(process), self.names.stages(process)];
         let mut arguments: Vec<Vec<u8>> = vec![at.word().into(), scripts::retention().into()];
-        let time = |time: Option<UnixMillis>| time.map_or_else(String::new, |time| time.0.to_string());
         for looked in looked_at {
-            let (action, message_id, due, expires, reason, letter) = match &looked.verdict {
+            let (mut due, mut expires, mut line, mut letter, mut reason) = <(_, _, Vec<u8>, Vec<u8>, _)>::default();
+            let (action, message_id) = match &looked.verdict {
                 Verdict::Keep { header, mail } => {
-                    ("kept", &*header.message_id, time(mail.not_before), time(mail.expires_at), "", Vec::new())
+                    (due, expires) = (time::word(mail.not_before), time::word(mail.expires_at));
+                    if looked.rewrites || !matches!(looked.envelope, Envelope::Headed(..)) {
+                        line = header.encode(mail.priority);
+                    }
+                    ("kept", &*header.message_id)
                 }
-                Verdict::Duplicate(header) => {
-                    ("duplicate", &*header.message_id, String::new(), String::new(), "", Vec::new())
+                Verdict::Duplicate(header) => ("duplicate", &*header.message_id),
+                Verdict::Dead(dead) => {
+                    (letter, reason) = (dead.encode(), &*dead.reason);
+                    ("dead", &*dead.message_id)
                 }
-                Verdict::Dead(letter) => {
-                    ("dead", &*letter.message_id, String::new(), String::new(), &*letter.reason, letter.encode())
-                }
-            };
-            let line = match &looked.verdict {
-                Verdict::Keep { header, mail }
-                    if looked.rewrites || !matches!(looked.envelope, Envelope::Headed(..)) =>
-                {
-                    header.encode(mail.priority)
-                }
-                _ => Vec::new(),
             };
             let records = looked.records(self);
             arguments.extend([
@@ -301,7 +301,7 @@ impl Queue {
             ]);
             keys.extend(records);
         }
-        if keys.len() == 2 && arguments.len() == 2 {
+        if arguments.len() == 2 {
             return Ok(Vec::new());
         }
         let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
@@ -354,13 +354,17 @@ enum Envelope {
 }
 
 impl Envelope {
-    fn of(entry: &[u8], forged: bool) -> Self {
-        match Entry::decode(entry) {
+    /// And where the producer's bytes begin.
+    fn of(entry: &[u8], forged: bool) -> (Self, usize) {
+        let decoded = Entry::decode(entry);
+        let begin = entry.len() - decoded.payload().len();
+        let envelope = match decoded {
             Entry::Raw(_) | Entry::Bare(_) => Self::None,
             Entry::Sealed(..) if forged => Self::Forged,
             Entry::Sealed(header, _) => Self::Headed(header),
             Entry::Malformed(_) => Self::Broken,
-        }
+        };
+        (envelope, begin)
     }
 
     /// As the script knows it.
@@ -376,6 +380,8 @@ impl Envelope {
 /// A claimed entry and what is to become of it.
 struct Looked {
     taken: Taken,
+    /// Where the producer's bytes begin in it.
+    begin: usize,
     fetched: Option<Vec<u8>>,
     envelope: Envelope,
     verdict: Verdict,
@@ -453,11 +459,12 @@ pub(super) fn bare_id(payload: &[u8]) -> Option<String> {
     is_id(id).then(|| id.to_owned())
 }
 
-/// What becomes of a claimed entry. `named` is its bare id and the key that was read, `fetched` what lay there. The claim
+/// What becomes of a claimed entry. `raw` are the producer's bytes, `named` is its bare id and the key that was read, `fetched` what lay there. The claim
 /// is the mail's identity from now on: who looks at it again, for whatever reason, sees the same mail.
 fn decide(
     taken: &Taken,
     envelope: &Envelope,
+    raw: &[u8],
     named: Option<(&str, &str)>,
     fetched: Option<&[u8]>,
     now: UnixMillis,
@@ -466,7 +473,6 @@ fn decide(
         Envelope::Headed(header) => Some(header),
         _ => None,
     };
-    let raw = Entry::decode(&taken.entry).payload();
     let priority = envelope::priority(&taken.entry);
     let dead = |reason: &str, problem: String, payload: &[u8]| {
         let letter =

@@ -8,7 +8,10 @@ use redis::cmd;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    At, Entry, Header, Priority, Queue, Refusal, Stage, Try, UnixMillis, bodies::limit, envelope, ids::fresh_id,
+    At, Entry, Header, Priority, Queue, Refusal, Stage, Try, UnixMillis,
+    bodies::{limit, number},
+    envelope,
+    ids::fresh_id,
     scripts,
 };
 use crate::{store::StoreError, telemetry::log::mask_id};
@@ -406,8 +409,7 @@ impl Queue {
         let mut words = answer.into_iter();
         let (mut heads, mut place) = (Vec::new(), place);
         while let (Some(length), Some(begin)) = (words.next(), words.next()) {
-            let length = std::str::from_utf8(&length).ok().and_then(|length| length.parse().ok());
-            let length = length.ok_or_else(|| self.garbled("a dead letter without a length".into()))?;
+            let length = number(&length).ok_or_else(|| self.garbled("a dead letter without a length".into()))?;
             heads.push(Head::read(place, length, begin));
             place -= 1;
         }

@@ -10,12 +10,13 @@ use super::{
 };
 use crate::store::StoreError;
 
-/// A script that still runs at maxmemory, since it drains.
-macro_rules! draining {
-    ($file:literal) => {
+/// A script with what all share in front of it. Its flags, if any: `allow-oom` still runs at maxmemory, since it drains;
+/// `no-writes` changes nothing.
+macro_rules! script {
+    ($file:literal $(, $flags:literal)?) => {
         LazyLock::new(|| {
             Script::new(concat!(
-                "#!lua flags=allow-oom\n",
+                "#!lua", $(" flags=", $flags,)? "\n",
                 include_str!("lua/prelude.lua"),
                 include_str!(concat!("lua/", $file))
             ))
@@ -23,34 +24,20 @@ macro_rules! draining {
     };
 }
 
-/// A script that changes nothing.
-macro_rules! looking {
-    ($file:literal) => {
-        LazyLock::new(|| {
-            Script::new(concat!(
-                "#!lua flags=no-writes\n",
-                include_str!("lua/prelude.lua"),
-                include_str!(concat!("lua/", $file))
-            ))
-        })
-    };
-}
-
-pub(super) static ENQUEUE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(concat!("#!lua\n", include_str!("lua/prelude.lua"), include_str!("lua/enqueue.lua"))));
-pub(super) static TAKE: LazyLock<Script> = draining!("take.lua");
-pub(super) static ADMIT: LazyLock<Script> = draining!("admit.lua");
-pub(super) static ADVANCE: LazyLock<Script> = draining!("advance.lua");
-pub(super) static SETTLE: LazyLock<Script> = draining!("settle.lua");
-pub(super) static RECOVER: LazyLock<Script> = draining!("recover.lua");
-pub(super) static PROMOTE: LazyLock<Script> = draining!("promote.lua");
-pub(super) static RELEASE: LazyLock<Script> = draining!("release.lua");
-pub(super) static DEAD: LazyLock<Script> = draining!("dead.lua");
-pub(super) static LOST: LazyLock<Script> = draining!("lost.lua");
-pub(super) static LETTERS: LazyLock<Script> = looking!("letters.lua");
-pub(super) static HEADS: LazyLock<Script> = looking!("heads.lua");
-pub(super) static PART: LazyLock<Script> = looking!("part.lua");
-pub(super) static DEPTHS: LazyLock<Script> = draining!("depths.lua");
+pub(super) static ENQUEUE: LazyLock<Script> = script!("enqueue.lua");
+pub(super) static TAKE: LazyLock<Script> = script!("take.lua", "allow-oom");
+pub(super) static ADMIT: LazyLock<Script> = script!("admit.lua", "allow-oom");
+pub(super) static ADVANCE: LazyLock<Script> = script!("advance.lua", "allow-oom");
+pub(super) static SETTLE: LazyLock<Script> = script!("settle.lua", "allow-oom");
+pub(super) static RECOVER: LazyLock<Script> = script!("recover.lua", "allow-oom");
+pub(super) static PROMOTE: LazyLock<Script> = script!("promote.lua", "allow-oom");
+pub(super) static RELEASE: LazyLock<Script> = script!("release.lua", "allow-oom");
+pub(super) static DEAD: LazyLock<Script> = script!("dead.lua", "allow-oom");
+pub(super) static LOST: LazyLock<Script> = script!("lost.lua", "allow-oom");
+pub(super) static LETTERS: LazyLock<Script> = script!("letters.lua", "no-writes");
+pub(super) static HEADS: LazyLock<Script> = script!("heads.lua", "no-writes");
+pub(super) static PART: LazyLock<Script> = script!("part.lua", "no-writes");
+pub(super) static DEPTHS: LazyLock<Script> = script!("depths.lua", "allow-oom");
 
 impl Queue {
     /// Runs a script with the keys every script knows and `keys` after them. Long arguments have longer, and go by a

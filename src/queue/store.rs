@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     At, Header, Mail, MailError, QueueNames, Refusal, Room, UnixMillis, ids::fresh_id, parse, room::Share, scripts,
+    time,
 };
 use crate::{
     store::{Store, StoreError},
@@ -264,10 +265,9 @@ impl Queue {
         at: At,
     ) -> Result<Enqueued, EnqueueError> {
         let keys = self.records(&header.id, header.key.as_deref());
-        let time = |time: Option<UnixMillis>| time.map_or_else(String::new, |time| time.0.to_string());
         let (token, now, sum) = (ClaimId::random(), at.word(), mail.fingerprint());
         let (length, bytes) = (limits.max_length.to_string(), limits.max_bytes.to_string());
-        let (due, expires) = (time(mail.not_before), time(mail.expires_at));
+        let (due, expires) = (time::word(mail.not_before), time::word(mail.expires_at));
         let mut sure: &[u8] = b"";
         loop {
             let arguments: [&[u8]; 11] = [

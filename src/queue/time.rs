@@ -50,10 +50,15 @@ impl At {
     /// As the scripts take it.
     pub(super) fn word(self) -> String {
         match self {
-            Self::Redis => String::new(),
-            Self::Fixed(now) => now.0.to_string(),
+            Self::Redis => word(None),
+            Self::Fixed(now) => word(Some(now)),
         }
     }
+}
+
+/// A time that may be none, as the scripts take it.
+pub(super) fn word(time: Option<UnixMillis>) -> String {
+    time.map_or_else(String::new, |time| time.0.to_string())
 }
 
 impl From<UnixMillis> for At {
