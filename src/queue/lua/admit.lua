@@ -83,7 +83,7 @@ for at = 3, #ARGV, 15 do
         end
       elseif answer ~= 'delivered' then
         record(first, number, serial, ttl, has, 'id', id, 'state', action, 'at', now, 'reason', reason)
-        event(action, id, now, reason)
+        event(action, id, now, reason, nil, message_id)
       end
     end
   end

@@ -33,5 +33,5 @@ else
   record(12, #KEYS - 11, serial, ttl, nil, 'id', id, 'state', state, 'at', now, 'messageId', ARGV[8],
     ttl == 0 and 'drains' or 'reason', ttl == 0 and drains() or 'ByHand')
 end
-event(state, id, now, 'ByHand')
+event(state, id, now, 'ByHand', nil, ARGV[8])
 return 'done'

@@ -43,7 +43,7 @@ for at = 4, #ARGV, 11 do
     end
     if expected ~= 'early' then
       count('recovered.' .. expected .. '.' .. action, 1)
-      event(STATE[action], id, now, reason)
+      event(STATE[action], id, now, reason, nil, trusted and message_id)
     end
   end
   table.insert(answers, action)

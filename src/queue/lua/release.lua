@@ -18,5 +18,5 @@ if trusted then
   record(12, #KEYS - 11, ARGV[6], ttl, has, 'id', ARGV[5], 'state', state, 'at', now, 'messageId', ARGV[7],
     ttl == 0 and 'drains' or 'reason', ttl == 0 and drains() or 'ByHand')
 end
-event(state, ARGV[5], now, 'ByHand')
+event(state, ARGV[5], now, 'ByHand', nil, trusted and ARGV[7])
 return 'done'

@@ -33,6 +33,7 @@ if not entry then
     -- It already lies in a list to be sent again: leave word for the claim that finds it there.
     record(14, #KEYS - 13, serial, ttl, has, 'id', id, 'state', action, 'at', now, 'messageId', message_id, 'operation',
       operation, 'late', '1', 'reply', reply)
+    event(action, id, now, reason, reply, message_id)
     return 'late'
   else
     return 'lost'
@@ -55,5 +56,5 @@ local parks = action ~= 'delivered' and action ~= 'dead'
 if parks then ttl = 0 end
 record(14, #KEYS - 13, serial, ttl, has, 'id', id, 'state', action, 'at', now, 'messageId', message_id, 'operation', operation,
   'due', due, 'reason', reason, 'reply', reply, parks and 'claim' or 'state', parks and claim or action)
-event(action, id, now, reason, reply)
+event(action, id, now, reason, reply, message_id)
 return answer
