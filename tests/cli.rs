@@ -327,3 +327,22 @@ fn the_crd_is_printed_as_yaml() {
     assert!(output.status.success());
     assert!(text(&output.stdout).contains("name: mailrelays.mailrelay.dev"));
 }
+
+#[test]
+fn the_status_of_a_mail_tells_what_became_of_it_until_now_oldest_first() {
+    let (redis, cli) = redis();
+    let id = cli.send_one();
+    for (outcome, reason, reply) in [("delayed", "Greylisted", "451 later"), ("held", "OutcomeUnknown", "")] {
+        let event = ["XADD", "{mail_queue}:events", "*", "id", &id, "outcome", outcome, "at", "1000"];
+        let more = ["reason", reason, "reply", reply, "messageId", "<1@example.com>"];
+        let _ = redis.command(&[&event[..], &more].concat()).expect("XADD");
+    }
+    let status = cli.json(&["status", &id]);
+    assert_eq!((&status["state"], &status["messageId"]), (&json!("queued"), &json!("<1@example.com>")));
+    let outcomes: Vec<&Value> = status["history"].as_array().expect("a list").iter().map(|e| &e["outcome"]).collect();
+    assert_eq!(outcomes, ["delayed", "held"]);
+    let table = text(&cli.run(&["status", &id]).stdout);
+    let (first, second) =
+        (table.find("Greylisted").expect("the first"), table.find("OutcomeUnknown").expect("the second"));
+    assert!(first < second && table.contains("451 later"), "{table}");
+}

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     api::{WorkerReport, reports_key},
-    queue::{At, Depths, MailStatus},
+    queue::{At, Depths, MailStatus, Outcome},
     store::StoreOptions,
 };
 
@@ -23,6 +23,18 @@ pub struct Arguments {
     id: Option<String>,
     #[command(flatten)]
     relay: relay::RelayArguments,
+}
+
+/// How many outcomes of a mail are shown: one that waited through a long outage has more than anybody reads.
+const HISTORY: usize = 100;
+
+/// One mail: where it is, and what became of it until now.
+#[derive(Serialize)]
+struct Told {
+    #[serde(flatten)]
+    status: MailStatus,
+    /// Oldest first; the newest of them when there are many.
+    history: Vec<Outcome>,
 }
 
 /// A relay as Redis knows it.
@@ -52,7 +64,8 @@ pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -
             "no mail with the id {id} is known: it was never taken in, was pushed by plain LPUSH and not claimed yet, or its record has expired"
         )));
     };
-    output.print(&status, mail)?;
+    let history = target.queue.history(&id, HISTORY).await?;
+    output.print(&Told { status, history }, mail)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -116,7 +129,7 @@ fn table(overview: &Overview) -> String {
     text
 }
 
-fn mail(status: &MailStatus) -> String {
+fn mail(Told { status, history }: &Told) -> String {
     let mut table = Table::new(&["FIELD", "VALUE"]);
     table.row(["id", &status.id]);
     table.row(["state", &status.state]);
@@ -132,5 +145,14 @@ fn mail(status: &MailStatus) -> String {
             table.row([name, &value]);
         }
     }
-    table.render()
+    let mut text = table.render();
+    if !history.is_empty() {
+        let mut table = Table::new(&["TIME", "OUTCOME", "REASON", "REPLY"]);
+        for event in history {
+            table.row([&event.at.to_string(), &event.outcome, &event.reason, &event.reply]);
+        }
+        text.push('\n');
+        text.push_str(&table.render());
+    }
+    text
 }

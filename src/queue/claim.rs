@@ -209,20 +209,23 @@ impl Queue {
         let bare_id = bare_id(raw);
         let named = bare_id.as_deref().map(|id| (id, self.names.payload(id)));
         let named = named.as_ref().map(|(id, key)| (*id, key.as_str()));
-        let fetched = match named {
+        let found = match named {
             Some((_, key)) => self.payload_at(key).await?,
-            None => None,
+            None => Payload::Missing,
         };
-        let Decision { verdict, spared, sum } = decide(&taken, &envelope, raw, named, fetched.as_deref(), now);
+        let Decision { verdict, spared, sum } = decide(&taken, &envelope, raw, named, &found, now);
+        let fetched = found.text();
         Ok(Looked { taken, begin, fetched, envelope, verdict, spared, sum, sure: false, rewrites: false })
     }
 
-    /// The JSON of a mail whose list held only its id; none when there is none.
-    pub(super) async fn payload_at(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+    /// The JSON of a mail whose list held only its id. What Redis will refuse the next time too is an answer, not a
+    /// failure: the claim would come round for ever, and all that were taken with it.
+    pub(super) async fn payload_at(&self, key: &str) -> Result<Payload, StoreError> {
         match self.text(key).await {
-            // Another type lies there: as good as gone, and no reason to stop.
-            Err(StoreError::Refused { code, .. }) if code == "WRONGTYPE" => Ok(None),
-            other => other,
+            Ok(Some(text)) => Ok(Payload::Text(text)),
+            Ok(None) => Ok(Payload::Missing),
+            Err(StoreError::Refused { code, .. }) if let Some(why) = unreadable(&code) => Ok(Payload::Unreadable(why)),
+            Err(error) => Err(error),
         }
     }
 
@@ -306,6 +309,35 @@ impl Queue {
         }
         let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
         self.run(&scripts::ADMIT, &keys, &arguments).await
+    }
+}
+
+/// What lies under the id of a mail whose list held nothing else.
+pub(super) enum Payload {
+    Text(Vec<u8>),
+    Missing,
+    /// Why it cannot be read, and what to do.
+    Unreadable(&'static str),
+}
+
+impl Payload {
+    /// Its text, if it could be read.
+    pub fn text(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Missing | Self::Unreadable(_) => None,
+        }
+    }
+}
+
+/// Why a payload cannot be read, when the error code stands for more than this moment. All others (`LOADING`, `NOAUTH`,
+/// `CLUSTERDOWN`, `TRYAGAIN`, ...) may be over at the next try, as a slot's move may be (`ASK`).
+fn unreadable(code: &str) -> Option<&'static str> {
+    match code {
+        "WRONGTYPE" => Some("a value of another type than a string lies there"),
+        "NOPERM" => Some("the Redis user of the worker may not read it: allow +getrange and ~<payloadPrefix>*"),
+        "MOVED" => Some("it lies on another node of Redis Cluster: give payloadPrefix the hash tag of the queue"),
+        _ => None,
     }
 }
 
@@ -459,14 +491,14 @@ pub(super) fn bare_id(payload: &[u8]) -> Option<String> {
     is_id(id).then(|| id.to_owned())
 }
 
-/// What becomes of a claimed entry. `raw` are the producer's bytes, `named` is its bare id and the key that was read, `fetched` what lay there. The claim
+/// What becomes of a claimed entry. `raw` are the producer's bytes, `named` is its bare id and the key that was read, `found` what lay there. The claim
 /// is the mail's identity from now on: who looks at it again, for whatever reason, sees the same mail.
 fn decide(
     taken: &Taken,
     envelope: &Envelope,
     raw: &[u8],
     named: Option<(&str, &str)>,
-    fetched: Option<&[u8]>,
+    found: &Payload,
     now: UnixMillis,
 ) -> Decision {
     let known = match envelope {
@@ -482,11 +514,14 @@ fn decide(
         let letter = letter.with_payload(payload, named.map(|(_, key)| key)).named(id);
         Decision { verdict: Verdict::Dead(Box::new(letter)), spared: Vec::new(), sum: String::new() }
     };
-    let payload = match (named, fetched) {
-        (Some((_, key)), None) => {
+    let payload = match (named, found) {
+        (Some((_, key)), Payload::Missing) => {
             return dead("PayloadMissing", format!("payload missing: nothing lies under {key}"), raw);
         }
-        (Some(_), Some(fetched)) => fetched,
+        (Some((_, key)), Payload::Unreadable(why)) => {
+            return dead("PayloadUnreadable", format!("the payload under {key} cannot be read: {why}"), raw);
+        }
+        (Some(_), Payload::Text(fetched)) => fetched,
         (None, _) => raw,
     };
     let mut mail = match parse(payload) {

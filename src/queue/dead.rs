@@ -55,7 +55,7 @@ pub struct Bulk {
 pub struct DeadLetter {
     /// Its id; empty when none was ever fixed.
     pub id: String,
-    /// Why, in a word: `InvalidMail`, `PayloadMissing`, `MalformedEnvelope`, `RetriesExhausted`, `RecipientsRefused`,
+    /// Why, in a word: `InvalidMail`, `PayloadMissing`, `PayloadUnreadable`, `MalformedEnvelope`, `RetriesExhausted`, `RecipientsRefused`,
     /// `Poison`, or what the server's reply was read as. `Malformed` is an entry that is no dead letter of ours.
     pub reason: String,
     /// When.

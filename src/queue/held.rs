@@ -142,7 +142,7 @@ impl Queue {
         let Some(envelope) = self.held_envelope(held).await? else { return Ok(false) };
         let Entry::Sealed(header, payload) = Entry::decode(&envelope) else { return Ok(false) };
         let fetched = match bare_id(payload) {
-            Some(id) => match self.payload_at(&self.names.payload(&id)).await? {
+            Some(id) => match self.payload_at(&self.names.payload(&id)).await?.text() {
                 Some(text) => Some(text),
                 None => return Ok(false),
             },

@@ -65,13 +65,13 @@ pub struct MailStatus {
     pub state: String,
     /// Since when.
     pub at: UnixMillis,
-    /// Its Message-ID, once fixed.
+    /// Its Message-ID, once an outcome named it; for as long as the stream has that.
     pub message_id: Option<String>,
     /// When a delayed one is due.
     pub due: Option<UnixMillis>,
     /// Why, in a word.
     pub reason: Option<String>,
-    /// The last reply of a server.
+    /// The last reply of a server, for as long as the stream has it.
     pub reply: Option<String>,
 }
 
@@ -152,7 +152,8 @@ impl Queue {
         Ok(all)
     }
 
-    /// The state of one mail by its id, while its record is kept. A mail by plain LPUSH has none before its first claim.
+    /// The state of one mail by its id, while its record is kept, with what the stream of outcomes says of it. A mail by
+    /// plain LPUSH has none before its first claim.
     pub async fn status(&self, id: &str) -> Result<Option<MailStatus>, StoreError> {
         if !is_id(id) {
             return Ok(None);
@@ -161,14 +162,16 @@ impl Queue {
             self.store.query(cmd("HGETALL").arg(self.names.mail(id)), SCRIPT_LIMIT).await?;
         let Some(state) = found.remove("state") else { return Ok(None) };
         let mut text = |name: &str| found.remove(name).filter(|text| !text.is_empty());
+        let (at, due, reason) = (text("at"), text("due"), text("reason"));
+        let told = self.told(id).await?;
         Ok(Some(MailStatus {
             id: id.to_owned(),
             state,
-            at: UnixMillis(text("at").and_then(|at| at.parse().ok()).unwrap_or(0)),
-            message_id: text("messageId"),
-            due: text("due").and_then(|due| due.parse().ok()).map(UnixMillis),
-            reason: text("reason"),
-            reply: text("reply"),
+            at: UnixMillis(at.and_then(|at| at.parse().ok()).unwrap_or(0)),
+            message_id: told.message_id,
+            due: due.and_then(|due| due.parse().ok()).map(UnixMillis),
+            reason,
+            reply: told.reply,
         }))
     }
 

@@ -57,7 +57,7 @@
 //! | `{Q}:mail:<id>` | HASH | a mail's state ([`MailStatus`]) and serial; kept 24 h once final | all |
 //! | `{Q}:key:<digest>` | HASH | the same for its idempotency key | all |
 //! | `{Q}:counters` | HASH | the audit's counters ([`Audit`]), recoveries, tries | all |
-//! | `{Q}:events` | STREAM | outcomes: id, outcome, at, reason, reply; about the last 10,000 | all |
+//! | `{Q}:events` | STREAM | outcomes ([`Outcome`], docs/events.md); about the last 10,000 | all |
 //! | `{Q}:samples` | LIST | how many had arrived when, for the age of raw mail | depths |
 //! | `<payloadPrefix><id>` | STRING | the JSON of a mail that waits as a bare id | producers |
 //!
@@ -88,6 +88,7 @@ mod claim;
 mod compose;
 mod dead;
 mod envelope;
+mod events;
 mod held;
 mod ids;
 mod inspect;
@@ -110,6 +111,7 @@ pub use claim::Batch;
 pub use compose::compose;
 pub use dead::{Bulk, DeadLetter, Filter};
 pub use envelope::{Entry, Header, MAX_REPLY, MAX_TRIES, Refusal, Try};
+pub use events::Outcome;
 pub use held::{HeldDetails, HeldMail};
 pub use inspect::{Depths, InFlight, MailStatus, ProcessClaims};
 pub use mail::{

@@ -10,12 +10,15 @@ mod real {
     use testkit::RedisServer;
     mod arrivals;
     mod claims;
+    mod events;
     mod identity;
     mod late;
     mod letters;
     /// A simulated one has no memory of its own.
     mod memory;
     mod model;
+    /// A simulated one has no users.
+    mod payloads;
     mod recovery;
     mod room;
     mod silence;
@@ -29,6 +32,7 @@ mod simulated {
     use simredis::SimRedisServer as RedisServer;
     mod arrivals;
     mod claims;
+    mod events;
     mod identity;
     mod late;
     mod letters;

@@ -155,10 +155,10 @@ local function record(first, number, serial, ttl, has, ...)
   end
 end
 
--- What became of a mail, for whoever reads the stream (docs/events.md). The relay says how many are kept.
+-- What became of a mail, for whoever reads the stream (docs/events.md).
 local function event(outcome, id, at, reason, reply, message_id)
-  redis.call('XADD', EVENTS, 'MAXLEN', '~', redis.call('HGET', COUNTERS, 'eventsLength') or 10000, '*', 'id', id, 'outcome', outcome,
-    'at', at, 'reason', reason or '', 'reply', reply or '', 'messageId', message_id or '')
+  redis.call('XADD', EVENTS, 'MAXLEN', '~', 10000, '*', 'id', id, 'outcome', outcome, 'at', at, 'reason', reason or '', 'reply',
+    reply or '', 'messageId', message_id or '')
 end
 
 -- A mail that was dropped, since an earlier one stands for it; the worse when it is not the same mail.

@@ -88,7 +88,7 @@ const fn script(name: &'static str, arity: i32, run: ScriptCommand) -> Command {
 }
 
 /// By name.
-static COMMANDS: [Command; 58] = [
+static COMMANDS: [Command; 59] = [
     session("auth", -2, SessionCommand::Auth),
     session("blmove", 6, SessionCommand::BlockingMove),
     admin("client", -2, server::client),
@@ -142,6 +142,7 @@ static COMMANDS: [Command; 58] = [
     session("unsubscribe", -1, SessionCommand::Unsubscribe),
     grow("xadd", -5, streams::xadd),
     read("xlen", 2, streams::xlen),
+    read("xrevrange", -4, streams::xrevrange),
     grow("zadd", -4, sorted::zadd),
     read("zcard", 2, sorted::zcard),
     read("zrangebyscore", -4, sorted::zrangebyscore),

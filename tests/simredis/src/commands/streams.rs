@@ -44,3 +44,40 @@ pub(super) fn xlen(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
     let stream: Option<&Stream> = node.keys.read(&words[1])?;
     Ok(Reply::count(stream.map_or(0, |stream| stream.entries.len())))
 }
+
+/// `XREVRANGE key end start [COUNT n]`: the newest first. A bound is `+`, `-`, an id, or `(` and an id.
+pub(super) fn xrevrange(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
+    let (end, start) = (bound(&words[2])?, bound(&words[3])?);
+    let most = match &words[4..] {
+        [] => usize::MAX,
+        [word, count] if option(word) == "COUNT" => unsigned(count)?,
+        _ => return Err(fixed("ERR syntax error")),
+    };
+    let stream: Option<&Stream> = node.keys.read(&words[1])?;
+    let entries = stream.into_iter().flat_map(|stream| stream.entries.iter().rev());
+    let within = entries.filter(|(id, _)| match (end, start) {
+        ((end, open_end), (start, open_start)) => {
+            (*id < end || (!open_end && *id == end)) && (*id > start || (!open_start && *id == start))
+        }
+    });
+    let shown = within.take(most).map(|(id, pairs)| {
+        let pairs = pairs.iter().map(|word| Reply::bulk(word.clone())).collect();
+        Reply::Array(vec![Reply::bulk(format!("{}-{}", id.0, id.1)), Reply::Array(pairs)])
+    });
+    Ok(Reply::Array(shown.collect()))
+}
+
+/// An id, and whether it is itself left out.
+fn bound(word: &Bytes) -> Result<((u64, u64), bool), Failure> {
+    let invalid = || fixed("ERR Invalid stream ID specified as stream command argument");
+    let text = std::str::from_utf8(word).map_err(|_| invalid())?;
+    let (text, open) = text.strip_prefix('(').map_or((text, false), |text| (text, true));
+    match text {
+        "+" => Ok(((u64::MAX, u64::MAX), open)),
+        "-" => Ok(((0, 0), open)),
+        id => {
+            let (time, number) = id.split_once('-').ok_or_else(invalid)?;
+            Ok(((time.parse().map_err(|_| invalid())?, number.parse().map_err(|_| invalid())?), open))
+        }
+    }
+}
