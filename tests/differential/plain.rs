@@ -69,8 +69,6 @@ const FORMS: &[&str] = &[
     "XADD K MAXLEN = 5 * F V",
     "XADD K MAXLEN ~ 1000 * F V F V",
     "XLEN K",
-    "XREVRANGE K + + COUNT 5",
-    "XREVRANGE K - -",
     "ZADD K S V",
     "ZADD K S V S V",
     "ZCARD K",

@@ -55,10 +55,9 @@ pub(super) fn xrevrange(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failu
     };
     let stream: Option<&Stream> = node.keys.read(&words[1])?;
     let entries = stream.into_iter().flat_map(|stream| stream.entries.iter().rev());
-    let within = entries.filter(|(id, _)| match (end, start) {
-        ((end, open_end), (start, open_start)) => {
-            (*id < end || (!open_end && *id == end)) && (*id > start || (!open_start && *id == start))
-        }
+    let within = entries.filter(|(id, _)| {
+        let ((end, open_end), (start, open_start)) = (end, start);
+        (*id < end || (!open_end && *id == end)) && (*id > start || (!open_start && *id == start))
     });
     let shown = within.take(most).map(|(id, pairs)| {
         let pairs = pairs.iter().map(|word| Reply::bulk(word.clone())).collect();
