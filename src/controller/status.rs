@@ -157,12 +157,12 @@ impl<'a> Facts<'a> {
     /// way, and only time, or the end of a connection, brings the others.
     pub fn only_withheld_slots_lack(&self) -> bool {
         self.pools.values().filter_map(|pool| pool.ledger).all(|ledger| {
-            let spare = ledger.budget.saturating_sub(ledger.claimed()).saturating_sub(ledger.quarantined());
+            let free = ledger.budget.saturating_sub(ledger.claimed()).saturating_sub(ledger.quarantined());
             let share = |uid: &str| ledger.entitlements.get(uid).copied().unwrap_or(0);
             let above = ledger.holders.iter().any(|holder| {
                 ledger.holders_of(&holder.pod_uid).map(|holder| holder.claim).sum::<u32>() > share(&holder.pod_uid)
             });
-            spare == 0 && !above
+            free == 0 && !above
         })
     }
 }
