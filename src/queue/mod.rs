@@ -75,6 +75,10 @@
 //! place where it is not, and all lists were seen empty since it can have come into one (`drains`), it is looked for in
 //! all hands and given up as `lost`.
 //!
+//! A final record ends when its time is over, whatever still lies there, and one that is not final 30 days after its last
+//! change, unless its mail may still be where it says: a mail that waits stays the one of its id. What has ended is taken
+//! out of a bucket when others come into it, and a bucket that nothing comes into ends by itself after some months.
+//!
 //! # At maxmemory
 //!
 //! All scripts but enqueue carry `allow-oom`: they drain. BLMOVE fails then, so [`Arrivals::wait`] says [`Wake::Failed`]

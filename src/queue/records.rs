@@ -2,6 +2,8 @@
 //!
 //! The scripts write them and say in their prelude how; here is where they lie, and how a person reads them.
 
+use std::time::Duration;
+
 use redis::cmd;
 use sha2::{Digest, Sha256};
 
@@ -41,6 +43,20 @@ impl Queue {
             }
         }
         records
+    }
+
+    /// Says how long final records are kept from now on, for all who use this queue; 24 h unless somebody says so.
+    pub async fn keep_records(&self, retention: Duration) -> Result<(), StoreError> {
+        let wanted = retention.as_millis().to_string();
+        let mut ask = cmd("HGET");
+        ask.arg(&self.names.counters).arg("retention");
+        let known: Option<String> = self.store.query(&ask, SCRIPT_LIMIT).await?;
+        if known.as_ref() != Some(&wanted) {
+            let mut write = cmd("HSET");
+            write.arg(&self.names.counters).arg("retention").arg(wanted);
+            let _: u64 = self.store.query(&write, SCRIPT_LIMIT).await?;
+        }
+        Ok(())
     }
 
     /// The state of one mail by its id, while its record is kept, or a little longer. A mail by plain LPUSH has none before
