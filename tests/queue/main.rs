@@ -16,6 +16,8 @@ mod real {
     /// A simulated one has no memory of its own.
     mod memory;
     mod model;
+    /// The simulated one does not say what a key takes.
+    mod records;
     mod recovery;
     mod room;
     mod silence;
