@@ -144,6 +144,10 @@ simulation: ## the simulation of workers and controllers: SEEDS=5000 worlds of r
 	  CARGO_TARGET_DIR=target/simulation $(CARGO) test --locked --profile simulation -p mailrelay --test simulation -- \
 	  --nocapture --test-threads 1 $(if $(SEED),no_seed_breaks_a_promise)
 
+.PHONY: deaths
+deaths: setup ## workers killed at each point of a transaction, KILLS=20 times each, with figures
+	KILLS=$(or $(KILLS),20) $(CARGO) test --locked -p mailrelay --test deaths -- --ignored --nocapture --test-threads 1
+
 .PHONY: model
 model: ## the model of the lease protocol with the scenarios that take minutes too
 	$(CARGO) test --locked -p mailrelay --test model -- --include-ignored --show-output

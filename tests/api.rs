@@ -87,6 +87,7 @@ fn nonsense_is_refused_with_a_sentence_that_names_the_field() {
         ),
         ("/spec/queue", json!({ "oldestThreshold": "0s" }), "oldestThreshold must be from 1s"),
         ("/spec/queue", json!({ "deadLetterRetention": "1s" }), "deadLetterRetention must be from 1m"),
+        ("/spec/queue", json!({ "recordRetention": "721h" }), "recordRetention must be from 1m"),
         ("/spec/breaker", json!({ "pause": "0s" }), "pause must be from 100ms"),
         ("/spec/workers", json!({ "selector": {} }), "selector must not be empty"),
         ("/spec/workers", json!({ "selector": { "matchLabels": {} } }), "selector must not be empty"),

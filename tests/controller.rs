@@ -10,7 +10,7 @@ use mailrelay::{
     api::{DurationText, RelayRecord, record_key},
     controller::{
         ApplyError, Candidate, Deposed, Driven, Happening, Incident, Plan, Pool, PoolPlan, Records, RelayKey, Safety,
-        Standing, StoreFacts, Topology, Turn, ask, discard_expired, judge, mirror, plan,
+        Standing, StoreFacts, Topology, Turn, ask, discard_expired, judge, keep_records, mirror, plan,
     },
     lease::{
         BootTime, Evidence, LedgerState, LedgerStore, LedgerView, OldPrimary, ProcessId, SyncReply, SyncRequest, Timing,
@@ -500,6 +500,17 @@ async fn dead_letters_go_when_their_retention_is_over_and_not_before() {
     assert_eq!(discard_expired(&bench.store, relay, over).await.expect("looked"), 1);
     let audit = queue.audit().await.expect("an audit");
     assert_eq!((audit.dead, audit.discarded, audit.difference), (0, 1, 0));
+}
+
+#[tokio::test]
+async fn all_who_use_a_queue_are_told_how_long_its_records_are_kept() {
+    let bench = bench();
+    let (key, plan) = relay_plan(1);
+    keep_records(&bench.store, &plan.relays[&key]).await.expect("told");
+    let mut ask = redis::cmd("HGET");
+    ask.arg("{mail_queue}:counters").arg("retention");
+    let told: Option<u64> = bench.store.query(&ask, LIMIT).await.expect("asked");
+    assert_eq!(told, Some(86_400_000));
 }
 
 #[tokio::test]

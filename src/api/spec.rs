@@ -248,6 +248,10 @@ pub struct Queue {
     #[serde(default = "default_dead_letter_retention")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('87600h')").message("deadLetterRetention must be from 1m to 87600h"))]
     pub dead_letter_retention: DurationText,
+    /// How long it is remembered what became of a mail: so long a second mail with its id or idempotency key is refused.
+    #[serde(default = "default_record_retention")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('720h')").message("recordRetention must be from 1m to 720h"))]
+    pub record_retention: DurationText,
 }
 
 /// When a mail is tried again: `initialBackoff * 2^n`, at most `maxBackoff`, plus up to `jitterPercent`.
@@ -330,6 +334,7 @@ impl Default for Queue {
             depth_threshold: default_depth_threshold(),
             oldest_threshold: default_oldest_threshold(),
             dead_letter_retention: default_dead_letter_retention(),
+            record_retention: default_record_retention(),
         }
     }
 }
@@ -392,6 +397,9 @@ const fn default_oldest_threshold() -> DurationText {
 }
 const fn default_dead_letter_retention() -> DurationText {
     DurationText::from_secs(720 * 3_600)
+}
+const fn default_record_retention() -> DurationText {
+    DurationText::from_secs(24 * 3_600)
 }
 const fn default_max_retries() -> i32 {
     3

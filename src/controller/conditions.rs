@@ -133,6 +133,13 @@ fn ready(facts: &Facts<'_>) -> Verdict {
     if facts.all_granted() {
         return say(true, "AllSharesGranted", format!("{workers} workers have their share"));
     }
+    let withheld: u32 = facts.pools.values().map(PoolFigures::quarantined).sum();
+    if withheld > 0 && facts.only_withheld_slots_lack() {
+        let message = format!(
+            "{workers} workers share what is not withheld; {withheld} slots come back later, see the condition SlotsQuarantined"
+        );
+        return say(true, "SlotsWithheld", message);
+    }
     say(true, "SharesMoving", format!("{workers} workers; shares are on their way from one to another"))
 }
 

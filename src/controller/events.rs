@@ -169,12 +169,22 @@ impl Teller {
                 };
                 match timeout(API_LIMIT, recorder.publish(&event, &about)).await {
                     Ok(Ok(())) => {}
+                    Ok(Err(error)) if is_about_to_go(&error) => {
+                        tracing::debug!(event.reason, "an Event was not written, since its namespace is being deleted");
+                    }
                     Ok(Err(error)) => tracing::warn!(event.reason, %error, "cannot write an Event"),
                     Err(_) => tracing::warn!(event.reason, "cannot write an Event: no answer in time"),
                 }
             }
         });
     }
+}
+
+/// Whether the object's namespace is going or gone, so that nobody would read of it.
+fn is_about_to_go(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 404 || causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// At most so many bytes, at a character's boundary.
@@ -209,6 +219,21 @@ mod tests {
                 .collect(),
             ..MailRelayStatus::default()
         }
+    }
+
+    #[test]
+    fn a_namespace_that_is_being_deleted_takes_no_event_and_that_is_no_problem() {
+        // What kube-apiserver 1.36 answers.
+        let refused = |reason: &str| {
+            let status = serde_json::json!({
+                "kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403,
+                "message": "events \"a.1\" is forbidden: unable to create new content in namespace a because it is being terminated",
+                "details": { "name": "a.1", "kind": "events", "causes": [{ "reason": reason, "message": "namespace a is being terminated", "field": "metadata.namespace" }] },
+            });
+            kube::Error::Api(serde_json::from_value(status).expect("a status"))
+        };
+        assert!(is_about_to_go(&refused("NamespaceTerminating")));
+        assert!(!is_about_to_go(&refused("")), "a role that lacks a right is");
     }
 
     fn reasons(old: &MailRelayStatus, new: &MailRelayStatus) -> Vec<(bool, String)> {

@@ -1,4 +1,5 @@
-//! Dead letters that were kept as long as the relay asks: discarded, counted, told of in the log.
+//! How long the relay asks to keep what: dead letters that were kept so long are discarded, counted, told of in the log;
+//! and of final records the scripts are told.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,6 +22,9 @@ pub async fn expire_dead_letters(store: Store, world: watch::Receiver<Arc<World>
         tokio::time::sleep(EVERY).await;
         let plan = Arc::clone(&world.borrow().plan);
         for (key, relay) in plan.relays.iter().filter(|(_, relay)| relay.stalled.is_none()) {
+            if let Err(error) = keep_records(&store, relay).await {
+                tracing::debug!(relay = %key, %error, "cannot say how long records are kept");
+            }
             match discard_expired(&store, relay, At::Redis).await {
                 Ok(0) => {}
                 Ok(discarded) => {
@@ -30,6 +34,11 @@ pub async fn expire_dead_letters(store: Store, world: watch::Receiver<Arc<World>
             }
         }
     }
+}
+
+/// Tells all who use the relay's queue its `recordRetention`.
+pub async fn keep_records(store: &Store, relay: &RelayPlan) -> Result<(), StoreError> {
+    queue_of(store, relay).keep_records(relay.relay.spec.queue.record_retention.get()).await
 }
 
 /// Discards up to `BATCH` dead letters of the relay that are older than its `deadLetterRetention`; returns how many.

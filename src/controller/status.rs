@@ -61,7 +61,8 @@ impl PoolFigures<'_> {
     fn open(&self) -> u32 {
         self.ledger.map_or(0, |ledger| ledger.holders.iter().map(|holder| holder.open).sum())
     }
-    fn quarantined(&self) -> u32 {
+    /// Slots that nobody may use.
+    pub fn quarantined(&self) -> u32 {
         self.ledger.map_or(0, LedgerView::quarantined)
     }
     /// Whether workers say again what they hold.
@@ -149,6 +150,19 @@ impl<'a> Facts<'a> {
                 });
                 claim >= want.min(*share) && (*share == 0 || ledger.holders_of(uid).next().is_some())
             })
+        })
+    }
+
+    /// Whether what is not granted is withheld and nothing else: no pod has more than its share, so that no slot is on its
+    /// way, and only time, or the end of a connection, brings the others.
+    pub fn only_withheld_slots_lack(&self) -> bool {
+        self.pools.values().filter_map(|pool| pool.ledger).all(|ledger| {
+            let free = ledger.budget.saturating_sub(ledger.claimed()).saturating_sub(ledger.quarantined());
+            let share = |uid: &str| ledger.entitlements.get(uid).copied().unwrap_or(0);
+            let above = ledger.holders.iter().any(|holder| {
+                ledger.holders_of(&holder.pod_uid).map(|holder| holder.claim).sum::<u32>() > share(&holder.pod_uid)
+            });
+            free == 0 && !above
         })
     }
 }

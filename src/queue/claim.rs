@@ -17,6 +17,7 @@ use super::{
     envelope,
     mail::{id_of_invalid, is_id},
     parse,
+    records::{Records, short},
     room::{Grant, Share},
     scripts,
     store::Orphan,
@@ -240,8 +241,7 @@ impl Queue {
                     let taken = looked.taken.clone();
                     *looked = self.look_at(taken, true, self.estimate(at)).await?;
                 } else if answer == "doubtful" {
-                    let (records, serial) = (looked.records(self), looked.serial().to_owned());
-                    self.end_lost(&records, &serial, at).await?;
+                    self.end_lost(&looked.records(self), looked.id(), looked.serial(), at).await?;
                     looked.sure = true;
                 } else if let Some(who) = answer.strip_prefix("partly\n") {
                     looked.spare(who);
@@ -267,7 +267,7 @@ impl Queue {
         at: At,
     ) -> Result<Vec<String>, StoreError> {
         let mut keys = vec![self.names.claims(process), self.names.stages(process)];
-        let mut arguments: Vec<Vec<u8>> = vec![at.word().into(), scripts::retention().into()];
+        let mut arguments: Vec<Vec<u8>> = vec![at.word().into()];
         for looked in looked_at {
             let (mut due, mut expires, mut line, mut letter, mut reason) = <(_, _, Vec<u8>, Vec<u8>, _)>::default();
             let (action, message_id) = match &looked.verdict {
@@ -284,14 +284,13 @@ impl Queue {
                     ("dead", &*dead.message_id)
                 }
             };
-            let records = looked.records(self);
+            let Records { buckets, fields } = looked.records(self);
             arguments.extend([
                 looked.taken.id.as_str().into(),
                 action.into(),
                 line,
                 looked.id().into(),
-                looked.serial().into(),
-                message_id.into(),
+                short(looked.serial()).into(),
                 due.into(),
                 expires.into(),
                 reason.into(),
@@ -300,11 +299,12 @@ impl Queue {
                 looked.sum.clone().into(),
                 looked.spared.join("\n").into(),
                 if looked.sure { "1" } else { "" }.into(),
-                records.len().to_string().into(),
+                fields,
+                message_id.into(),
             ]);
-            keys.extend(records);
+            keys.extend(buckets);
         }
-        if arguments.len() == 2 {
+        if arguments.len() == 1 {
             return Ok(Vec::new());
         }
         let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
@@ -446,7 +446,7 @@ impl Looked {
         self.names().2
     }
 
-    fn records(&self, queue: &Queue) -> Vec<String> {
+    fn records(&self, queue: &Queue) -> Records {
         let (id, key, _) = self.names();
         queue.records(id, key)
     }

@@ -12,6 +12,7 @@ use super::{
     bodies::{limit, number},
     envelope,
     ids::fresh_id,
+    records::{Records, short},
     scripts,
 };
 use crate::{store::StoreError, telemetry::log::mask_id};
@@ -379,21 +380,22 @@ impl Queue {
         } else {
             (head.letter, Vec::new())
         };
-        let keys = self.records(&letter.id, letter.key.as_deref());
-        let (at, ttl, place, length) = (at.word(), scripts::retention(), place.to_string(), length.to_string());
+        let Records { buckets, fields } = self.records(&letter.id, letter.key.as_deref());
+        let (at, serial) = (at.word(), short(&letter.serial));
+        let (place, length) = (place.to_string(), length.to_string());
         let arguments: [&[u8]; 10] = [
             &begin,
             action.as_bytes(),
             &revived,
             at.as_bytes(),
-            ttl.as_bytes(),
             letter.id.as_bytes(),
-            letter.serial.as_bytes(),
-            letter.message_id.as_bytes(),
+            serial.as_bytes(),
+            &fields,
             place.as_bytes(),
             length.as_bytes(),
+            letter.message_id.as_bytes(),
         ];
-        let answer: String = self.run(&scripts::DEAD, &keys, &arguments).await?;
+        let answer: String = self.run(&scripts::DEAD, &buckets, &arguments).await?;
         if answer != "done" {
             return Ok(Decided::Moved);
         }

@@ -16,7 +16,7 @@ const BARE: &[u8] = b"{}\n";
 
 /// What mailrelay knows of a mail beside the producer's own bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(from = "Line", into = "Line")]
 pub struct Header {
     /// The producer's id of the mail, or one that was made.
     pub id: String,
@@ -26,30 +26,103 @@ pub struct Header {
     /// With the angle brackets; derived from the id, so that even a resend can be recognised downstream.
     pub message_id: String,
     /// How often a server judged this mail and said later.
-    #[serde(default, skip_serializing_if = "is_zero")]
     pub attempts: u32,
     /// How often the relay could not be used for it; costs no attempt.
-    #[serde(default, skip_serializing_if = "is_zero")]
     pub deferrals: u32,
     /// How often a process died of a crash while it sent this mail.
-    #[serde(default, skip_serializing_if = "is_zero")]
     pub crashes: u32,
     /// When the enqueue script or the first claim saw it.
     pub first_seen: UnixMillis,
     /// Since when it waits: `first_seen`, or `notBefore` when that is later.
     pub since: UnixMillis,
     /// The idempotency key, when the producer gave one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// Recipients (addresses) still to be sent to, once some had an outcome of their own; absent means all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining: Option<Vec<String>>,
     /// Recipients that were refused for good while others went on.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<Refusal>,
     /// The last tries, oldest first; at most [`MAX_TRIES`] are kept.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tries: Vec<Try>,
+}
+
+/// A header as it is written: without what follows from the rest, since a million of them wait in memory.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    /// Absent when it was made of the time and the serial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    serial: String,
+    /// From its `@` on, without the bracket, when the id stands before that.
+    message_id: String,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    attempts: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    deferrals: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    crashes: u32,
+    first_seen: UnixMillis,
+    /// Absent when it is `first_seen`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    since: Option<UnixMillis>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    remaining: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    refused: Vec<Refusal>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tries: Vec<Try>,
+}
+
+impl From<Header> for Line {
+    fn from(header: Header) -> Self {
+        let Header {
+            id,
+            serial,
+            message_id,
+            attempts,
+            deferrals,
+            crashes,
+            first_seen,
+            since,
+            key,
+            remaining,
+            refused,
+            tries,
+        } = header;
+        let domain = message_id.strip_prefix('<').and_then(|rest| rest.strip_prefix(&*id)?.strip_suffix('>'));
+        let message_id = match domain.filter(|domain| domain.starts_with('@')) {
+            Some(domain) => domain.to_owned(),
+            None => message_id,
+        };
+        let id = Some(id).filter(|id| *id != sortable_id(first_seen, &serial));
+        let since = Some(since).filter(|since| *since != first_seen);
+        Self { id, serial, message_id, attempts, deferrals, crashes, first_seen, since, key, remaining, refused, tries }
+    }
+}
+
+impl From<Line> for Header {
+    fn from(line: Line) -> Self {
+        let Line {
+            id,
+            serial,
+            message_id,
+            attempts,
+            deferrals,
+            crashes,
+            first_seen,
+            since,
+            key,
+            remaining,
+            refused,
+            tries,
+        } = line;
+        let id = id.unwrap_or_else(|| sortable_id(first_seen, &serial));
+        let message_id = if message_id.starts_with('@') { format!("<{id}{message_id}>") } else { message_id };
+        let since = since.unwrap_or(first_seen);
+        Self { id, serial, message_id, attempts, deferrals, crashes, first_seen, since, key, remaining, refused, tries }
+    }
 }
 
 /// The year 10000, which no `Date` header can hold.
@@ -262,6 +335,32 @@ pub(super) mod tests {
         assert!(matches!(Entry::decode(&forged.encode(Priority::Normal)), Entry::Malformed(_)));
         let forged = Header { id: "a}b".into(), ..header() };
         assert!(matches!(Entry::decode(&forged.encode(Priority::Normal)), Entry::Malformed(_)));
+    }
+
+    #[test]
+    fn what_follows_from_the_rest_is_not_written() {
+        let serial = header().serial;
+        let id = sortable_id(UnixMillis(1_790_000_000_000), &serial);
+        let made = Header {
+            message_id: format!("<{id}@example.com>"),
+            first_seen: UnixMillis(1_790_000_000_000),
+            since: UnixMillis(1_790_000_000_000),
+            id,
+            ..header()
+        };
+        let line = String::from_utf8(made.encode(Priority::Normal)).expect("text");
+        assert_eq!(
+            line,
+            format!(
+                "mailrelay/1 n {{\"serial\":\"{serial}\",\"messageId\":\"@example.com\",\"firstSeen\":1790000000000}}\n"
+            )
+        );
+        assert_eq!(Entry::decode(line.as_bytes()), Entry::Sealed(Box::new(made), b""));
+        for message_id in ["<other@example.com>", "<id>@x>", "<idx@example.com>"] {
+            let odd = Header { message_id: message_id.into(), ..header() };
+            let line = serde_json::to_vec(&odd).expect("JSON");
+            assert_eq!(serde_json::from_slice::<Header>(&line).expect("a header"), odd, "{message_id}");
+        }
     }
 
     #[test]

@@ -6,7 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     At, Bulk, ClaimId, Claimed, Entry, Filter, OperationId, Progress, Queue, Refusal, Settled, Settlement, Stage, Try,
-    UnixMillis, claim::bare_id, envelope, parse, scripts,
+    UnixMillis,
+    claim::bare_id,
+    envelope, parse,
+    records::{Records, short},
+    scripts,
 };
 use crate::{store::StoreError, telemetry::log::mask_id};
 
@@ -178,20 +182,21 @@ impl Queue {
 
     async fn held_decide(&self, filter: &Filter, limit: usize, action: &str, at: At) -> Result<Bulk, StoreError> {
         let mut bulk = Bulk::default();
-        let (at, ttl) = (at.word(), scripts::retention());
+        let at = at.word();
         for held in self.held_list(filter, limit).await? {
-            let keys = self.records(&held.id, held.key.as_deref());
+            let Records { buckets, fields } = self.records(&held.id, held.key.as_deref());
+            let serial = short(&held.serial);
             let arguments: [&[u8]; 8] = [
                 held.claim_id.as_bytes(),
                 action.as_bytes(),
                 at.as_bytes(),
-                ttl.as_bytes(),
                 held.id.as_bytes(),
-                held.serial.as_bytes(),
-                held.message_id.as_bytes(),
+                serial.as_bytes(),
+                &fields,
                 held.stage.map_or("", Stage::as_str).as_bytes(),
+                held.message_id.as_bytes(),
             ];
-            let answer: String = self.run(&scripts::RELEASE, &keys, &arguments).await?;
+            let answer: String = self.run(&scripts::RELEASE, &buckets, &arguments).await?;
             match answer.as_str() {
                 "done" => bulk.done += 1,
                 _ => bulk.skipped += 1,

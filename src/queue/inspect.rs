@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use redis::cmd;
 use serde::Serialize;
 
-use super::{At, Audit, Queue, SCRIPT_LIMIT, Stage, StageMark, UnixMillis, mail::is_id, scripts};
+use super::{At, Audit, Queue, SCRIPT_LIMIT, Stage, StageMark, UnixMillis, scripts};
 use crate::store::StoreError;
 
 /// How many mails are where.
@@ -152,29 +152,6 @@ impl Queue {
         Ok(all)
     }
 
-    /// The state of one mail by its id, while its record is kept, with what the stream of outcomes says of it. A mail by
-    /// plain LPUSH has none before its first claim.
-    pub async fn status(&self, id: &str) -> Result<Option<MailStatus>, StoreError> {
-        if !is_id(id) {
-            return Ok(None);
-        }
-        let mut found: HashMap<String, String> =
-            self.store.query(cmd("HGETALL").arg(self.names.mail(id)), SCRIPT_LIMIT).await?;
-        let Some(state) = found.remove("state") else { return Ok(None) };
-        let mut text = |name: &str| found.remove(name).filter(|text| !text.is_empty());
-        let (at, due, reason) = (text("at"), text("due"), text("reason"));
-        let told = self.told(id).await?;
-        Ok(Some(MailStatus {
-            id: id.to_owned(),
-            state,
-            at: UnixMillis(at.and_then(|at| at.parse().ok()).unwrap_or(0)),
-            message_id: told.message_id,
-            due: due.and_then(|due| due.parse().ok()).map(UnixMillis),
-            reason,
-            reply: told.reply,
-        }))
-    }
-
     pub(super) async fn pods(&self) -> Result<BTreeMap<String, String>, StoreError> {
         self.store.query(cmd("HGETALL").arg(&self.names.processes), SCRIPT_LIMIT).await
     }
@@ -217,7 +194,7 @@ impl Queue {
 }
 
 /// Counters that say nothing to people: how the scripts share work, and what they compare.
-const INTERNAL: [&str; 7] = ["turn", "counted", "bytes", "drains", "silent", "promotedAt", "began"];
+const INTERNAL: [&str; 8] = ["turn", "counted", "bytes", "drains", "silent", "promotedAt", "began", "retention"];
 
 /// What a survey is asked instead of a time: no sample, but a recount.
 const AUDIT: &str = "audit";

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use lettre::message::Mailbox;
 use serde::{
     Deserialize, Deserializer as _, Serialize,
@@ -218,8 +219,8 @@ impl Mail {
 }
 
 impl Mail {
-    /// Tells this mail from another of the same id or key: 32 bits of SHA-256 over what is sent to whom, as hexadecimal
-    /// digits. Two that differ and look alike only miss a warning.
+    /// Tells this mail from another of the same id or key: 18 bits of SHA-256 over what is sent to whom, as three letters of
+    /// base64. Two that differ and look alike only miss a warning.
     pub(super) fn fingerprint(&self) -> String {
         let mut digest = Sha256::new();
         let mut add = |bytes: &[u8]| {
@@ -244,8 +245,7 @@ impl Mail {
                 }
             }
         }
-        let digest = digest.finalize();
-        format!("{:08x}", u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]))
+        STANDARD_NO_PAD.encode(&digest.finalize()[..3])[..3].to_owned()
     }
 }
 

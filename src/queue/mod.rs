@@ -54,8 +54,7 @@
 //! | `{Q}:delayed:mails` | HASH | token -> entry | the same |
 //! | `{Q}:held` | HASH | claim -> a line of JSON, newline, entry ([`HeldMail`]) | settle, recover |
 //! | the dead-letter list | LIST | JSON objects ([`DeadLetter`]), newest first | admit, settle, recover |
-//! | `{Q}:mail:<id>` | HASH | a mail's state ([`MailStatus`]) and serial; kept 24 h once final | all |
-//! | `{Q}:key:<digest>` | HASH | the same for its idempotency key | all |
+//! | `{Q}:records:<0..16383>` | HASH | the records whose digests fall there: a mail's state ([`MailStatus`]) and serial by its id, and the same by its idempotency key | all |
 //! | `{Q}:counters` | HASH | the audit's counters ([`Audit`]), recoveries, tries | all |
 //! | `{Q}:events` | STREAM | outcomes ([`Outcome`], docs/events.md); about the last 10,000 | all |
 //! | `{Q}:samples` | LIST | how many had arrived when, for the age of raw mail | depths |
@@ -64,8 +63,8 @@
 //! # Never twice
 //!
 //! A record says which mail (by its `serial`) holds an id or key. A second mail with either is dropped and counted while
-//! the first waits, flies, is held, or was delivered in the last 24 h; after dead letter, discard or expiry it is
-//! allowed. A mail that comes back by retry or recovery carries its serial and so meets its own record. The serial is the
+//! the first waits, flies, is held, or was delivered not longer ago than final records are kept (the counters' field
+//! `retention`, or 24 h); after dead letter, discard or expiry it is allowed. A mail that comes back by retry or recovery carries its serial and so meets its own record. The serial is the
 //! first claim's id: whoever looks at that claim again, since an answer was lost, sees the same mail.
 //!
 //! The record also says who has the mail (`has`), whatever became of the rest: a repeat goes to the others alone. A held
@@ -75,6 +74,10 @@
 //! warning. And a mail that is nowhere any more, since somebody deleted a list, forbids nothing: when its record says a
 //! place where it is not, and all lists were seen empty since it can have come into one (`drains`), it is looked for in
 //! all hands and given up as `lost`.
+//!
+//! A final record ends when its time is over, whatever still lies there, and one that is not final 30 days after its last
+//! change, unless its mail may still be where it says: a mail that waits stays the one of its id. What has ended is taken
+//! out of a bucket when others come into it, and a bucket that nothing comes into ends by itself after some months.
 //!
 //! # At maxmemory
 //!
@@ -95,6 +98,7 @@ mod inspect;
 mod mail;
 mod names;
 mod raw;
+mod records;
 mod recover;
 mod retry;
 mod room;
@@ -123,7 +127,7 @@ pub use retry::{Failure, backoff, next_step};
 pub use room::Room;
 pub use stage::{ALONE_FROM, POISON_FROM, RecoverOptions, Resolution, Stage, StageMark, Suspicion, resolve};
 pub use store::{
-    Advance, ClaimId, Claimed, Counted, EnqueueError, EnqueueLimits, Enqueued, OperationId, Progress, Queue, RETENTION,
+    Advance, ClaimId, Claimed, Counted, EnqueueError, EnqueueLimits, Enqueued, OperationId, Progress, Queue,
     SCRIPT_LIMIT, Settled, Settlement,
 };
 pub use time::{At, UnixMillis};

@@ -105,14 +105,9 @@ impl QueueNames {
         format!("{}:stages:{process}", self.base)
     }
 
-    /// The record of one mail's state, by its id.
-    pub(super) fn mail(&self, id: &str) -> String {
-        format!("{}:mail:{id}", self.base)
-    }
-
-    /// The record of an idempotency key. Keys are any text of any length, so their digest names the record.
-    pub(super) fn key(&self, key: &str) -> String {
-        format!("{}:key:{}", self.base, digest(key))
+    /// One of the hashes that share the records.
+    pub(super) fn records(&self, bucket: u16) -> String {
+        format!("{}:records:{bucket}", self.base)
     }
 }
 
@@ -142,7 +137,7 @@ mod tests {
         let names = QueueNames::new("mail_queue", "mail_dead_letter_queue");
         assert_eq!(names.list(Priority::High), "{mail_queue}:high");
         assert_eq!(names.list(Priority::Normal), "mail_queue");
-        for key in [&names.arrived, &names.held, &names.claims("p"), &names.mail("x"), &names.key("k{y}")] {
+        for key in [&names.arrived, &names.held, &names.claims("p"), &names.records(7)] {
             assert_eq!(hash_tag(key), "mail_queue", "{key}");
         }
     }

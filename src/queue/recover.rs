@@ -7,7 +7,11 @@ use serde::Serialize;
 
 use super::{
     At, DeadLetter, Entry, HeldMail, Queue, RecoverOptions, Resolution, SCRIPT_LIMIT, Stage, StageMark, Suspicion,
-    UnixMillis, bodies::Head, envelope, resolve, scripts,
+    UnixMillis,
+    bodies::Head,
+    envelope,
+    records::{Records, short},
+    resolve, scripts,
 };
 use crate::{store::StoreError, telemetry::log::mask_id};
 
@@ -160,7 +164,7 @@ impl Queue {
         let now = self.estimate(at);
         let marks = self.marks(process, batch).await?;
         let mut keys = vec![self.names.claims(process), self.names.stages(process)];
-        let mut arguments: Vec<Vec<u8>> = vec![process.into(), at.word().into(), scripts::retention().into()];
+        let mut arguments: Vec<Vec<u8>> = vec![process.into(), at.word().into()];
         let mut judged = Vec::new();
         for (Head { field: claim, length, lines: entry }, mark) in batch.iter().zip(marks) {
             // Claim and stage are written together; a stage that is gone or unreadable tells nothing: the worst is assumed.
@@ -184,7 +188,7 @@ impl Queue {
                 .header
                 .as_ref()
                 .map_or(("", None, "", ""), |h| (&*h.id, h.key.as_deref(), &*h.serial, &*h.message_id));
-            let records = self.records(id, key);
+            let Records { buckets, fields } = self.records(id, key);
             arguments.extend([
                 claim.clone().into(),
                 word.into(),
@@ -193,12 +197,12 @@ impl Queue {
                 extra,
                 wait.into(),
                 id.into(),
-                serial.into(),
-                message_id.into(),
+                short(serial).into(),
                 reason.into(),
-                records.len().to_string().into(),
+                fields,
+                message_id.into(),
             ]);
-            keys.extend(records);
+            keys.extend(buckets);
             judged.push((id.to_owned(), stage));
         }
         let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use redis::{FromRedisValue, Script};
 
 use super::{
-    Queue, RETENTION,
+    Queue,
     bodies::{LONG, limit},
 };
 use crate::store::StoreError;
@@ -78,19 +78,4 @@ impl Queue {
         let store = if bytes > LONG { self.store.for_bodies() } else { self.store.clone() };
         store.invoke(script, &all, arguments, limit(bytes)).await
     }
-
-    /// The records of a mail: its own, and that of its idempotency key.
-    pub(super) fn records(&self, id: &str, key: Option<&str>) -> Vec<String> {
-        let mut records = Vec::new();
-        if !id.is_empty() {
-            records.push(self.names.mail(id));
-            records.extend(key.map(|key| self.names.key(key)));
-        }
-        records
-    }
-}
-
-/// How long a final record is kept, as the scripts take it: milliseconds.
-pub(super) fn retention() -> String {
-    RETENTION.as_millis().to_string()
 }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::{
     Advance, At, ClaimId, Claimed, Counted, DeadLetter, Header, HeldMail, OperationId, Progress, Queue, Settled,
-    Settlement, Stage, Try, UnixMillis, envelope, scripts,
+    Settlement, Stage, Try, UnixMillis, envelope,
+    records::{Records, short},
+    scripts,
 };
 use crate::{store::StoreError, telemetry::log::mask};
 
@@ -73,10 +75,11 @@ impl Queue {
             _ => Vec::new(),
         };
         let mut keys = vec![self.names.claims(process), self.names.stages(process)];
-        keys.extend(self.records(&header.id, header.key.as_deref()));
-        let (at, ttl, line) = (at.word(), scripts::retention(), header.encode(claim.mail.priority));
+        let Records { buckets, fields } = self.records(&header.id, header.key.as_deref());
+        keys.extend(buckets);
+        let (at, serial, line) = (at.word(), short(&header.serial), header.encode(claim.mail.priority));
         let (wait, accepted) = (wait.as_millis().to_string(), accepted.join("\n"));
-        // Records and events are for everybody who may see the queue; who looks after parked mail has the words as they were.
+        // Events are for everybody who may see the queue; who looks after parked mail has the words as they were.
         let told = mask(&reply);
         let arguments: [&[u8]; 14] = [
             claim.claim_id.0.as_bytes(),
@@ -86,13 +89,13 @@ impl Queue {
             &line,
             wait.as_bytes(),
             &extra,
-            header.serial.as_bytes(),
+            serial.as_bytes(),
             header.id.as_bytes(),
-            header.message_id.as_bytes(),
             reason.as_bytes(),
             told.as_bytes(),
-            ttl.as_bytes(),
             accepted.as_bytes(),
+            &fields,
+            header.message_id.as_bytes(),
         ];
         match self.run::<String>(&scripts::SETTLE, &keys, &arguments).await?.as_str() {
             "done" => Ok(Settled::Done),
@@ -114,11 +117,10 @@ impl Queue {
     ) -> Result<Advance, StoreError> {
         let keys = [self.names.claims(process), self.names.stages(process)];
         let at = at.into().word();
-        let mut arguments: Vec<&[u8]> = vec![process.as_bytes(), at.as_bytes(), b"0"];
+        let mut arguments: Vec<&[u8]> = vec![process.as_bytes(), at.as_bytes()];
         let none: &[u8] = b"";
         arguments.extend([claim.as_str().as_bytes(), b"early", b"queue"]);
-        arguments.extend([none; 7]);
-        arguments.push(b"0");
+        arguments.extend([none; 8]);
         let answers: Vec<String> = self.run(&scripts::RECOVER, &keys, &arguments).await?;
         Ok(if answers.first().is_some_and(|answer| answer == "queue") { Advance::Done } else { Advance::Lost })
     }

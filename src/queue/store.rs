@@ -10,8 +10,12 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{
-    At, Header, Mail, MailError, QueueNames, Refusal, Room, UnixMillis, ids::fresh_id, parse, room::Share, scripts,
-    time,
+    At, Header, Mail, MailError, QueueNames, Refusal, Room, UnixMillis,
+    ids::fresh_id,
+    parse,
+    records::{Records, short},
+    room::Share,
+    scripts, time,
 };
 use crate::{
     store::{Store, StoreError},
@@ -41,9 +45,6 @@ pub(super) struct Orphan {
     pub id: ClaimId,
     pub since: Instant,
 }
-
-/// How long the state of a mail is kept once it is final, and a second mail with its key refused.
-pub const RETENTION: Duration = Duration::from_secs(24 * 3_600);
 
 /// How much may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,15 +265,16 @@ impl Queue {
         limits: EnqueueLimits,
         at: At,
     ) -> Result<Enqueued, EnqueueError> {
-        let keys = self.records(&header.id, header.key.as_deref());
+        let records = self.records(&header.id, header.key.as_deref());
+        let serial = short(&header.serial);
         let (token, now, sum) = (ClaimId::random(), at.word(), mail.fingerprint());
         let (length, bytes) = (limits.max_length.to_string(), limits.max_bytes.to_string());
         let (due, expires) = (time::word(mail.not_before), time::word(mail.expires_at));
         let mut sure: &[u8] = b"";
         loop {
-            let arguments: [&[u8]; 11] = [
+            let arguments: [&[u8]; 12] = [
                 entry,
-                header.serial.as_bytes(),
+                serial.as_bytes(),
                 header.id.as_bytes(),
                 length.as_bytes(),
                 bytes.as_bytes(),
@@ -282,15 +284,16 @@ impl Queue {
                 expires.as_bytes(),
                 sum.as_bytes(),
                 sure,
+                &records.fields,
             ];
-            let answer: Vec<String> = self.run(&scripts::ENQUEUE, &keys, &arguments).await?;
+            let answer: Vec<String> = self.run(&scripts::ENQUEUE, &records.buckets, &arguments).await?;
             return match answer.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
                 ["queued", _] => Ok(Enqueued { id: header.id.clone(), duplicate: false, differs: false }),
                 ["duplicate", id, differs] => {
                     Ok(Enqueued { id: (*id).to_owned(), duplicate: true, differs: !differs.is_empty() })
                 }
                 ["doubtful"] => {
-                    self.end_lost(&keys, &header.serial, at).await?;
+                    self.end_lost(&records, &header.id, &header.serial, at).await?;
                     sure = b"1";
                     continue;
                 }
@@ -307,14 +310,14 @@ impl Queue {
 
     /// Ends the records that forbid the mail of this serial while their own mail is nowhere any more: it was removed by
     /// hand. A mail that is in any list, hand or place is found.
-    pub(super) async fn end_lost(&self, records: &[String], serial: &str, at: At) -> Result<(), StoreError> {
-        let (now, ttl, number) = (at.word(), scripts::retention(), records.len().to_string());
+    pub(super) async fn end_lost(&self, records: &Records, id: &str, serial: &str, at: At) -> Result<(), StoreError> {
+        let (now, serial) = (at.word(), short(serial));
         for _ in 0..super::inspect::TRIES {
             // The keys of a script must be known beforehand; when a process came or went in between, look again.
             let processes: Vec<String> = self.pods().await?.into_keys().collect();
-            let mut keys = records.to_vec();
+            let mut keys = records.buckets.clone();
             keys.extend(processes.iter().map(|process| self.names.claims(process)));
-            let mut arguments = vec![now.as_bytes(), ttl.as_bytes(), serial.as_bytes(), number.as_bytes()];
+            let mut arguments = vec![now.as_bytes(), id.as_bytes(), serial.as_bytes(), &*records.fields];
             arguments.extend(processes.iter().map(String::as_bytes));
             let lost: Option<Vec<String>> = self.run(&scripts::LOST, &keys, &arguments).await?;
             let Some(lost) = lost else { continue };

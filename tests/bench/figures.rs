@@ -1,6 +1,7 @@
 //! How fast the parts are, each beside a reference that is measured in the same run: on a busy machine both slow down,
 //! and what counts is the ratio. `make bench` runs it.
 
+mod many;
 #[path = "../scene/mod.rs"]
 mod scene;
 #[expect(dead_code, reason = "the tests use the rest")]
@@ -25,7 +26,7 @@ use testkit::{Persistence, RedisServer};
 use tokio::task::JoinSet;
 
 const LIMIT: Duration = Duration::from_secs(10);
-const LIMITS: EnqueueLimits = EnqueueLimits { max_length: 1_000_000, max_bytes: 0 };
+const LIMITS: EnqueueLimits = EnqueueLimits { max_length: 10_000_000, max_bytes: 0 };
 /// Mails of each measurement.
 const MAILS: u32 = 1_000;
 /// Tasks or sessions at once, as many as the usual budget.
@@ -38,6 +39,7 @@ async fn main() {
     whole_life().await;
     commands().await;
     delivery().await;
+    many::run().await;
 }
 
 /// One line: two rates and what they are of each other.

@@ -50,10 +50,8 @@ async fn a_mail_goes_through_its_life_and_its_state_can_be_asked_for() {
     assert_eq!(fixture.queue.in_flight().await.expect("in flight")[0].stages[&Stage::Committing], 1);
     assert_eq!(fixture.settle(ONE, &claim, delivered()).await, Settled::Done);
     let status = fixture.queue.status("one").await.expect("status").expect("known");
-    assert_eq!((status.state.as_str(), status.reply.as_deref()), ("delivered", Some("250 2.0.0 queued")));
+    assert_eq!((status.state.as_str(), status.at), ("delivered", NOW));
     assert_eq!(fixture.balanced().await.delivered, 1);
-    let ttl: i64 = fixture.store.query(cmd("TTL").arg("{mail_queue}:mail:one"), LIMIT).await.expect("TTL");
-    assert!((86_000..=86_400).contains(&ttl), "{ttl}");
     let events: u64 = fixture.store.query(cmd("XLEN").arg("{mail_queue}:events"), LIMIT).await.expect("XLEN");
     assert_eq!(events, 1);
 }
@@ -278,7 +276,7 @@ async fn an_id_in_the_list_stands_for_the_json_under_its_key() {
 }
 
 #[tokio::test]
-async fn addresses_in_a_reply_reach_neither_events_nor_records() {
+async fn addresses_in_a_reply_do_not_reach_events() {
     let fixture = fixture();
     let reply = "550 5.1.1 <ann@example.org>: no such user";
     let outcomes = [
@@ -296,13 +294,6 @@ async fn addresses_in_a_reply_reach_neither_events_nor_records() {
         fixture.push("mail_queue", mail(&format!("m{number}"))).await;
         let claim = fixture.claim_one(ONE).await;
         fixture.settle(ONE, &claim, outcome).await;
-        let record: Vec<String> = fixture
-            .store
-            .query(cmd("HGETALL").arg(format!("{{mail_queue}}:mail:m{number}")), LIMIT)
-            .await
-            .expect("HGETALL");
-        assert!(record.iter().any(|text| text.contains("no such user")), "{record:?}");
-        assert!(!record.iter().any(|text| text.contains("ann@")), "{record:?}");
     }
     let events: redis::Value = fixture
         .store

@@ -48,9 +48,9 @@ async fn a_late_admission_does_not_make_a_mail_a_duplicate_of_itself() {
         assert_eq!(status.map(|status| status.state).as_deref(), Some("claimed"), "{entry}: under the id it has");
         let audit = fixture.balanced().await;
         assert_eq!((audit.in_flight, audit.duplicates), (2, 0), "{entry}");
-        let records: Vec<String> =
-            fixture.store.query(cmd("KEYS").arg("{mail_queue}:mail:*"), LIMIT).await.expect("KEYS");
-        assert_eq!(records.len(), 2, "{entry}: no record of an id that nobody has: {records:?}");
+        let records: Vec<String> = fixture.records().await;
+        let named = 1 + usize::from(entry.contains("idempotencyKey") || entry == "stored");
+        assert_eq!(records.len(), 1 + named, "{entry}: no record of an id that nobody has: {records:?}");
     }))
     .await;
 }

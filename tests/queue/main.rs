@@ -19,6 +19,8 @@ mod real {
     mod model;
     /// A simulated one has no users.
     mod payloads;
+    /// The simulated one does not say what a key takes.
+    mod records;
     mod recovery;
     mod room;
     mod silence;

@@ -89,6 +89,22 @@ impl Fixture {
         entries.iter().map(|entry| DeadLetter::decode(entry)).collect()
     }
 
+    /// The buckets that hold records, by their keys.
+    pub async fn buckets(&self) -> Vec<String> {
+        self.store.query(cmd("KEYS").arg("{mail_queue}:records:*"), LIMIT).await.expect("KEYS")
+    }
+
+    /// The values of all records, those that have ended and still lie there too.
+    pub async fn records(&self) -> Vec<String> {
+        let mut records = Vec::new();
+        for bucket in self.buckets().await {
+            let pairs: Vec<(Vec<u8>, String)> =
+                self.store.query(cmd("HGETALL").arg(bucket), LIMIT).await.expect("HGETALL");
+            records.extend(pairs.into_iter().filter(|(field, _)| field.len() == 12).map(|(_, value)| value));
+        }
+        records
+    }
+
     /// Asserts that the sum is right, and returns it.
     pub async fn balanced(&self) -> mailrelay::queue::Audit {
         let audit = self.queue.audit().await.expect("audit");

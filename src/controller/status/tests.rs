@@ -86,6 +86,14 @@ impl Scene {
         self
     }
 
+    /// So many slots of `mx` are withheld.
+    fn withheld(mut self, slots: u32) -> Self {
+        let entry = QuarantineView { id: "w".into(), slots, seconds: 330, why: "killed".into() };
+        let ledger = self.world.pools.get_mut("mx").and_then(|pool| pool.ledger.as_mut());
+        ledger.expect("a ledger").quarantine.push(entry);
+        self
+    }
+
     /// What the leader knows of a pool: these holders with a share of 8 each, and 4 slots withheld that `mail/gone` held.
     fn mirror(mut self, pool: &str, pods: &[&str]) -> Self {
         let holder = |pod: &&str| MirroredHolder {
@@ -169,6 +177,13 @@ fn each_state_of_the_relay_has_its_reason() {
         (scene(&["a"]).ledger(LedgerState::Rec, &[("a", 16, 16)]), "False", "LedgerRecovering"),
         (scene(&["a"]), "False", "LedgerRecovering"),
         (scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 8)]), "True", "SharesMoving"),
+        (scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 12)]).withheld(4), "True", "SlotsWithheld"),
+        (scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 8)]).withheld(4), "True", "SharesMoving"),
+        (
+            scene(&["a", "b"]).ledger(LedgerState::Open, &[("a", 8, 10), ("b", 8, 2)]).withheld(4),
+            "True",
+            "SharesMoving",
+        ),
         (open(scene_of(&suspended, &["a"])), "False", "Suspended"),
         (unreachable, "False", "StoreUnreachable"),
         (open(scene(&["a"])).report("a", Some(("AuthenticationFailed", "535"))), "False", "AuthenticationFailed"),

@@ -1,22 +1,20 @@
--- KEYS: 12 claims, 13 stages, then the records of each claim in turn. ARGV: now, ttl of final records, and for each
--- claim: claim, action (kept, dead, duplicate), header ('' keeps the entry), id, serial, Message-ID, not before, expires,
--- reason, dead letter, what its envelope is (raw; headed: to be checked here; forged: found out), fingerprint, recipients
--- that are left out, whether doubts about another's record were looked into, number of records.
+-- KEYS: 12 claims, 13 stages, then the buckets of each claim's records in turn. ARGV: now, and for each claim: claim, action
+-- (kept, dead, duplicate), header ('' keeps the entry), id, serial, not before, expires, reason, dead letter, what its
+-- envelope is (raw; headed: to be checked here; forged: found out), fingerprint, recipients that are left out, whether
+-- doubts about another's record were looked into, names of the records, Message-ID.
 -- Answers one word for each claim: kept, delayed, dead, expired, duplicate, delivered, gone; or what must be thought over,
 -- and nothing was changed: forged, doubtful, or partly and a line for each address that has it.
-local CLAIMS, STAGES, now, ttl = KEYS[12], KEYS[13], clock(ARGV[1]), tonumber(ARGV[2])
+local CLAIMS, STAGES, now = KEYS[12], KEYS[13], clock(ARGV[1])
 local answers, first = {}, 14
-for at = 3, #ARGV, 15 do
+for at = 2, #ARGV, 15 do
   local claim, action, header, id, serial = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  local message_id, due, expires, reason, letter = ARGV[at + 5], ARGV[at + 6], ARGV[at + 7], ARGV[at + 8], ARGV[at + 9]
-  local envelope, sum, spared, sure = ARGV[at + 10], ARGV[at + 11], ARGV[at + 12], ARGV[at + 13] ~= ''
-  local number = tonumber(ARGV[at + 14])
+  local due, expires, reason, letter = ARGV[at + 5], ARGV[at + 6], ARGV[at + 7], ARGV[at + 8]
+  local envelope, sum, spared, sure = ARGV[at + 9], ARGV[at + 10], ARGV[at + 11], ARGV[at + 12] ~= ''
+  local message_id, records = ARGV[at + 14], look_all(first, ARGV[at + 13])
   local entry = redis.call('HGET', CLAIMS, claim)
   local stage = word(redis.call('HGET', STAGES, claim))
-  local own, other, has
-  for key = first, first + number - 1 do
-    local found = look(KEYS[key])
-    own = own or found
+  local own, other, has = records[1], nil, nil
+  for _, found in ipairs(records) do
     if forbids(found, serial) then
       other = other or found
     else
@@ -29,7 +27,7 @@ for at = 3, #ARGV, 15 do
     action = 'delayed'
   end
   -- A late settlement reached this mail's record after the mail had gone back to the queue: the server has it.
-  local late = own and own.serial == serial and own.state == 'delivered'
+  local late = own and own.serial == serial and (own.state == LETTER.delivered or own.state == LETTER.late)
   local sends = action == 'kept' or action == 'delayed'
   local answer = action
   if not entry or (stage ~= 'taken' and stage ~= 'claimed') then
@@ -51,20 +49,21 @@ for at = 3, #ARGV, 15 do
     if action == 'kept' and not other and not late then
       if header ~= '' then redis.call('HSET', CLAIMS, claim, header .. payload(entry)) end
       redis.call('HSET', STAGES, claim, 'claimed ' .. now)
-      record(first, number, serial, 0, has, 'id', id, 'state', 'claimed', 'at', now, 'messageId', message_id, 'sum', sum)
+      record(records, serial, 'claimed', sum, has, '', id)
     else
+      local name = other and named(other, id) or id
       if sends and late then
         answer = 'duplicate'
-        if own.late then
+        if own.state == LETTER.late then
           answer = 'delivered'
           count('delivered', 1)
         else
           duplicate(id, now, id)
         end
       elseif (sends and other) or action == 'duplicate' then
-        local differs = other and other.sum and sum ~= '' and other.sum ~= sum
-        answer = differs and 'duplicate\n' .. other.id or 'duplicate'
-        duplicate(id, now, other and other.id or id, differs)
+        local another = other and differs(other, sum)
+        answer = another and 'duplicate\n' .. name or 'duplicate'
+        duplicate(id, now, name, another)
       elseif action == 'delayed' then
         delay(claim, due, header == '' and entry or header .. payload(entry))
       elseif action == 'dead' then
@@ -75,19 +74,18 @@ for at = 3, #ARGV, 15 do
       redis.call('HDEL', CLAIMS, claim)
       redis.call('HDEL', STAGES, claim)
       if answer == 'delayed' then
-        record(first, number, serial, 0, has, 'id', id, 'state', action, 'at', now, 'due', due, 'messageId', message_id,
-          'sum', sum, 'claim', claim)
+        record(records, serial, action, sum, has, claim, id, due)
       elseif string.sub(answer, 1, 9) == 'duplicate' then
         if not late then
-          record(first, number, serial, ttl, has, 'id', id, 'state', 'duplicate', 'at', now, 'reason', other and other.id or id)
+          record(records, serial, 'duplicate', '', has, '', name)
         end
       elseif answer ~= 'delivered' then
-        record(first, number, serial, ttl, has, 'id', id, 'state', action, 'at', now, 'reason', reason)
+        record(records, serial, action, '', has, ending(NO_OPERATION, reason), id)
         event(action, id, now, reason, nil, message_id)
       end
     end
   end
   table.insert(answers, answer)
-  first = first + number
+  first = first + #records
 end
 return answers

@@ -16,7 +16,7 @@ for _, list in ipairs({ARRIVED, HIGH, NORMAL, LOW}) do
   pending = pending + redis.call('LLEN', list)
   local entry = redis.call('LINDEX', list, -1)
   local line = entry and headed(entry) and string.sub(entry, 1, (string.find(entry, '\n', 1, true) or 1) - 1)
-  local since = line and tonumber(string.match(line, '"since":(%d+)'))
+  local since = line and tonumber(string.match(line, '"since":(%d+)') or string.match(line, '"firstSeen":(%d+)'))
   if since then
     oldest = math.min(oldest or since, since)
   elseif entry then

@@ -1,17 +1,17 @@
--- KEYS[12..]: records of the mail. ARGV: entry, serial, id, max length, max bytes, now, not before or '', token, expires
--- or '', fingerprint, whether doubts about another's record were looked into.
+-- KEYS[12..]: buckets of the mail's records. ARGV: entry, serial, id, max length, max bytes, now, not before or '', token,
+-- expires or '', fingerprint, whether doubts about another's record were looked into, names of the records.
 -- The one script that is refused at maxmemory: it fills the queue, the others drain it.
 local entry, serial, id, now, due, token = ARGV[1], ARGV[2], ARGV[3], clock(ARGV[6]), ARGV[7], ARGV[8]
 local expires, sum, sure = ARGV[9], ARGV[10], ARGV[11] ~= ''
 if expires ~= '' and tonumber(expires) <= tonumber(now) then return {'expired'} end
-for at = 12, #KEYS do
-  local found = look(KEYS[at])
+local records = look_all(12, ARGV[12])
+for _, found in ipairs(records) do
   if forbids(found, serial) then
     if not sure and doubtful(found) then return {'doubtful'} end
-    local differs = found.sum and found.sum ~= sum
+    local name, other = named(found, id), differs(found, sum)
     accept(now)
-    duplicate(id, now, found.id, differs)
-    return {'duplicate', found.id, differs and 'differs' or ''}
+    duplicate(id, now, name, other)
+    return {'duplicate', name, other and 'differs' or ''}
   end
 end
 local queued = waiting()
@@ -29,9 +29,9 @@ end
 accept(now)
 if due == '' or tonumber(due) <= tonumber(now) then
   give(entry, 'LPUSH')
-  record(12, #KEYS - 11, serial, 0, nil, 'id', id, 'state', 'queued', 'at', now, 'sum', sum, 'drains', drains())
+  record(records, serial, 'queued', sum, nil, drains(), id)
 else
   delay(token, due, entry)
-  record(12, #KEYS - 11, serial, 0, nil, 'id', id, 'state', 'delayed', 'at', now, 'due', due, 'sum', sum, 'claim', token)
+  record(records, serial, 'delayed', sum, nil, token, id, due)
 end
 return {'queued', id}

@@ -1,14 +1,14 @@
--- KEYS: 12 claims, 13 stages, then the records of each claim in turn. ARGV: process, now, ttl of final records, and for
--- each claim: claim, stage it must be at ('early' is any before committing), action (queue, held, resend, dead), header
--- ('' keeps the entry), dead letter or what is known of a held mail, wait, id, serial, Message-ID, reason, number of records.
+-- KEYS: 12 claims, 13 stages, then the buckets of each claim's records in turn. ARGV: process, now, and for each claim:
+-- claim, stage it must be at ('early' is any before committing), action (queue, held, resend, dead), header ('' keeps the
+-- entry), dead letter or what is known of a held mail, wait, id, serial, reason, names of the records, Message-ID.
 -- The header of a claim that was only taken was not checked yet: its records are written only if they are its own already.
 -- Answers one word for each claim: the action, or skipped.
-local CLAIMS, STAGES, process, now, ttl = KEYS[12], KEYS[13], ARGV[1], clock(ARGV[2]), tonumber(ARGV[3])
+local CLAIMS, STAGES, process, now = KEYS[12], KEYS[13], ARGV[1], clock(ARGV[2])
 local STATE = {queue = 'queued', held = 'held', resend = 'resend', dead = 'dead'}
 local answers, first, silent = {}, 14, false
-for at = 4, #ARGV, 11 do
+for at = 3, #ARGV, 11 do
   local claim, expected, action, header, extra, wait = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
-  local id, serial, message_id, reason, number = ARGV[at + 6], ARGV[at + 7], ARGV[at + 8], ARGV[at + 9], tonumber(ARGV[at + 10])
+  local id, serial, reason, records = ARGV[at + 6], ARGV[at + 7], ARGV[at + 8], look_all(first, ARGV[at + 9])
   local entry = redis.call('HGET', CLAIMS, claim)
   local mark = redis.call('HGET', STAGES, claim)
   local stage = word(mark)
@@ -17,7 +17,7 @@ for at = 4, #ARGV, 11 do
   if not entry or not fits then
     action = 'skipped'
   else
-    local trusted = number > 0 and (stage ~= 'taken' or look(KEYS[first]).serial == serial)
+    local trusted = #records > 0 and (stage ~= 'taken' or records[1].serial == serial)
     if header ~= '' then
       entry = header .. payload(entry)
     else
@@ -37,17 +37,16 @@ for at = 4, #ARGV, 11 do
     redis.call('HDEL', CLAIMS, claim)
     redis.call('HDEL', STAGES, claim)
     if trusted then
-      record(first, number, serial, action == 'dead' and ttl or 0, nil, 'id', id, 'state', STATE[action], 'at', now,
-        'messageId', message_id, 'due', due, 'reason', reason, action == 'queue' and 'drains' or 'claim',
-        action == 'queue' and drains() or claim)
+      local rest = action == 'queue' and drains() or action == 'dead' and ending(NO_OPERATION, reason) or claim
+      record(records, serial, STATE[action], '', nil, rest, id, due)
     end
     if expected ~= 'early' then
       count('recovered.' .. expected .. '.' .. action, 1)
-      event(STATE[action], id, now, reason, nil, trusted and message_id)
+      event(STATE[action], id, now, reason, nil, trusted and ARGV[at + 10])
     end
   end
   table.insert(answers, action)
-  first = first + number
+  first = first + #records
 end
 if silent then gave_silently() end
 if redis.call('HLEN', CLAIMS) == 0 then

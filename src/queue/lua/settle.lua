@@ -1,9 +1,10 @@
--- KEYS: 12 claims, 13 stages, 14.. records (the mail's own first). ARGV: claim, operation, action, now, header, wait,
--- dead letter or what is known of a held mail, serial, id, Message-ID, reason, reply, ttl of final records, addresses that
--- have it since this try.
+-- KEYS: 12 claims, 13 stages, 14.. buckets of the records. ARGV: claim, operation, action, now, header, wait, dead letter or
+-- what is known of a held mail, serial, id, reason, reply, addresses that have it since this try, names of the
+-- records, Message-ID.
 local CLAIMS, STAGES, claim, operation, action, now = KEYS[12], KEYS[13], ARGV[1], ARGV[2], ARGV[3], clock(ARGV[4])
-local header, wait, extra, serial, id, message_id = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
-local reason, reply, ttl, has, answer = ARGV[11], ARGV[12], tonumber(ARGV[13]), ARGV[14], 'done'
+local header, wait, extra, serial, id, reason = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+local reply, has, records, message_id, answer = ARGV[11], ARGV[12], look_all(14, ARGV[13]), ARGV[14], 'done'
+local parks = action ~= 'delivered' and action ~= 'dead'
 local due = action == 'delayed' and after(now, wait) or ''
 
 local entry = redis.call('HGET', CLAIMS, claim)
@@ -12,15 +13,18 @@ local function leave()
   redis.call('HDEL', STAGES, claim)
 end
 if not entry then
-  local known = redis.call('HMGET', KEYS[14], 'operation', 'serial', 'state')
-  if known[1] == operation then return 'repeated' end
+  local own = records[1]
+  local known = own.serial == serial and own.state
+  local mark = parks and claim or string.sub(operation, 1, 8)
+  local shape = parks and LETTER[action] or '[dxl]'
+  if known and string.find(known, shape) and string.sub(own.rest, 1, #mark) == mark then return 'repeated' end
   local parked = redis.call('HGET', HELD, claim)
   if parked then
     -- Recovered as an unknown outcome, and still nobody's: the truth wins.
     if action == 'held' then return 'repeated' end
     leave = function() redis.call('HDEL', HELD, claim) end
     entry = string.sub(parked, (string.find(parked, '\n', 1, true) or #parked) + 1)
-  elseif known[2] == serial and known[3] == 'resend' and redis.call('ZSCORE', DELAYED, claim) then
+  elseif known == LETTER.resend and redis.call('ZSCORE', DELAYED, claim) then
     entry = redis.call('HGET', DELAYED_MAILS, claim)
     -- Put off again, it stays in its place with a new time.
     leave = function()
@@ -29,10 +33,9 @@ if not entry then
         redis.call('HDEL', DELAYED_MAILS, claim)
       end
     end
-  elseif known[2] == serial and known[3] == 'resend' and action == 'delivered' then
+  elseif known == LETTER.resend and action == 'delivered' then
     -- It already lies in a list to be sent again: leave word for the claim that finds it there.
-    record(14, #KEYS - 13, serial, ttl, has, 'id', id, 'state', action, 'at', now, 'messageId', message_id, 'operation',
-      operation, 'late', '1', 'reply', reply)
+    record(records, serial, 'late', '', has, ending(operation, ''), id)
     event(action, id, now, reason, reply, message_id)
     return 'late'
   else
@@ -52,9 +55,6 @@ else
   redis.call('HSET', HELD, claim, extra .. '\n' .. header .. payload(entry))
 end
 leave()
-local parks = action ~= 'delivered' and action ~= 'dead'
-if parks then ttl = 0 end
-record(14, #KEYS - 13, serial, ttl, has, 'id', id, 'state', action, 'at', now, 'messageId', message_id, 'operation', operation,
-  'due', due, 'reason', reason, 'reply', reply, parks and 'claim' or 'state', parks and claim or action)
+record(records, serial, action, '', has, parks and claim or ending(operation, reason), id, due)
 event(action, id, now, reason, reply, message_id)
 return answer

@@ -20,12 +20,14 @@ pub(super) const QUEUE: &[&str] = &[
     "mail_dead_letter_queue",
 ];
 const CLAIMS: &[&str] = &["c1", "c2", "c3"];
-const SERIALS: &[&str] = &["s1", "s2"];
+const SERIALS: &[&str] = &["aaaaaaaaaaaa", "bbbbbbbbbbbb"];
+/// A mail's own record and that of its key: the buckets they lie in, and their names there.
+const BUCKETS: [&str; 2] = ["{mail_queue}:records:1", "{mail_queue}:records:2"];
+const FIELDS: [&str; 3] = ["", "name of i1..", "name of i1..name of k1.."];
 const IDS: &[&str] = &["i1", "i2"];
 const NOW: &[&str] = &["1790000000000", "1790000001000", "1790000300000"];
-const TTLS: &[&str] = &["0", "86400000"];
 const DEAD: &[&str] = &["letter 1", "letter 2"];
-const SUMS: &[&str] = &["sum", "other"];
+const SUMS: &[&str] = &["sum", "oth"];
 const SOME: &[&str] = &["", "", "a@x", "b@x", "a@x\nb@x"];
 const HEADERS: &[&str] = &["", "mailrelay/1 n {\"id\":\"i1\",\"since\":1790000000000}\n", "mailrelay/1 h {}\n"];
 const ENTRIES: &[&str] = &[
@@ -40,7 +42,8 @@ const ENTRIES: &[&str] = &[
 impl Generator {
     /// A mail that is recovered by sending it again, and turns out to be delivered: chance seldom finds the way.
     pub(super) fn late(&mut self) {
-        const RECORD: &str = "{mail_queue}:mail:i1";
+        const RECORD: &str = BUCKETS[0];
+        let (serial, fields) = (SERIALS[0], FIELDS[1]);
         let own = ["{mail_queue}:claims:p1", "{mail_queue}:stages:p1"];
         let now = "1790000000000";
         let lists =
@@ -49,11 +52,11 @@ impl Generator {
         clear.extend(lists.into_iter().chain(own));
         let take = ["p1", "pod", now, "1000", "c1"];
         let admit =
-            [now, "0", "c1", "kept", HEADERS[1], "i1", "s1", "<m@id>", "", "", "", "", "raw", "sum", "", "", "1"];
+            [now, "c1", "kept", HEADERS[1], "i1", serial, "", "", "", "", "raw", "sum", "", "", fields, "<m@x>"];
         let resend =
-            ["p1", now, "0", "c1", "committing", "resend", "", "", "0", "i1", "s1", "<m@id>", "ProcessDied", "1"];
+            ["p1", now, "c1", "committing", "resend", "", "", "0", "i1", serial, "ProcessDied", fields, "<m@x>"];
         let settle =
-            ["c1", "op9", "delivered", now, HEADERS[1], "", "", "s1", "i1", "<m@id>", "", "250 ok", "86400000", ""];
+            ["c1", "op9", "delivered", now, HEADERS[1], "", "", serial, "i1", "", "250 ok", "", fields, "<m@x>"];
         self.story.push_back(("plain", words(&clear)));
         self.story.push_back(("plain", words(&["LPUSH", "mail_queue", "plain"])));
         let recorded = [own[0], own[1], RECORD];
@@ -85,7 +88,7 @@ impl Draw<'_> {
         }
         match name {
             "enqueue" => {
-                self.records(2);
+                let fields = self.records(2);
                 self.push_one(ENTRIES);
                 self.push_one(SERIALS);
                 self.push_one(IDS);
@@ -97,6 +100,7 @@ impl Draw<'_> {
                 self.push_one(&["", "", "1790000000000"]);
                 self.push_one(SUMS);
                 self.push_one(&["", "1"]);
+                self.push(fields);
             }
             "take" => {
                 self.push(process);
@@ -120,27 +124,30 @@ impl Draw<'_> {
                 self.push_below(4);
             }
             "release" | "dead" => {
-                self.records(2);
+                let fields = self.records(2);
                 self.push_one(if name == "dead" { DEAD } else { CLAIMS });
                 self.push_one(if name == "dead" { &["requeue", "discard"] } else { &["release", "discard"] });
                 if name == "dead" {
                     self.push_one(&ENTRIES[2..5]);
                 }
                 self.push_one(NOW);
-                self.push_one(TTLS);
                 self.push_one(IDS);
                 self.push_one(SERIALS);
-                self.push("<m@id>");
+                self.push(fields);
                 if name == "release" {
                     self.push_one(&["", "taken", "committing"]);
+                } else {
+                    self.push_one(&["", "-1", "-2"]);
+                    self.push_one(&["8", "9"]);
                 }
+                self.push("<m@x>");
             }
             "lost" => {
-                let number = self.records(2);
+                let fields = self.records(2);
                 self.push_one(NOW);
-                self.push_one(TTLS);
+                self.push_one(IDS);
                 self.push_one(SERIALS);
-                self.push(number.to_string());
+                self.push(fields);
                 for process in self.one(&["", "p1", "p2", "p1 p2", "p1 p2"]).split_whitespace() {
                     self.keys.push(format!("{{mail_queue}}:claims:{process}"));
                     self.push(process);
@@ -157,25 +164,21 @@ impl Draw<'_> {
         }
     }
 
-    /// Up to so many records; how many.
-    fn records(&mut self, most: u32) -> u32 {
-        let number = self.below(most + 1);
-        for record in ["{mail_queue}:mail:i1", "{mail_queue}:key:k1"].iter().take(number as usize) {
-            self.keys.push((*record).into());
-        }
-        number
+    /// Up to so many records; their names.
+    fn records(&mut self, most: u32) -> &'static str {
+        let number = self.below(most + 1) as usize;
+        self.keys.extend(BUCKETS.iter().take(number).map(|bucket| (*bucket).to_owned()));
+        FIELDS[number]
     }
 
     fn admit(&mut self) {
         self.push_one(NOW);
-        self.push_one(TTLS);
         for _ in 0..=self.below(2) {
             self.push_one(CLAIMS);
             self.push_one(&["kept", "kept", "kept", "dead", "duplicate"]);
             self.push_one(HEADERS);
             self.push_one(IDS);
             self.push_one(SERIALS);
-            self.push("<m@id>");
             self.push_one(&["", "", "1790000000000", "1790000500000"]);
             self.push_one(&["", "", "", "1790000000000"]);
             self.push("Policy");
@@ -184,15 +187,17 @@ impl Draw<'_> {
             self.push_one(SUMS);
             self.push_one(SOME);
             self.push_one(&["", "1"]);
-            let number = self.records(2);
-            self.push(number.to_string());
+            let fields = self.records(2);
+            self.push(fields);
+            self.push("<m@x>");
         }
     }
 
     fn settle(&mut self) {
-        self.records(2);
-        if self.keys.len() == 13 {
-            self.keys.push("{mail_queue}:mail:i1".into());
+        let mut fields = self.records(2);
+        if fields.is_empty() {
+            self.keys.push(BUCKETS[0].into());
+            fields = FIELDS[1];
         }
         self.push_one(CLAIMS);
         self.push_one(&["op1", "op2"]);
@@ -203,17 +208,16 @@ impl Draw<'_> {
         self.push_one(DEAD);
         self.push_one(SERIALS);
         self.push_one(IDS);
-        self.push("<m@id>");
         self.push_one(&["", "Greylisted"]);
         self.push_one(&["250 ok", "451 later"]);
-        self.push_one(TTLS);
         self.push_one(SOME);
+        self.push(fields);
+        self.push("<m@x>");
     }
 
     fn recover(&mut self, process: &str) {
         self.push(process);
         self.push_one(NOW);
-        self.push_one(TTLS);
         for _ in 0..self.below(3) {
             self.push_one(CLAIMS);
             self.push_one(&["early", "early", "claimed", "sending", "committing"]);
@@ -223,10 +227,10 @@ impl Draw<'_> {
             self.push_one(&["0", "100000"]);
             self.push_one(IDS);
             self.push_one(SERIALS);
-            self.push("<m@id>");
             self.push("ProcessDied");
-            let number = self.records(2);
-            self.push(number.to_string());
+            let fields = self.records(2);
+            self.push(fields);
+            self.push("<m@x>");
         }
     }
 
@@ -259,17 +263,17 @@ impl Draw<'_> {
             &["HSCAN", "{mail_queue}:held", "0", "COUNT", "1000"],
             &["HVALS", "{mail_queue}:stages:p2"],
             &["HGETALL", "{mail_queue}:counters"],
-            &["HGETALL", "{mail_queue}:mail:i1"],
+            &["HGETALL", BUCKETS[0]],
             &["LRANGE", "mail_dead_letter_queue", "-100", "-1"],
             &["SCAN", "0", "MATCH", "mailrelay:{*}:ledger", "COUNT", "1000"],
             &["HSET", "mailrelay:{smtp}:saturation", "effective", "9", "since", "0"],
             &["DEL", "mailrelay:{smtp}:saturation", "mailrelay:{other}:ledger"],
             &["HMGET", "{mail_queue}:claims:p1", claim, "c9"],
-            &["DEL", "{mail_queue}:key:k1"],
+            &["DEL", BUCKETS[1]],
         ];
         if self.random.random_bool(0.01) {
             // Another kind of value where the scripts expect theirs.
-            return words(&["SET", "{mail_queue}:key:k1", "x"]);
+            return words(&["SET", BUCKETS[1], "x"]);
         }
         let at = self.random.random_range(0..commands.len());
         words(commands[at])

@@ -28,11 +28,20 @@ struct Plan {
     target: SocketAddr,
     /// For each direction.
     delay: Duration,
-    frozen: bool,
-    /// Bytes from a client that freeze the door.
-    trap: Option<Vec<u8>>,
+    frozen: Frozen,
+    /// Bytes from a client that freeze the door, and which way.
+    trap: Option<(Vec<u8>, Frozen)>,
     /// Connections of an older generation are closed.
     generation: u64,
+}
+
+/// What does not pass; more from one to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Frozen {
+    Nothing,
+    /// What servers say.
+    Answers,
+    Everything,
 }
 
 /// A door: it ends TCP itself on both sides, so sessions are to be counted at the server behind it. Dropping it closes
@@ -49,7 +58,7 @@ impl Door {
     pub async fn open(listen: IpAddr, target: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((listen, 0)).await?;
         let address = listener.local_addr()?;
-        let plan = Plan { target, delay: Duration::ZERO, frozen: false, trap: None, generation: 0 };
+        let plan = Plan { target, delay: Duration::ZERO, frozen: Frozen::Nothing, trap: None, generation: 0 };
         let plan = watch::Sender::new(plan);
         let task = tokio::spawn(accept(listener, plan.clone()));
         Ok(Self { address, plan, task })
@@ -68,23 +77,33 @@ impl Door {
 
     /// Nothing passes any more, in either direction, and nobody is told; [`Door::thaw`] lets go on what was held back.
     pub fn freeze(&self) {
-        self.plan.send_modify(|plan| plan.frozen = true);
+        self.plan.send_modify(|plan| plan.frozen = Frozen::Everything);
     }
 
     /// Freezes as soon as a client sends this, in one piece, and once: what it is part of is held back too.
     pub fn freeze_at(&self, bytes: impl AsRef<[u8]>) {
-        self.plan.send_modify(|plan| plan.trap = Some(bytes.as_ref().to_vec()));
+        self.plan.send_modify(|plan| plan.trap = Some((bytes.as_ref().to_vec(), Frozen::Everything)));
     }
 
-    /// Waits until nothing passes any more.
+    /// The same, but what clients send, that piece too, still passes: only no answer does.
+    pub fn freeze_answers_at(&self, bytes: impl AsRef<[u8]>) {
+        self.plan.send_modify(|plan| plan.trap = Some((bytes.as_ref().to_vec(), Frozen::Answers)));
+    }
+
+    /// Whether it is.
+    pub fn is_frozen(&self) -> bool {
+        self.plan.borrow().frozen != Frozen::Nothing
+    }
+
+    /// Waits until it is frozen.
     pub async fn frozen(&self) {
         // The sender is ours, so this cannot fail.
-        let _ = self.plan.subscribe().wait_for(|plan| plan.frozen).await;
+        let _ = self.plan.subscribe().wait_for(|plan| plan.frozen != Frozen::Nothing).await;
     }
 
-    /// The end of [`Door::freeze`].
+    /// The end of being frozen, and of waiting for bytes to freeze at.
     pub fn thaw(&self) {
-        self.plan.send_modify(|plan| plan.frozen = false);
+        self.plan.send_modify(|plan| (plan.frozen, plan.trap) = (Frozen::Nothing, None));
     }
 
     /// From now on the door leads to another server; present connections are closed and what is under way is lost.
@@ -120,27 +139,40 @@ async fn pass(near: TcpStream, plan: watch::Sender<Plan>) {
     let (far_read, far_write) = far.into_split();
     let there = |chunk: &[u8]| spring(&plan, chunk);
     let passing = async {
-        tokio::join!(one_way(near_read, far_write, &plan, there), one_way(far_read, near_write, &plan, |_| ()))
+        tokio::join!(
+            one_way(near_read, far_write, &plan, Frozen::Everything, there),
+            one_way(far_read, near_write, &plan, Frozen::Answers, |_| ())
+        )
     };
     let mut closing = plan.subscribe();
     tokio::select! {
-        _ = passing => {}
+        // What a closed connection held back does not pass, even if the door is thawed in the same moment.
+        biased;
         _ = closing.wait_for(|plan| plan.generation != generation) => {}
+        _ = passing => {}
     }
 }
 
 /// Freezes the door if this is what it waits for.
 fn spring(plan: &watch::Sender<Plan>, chunk: &[u8]) {
     plan.send_if_modified(|plan| {
-        let caught = plan.trap.take_if(|trap| chunk.windows(trap.len()).any(|window| window == &trap[..])).is_some();
-        plan.frozen |= caught;
-        caught
+        let caught = plan.trap.take_if(|(trap, _)| chunk.windows(trap.len()).any(|window| window == &trap[..]));
+        if let Some((_, frozen)) = caught {
+            plan.frozen = frozen;
+        }
+        caught.is_some()
     });
 }
 
-/// Carries bytes and then the end from one side to the other, and shows them before. A side that is reset is closed like
-/// one that ended.
-async fn one_way(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, plan: &watch::Sender<Plan>, show: impl Fn(&[u8])) {
+/// Carries bytes and then the end from one side to the other, and shows them before; `stops` says how far the door must be
+/// frozen to hold them. A side that is reset is closed like one that ended.
+async fn one_way(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    plan: &watch::Sender<Plan>,
+    stops: Frozen,
+    show: impl Fn(&[u8]),
+) {
     let (late, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(UNDER_WAY);
     let reading = async move {
         let mut buffer = vec![0; CHUNK];
@@ -157,7 +189,7 @@ async fn one_way(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, plan: &watch::
     let writing = async move {
         while let Some((at, bytes)) = due.recv().await {
             sleep_until(at).await;
-            let open = frozen.wait_for(|plan| !plan.frozen).await.is_ok();
+            let open = frozen.wait_for(|plan| plan.frozen < stops).await.is_ok();
             if !open || bytes.is_empty() || to.write_all(&bytes).await.is_err() {
                 break;
             }

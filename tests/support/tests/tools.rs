@@ -177,3 +177,22 @@ async fn a_door_freezes_at_what_a_client_sends() {
     assert_eq!(&heard, b"not now");
     assert_eq!(talk(&mut stream, "now", 3).await, "now", "only once");
 }
+
+#[tokio::test]
+async fn a_door_holds_back_the_answer_to_what_a_client_sends() {
+    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let door = Door::open(Ipv4Addr::LOCALHOST.into(), server.local_addr().expect("an address")).await.expect("a door");
+    let mut near = TcpStream::connect(door.address()).await.expect("connected");
+    let (mut far, _) = timeout(PATIENCE, server.accept()).await.expect("in time").expect("a client");
+    door.freeze_answers_at("now");
+    near.write_all(b"now").await.expect("said");
+    let mut heard = [0; 3];
+    timeout(PATIENCE, far.read_exact(&mut heard)).await.expect("it passes").expect("heard");
+    timeout(PATIENCE, door.frozen()).await.expect("frozen");
+    far.write_all(b"yes").await.expect("said");
+    let nothing = timeout(Duration::from_millis(100), near.read_exact(&mut heard)).await;
+    assert!(nothing.is_err(), "the answer is held back");
+    door.thaw();
+    timeout(PATIENCE, near.read_exact(&mut heard)).await.expect("an answer").expect("heard");
+    assert_eq!(&heard, b"yes");
+}

@@ -63,7 +63,7 @@ pub(super) const ALL: &[Scenario] = &[
     )
     .against(&[Side::Plain, Side::Processes, Side::Exim]),
     Scenario::own("killed_in_mid_mail", "SIGKILL of a worker in the middle of its mails", three_pods, |trial| {
-        Box::pin(killed(trial))
+        Box::pin(killed_and_measured(trial))
     })
     .against(&[Side::Slow, Side::Deep, Side::Plain, Side::Processes, Side::Postfix, Side::Exim]),
     Scenario::own(
@@ -99,6 +99,8 @@ const AWAY: Duration = Duration::from_secs(45);
 const SHOWS: Duration = Duration::from_secs(25);
 /// How soon the slots of a worker that is gone are known to be withheld or free: two of kubelet's rounds, or silence.
 const KNOWN: Duration = Duration::from_secs(40);
+/// For how long mails are counted to compare rates.
+const RATE: Duration = Duration::from_secs(8);
 /// How soon the slots of a killed worker at a server at rest are free, its supervisor being alive.
 const PROVEN: Duration = Duration::from_millis(300);
 
@@ -254,6 +256,28 @@ async fn killed(trial: &mut Trial<'_>) -> Result<()> {
     another_process(&victim.uid, victim.worker).await?;
     let most = look_on(trial, kill + SHOWS).await?;
     note_withheld(trial, most).await
+}
+
+/// The same, with what the slots that are left do meanwhile.
+async fn killed_and_measured(trial: &mut Trial<'_>) -> Result<()> {
+    trial.moment(2_000..4_000).await;
+    trial.all_busy().await?;
+    let before = taken_in(trial, RATE).await;
+    killed(trial).await?;
+    let withheld = withheld(trial).await?;
+    if withheld > 0 && before > 0 {
+        let now = taken_in(trial, RATE).await;
+        trial.note("slots left", u64::from(trial.expect.budget - withheld) * 100 / u64::from(trial.expect.budget), "%");
+        trial.note("throughput left", now * 100 / before, "%");
+    }
+    Ok(())
+}
+
+/// How many mails the server takes in a time.
+async fn taken_in(trial: &Trial<'_>, time: Duration) -> u64 {
+    let before = trial.relay.server.stats().accepted;
+    tokio::time::sleep(time).await;
+    trial.relay.server.stats().accepted.saturating_sub(before)
 }
 
 /// With a server that waits for commands the proof takes a round trip, and nothing is withheld. Not with Exim: when a client

@@ -36,9 +36,12 @@ pub(super) const ALL: &[Scenario] = &[
     .against(&[Side::HalfClose, Side::Plain, Side::Processes])
     .in_slice_with(Side::HalfClose),
     // Alone, and so is whatever else has as many pods: the node has no room for more.
-    Scenario::alone("rolling_update", "a rolling update of 16 pods under full load", sixteen_pods, |trial| {
-        Box::pin(rolled(trial))
-    })
+    Scenario::alone(
+        "rolling_update",
+        "rolling updates of 16 pods under full load (UPDATES=1)",
+        sixteen_pods,
+        |trial| Box::pin(rolled(trial)),
+    )
     .against(&[Side::Plain, Side::Processes, Side::Postfix, Side::Exim]),
     Scenario::own("scaled_down", "8 pods become 2, then 8, then 1, under full load", eight_pods, |trial| {
         Box::pin(scaled_down(trial))
@@ -171,13 +174,20 @@ async fn roll(trial: &Trial<'_>) -> Result<()> {
 
 async fn rolled(trial: &mut Trial<'_>) -> Result<()> {
     trial.moment(0..1_000).await;
-    let roll_began = trial.strike();
     let mut seen = Seen::default();
-    seen.during(trial, roll(trial)).await?;
-    trial.note("rolled over after", millis(roll_began.elapsed()), "ms");
-    trial.all_busy().await?;
+    for _ in 0..wanted("UPDATES", 1) {
+        let roll_began = trial.strike();
+        seen.during(trial, roll(trial)).await?;
+        trial.note("rolled over after", millis(roll_began.elapsed()), "ms");
+        trial.all_busy().await?;
+    }
     seen.note(trial);
     Ok(())
+}
+
+/// A number from the environment.
+fn wanted(name: &str, otherwise: u64) -> u64 {
+    env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
 
 async fn scaled_down(trial: &mut Trial<'_>) -> Result<()> {
@@ -224,8 +234,7 @@ async fn drained(trial: &mut Trial<'_>) -> Result<()> {
 
 /// How long a real server is tried.
 pub(super) fn endurance() -> Duration {
-    let minutes = env::var("MINUTES").ok().and_then(|text| text.parse().ok()).unwrap_or(2);
-    Duration::from_secs(60 * minutes)
+    Duration::from_secs(60 * wanted("MINUTES", 2))
 }
 
 /// What a real server must not even notice, for as long as wanted.

@@ -1,0 +1,35 @@
+//! Workers that die at each point of a transaction. The controller, the workers and Redis are real; the figures are printed.
+//!
+//! - `make deaths`: each point 20 times (`KILLS=n`).
+
+#[expect(dead_code, reason = "the simulation does more with it")]
+#[path = "../simulation/api.rs"]
+mod api;
+mod cluster;
+mod points;
+#[path = "../scene/mod.rs"]
+mod scene;
+
+/// The API server's story is nobody's concern here.
+mod trace {
+    #[derive(Clone, Copy, Debug)]
+    pub struct Trace;
+
+    impl Trace {
+        #[expect(clippy::unused_self, reason = "the simulation's has a trace")]
+        pub fn note(self, _: impl FnOnce() -> String) {}
+    }
+}
+
+/// What an environment variable says, or so many.
+fn number(name: &str, otherwise: usize) -> usize {
+    let given = std::env::var(name).ok().filter(|text| !text.is_empty());
+    given.map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number")))
+}
+
+/// The median, the 99th percentile and the largest of some times in milliseconds.
+fn figures(mut times: Vec<u64>) -> String {
+    times.sort_unstable();
+    let at = |percent: usize| times.get((times.len() * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0);
+    format!("{} times, p50 {} ms, p99 {} ms, most {} ms", times.len(), at(50), at(99), at(100))
+}
