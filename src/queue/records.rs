@@ -60,8 +60,15 @@ impl Queue {
     }
 
     /// The state of one mail by its id, while its record is kept, or a little longer, with what the stream of outcomes says of
-    /// it. A mail by plain LPUSH has none before its first claim.
+    /// it, which is read for that. A mail by plain LPUSH has none before its first claim.
     pub async fn status(&self, id: &str) -> Result<Option<MailStatus>, StoreError> {
+        let Some(state) = self.state(id).await? else { return Ok(None) };
+        let told = self.told(id).await?;
+        Ok(Some(MailStatus { message_id: told.message_id, reply: told.reply, ..state }))
+    }
+
+    /// The same without Message-ID and reply, which only the stream tells: for whoever asks for many mails.
+    pub async fn state(&self, id: &str) -> Result<Option<MailStatus>, StoreError> {
         if !is_id(id) {
             return Ok(None);
         }
@@ -80,15 +87,14 @@ impl Queue {
             None => None,
         };
         let reason = if record.state == "duplicate" { named } else { record.reason };
-        let told = self.told(id).await?;
         Ok(Some(MailStatus {
             id: id.to_owned(),
             state: record.state.to_owned(),
             at: record.at,
-            message_id: told.message_id,
+            message_id: None,
             due: due.and_then(|due| format!("{due:.0}").parse().ok()).map(UnixMillis),
             reason: Some(reason).filter(|reason| !reason.is_empty()),
-            reply: told.reply,
+            reply: None,
         }))
     }
 }

@@ -120,9 +120,11 @@ impl Observer {
         // Only a queue at rest is worth the questions.
         if audit.queued + audit.in_flight == 0 {
             for id in ids {
-                let Ok(status) = queue.status(&id).await else { return };
+                let Ok(status) = queue.state(&id).await else { return };
                 if let Some(status) = status {
-                    mails.insert(id, (status.state, status.message_id.unwrap_or_default()));
+                    // As it is made of the sender's domain.
+                    let message_id = format!("<{id}@example.com>");
+                    mails.insert(id, (status.state, message_id));
                 }
             }
         }
