@@ -137,7 +137,7 @@ impl Draw<'_> {
                 if name == "release" {
                     self.push_one(&["", "taken", "committing"]);
                 } else {
-                    self.push_one(&["", "-1", "-2"]);
+                    self.push_one(&["-1", "-2"]);
                     self.push_one(&["8", "9"]);
                 }
                 self.push("<m@x>");
