@@ -10,7 +10,7 @@ use mailrelay::{
     api::{DurationText, RelayRecord, record_key},
     controller::{
         ApplyError, Candidate, Deposed, Driven, Happening, Incident, Plan, Pool, PoolPlan, Records, RelayKey, Safety,
-        Standing, StoreFacts, Topology, Turn, ask, discard_expired, judge, keep_records, mirror, plan,
+        Standing, StoreFacts, Topology, Turn, ask, discard_expired, highest_epoch, judge, keep_records, mirror, plan,
     },
     lease::{
         BootTime, Evidence, LedgerState, LedgerStore, LedgerView, OldPrimary, ProcessId, SyncReply, SyncRequest, Timing,
@@ -480,6 +480,25 @@ async fn an_older_leader_neither_replaces_nor_removes_a_record() {
     assert_eq!(published(&bench.store).await.map(|record| record.epoch), Some(5));
     Records::default().withdraw(&bench.store, &key, &turn(6)).await.expect("withdrawn");
     assert_eq!(published(&bench.store).await, None);
+}
+
+/// Simulation, seed 16048: the epoch and the ledgers were deleted, so a new leader began with the epoch of the one before,
+/// and its records counted as late ones of that.
+#[tokio::test]
+async fn an_epoch_that_was_led_before_is_noticed_and_not_led_again() {
+    let bench = bench();
+    let (timing, evidence, topology) = (timing(), Evidence::default(), Topology::of_a_single_node());
+    let turn = Turn { epoch: 5, timing: &timing, evidence: &evidence, topology: &topology };
+    assert_eq!(highest_epoch(&bench.store).await.expect("an answer"), 0);
+    let mut before = Records::default();
+    for generation in [1, 2] {
+        let (key, plan) = relay_plan(generation);
+        before.publish(&bench.store, &key, &plan.relays[&key], &turn).await.expect("published");
+    }
+    let (key, plan) = relay_plan(3);
+    let end = Records::default().publish(&bench.store, &key, &plan.relays[&key], &turn).await;
+    assert!(matches!(end, Err(ApplyError::Deposed(Deposed { theirs: 5, ours: 5, .. }))), "{end:?}");
+    assert_eq!(highest_epoch(&bench.store).await.expect("an answer"), 5);
 }
 
 #[tokio::test]

@@ -43,7 +43,7 @@ mod topology;
 
 pub use apply::{ApplyError, Deposed, Driven, Happening, Incident, Pool, Turn};
 pub use plan::{Candidate, Plan, PoolPlan, RelayKey, RelayPlan, Stall, plan};
-pub use records::Records;
+pub use records::{Records, highest_epoch};
 pub use retention::{discard_expired, keep_records};
 pub use run::{ControllerError, ControllerOptions, Replica, run};
 pub use safety::{Safety, StoreFacts, ask, judge};

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::LazyLock};
 
 use redis::Script;
+use serde::Deserialize;
 
 use super::{
     apply::{ApplyError, Deposed, Turn},
@@ -14,13 +15,17 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// Writes a record unless a later one, or the same one, is there. Answers 1 written, 0 the same, or minus the later epoch.
+/// Writes a record unless a later one, or the same one, is there. Answers 1 written, 0 the same, or minus the epoch of the
+/// later one.
 static PUBLISH: LazyLock<Script> =
     LazyLock::new(|| Script::new(concat!("#!lua flags=allow-oom\n", include_str!("scripts/publish.lua"))));
 
 /// Removes a record unless a later leader wrote it. Answers 1, or minus the later epoch.
 static WITHDRAW: LazyLock<Script> =
     LazyLock::new(|| Script::new(concat!("#!lua flags=allow-oom\n", include_str!("scripts/withdraw.lua"))));
+
+/// How many records are read at once.
+const AT_ONCE: usize = 100;
 
 /// The relays' records as this leader published them.
 #[derive(Default)]
@@ -92,6 +97,32 @@ impl Records {
     pub fn keys(&self) -> impl Iterator<Item = &RelayKey> {
         self.published.keys()
     }
+}
+
+/// The highest epoch that any record has; 0 without records. They outlive the ledgers, and the `ConfigMap` that holds the
+/// epoch, when someone deletes those.
+pub async fn highest_epoch(store: &Store) -> Result<u64, StoreError> {
+    let (mut highest, mut cursor) = (0, 0_u64);
+    loop {
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg(record_key("*", "*")).arg("COUNT").arg(1000);
+        let (next, keys): (u64, Vec<String>) = store.query(&scan, CALL_LIMIT).await?;
+        for keys in keys.chunks(AT_ONCE) {
+            let records: Vec<Option<Vec<u8>>> = store.query(redis::cmd("MGET").arg(keys), CALL_LIMIT).await?;
+            let epochs = records.iter().flatten().filter_map(|json| serde_json::from_slice::<Epoch>(json).ok());
+            highest = epochs.map(|Epoch { epoch }| epoch).fold(highest, u64::max);
+        }
+        cursor = next;
+        if cursor == 0 {
+            return Ok(highest);
+        }
+    }
+}
+
+/// All that is asked of a record that another version may have written.
+#[derive(Deserialize)]
+struct Epoch {
+    epoch: u64,
 }
 
 fn stalled(plan: &RelayPlan) -> Option<String> {

@@ -26,6 +26,7 @@ use super::{
     mirror,
     observe::Observed,
     pools::{Pools, PoolsError, World},
+    records,
     relays::Relays,
     retention::expire_dead_letters,
     safety::{Safety, watch_safety},
@@ -294,17 +295,17 @@ async fn mirrors(client: &Client) -> BTreeMap<String, Mirror> {
     }
 }
 
-/// The pools that have a ledger, and the highest epoch among them; nothing when Redis does not answer: a ledger that
-/// knows a later epoch says so when it is written to.
+/// The pools that have a ledger, and the highest epoch that Redis knows of, by ledgers and records; nothing when it does not
+/// answer: whatever knows a later epoch says so when it is written to.
 async fn highest_epoch(store: &Store) -> (BTreeSet<String>, u64) {
-    let names = match pools(store).await {
-        Ok(names) => names,
+    let read = async { Ok::<_, StoreError>((pools(store).await?, records::highest_epoch(store).await?)) };
+    let (names, mut highest) = match read.await {
+        Ok(read) => read,
         Err(error) => {
-            tracing::warn!(%error, "cannot read the ledgers' epochs");
+            tracing::warn!(%error, "cannot read which epochs Redis knows of");
             return (BTreeSet::new(), 0);
         }
     };
-    let mut highest = 0;
     for name in &names {
         if let Ok(snapshot) = LedgerStore::new(store.clone(), name).snapshot().await {
             highest = highest.max(snapshot.ledger.map_or(0, |ledger| ledger.epoch));
