@@ -30,7 +30,13 @@ const AT_ONCE: usize = 100;
 /// The relays' records as this leader published them.
 #[derive(Default)]
 pub struct Records {
-    published: BTreeMap<RelayKey, RelayRecord>,
+    sent: BTreeMap<RelayKey, Sent>,
+}
+
+/// What was last sent to Redis of a relay. One whose answer was lost may be there all the same: no other has its revision.
+struct Sent {
+    record: RelayRecord,
+    is_there: bool,
 }
 
 impl Records {
@@ -52,7 +58,7 @@ impl Records {
             lease_ms: u64::try_from(turn.timing.lease.as_millis()).unwrap_or(u64::MAX),
             spec: plan.published.clone(),
         };
-        if let Some(last) = self.published.get(key) {
+        if let Some(Sent { record: last, .. }) = self.sent.get(key) {
             record.revision = last.revision;
             if record != *last {
                 record.revision += 1;
@@ -65,9 +71,10 @@ impl Records {
         let (epoch, revision) = (record.epoch.to_string(), record.revision.to_string());
         let redis_key = record_key(&key.namespace, &key.name);
         let arguments = [&json[..], epoch.as_bytes(), revision.as_bytes()];
+        self.sent.insert(key.clone(), Sent { record: record.clone(), is_there: false });
         let answer: i64 = store.invoke(&PUBLISH, &[&redis_key], &arguments, CALL_LIMIT).await?;
         refused(answer, &redis_key, turn)?;
-        self.published.insert(key.clone(), record);
+        self.sent.insert(key.clone(), Sent { record, is_there: true });
         Ok(())
     }
 
@@ -79,14 +86,15 @@ impl Records {
         refused(answer, &redis_key, turn)?;
         let reports = reports_key(&key.namespace, &key.name);
         store.query::<i64>(redis::cmd("DEL").arg(reports), CALL_LIMIT).await?;
-        self.published.remove(key);
+        self.sent.remove(key);
         Ok(())
     }
 
     /// Whether the record that was published last still says what the plan says.
     pub fn is_current(&self, key: &RelayKey, plan: &RelayPlan) -> bool {
-        self.published.get(key).is_some_and(|last| {
-            last.uid == plan.uid
+        self.sent.get(key).is_some_and(|Sent { record: last, is_there }| {
+            *is_there
+                && last.uid == plan.uid
                 && last.generation == plan.generation
                 && last.stalled == stalled(plan)
                 && last.spec == plan.published
@@ -95,7 +103,7 @@ impl Records {
 
     /// The relays whose records this leader published.
     pub fn keys(&self) -> impl Iterator<Item = &RelayKey> {
-        self.published.keys()
+        self.sent.keys()
     }
 }
 

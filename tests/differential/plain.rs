@@ -50,6 +50,7 @@ const FORMS: &[&str] = &[
     "LRANGE K I I",
     "LREM K I V",
     "LSET K I V",
+    "MGET K K",
     "PEXPIRE K T",
     "PING",
     "PING V",

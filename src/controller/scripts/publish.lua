@@ -1,12 +1,13 @@
 -- KEYS: the record. ARGV: JSON, epoch, revision. Writes it unless a later one, or the same one, is there.
--- Answers 1 written, 0 the same, or minus the epoch of the later one. A later revision of the same epoch is another
--- leader's: the highest epoch was forgotten. A command of our own that comes so late has no one who reads its answer.
+-- Answers 1 written, 0 the same, or minus the epoch of the later one. Another record of this revision, or of a later one in
+-- the same epoch, is another leader's: the highest epoch was forgotten. A command of our own that comes so late has no one
+-- who reads its answer.
 local stored = redis.call('GET', KEYS[1])
 if stored == ARGV[1] then return 0 end
 local read, old = pcall(cjson.decode, stored or '')
 if read and type(old) == 'table' then
   local epoch, revision = tonumber(old.epoch) or 0, tonumber(old.revision) or 0
-  if epoch > tonumber(ARGV[2]) or (epoch == tonumber(ARGV[2]) and revision > tonumber(ARGV[3])) then return -epoch end
+  if epoch > tonumber(ARGV[2]) or (epoch == tonumber(ARGV[2]) and revision >= tonumber(ARGV[3])) then return -epoch end
 end
 redis.call('SET', KEYS[1], ARGV[1])
 redis.call('PUBLISH', KEYS[1], ARGV[2] .. ':' .. ARGV[3])

@@ -35,6 +35,12 @@ pub(super) fn getrange(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failur
     Ok(Reply::Bulk(text.slice(range)))
 }
 
+pub(super) fn mget(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
+    // What is no text counts as missing.
+    let text = |key| node.keys.read::<Bytes>(key).ok().flatten().map_or(Reply::Nil, |text| Reply::Bulk(text.clone()));
+    Ok(Reply::Array(words[1..].iter().map(text).collect()))
+}
+
 /// Without options: nobody uses them.
 pub(super) fn set(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
     let [_, key, text] = words else { return Err(SYNTAX) };

@@ -88,7 +88,7 @@ const fn script(name: &'static str, arity: i32, run: ScriptCommand) -> Command {
 }
 
 /// By name.
-static COMMANDS: [Command; 59] = [
+static COMMANDS: [Command; 60] = [
     session("auth", -2, SessionCommand::Auth),
     session("blmove", 6, SessionCommand::BlockingMove),
     admin("client", -2, server::client),
@@ -123,6 +123,7 @@ static COMMANDS: [Command; 59] = [
     read("lrange", 4, lists::lrange),
     shrink("lrem", 4, lists::lrem),
     grow("lset", 4, lists::lset),
+    read("mget", -2, keys::mget),
     shrink("pexpire", -3, keys::pexpire),
     session("ping", -1, SessionCommand::Ping),
     read("pttl", 2, keys::pttl),
