@@ -81,6 +81,36 @@ async fn sigterm_finishes_the_mails_being_sent_and_leaves_no_claim() {
     scene.logs_are_clean();
 }
 
+/// Claiming takes longer than a session is kept without work: a large mail, a slow Redis.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_a_mail_is_being_claimed_for_is_not_at_rest() {
+    let mut scene = Scene::open(16, SinkConfig::default(), json!({})).await;
+    let door = scene.add_worker_behind_door(&["--idle-timeout", "10ms"]).await;
+    scene.share(16, &[4]).await;
+    door.delay(Duration::from_millis(20));
+    scene.send(20).await;
+    scene.all_delivered(20).await;
+    scene.logs_are_clean();
+}
+
+/// The server lets nobody rest for as long as a claim takes: the mail waits for the next session, not in the queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_whose_session_ended_while_it_was_claimed_gets_the_next_one() {
+    let mut scene = Scene::open(16, SinkConfig::default(), json!({})).await;
+    let door = scene.add_worker_behind_door(&[]).await;
+    scene.share(16, &[1]).await;
+    scene.sink.set_behaviour(Behaviour { idle_limit_ms: Some(300), ..Behaviour::default() });
+    door.delay(Duration::from_millis(100));
+    // Three times there and back: what is next, what lies under that name, and that it is taken.
+    for number in 0..5 {
+        let (name, text) = (format!("mail-{number}"), mail(&format!("r{number}@example.com")).to_string());
+        let () = scene.query(redis::cmd("SET").arg(format!("mail:{name}")).arg(text)).await;
+        let _: i64 = scene.query(redis::cmd("LPUSH").arg("mail_queue").arg(name)).await;
+    }
+    scene.all_delivered(5).await;
+    scene.logs_are_clean();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_under_load_loses_nothing_and_doubles_nothing() {
     let mut scene = Scene::sixteen(2, json!({})).await;

@@ -28,15 +28,24 @@ const BATCH: usize = 64;
 const CLAIMS: usize = 4;
 /// How many outcomes may wait for Redis before nothing more is claimed.
 const SETTLEMENTS: usize = 256;
+/// How long a mail is kept for a session that is being opened for it.
+const KEPT: Duration = Duration::from_secs(10);
 
 /// Where free sessions ask for mail. Clones are the same place.
 #[derive(Clone)]
 pub struct Intake {
-    requests: mpsc::UnboundedSender<oneshot::Sender<Work>>,
+    requests: mpsc::UnboundedSender<Wish>,
 }
 
 /// The asking of all sessions, for the task that answers.
-pub type Requests = mpsc::UnboundedReceiver<oneshot::Sender<Work>>;
+pub type Requests = mpsc::UnboundedReceiver<Wish>;
+
+/// A session that asks for a mail.
+pub struct Wish {
+    pub(super) session: oneshot::Sender<Work>,
+    /// How long it asks, unless a mail is being claimed for it then.
+    until: Instant,
+}
 
 impl Intake {
     /// The two ends.
@@ -45,11 +54,12 @@ impl Intake {
         (Self { requests }, receiver)
     }
 
-    /// The next mail; `None` when no more will come. Cancelling withdraws the wish: a mail that was claimed for it
-    /// already goes back to the queue.
-    pub async fn next(&self) -> Option<Work> {
-        let (answer, mail) = oneshot::channel();
-        self.requests.send(answer).ok()?;
+    /// The next mail; `None` when none came within `rest`, or no more will come. One that is being claimed by then is
+    /// waited for, however long that takes. Cancelling withdraws the wish: a mail that is being claimed for it goes to
+    /// another session, to one that is opened for it, or back to the queue.
+    pub async fn next(&self, rest: Duration) -> Option<Work> {
+        let (session, mail) = oneshot::channel();
+        self.requests.send(Wish { session, until: Instant::now() + rest }).ok()?;
         mail.await.ok()
     }
 }
@@ -63,7 +73,7 @@ struct Source {
 /// A claim on its way, with the sessions it is for.
 struct Claim {
     queue: Queue,
-    sessions: VecDeque<oneshot::Sender<Work>>,
+    sessions: VecDeque<Wish>,
     wanted: usize,
     claimed: Result<Batch, StoreError>,
 }
@@ -71,7 +81,10 @@ struct Claim {
 struct Task {
     context: Arc<Context>,
     source: Option<Source>,
-    waiting: VecDeque<oneshot::Sender<Work>>,
+    waiting: VecDeque<Wish>,
+    /// Mails whose sessions ended while they were claimed, kept until then for sessions that are being opened for them:
+    /// claimed anew, a mail that takes longer than its server lets a session rest would never be sent.
+    kept: VecDeque<(Work, Instant)>,
     claims: FuturesUnordered<BoxFuture<'static, Claim>>,
     /// Whether mail may wait that nobody was given: look before waiting for more.
     look: bool,
@@ -90,6 +103,7 @@ pub async fn run(context: Arc<Context>, mut requests: Requests) {
         context,
         source: None,
         waiting: VecDeque::new(),
+        kept: VecDeque::new(),
         claims: FuturesUnordered::new(),
         look: true,
         dry: None,
@@ -106,16 +120,19 @@ pub async fn run(context: Arc<Context>, mut requests: Requests) {
         let room = task.context.fleet.room(Instant::now());
         // Mail is waited for only when a session could take it; otherwise what arrives is for others, or for later.
         let listen = active && !task.look && (!task.waiting.is_empty() || room == Room::Now);
+        let (rested, kept) = (task.rests_until(), task.kept.front().map(|(_, until)| *until));
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
             request = requests.recv() => match request {
-                Some(request) => { task.waiting.push_back(request); task.look = true; }
+                Some(wish) => task.take_in(wish),
                 None => break,
             },
             Some(claim) = task.claims.next() => task.hand_out(claim),
             changed = relay.changed() => if changed.is_ok() { task.look = true } else { break },
             () = until(task.not_before) => task.not_before = None,
+            () = until(rested) => task.dismiss(Instant::now()),
+            () = until(kept) => drop(task.kept.pop_front()),
             () = until(room.opens()) => task.look = true,
             // A large mail may have waited for that.
             () = task.context.room.freed() => {
@@ -127,6 +144,7 @@ pub async fn run(context: Arc<Context>, mut requests: Requests) {
         }
     }
     task.waiting.clear();
+    task.kept.clear();
     while let Some(mut claim) = task.claims.next().await {
         claim.sessions.clear();
         task.hand_out(claim);
@@ -167,13 +185,33 @@ impl Task {
         self.context.set_queue(queue);
     }
 
+    fn take_in(&mut self, wish: Wish) {
+        self.waiting.push_back(wish);
+        if let Some((work, until)) = self.kept.pop_front() {
+            if let Some(work) = offer(work, &mut self.waiting) {
+                self.kept.push_front((work, until));
+            }
+        }
+        self.look = true;
+    }
+
+    /// When a session that asks has rested long enough. None has while a claim is on its way that may have mail for it.
+    fn rests_until(&self) -> Option<Instant> {
+        self.waiting.iter().map(|wish| wish.until).min().filter(|_| self.claims.is_empty())
+    }
+
+    fn dismiss(&mut self, now: Instant) {
+        self.waiting.retain(|wish| wish.until > now);
+    }
+
     /// Claims for the sessions that wait, or opens some for the mail that waits.
     async fn look(&mut self) {
         if !self.look || self.not_before.is_some() {
             return;
         }
         let Some(queue) = self.source.as_ref().map(|source| source.queue.clone()) else { return };
-        self.waiting.retain(|session| !session.is_closed());
+        self.open_for_kept();
+        self.waiting.retain(|wish| !wish.session.is_closed());
         if self.context.settler.open() >= SETTLEMENTS {
             return self.pause();
         }
@@ -231,8 +269,9 @@ impl Task {
                 self.context.metrics.claims.inc_by(count as u64);
                 for claimed in mails {
                     let work = Work::new(claimed, queue.clone(), self.context.settler.clone());
-                    // What nobody takes goes back to the queue.
-                    offer(work, &mut sessions).and_then(|work| offer(work, &mut self.waiting));
+                    if let Some(work) = offer(work, &mut sessions).and_then(|work| offer(work, &mut self.waiting)) {
+                        self.keep(work);
+                    }
                 }
                 self.look = true;
                 self.dry = (count < wanted).then_some(went_on);
@@ -242,6 +281,26 @@ impl Task {
         // They came first.
         sessions.extend(self.waiting.drain(..));
         self.waiting = sessions;
+    }
+
+    /// Keeps a mail for a session that is to be opened for it; while none can be it goes back to the queue.
+    fn keep(&mut self, work: Work) {
+        if !self.context.stop.is_cancelled() {
+            self.kept.push_back((work, Instant::now() + KEPT));
+        }
+    }
+
+    /// Opens sessions for the mails that are kept.
+    fn open_for_kept(&mut self) {
+        if self.kept.is_empty() {
+            return;
+        }
+        let fleet = &self.context.fleet;
+        let opening = fleet.opening();
+        let missing = self.kept.len().saturating_sub(opening);
+        if fleet.open(missing, &self.context) == 0 && opening == 0 && fleet.room(Instant::now()) == Room::None {
+            self.kept.clear();
+        }
     }
 
     /// After a claim that brought less than was asked for: whether to ask again.
@@ -270,9 +329,9 @@ impl Task {
 }
 
 /// Gives a mail to the first session that is still there; the mail again when none is.
-fn offer(mut work: Work, sessions: &mut VecDeque<oneshot::Sender<Work>>) -> Option<Work> {
-    while let Some(session) = sessions.pop_front() {
-        match session.send(work) {
+fn offer(mut work: Work, sessions: &mut VecDeque<Wish>) -> Option<Work> {
+    while let Some(wish) = sessions.pop_front() {
+        match wish.session.send(work) {
             Ok(()) => return None,
             Err(returned) => work = returned,
         }

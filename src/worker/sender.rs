@@ -178,13 +178,12 @@ impl Sender {
             () = self.slot.expired() => Err(End::Expired),
             () = self.slot.revoked() => Err(End::Orderly),
             () = self.server.stop.cancelled() => Err(End::Orderly),
-            work = self.context.intake.next() => work.ok_or(End::Orderly),
+            work = self.context.intake.next(self.context.idle) => work.ok_or(End::Orderly),
             // The server ended the session while it was at rest: nobody's failure.
             () = self.session.ended() => {
                 self.note_early_end();
                 Err(End::Orderly)
             }
-            () = tokio::time::sleep(self.context.idle) => Err(End::Orderly),
         }
     }
 

@@ -286,10 +286,10 @@ mod tests {
     async fn a_mail_for_a_session_that_just_went_goes_back_to_the_queue() {
         let scene = Scene::open();
         let (intake, mut requests) = Intake::new();
-        let mut next = Box::pin(intake.next());
+        let mut next = Box::pin(intake.next(Duration::from_secs(60)));
         assert!(futures::poll!(&mut next).is_pending());
-        let session = requests.recv().await.expect("it asks");
-        assert!(session.send(scene.work().await).is_ok(), "it is still there");
+        let wish = requests.recv().await.expect("it asks");
+        assert!(wish.session.send(scene.work().await).is_ok(), "it is still there");
         // Its lease was revoked in the same moment.
         drop(next);
         assert_eq!(scene.settled().await, [1, 0, 0, 0]);

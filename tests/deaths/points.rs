@@ -33,6 +33,7 @@ enum Point {
     MailAnswered,
     RecipientAnswered,
     DataAnswered,
+    Content,
     CommittingUnwritten,
     CommittingWritten,
     Dot,
@@ -41,13 +42,14 @@ enum Point {
 
 use Point::*;
 
-const ALL: [Point; 10] = [
+const ALL: [Point; 11] = [
     Taken,
     Admitted,
     Connected,
     MailAnswered,
     RecipientAnswered,
     DataAnswered,
+    Content,
     CommittingUnwritten,
     CommittingWritten,
     Dot,
@@ -75,6 +77,7 @@ impl Point {
             Admitted => Some(FailureStage::Mail),
             MailAnswered => Some(FailureStage::Rcpt),
             RecipientAnswered | DataAnswered => Some(FailureStage::Data),
+            Content => Some(FailureStage::Body),
             Dot => Some(FailureStage::Dot),
             _ => None,
         };
@@ -91,7 +94,9 @@ impl Point {
             Taken => &[Stage::Taken],
             Admitted => &[Stage::Claimed],
             // It is told of the sending beside the transaction.
-            MailAnswered | RecipientAnswered | DataAnswered | CommittingUnwritten => &[Stage::Claimed, Stage::Sending],
+            MailAnswered | RecipientAnswered | DataAnswered | Content | CommittingUnwritten => {
+                &[Stage::Claimed, Stage::Sending]
+            }
             CommittingWritten | Dot | Answered => &[Stage::Committing],
         }
     }
@@ -99,6 +104,11 @@ impl Point {
     /// Whether nobody can know any more that the server has not taken the mail.
     fn is_in_doubt(self) -> bool {
         self.stages() == [Stage::Committing]
+    }
+
+    /// How long the mail is: more than the kernels take in when the server stops to read in the middle.
+    fn lines(self) -> usize {
+        if self == Content { 1 << 18 } else { 1 }
     }
 
     /// How often the server has taken the mail by then.
@@ -146,7 +156,7 @@ impl Trial<'_> {
                 None => {}
             }
         }
-        self.cluster.push(&mail(&id)).await;
+        self.cluster.push(&mail(&id, point.lines())).await;
         let victim = self.reached().await;
         let pid = self.cluster.pods[victim].worker.children()[0];
         if point == DataAnswered {
@@ -251,10 +261,10 @@ fn bulk(word: &str) -> String {
     format!("${}\r\n{word}\r\n", word.len())
 }
 
-fn mail(id: &str) -> Value {
+fn mail(id: &str, lines: usize) -> Value {
     json!({
         "id": id, "from": "app@example.com", "to": format!("{id}@example.org"), "subject": "Hello",
-        "text": "Hello, world\n",
+        "text": "Hello, world\n".repeat(lines),
     })
 }
 

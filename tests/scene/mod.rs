@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
+    net::Ipv4Addr,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
@@ -23,8 +24,8 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::{Value, json};
+use testkit::{Door, Persistence, RedisServer, free_port};
 pub use testkit::{PATIENCE, eventually};
-use testkit::{Persistence, RedisServer, free_port};
 
 const POOL: &str = "127.0.0.1";
 const LIMIT: Duration = Duration::from_secs(5);
@@ -111,6 +112,16 @@ impl Scene {
         self.workers.push(Worker::start(&self.redis.url(), pod, log, extra));
     }
 
+    /// One more worker, and the door that is its only way to Redis.
+    pub async fn add_worker_behind_door(&mut self, extra: &[&str]) -> Door {
+        let door = Door::open(Ipv4Addr::LOCALHOST.into(), self.redis.address()).await.expect("a door");
+        let number = self.workers.len();
+        let pod = Pod { uid: ProcessId::random().to_string(), name: format!("pod-{number}") };
+        let log = self.folder.path().join(format!("worker-{number}.log"));
+        self.workers.push(Worker::start(&format!("redis://{}", door.address()), pod, log, extra));
+        door
+    }
+
     /// One more worker behind a command that starts it in surroundings of its own; `extra` are arguments of the worker.
     pub fn add_worker_behind(&mut self, command: &[&str], extra: &[&str]) {
         let number = self.workers.len();
@@ -136,6 +147,11 @@ impl Scene {
     pub async fn send_one(&self, mail: Value) -> String {
         let limits = EnqueueLimits { max_length: 100_000, max_bytes: 0 };
         self.queue.enqueue(mail.to_string().as_bytes(), limits, UnixMillis::now()).await.expect("enqueued").id
+    }
+
+    /// Asks Redis, as a producer would.
+    pub async fn query<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> T {
+        self.store.query(command, LIMIT).await.expect("an answer")
     }
 
     /// Waits until the sink's figures fit.
