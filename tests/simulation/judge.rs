@@ -16,7 +16,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write,
     panic,
-    sync::{Once, atomic::Ordering},
+    sync::Once,
 };
 
 use mailrelay::lease::LedgerState;
@@ -170,8 +170,8 @@ pub fn unrest(world: &World) -> Option<String> {
         return Some("the last look was long ago".into());
     }
     let audit = &look.audit;
-    // A wall clock that jumps moves the time of mails that wait for a retry.
-    let delayed = if world.skews.iter().any(|skew| skew.load(Ordering::Relaxed) != 0) { 0 } else { audit.delayed };
+    // When the wall clock of Redis jumps, and be it there and back, mails that wait for a retry wait for that time.
+    let delayed = if world.queue_time_moved { 0 } else { audit.delayed };
     if audit.queued + delayed + audit.in_flight > 0 {
         return Some(format!("mail waits: {audit:?}"));
     }

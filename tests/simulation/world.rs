@@ -149,7 +149,9 @@ pub struct World {
     nodes: Vec<Node>,
     pub pods: Vec<Pod>,
     /// Wall clocks: of the nodes, of the controllers' machine, of the servers.
-    pub skews: Vec<Arc<AtomicI64>>,
+    skews: Vec<Arc<AtomicI64>>,
+    /// Whether the wall clock of Redis ever jumped.
+    pub queue_time_moved: bool,
     pub spec: Spec,
     agenda: BTreeMap<(Time, u64), Event>,
     serial: u64,
@@ -224,6 +226,7 @@ impl World {
             nodes,
             pods: Vec::new(),
             skews,
+            queue_time_moved: false,
             agenda: BTreeMap::new(),
             serial: 0,
             spec: Spec::new(&plan),

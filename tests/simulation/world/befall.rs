@@ -57,6 +57,7 @@ impl World {
             Fault::WallClock { node, hours } => {
                 // The nodes, the controllers' machine and the servers in turn.
                 let whose = (node + usize::try_from(self.serial).expect("small")) % self.skews.len();
+                self.queue_time_moved |= whose == self.plan.nodes + 1;
                 self.skews[whose].fetch_add(hours * 3_600_000, Ordering::Relaxed);
             }
             Fault::KillController { .. }
