@@ -146,7 +146,7 @@ simulation: ## the simulation of workers and controllers: SEEDS=5000 worlds of r
 
 .PHONY: deaths
 deaths: setup ## workers killed at each point of a transaction, KILLS=20 times each, with figures
-	KILLS=$(or $(KILLS),20) $(CARGO) test --locked -p mailrelay --test deaths -- --ignored --nocapture --test-threads 1
+	KILLS=$(or $(KILLS),20) $(CARGO) test --locked -p mailrelay --test deaths -- --nocapture --test-threads 1
 
 .PHONY: model
 model: ## the model of the lease protocol with the scenarios that take minutes too

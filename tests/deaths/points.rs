@@ -333,13 +333,11 @@ async fn at(point: Point, rounds: usize, resends: bool, times: &Mutex<Times>) {
 }
 
 #[test]
-#[ignore = "now and then a mail waits in the list for 40 s, and it is not known why: make deaths"]
 fn a_worker_killed_at_any_point_of_a_transaction_loses_nothing_and_doubles_nothing() {
     at_each(&ALL, number("KILLS", 2), false);
 }
 
 #[test]
-#[ignore = "now and then a mail waits in the list for 40 s, and it is not known why: make deaths"]
 fn what_was_in_doubt_is_sent_once_more_under_the_same_message_id_when_the_relay_wants_it() {
     at_each(&[CommittingWritten, Dot, Answered], number("KILLS", 2), true);
 }
