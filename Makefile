@@ -145,8 +145,8 @@ simulation: ## the simulation of workers and controllers: SEEDS=5000 worlds of r
 	  --nocapture --test-threads 1 $(if $(SEED),no_seed_breaks_a_promise)
 
 .PHONY: deaths
-deaths: setup ## workers killed at each point of a transaction, KILLS=20 times each, with figures
-	KILLS=$(or $(KILLS),20) $(CARGO) test --locked -p mailrelay --test deaths -- --nocapture --test-threads 1
+deaths: setup ## workers killed at each point of a transaction, KILLS=20 times each, Redis REDIS_KILLS=50 times, with figures
+	KILLS=$(or $(KILLS),20) REDIS_KILLS=$(or $(REDIS_KILLS),50) $(CARGO) test --locked -p mailrelay --test deaths -- --nocapture --test-threads 1
 
 .PHONY: model
 model: ## the model of the lease protocol with the scenarios that take minutes too

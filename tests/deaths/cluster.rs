@@ -155,6 +155,14 @@ impl Drop for Cluster {
     }
 }
 
+/// A mail to somebody of that name, with so many lines.
+pub fn mail(id: &str, lines: usize) -> Value {
+    json!({
+        "id": id, "from": "app@example.com", "to": format!("{id}@example.org"), "subject": "Hello",
+        "text": "Hello, world\n".repeat(lines),
+    })
+}
+
 fn node() -> Value {
     // The workers name it too: another would be proof that their node went down.
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("the id of this boot");

@@ -1,6 +1,7 @@
-//! Workers that die at each point of a transaction. The controller, the workers and Redis are real; the figures are printed.
+//! Workers that die at each point of a transaction, and a Redis that dies under load. The controller, the workers and Redis
+//! are real; the figures are printed.
 //!
-//! - `make deaths`: each point 20 times (`KILLS=n`).
+//! - `make deaths`: each point 20 times (`KILLS=n`), Redis 50 times (`REDIS_KILLS=n`).
 
 #[expect(dead_code, reason = "the simulation does more with it")]
 #[path = "../simulation/api.rs"]
@@ -9,6 +10,7 @@ mod cluster;
 mod points;
 #[path = "../scene/mod.rs"]
 mod scene;
+mod store;
 
 /// The API server's story is nobody's concern here.
 mod trace {

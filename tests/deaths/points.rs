@@ -14,10 +14,13 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use testkit::eventually;
 
-use crate::{cluster::Cluster, figures, number};
+use crate::{
+    cluster::{Cluster, mail},
+    figures, number,
+};
 
 /// How long the server is silent at most; whoever waits for it dies long before.
 const SILENCE: Duration = Duration::from_secs(20);
@@ -259,13 +262,6 @@ fn signal(pid: i32, signal: Signal) {
 /// A word as an argument of a command.
 fn bulk(word: &str) -> String {
     format!("${}\r\n{word}\r\n", word.len())
-}
-
-fn mail(id: &str, lines: usize) -> Value {
-    json!({
-        "id": id, "from": "app@example.com", "to": format!("{id}@example.org"), "subject": "Hello",
-        "text": "Hello, world\n".repeat(lines),
-    })
 }
 
 /// Whether a process has a connection to this port of loopback.
