@@ -4,10 +4,11 @@ use std::{
     fmt, io,
     net::{Shutdown, SocketAddr, TcpStream as StdStream},
     os::fd::AsFd,
+    time::Duration,
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpSocket, TcpStream},
@@ -68,6 +69,13 @@ const UNSENT: u32 = 16 * 1024;
 /// over 50 ms.
 const SEND_BUFFER: u32 = 256 * 1024;
 
+/// A server may work on a message for ten minutes, in which nothing passes. A box on the way that has forgotten the connection
+/// meanwhile, or whose reset was lost, is found out by probes: it answers them by a reset. They also keep it from forgetting.
+/// A path that is cut stays cut for three minutes before a connection breaks: an answer may still come through.
+const PROBE_AFTER: Duration = Duration::from_secs(30);
+const PROBE_EVERY: Duration = Duration::from_secs(15);
+const PROBES: u32 = 10;
+
 /// TCP.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tcp;
@@ -78,8 +86,11 @@ impl Network for Tcp {
         // Nagle's algorithm would hold the end of each message back until a delayed ACK, some 40 ms.
         socket.set_nodelay(true)?;
         socket.set_send_buffer_size(SEND_BUFFER)?;
+        let options = SockRef::from(&socket);
         // A kernel that does not know this one keeps the other bound.
-        let _ = SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT);
+        let _ = options.set_tcp_notsent_lowat(UNSENT);
+        let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
+        options.set_tcp_keepalive(&probes)?;
         let handle = StdStream::from(socket.as_fd().try_clone_to_owned()?);
         let connecting = async move {
             let stream = socket.connect(address).await?;
@@ -111,5 +122,28 @@ impl Handle for StdStream {
 
     fn connection(&self) -> io::Result<Connection> {
         Ok(Box::new(TcpStream::from_std(self.try_clone()?)?))
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kernel_probes_a_connection_in_which_nothing_passes() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let Dial { connecting, handle: _handle } = Tcp.dial(server.local_addr().unwrap()).unwrap();
+        let connected = connecting.await.unwrap();
+        let port = format!(":{:04X}", connected.local.port());
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let ours = table.lines().map(|row| row.split_whitespace().collect::<Vec<_>>());
+        let timer = ours.filter(|row| row[1].ends_with(&port)).map(|row| row[5].to_owned()).next().unwrap();
+        // The kind of timer that runs, and when, in hundredths of a second.
+        let (kind, left) = timer.split_once(':').unwrap();
+        assert_eq!(kind, "02", "{timer}");
+        assert!(u64::from_str_radix(left, 16).unwrap() <= 100 * PROBE_AFTER.as_secs(), "{timer}");
     }
 }
