@@ -220,6 +220,8 @@ impl DeadLetter {
             key: self.key.clone(),
             remaining: self.remaining.clone(),
             refused: Vec::new(),
+            patience: super::Patience::default(),
+            recipients: std::collections::BTreeMap::new(),
             tries: Vec::new(),
         };
         let mut entry = header.encode(self.priority);

@@ -4,9 +4,11 @@
 //! place for the scripts, one line of JSON written and read by Rust alone, and bytes that nobody ever re-encodes. The
 //! first claim (or the enqueue script) fixes the header; it travels with the payload on every move.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Mail, Priority, UnixMillis, ids::sortable_id};
+use super::{Mail, Patience, Priority, Schedule, UnixMillis, ids::sortable_id};
 
 /// How every envelope begins; the scripts know it too.
 pub const MAGIC: &[u8] = b"mailrelay/1 ";
@@ -41,6 +43,10 @@ pub struct Header {
     pub remaining: Option<Vec<String>>,
     /// Recipients that were refused for good while others went on.
     pub refused: Vec<Refusal>,
+    /// What of `attempts` counts by which schedule, for the whole mail.
+    pub patience: Patience,
+    /// The same for single recipients (addresses), once they differ: one that is put off uses up no other's attempts.
+    pub recipients: BTreeMap<String, Patience>,
     /// The last tries, oldest first; at most [`MAX_TRIES`] are kept.
     pub tries: Vec<Try>,
 }
@@ -71,6 +77,11 @@ struct Line {
     remaining: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     refused: Vec<Refusal>,
+    /// Absent when all attempts are of the schedule that `maxRetries` counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    patience: Option<Patience>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    recipients: BTreeMap<String, Patience>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     tries: Vec<Try>,
 }
@@ -89,6 +100,8 @@ impl From<Header> for Line {
             key,
             remaining,
             refused,
+            patience,
+            recipients,
             tries,
         } = header;
         let domain = message_id.strip_prefix('<').and_then(|rest| rest.strip_prefix(&*id)?.strip_suffix('>'));
@@ -98,7 +111,23 @@ impl From<Header> for Line {
         };
         let id = Some(id).filter(|id| *id != sortable_id(first_seen, &serial));
         let since = Some(since).filter(|since| *since != first_seen);
-        Self { id, serial, message_id, attempts, deferrals, crashes, first_seen, since, key, remaining, refused, tries }
+        let patience = Some(patience).filter(|patience| *patience != judged(attempts));
+        Self {
+            id,
+            serial,
+            message_id,
+            attempts,
+            deferrals,
+            crashes,
+            first_seen,
+            since,
+            key,
+            remaining,
+            refused,
+            patience,
+            recipients,
+            tries,
+        }
     }
 }
 
@@ -116,13 +145,35 @@ impl From<Line> for Header {
             key,
             remaining,
             refused,
+            patience,
+            recipients,
             tries,
         } = line;
         let id = id.unwrap_or_else(|| sortable_id(first_seen, &serial));
         let message_id = if message_id.starts_with('@') { format!("<{id}{message_id}>") } else { message_id };
         let since = since.unwrap_or(first_seen);
-        Self { id, serial, message_id, attempts, deferrals, crashes, first_seen, since, key, remaining, refused, tries }
+        let patience = patience.unwrap_or(judged(attempts));
+        Self {
+            id,
+            serial,
+            message_id,
+            attempts,
+            deferrals,
+            crashes,
+            first_seen,
+            since,
+            key,
+            remaining,
+            refused,
+            patience,
+            recipients,
+            tries,
+        }
     }
+}
+
+fn judged(attempts: u32) -> Patience {
+    Patience { judged: attempts, ..Patience::default() }
 }
 
 /// The year 10000, which no `Date` header can hold.
@@ -152,6 +203,9 @@ pub struct Try {
     /// The server's reply or the error, cut to [`MAX_REPLY`] bytes.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reply: String,
+    /// Whether the refusal may have judged us and not the mail.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspect: bool,
 }
 
 /// How much of a reply is kept.
@@ -210,6 +264,8 @@ impl Header {
             key: mail.idempotency_key.clone(),
             remaining: None,
             refused: Vec::new(),
+            patience: Patience::default(),
+            recipients: BTreeMap::new(),
             tries: Vec::new(),
             id,
         }
@@ -232,6 +288,39 @@ impl Header {
             && self.serial.len() == 32
             && self.serial.bytes().all(|byte| byte.is_ascii_hexdigit())
             && super::mail::is_message_id(&self.message_id)
+    }
+
+    /// What a recipient has behind it.
+    pub fn patience_with(&self, recipient: &str) -> Patience {
+        if self.recipients.is_empty() { self.patience } else { self.recipients.get(recipient).copied().unwrap_or_default() }
+    }
+
+    /// Counts a try that judged some of the recipients that are still to be sent to; without names, the whole mail.
+    pub(super) fn count_attempt(&mut self, open: &[String], judged: &[(String, Schedule)], now: UnixMillis) {
+        self.attempts = self.attempts.saturating_add(1);
+        let shared = match (open, judged) {
+            (_, []) => Some(Schedule::Judged),
+            ([_], [(_, schedule), ..]) => Some(*schedule),
+            (_, [(_, first), ..]) => {
+                let alike = judged.len() == open.len() && judged.iter().all(|(_, schedule)| schedule == first);
+                Some(*first).filter(|_| alike)
+            }
+        };
+        if let ([one], Some(_)) = (open, shared) {
+            self.patience = self.patience_with(one);
+            self.recipients.clear();
+        }
+        if let Some(schedule) = shared {
+            self.patience.count(schedule, now);
+            self.recipients.values_mut().for_each(|patience| patience.count(schedule, now));
+            return;
+        }
+        let mut each: BTreeMap<_, _> = open.iter().map(|one| (one.clone(), self.patience_with(one))).collect();
+        for (recipient, schedule) in judged {
+            each.entry(recipient.clone()).or_default().count(*schedule, now);
+        }
+        each.retain(|_, patience| *patience != Patience::default());
+        (self.patience, self.recipients) = (Patience::default(), each);
     }
 
     /// The same header with one more try in its history.
@@ -295,6 +384,8 @@ pub(super) mod tests {
             key: None,
             remaining: None,
             refused: Vec::new(),
+            patience: Patience::default(),
+            recipients: BTreeMap::new(),
             tries: Vec::new(),
         }
     }
@@ -302,7 +393,7 @@ pub(super) mod tests {
     proptest! {
         #[test]
         fn what_is_sealed_is_read_again_byte_by_byte(payload in any::<Vec<u8>>(), key in any::<Option<String>>(), attempts: u32, high: bool) {
-            let header = Header { attempts, key, ..header() };
+            let header = Header { attempts, patience: judged(attempts), key, ..header() };
             let wanted = if high { Priority::High } else { Priority::Low };
             let mut entry = header.encode(wanted);
             // The scripts cut at the first newline.
@@ -364,8 +455,26 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn attempts_are_counted_for_each_recipient() {
+        let (one, two) = ("a@example.org".to_owned(), "b@example.org".to_owned());
+        let open = [one.clone(), two.clone()];
+        let mut header = header();
+        header.count_attempt(&open, &[(one.clone(), Schedule::Judged), (two.clone(), Schedule::Judged)], UnixMillis(7));
+        assert_eq!((header.attempts, header.patience.judged, header.recipients.len()), (1, 1, 0));
+        header.count_attempt(&open, &[(one.clone(), Schedule::Greylisted)], UnixMillis(8));
+        assert_eq!((header.patience_with(&one).judged, header.patience_with(&two).judged), (1, 1));
+        assert_eq!(header.patience_with(&one).tries(Schedule::Greylisted), 1);
+        assert_eq!(header.patience_with(&two).tries(Schedule::Greylisted), 0);
+        let line = serde_json::to_vec(&header).expect("JSON");
+        assert_eq!(serde_json::from_slice::<Header>(&line).expect("a header"), header);
+        // What one has left is the mail's own again.
+        header.count_attempt(&open[1..], &[(two.clone(), Schedule::Judged)], UnixMillis(9));
+        assert_eq!((header.attempts, header.patience.judged, header.recipients.len()), (3, 2, 0));
+    }
+
+    #[test]
     fn the_history_keeps_the_last_tries() {
-        let tried = |n| Try { at: UnixMillis(n), reason: "x".into(), reply: String::new() };
+        let tried = |n| Try { at: UnixMillis(n), reason: "x".into(), reply: String::new(), suspect: false };
         let header = (0..20).fold(header(), |header, n| header.with_try(tried(n)));
         assert_eq!(header.tries.len(), MAX_TRIES);
         assert_eq!(header.tries.last(), Some(&tried(19)));

@@ -1,44 +1,165 @@
-//! When a mail is tried again. Pure: randomness is an argument, and waits are counted by Redis' clock from its settlement.
+//! When a mail is tried again, and when no more. Pure: clock and randomness are arguments, and waits are counted by Redis'
+//! clock from the settlement.
 
 use std::time::Duration;
 
-use super::{Counted, Header, Settlement};
+use serde::{Deserialize, Serialize};
+
+use super::{Counted, Header, Settlement, UnixMillis};
 use crate::api::Retry;
+
+/// For how many times `maxBackoff` a mail is tried that a server puts off without a reason that lasts: an hour by default.
+const PATIENCE: u32 = 60;
+/// The waits of a greylisted mail, in `maxBackoff`: 1, 5, 10, 20, 40 minutes by default, and then an hour each. The first
+/// one is short, since many servers let a mail in after a minute.
+const GREYLIST: [u32; 6] = [1, 5, 10, 20, 40, 60];
+/// For how many times `maxBackoff` a greylisted mail is tried, and for how long at least.
+const GREYLIST_PATIENCE: (u32, Duration) = (240, Duration::from_secs(4 * 3_600));
+/// The waits of a mail whose refusal may have judged us.
+const SUSPICION: [Duration; 4] =
+    [Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(60), Duration::from_secs(300)];
+
+/// After what rule a mail is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// A server judged a recipient: `maxRetries` times.
+    Judged,
+    /// A server put the mail off without a reason that lasts: for 60 times `maxBackoff`.
+    Patient,
+    /// A server delays mail on principle: for four hours at least.
+    Greylisted,
+    /// Nobody judged the mail: for as long as it may get old.
+    Free,
+    /// The refusal may have judged us: as `Free`, with waits of its own.
+    Suspected,
+}
+
+impl Schedule {
+    /// What a try costs.
+    pub fn counted(self) -> Counted {
+        match self {
+            Self::Judged | Self::Patient | Self::Greylisted => Counted::Attempt,
+            Self::Free | Self::Suspected => Counted::Deferral,
+        }
+    }
+}
+
+/// What a mail, or one recipient of it, has behind it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Patience {
+    /// Tries that `maxRetries` counts.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub judged: u32,
+    /// The schedule that is measured by time, when the last such try had one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Schedule>,
+    /// How many tries in a row had it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub tries: u32,
+    /// When the first of those was.
+    #[serde(skip_serializing_if = "is_never")]
+    pub since: UnixMillis,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_never(time: &UnixMillis) -> bool {
+    time.0 == 0
+}
+
+impl Patience {
+    /// One more try that cost an attempt.
+    pub fn count(&mut self, schedule: Schedule, now: UnixMillis) {
+        match schedule {
+            Schedule::Judged => self.judged = self.judged.saturating_add(1),
+            _ if self.schedule == Some(schedule) => self.tries = self.tries.saturating_add(1),
+            _ => (self.schedule, self.tries, self.since) = (Some(schedule), 1, now),
+        }
+    }
+
+    /// How many tries the schedule had before.
+    pub fn tries(&self, schedule: Schedule) -> u32 {
+        match schedule {
+            Schedule::Judged => self.judged,
+            _ if self.schedule == Some(schedule) => self.tries,
+            _ => 0,
+        }
+    }
+
+    /// Whether one more failure by this schedule is the last.
+    pub fn is_exhausted(&self, schedule: Schedule, retry: &Retry, now: UnixMillis) -> bool {
+        let lasted = |limit| self.tries(schedule) > 0 && now.since(self.since) >= limit;
+        let times = |count| retry.max_backoff.get().saturating_mul(count);
+        match schedule {
+            Schedule::Judged => self.judged >= u32::try_from(retry.max_retries).unwrap_or(0),
+            Schedule::Patient => lasted(times(PATIENCE)),
+            Schedule::Greylisted => lasted(times(GREYLIST_PATIENCE.0).max(GREYLIST_PATIENCE.1)),
+            Schedule::Free | Schedule::Suspected => false,
+        }
+    }
+}
 
 /// The wait before try number `n + 1`: `initialBackoff * 2^n`, at most `maxBackoff`, plus up to `jitterPercent` of it;
 /// `random` is from 0 to 1.
 pub fn backoff(n: u32, retry: &Retry, random: f64) -> Duration {
     let base = retry.initial_backoff.get().saturating_mul(2u32.saturating_pow(n)).min(retry.max_backoff.get());
+    jittered(base, retry, random)
+}
+
+fn jittered(base: Duration, retry: &Retry, random: f64) -> Duration {
     let jitter = f64::from(retry.jitter_percent.clamp(0, 100)) / 100.0 * random.clamp(0.0, 1.0);
     base.saturating_add(base.mul_f64(jitter))
+}
+
+/// The wait after a failure that `n` of its kind came before. `asked` is the server's own "try again in": the mail waits at
+/// least that long, and a greylisted one no longer.
+pub fn wait(schedule: Schedule, n: u32, asked: Option<Duration>, retry: &Retry, random: f64) -> Duration {
+    let nth = |len: usize| usize::try_from(n).unwrap_or(usize::MAX).min(len - 1);
+    match schedule {
+        Schedule::Judged | Schedule::Patient | Schedule::Free => backoff(n, retry, random).max(asked.unwrap_or_default()),
+        Schedule::Greylisted => match asked {
+            Some(asked) => jittered(asked.max(retry.initial_backoff.get()), retry, random),
+            None => {
+                jittered(retry.max_backoff.get().saturating_mul(GREYLIST[nth(GREYLIST.len())]), retry, random)
+            }
+        },
+        Schedule::Suspected => jittered(SUSPICION[nth(SUSPICION.len())], retry, random).max(asked.unwrap_or_default()),
+    }
 }
 
 /// What a failed try was, so that the next step can be decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Whether the server judged this mail, or the relay could not be used.
-    pub counted: Counted,
+    /// Whether the server judged this mail, and for how long it is worth trying.
+    pub schedule: Schedule,
     /// A word for the kind of failure, such as `Greylisted` or `ConnectFailed`.
     pub reason: String,
     /// The server's reply or the error.
     pub reply: String,
-    /// The server's own "try again in", when it said so: the mail waits at least that long.
+    /// The server's own "try again in", when it said so.
     pub delay: Option<Duration>,
 }
 
-/// The next step after a failed try: delayed, or to the dead letters when its attempts are used up. Deferrals never
-/// are: a ten-minute outage must not empty the queue into the dead letters.
-pub fn next_step(header: &Header, failure: Failure, retry: &Retry, random: f64) -> Settlement {
-    let Failure { counted, reason, reply, delay } = failure;
-    let before = match counted {
-        Counted::Attempt => header.attempts,
-        Counted::Deferral => header.deferrals,
-    };
-    if counted == Counted::Attempt && before >= u32::try_from(retry.max_retries).unwrap_or(0) {
+/// The next step of a mail with one recipient, or whose recipients share what happened: delayed, or to the dead letters
+/// when its attempts are used up. Free deferrals never are: a ten-minute outage must not empty the queue into the dead
+/// letters.
+pub fn next_step(header: &Header, failure: Failure, retry: &Retry, now: UnixMillis, random: f64) -> Settlement {
+    let Failure { schedule, reason, reply, delay } = failure;
+    if header.patience.is_exhausted(schedule, retry, now) {
         return Settlement::Dead { reason: "RetriesExhausted".into(), reply };
     }
-    let wait = backoff(before, retry, random).max(delay.unwrap_or_default());
-    Settlement::Delayed { wait, counted, reason, reply }
+    let before = match schedule.counted() {
+        Counted::Attempt => header.patience.tries(schedule),
+        Counted::Deferral => header.deferrals,
+    };
+    let wait = wait(schedule, before, delay, retry, random);
+    Settlement::Delayed { wait, counted: schedule.counted(), reason, reply }
 }
 
 #[cfg(test)]
@@ -47,28 +168,67 @@ mod tests {
 
     use super::*;
 
+    const START: UnixMillis = UnixMillis(1_790_000_000_000);
+
+    /// When a mail that always fails in this way is tried, in seconds from its first try, and how it ends.
+    fn tries(schedule: Schedule, retry: &Retry, most: usize) -> (Vec<u64>, bool) {
+        let (mut patience, mut now, mut at) = (Patience::default(), START, Vec::new());
+        while at.len() < most {
+            at.push(now.since(START).as_secs());
+            if patience.is_exhausted(schedule, retry, now) {
+                return (at, true);
+            }
+            let wait = wait(schedule, patience.tries(schedule), None, retry, 0.0);
+            patience.count(schedule, now);
+            now = now.after(wait);
+        }
+        (at, false)
+    }
+
     #[test]
-    fn the_wait_doubles_up_to_the_cap() {
+    fn row_14_a_judged_mail_is_tried_three_times_more_with_waits_that_double() {
+        let (at, dead) = tries(Schedule::Judged, &Retry::default(), 100);
+        assert_eq!((at, dead), (vec![0, 1, 3, 7], true));
         let seconds: Vec<u64> = (0..9).map(|n| backoff(n, &Retry::default(), 0.0).as_secs()).collect();
         assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
         assert_eq!(backoff(0, &Retry::default(), 1.0), Duration::from_millis(1_200));
     }
 
     #[test]
+    fn a_mail_that_is_put_off_without_a_reason_that_lasts_is_tried_for_an_hour() {
+        let (at, dead) = tries(Schedule::Patient, &Retry::default(), 1_000);
+        assert!(dead && (3_600..3_700).contains(at.last().expect("tries")), "{at:?}");
+    }
+
+    #[test]
+    fn a_greylisted_mail_is_tried_within_two_minutes_and_for_four_hours_at_least() {
+        let (at, dead) = tries(Schedule::Greylisted, &Retry::default(), 1_000);
+        assert_eq!(at[..6], [0, 60, 360, 960, 2_160, 4_560]);
+        assert!(dead && *at.last().expect("tries") >= 4 * 3_600, "{at:?}");
+        let short = Retry { max_backoff: crate::api::DurationText::from_secs(1), ..Retry::default() };
+        let (at, _) = tries(Schedule::Greylisted, &short, 100_000);
+        assert!(*at.last().expect("tries") >= 4 * 3_600, "a short maxBackoff does not end it sooner");
+    }
+
+    #[test]
+    fn a_schedule_that_changes_begins_anew() {
+        let mut patience = Patience::default();
+        patience.count(Schedule::Greylisted, START);
+        let later = START.after(Duration::from_secs(5 * 3_600));
+        assert!(patience.is_exhausted(Schedule::Greylisted, &Retry::default(), later));
+        assert!(!patience.is_exhausted(Schedule::Patient, &Retry::default(), later));
+        assert!(!patience.is_exhausted(Schedule::Judged, &Retry::default(), later));
+    }
+
+    #[test]
     fn the_servers_own_delay_is_honoured() {
-        let header = crate::queue::envelope::tests::header();
-        let failure = |delay| Failure {
-            counted: Counted::Attempt,
-            reason: "Greylisted".into(),
-            reply: String::new(),
-            delay: Some(delay),
+        let waits = |schedule, seconds| {
+            wait(schedule, 0, Some(Duration::from_secs(seconds)), &Retry::default(), 0.0).as_secs()
         };
-        let wait = |delay| match next_step(&header, failure(delay), &Retry::default(), 0.0) {
-            Settlement::Delayed { wait, .. } => wait,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(wait(Duration::from_secs(300)), Duration::from_secs(300));
-        assert_eq!(wait(Duration::from_millis(1)), Duration::from_secs(1));
+        for schedule in [Schedule::Judged, Schedule::Patient, Schedule::Greylisted, Schedule::Free] {
+            assert_eq!(waits(schedule, 300), 300, "{schedule:?}");
+            assert_eq!(waits(schedule, 0), 1, "{schedule:?}");
+        }
     }
 
     proptest! {

@@ -28,6 +28,7 @@ mod settle;
 mod settle_time;
 mod strangers;
 pub mod supervisor;
+mod suspects;
 mod upkeep;
 mod withhold;
 mod witness;

@@ -6,15 +6,16 @@ use futures::FutureExt;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{
+    breaker::Generation,
     context::{self, Context},
-    outcome::{self, Conclusion},
-    server::{Opening, Server, Unopened},
+    outcome::{self, Conclusion, Moment, Standing},
+    server::{Offered, Opening, Server, Unopened},
     settle::Work,
 };
 use crate::{
     lease::Slot,
-    queue::{Advance, At, Claimed, Settlement, Stage, compose},
-    smtp::{Commit, Endpoint, MailOutcome, Session, Sign, StepLimits, Transaction, Why},
+    queue::{Advance, At, Claimed, Settlement, Stage, UnixMillis, compose},
+    smtp::{self, Commit, Endpoint, MailOutcome, Session, Sign, StepLimits, Transaction, Why},
     telemetry::{
         log::mask_id,
         metrics::{ByServer, ByVerdict},
@@ -77,7 +78,7 @@ async fn live(context: Arc<Context>, server: Arc<Server>, slot: Slot, mut openin
     let open = context.metrics.sessions_open.get_or_create_owned(&label);
     open.inc();
     opening.done();
-    let mut task = Sender { context, server, session, slot, label };
+    let mut task = Sender { context, server, session, slot, label, generation: opening.generation };
     let end = task.send_all().await;
     let ended = task.close(end).await;
     open.dec();
@@ -136,6 +137,8 @@ struct Sender {
     session: Session,
     slot: Slot,
     label: ByServer,
+    /// Which pauses of the server the session was opened after.
+    generation: Generation,
 }
 
 impl Sender {
@@ -286,7 +289,8 @@ impl Sender {
         sent: Option<MailOutcome>,
         stopped: Option<Stopped>,
     ) -> Result<(), End> {
-        let (random, policy) = (context::throw(), self.context.settler.policy());
+        let moment = Moment { now: work.queue.estimate(At::Redis), random: context::throw() };
+        let policy = self.context.settler.policy();
         match (sent, stopped) {
             (_, Some(Stopped::Lost)) => {
                 tracing::warn!(
@@ -308,7 +312,7 @@ impl Sender {
             }
             (None, None) if work.is_committed() => {
                 let why = "the lease ended before the server answered";
-                self.settle(work, outcome::cut_off(&claimed.header, why, &policy, random));
+                self.settle(work, outcome::cut_off(&claimed.header, why, &policy, moment));
                 Err(End::Expired)
             }
             (None, None) => {
@@ -319,27 +323,28 @@ impl Sender {
                 if outcome.is_session_gone() {
                     self.note_early_end();
                 }
-                let conclusion =
-                    outcome::conclude(&claimed.header, &claimed.mail.recipients, &outcome, &policy, random);
-                self.learn(&outcome, &conclusion);
-                self.settle(work, conclusion);
+                let standing = self.learn(claimed, &outcome, moment.now);
+                let (header, recipients) = (&claimed.header, &claimed.mail.recipients);
+                self.settle(work, outcome::conclude(header, recipients, &outcome, &policy, &standing, moment));
                 let too_many = outcome.signs.contains(&Sign::TooManyConnections);
                 if too_many { Err(End::TooMany) } else { Ok(()) }
             }
         }
     }
 
-    /// What the transaction says about the server.
-    fn learn(&self, outcome: &MailOutcome, conclusion: &Conclusion) {
-        let answered = outcome.started && outcome.recipients.iter().any(|recipient| recipient.reply.is_some());
-        let signs: &[Sign] = if outcome.signs.is_empty() && answered { &[Sign::Good] } else { &outcome.signs };
-        let words = match &conclusion.settlement {
-            Settlement::Delivered { .. } => "",
-            Settlement::Delayed { reply, .. } | Settlement::Dead { reply, .. } | Settlement::Held { reply, .. } => {
-                reply
-            }
+    /// Remembers what the transaction says about the server; what is known of it then.
+    fn learn(&self, claimed: &Claimed, outcome: &MailOutcome, now: UnixMillis) -> Standing {
+        let mail = Offered {
+            id: &claimed.header.id,
+            sender: &claimed.mail.reverse_path,
+            recipient: claimed.mail.recipients.first().map_or("", String::as_str),
+            session: self.generation,
+            at_recipient: outcome.stage == smtp::Stage::Rcpt,
         };
-        self.server.learn(signs, words, &self.context.files);
+        self.server.learn(&outcome.signs, &outcome::refusal_words(outcome), &mail, &self.context.files);
+        let (taken_ago, lone) = self.server.standing(mail.id);
+        let before = |ago: Duration| UnixMillis(now.0.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)));
+        Standing { taken: taken_ago.map(before), lone }
     }
 
     fn settle(&self, work: Work, conclusion: Conclusion) {

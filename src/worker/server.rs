@@ -12,9 +12,10 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    breaker::{Breaker, LONG_PAUSE, Limits, Permit, Trouble},
+    breaker::{Breaker, Generation, LONG_PAUSE, Limits, Permit, Trouble},
     credentials::{CredentialsError, CredentialsFolder},
     settle_time::SettleTime,
+    suspects::{Party, Suspects},
     withhold::Withholding,
 };
 use crate::{
@@ -28,10 +29,10 @@ use crate::{
 const SATURATED: Duration = Duration::from_secs(30);
 /// How long a server rests after it said that we are too fast.
 const SLOW_DOWN: Duration = Duration::from_secs(2);
-/// How long to wait before a server that has no more to give today is asked again.
-const QUOTA_PAUSE: Duration = Duration::from_secs(1_800);
-/// After how many mails in a row whose sender the server refused it is left alone.
-const SENDERS_REFUSED: u32 = 5;
+/// After how many different mails in a row that may have been refused since we are not welcome the server is left alone.
+const ENOUGH_REFUSALS: usize = 5;
+/// The same for mails that were refused since what we may send is used up: one may be its sender's matter alone.
+const ENOUGH_QUOTAS: usize = 2;
 /// How long a slot is withheld whose server's end was seen and which could not rest any longer: as long as it can be needed.
 const UNSETTLED: Duration = Duration::from_secs(2);
 
@@ -55,12 +56,34 @@ struct State {
     breaker: Breaker,
     /// The files that were in use when the server refused us for good.
     blamed: Option<u64>,
-    senders_refused: u32,
+    refusals: Suspects,
+    quotas: Suspects,
     rests_until: Option<Instant>,
     /// When the server last found a session to be one too many, and in what words.
     saturated: Option<(Instant, Unavailable)>,
     withholding: Withholding,
     settle_time: SettleTime,
+}
+
+/// A mail that was offered in a session of the server.
+pub struct Offered<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// Its sender and its first recipient.
+    pub sender: &'a str,
+    /// See `sender`.
+    pub recipient: &'a str,
+    /// The session.
+    pub session: Generation,
+    /// Whether the transaction got as far as a recipient and no further.
+    pub at_recipient: bool,
+}
+
+impl Offered<'_> {
+    /// Whom a refusal was about, should it not be us.
+    fn party(&self) -> Party {
+        if self.at_recipient { Party::Recipient(self.recipient.to_owned()) } else { Party::Sender(self.sender.to_owned()) }
+    }
 }
 
 /// Why no session could be opened.
@@ -82,7 +105,8 @@ impl Server {
             state: Mutex::new(State {
                 breaker: Breaker::new(limits),
                 blamed: None,
-                senders_refused: 0,
+                refusals: Suspects::new(ENOUGH_REFUSALS),
+                quotas: Suspects::new(ENOUGH_QUOTAS),
                 rests_until: None,
                 saturated: None,
                 withholding: Withholding::new(),
@@ -138,10 +162,10 @@ impl Server {
             return None;
         }
         let slot = self.pool.try_acquire()?;
-        self.state().breaker.opening();
+        let generation = self.state().breaker.opening();
         self.opening.fetch_add(1, Ordering::Relaxed);
         self.sessions.fetch_add(1, Ordering::Relaxed);
-        Some((slot, Opening { server: Arc::clone(self), is_open: false }))
+        Some((slot, Opening { server: Arc::clone(self), is_open: false, generation }))
     }
 
     /// How long an open session should wait before the next mail, so that a server in trouble does not see mail after
@@ -179,18 +203,39 @@ impl Server {
     }
 
     /// Remembers what a mail transaction taught about the server.
-    pub fn learn(&self, signs: &[Sign], words: &str, files: &CredentialsFolder) {
-        let before = self.permit(Instant::now());
+    pub fn learn(&self, signs: &[Sign], words: &str, mail: &Offered<'_>, files: &CredentialsFolder) {
+        let now = Instant::now();
+        let before = self.permit(now);
         for sign in signs {
             match sign {
                 Sign::Good => {
                     self.good.fetch_add(1, Ordering::Relaxed);
                     let mut state = self.state();
-                    state.senders_refused = 0;
-                    state.blamed = None;
-                    state.breaker.worked();
+                    state.refusals.taken(mail.sender, mail.recipient, now);
+                    state.quotas.taken(mail.sender, mail.recipient, now);
+                    state.breaker.worked(mail.session);
+                    if !state.breaker.is_paused(now) {
+                        state.blamed = None;
+                    }
                 }
-                Sign::SlowDown => self.state().rests_until = Some(Instant::now() + SLOW_DOWN),
+                Sign::SlowDown => self.state().rests_until = Some(now + SLOW_DOWN),
+                Sign::RefusesUs(why) => {
+                    let pause = self.state().refusals.refused(mail.id, mail.party(), now);
+                    if let Some(pause) = pause {
+                        self.failed(Trouble::Lasting(unavailable(why.as_str(), words), pause), files);
+                    }
+                }
+                Sign::QuotaExceeded(pause) => {
+                    let mut state = self.state();
+                    let sender = Party::Sender(mail.sender.to_owned());
+                    if state.quotas.refused(mail.id, sender, now).is_some() {
+                        drop(state);
+                        let what = unavailable(Why::QuotaExceeded.as_str(), words);
+                        self.failed(Trouble::Lasting(what, *pause), files);
+                    } else {
+                        state.rests_until = Some(now + SLOW_DOWN);
+                    }
+                }
                 other => {
                     if let Some(trouble) = self.trouble(*other, words) {
                         self.failed(trouble, files);
@@ -203,6 +248,12 @@ impl Server {
         }
     }
 
+    /// How long ago the server took a mail of ours, and whether no other mail than this one is refused as if it judged us.
+    pub fn standing(&self, mail: &str) -> (Option<Duration>, bool) {
+        let state = self.state();
+        (state.refusals.last_taken().map(|taken| taken.elapsed()), state.refusals.is_lone(mail))
+    }
+
     fn trouble(&self, sign: Sign, words: &str) -> Option<Trouble> {
         match sign {
             Sign::Failing => Some(Trouble::Failure(unavailable("ConnectFailed", words))),
@@ -213,19 +264,16 @@ impl Server {
                 None
             }
             Sign::Pause(reason) => {
-                let (reason, pause) = match reason {
-                    PauseReason::TlsFailed => ("TlsFailed", LONG_PAUSE),
-                    PauseReason::AuthenticationFailed => ("AuthenticationFailed", LONG_PAUSE),
-                    PauseReason::QuotaExceeded => ("QuotaExceeded", QUOTA_PAUSE),
-                    PauseReason::Blocked => ("Blocked", QUOTA_PAUSE),
+                let reason = match reason {
+                    PauseReason::TlsFailed => "TlsFailed",
+                    PauseReason::AuthenticationFailed => "AuthenticationFailed",
                 };
-                Some(Trouble::Lasting(unavailable(reason, words), pause))
+                Some(Trouble::Lasting(unavailable(reason, words), LONG_PAUSE))
             }
-            Sign::SenderRefused => {
-                let mut state = self.state();
-                state.senders_refused += 1;
-                (state.senders_refused >= SENDERS_REFUSED)
-                    .then(|| Trouble::Lasting(unavailable("SenderRefused", words), LONG_PAUSE))
+            // Said of a session, not of a mail: the next one is asked soon.
+            Sign::RefusesUs(why) => Some(Trouble::Failure(unavailable(why.as_str(), words))),
+            Sign::QuotaExceeded(pause) => {
+                Some(Trouble::Lasting(unavailable(Why::QuotaExceeded.as_str(), words), pause))
             }
             Sign::None | Sign::Good | Sign::SlowDown | Sign::SessionFull => None,
         }
@@ -380,6 +428,8 @@ fn unavailable(reason: &str, message: &str) -> Unavailable {
 pub struct Opening {
     server: Arc<Server>,
     is_open: bool,
+    /// Which pauses of the server it came after.
+    pub generation: Generation,
 }
 
 impl Opening {
