@@ -292,7 +292,11 @@ impl Header {
 
     /// What a recipient has behind it.
     pub fn patience_with(&self, recipient: &str) -> Patience {
-        if self.recipients.is_empty() { self.patience } else { self.recipients.get(recipient).copied().unwrap_or_default() }
+        if self.recipients.is_empty() {
+            self.patience
+        } else {
+            self.recipients.get(recipient).copied().unwrap_or_default()
+        }
     }
 
     /// Counts a try that judged some of the recipients that are still to be sent to; without names, the whole mail.

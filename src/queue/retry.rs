@@ -122,12 +122,12 @@ fn jittered(base: Duration, retry: &Retry, random: f64) -> Duration {
 pub fn wait(schedule: Schedule, n: u32, asked: Option<Duration>, retry: &Retry, random: f64) -> Duration {
     let nth = |len: usize| usize::try_from(n).unwrap_or(usize::MAX).min(len - 1);
     match schedule {
-        Schedule::Judged | Schedule::Patient | Schedule::Free => backoff(n, retry, random).max(asked.unwrap_or_default()),
+        Schedule::Judged | Schedule::Patient | Schedule::Free => {
+            backoff(n, retry, random).max(asked.unwrap_or_default())
+        }
         Schedule::Greylisted => match asked {
             Some(asked) => jittered(asked.max(retry.initial_backoff.get()), retry, random),
-            None => {
-                jittered(retry.max_backoff.get().saturating_mul(GREYLIST[nth(GREYLIST.len())]), retry, random)
-            }
+            None => jittered(retry.max_backoff.get().saturating_mul(GREYLIST[nth(GREYLIST.len())]), retry, random),
         },
         Schedule::Suspected => jittered(SUSPICION[nth(SUSPICION.len())], retry, random).max(asked.unwrap_or_default()),
     }
@@ -222,9 +222,8 @@ mod tests {
 
     #[test]
     fn the_servers_own_delay_is_honoured() {
-        let waits = |schedule, seconds| {
-            wait(schedule, 0, Some(Duration::from_secs(seconds)), &Retry::default(), 0.0).as_secs()
-        };
+        let waits =
+            |schedule, seconds| wait(schedule, 0, Some(Duration::from_secs(seconds)), &Retry::default(), 0.0).as_secs();
         for schedule in [Schedule::Judged, Schedule::Patient, Schedule::Greylisted, Schedule::Free] {
             assert_eq!(waits(schedule, 300), 300, "{schedule:?}");
             assert_eq!(waits(schedule, 0), 1, "{schedule:?}");

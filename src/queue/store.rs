@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{
-    At, Header, Mail, MailError, QueueNames, Refusal, Room, UnixMillis,
+    At, Header, Mail, MailError, QueueNames, Refusal, Room, Schedule, UnixMillis,
     ids::fresh_id,
     parse,
     records::{Records, short},

@@ -256,7 +256,11 @@ fn never(refusal: &Refusal<'_>) -> Ruling {
         _ => {}
     }
     if matches!(code, 500 | 502 | 503) {
-        return if *stage == Stage::AfterDot { Ruling::free(Why::ProtocolError, Sign::Failing) } else { protocol_error(context) };
+        return if *stage == Stage::AfterDot {
+            Ruling::free(Why::ProtocolError, Sign::Failing)
+        } else {
+            protocol_error(context)
+        };
     }
     if unknown || (of_recipient && code == 551) {
         return Ruling::dead(Why::RecipientRefused);

@@ -57,7 +57,7 @@ pub(super) enum Topic {
     Loop,
 }
 
-use Topic::{Client, Connections, Helo, List, Login, Ourselves, Relay, Sender};
+use Topic::{Client, Helo, List, Login, Ourselves, Relay, Sender};
 
 /// A reply's text in lower case, and what can be read out of it.
 pub(super) struct Words(String);
@@ -77,8 +77,18 @@ impl Words {
     /// "too many concurrent SMTP connections", but not "too many messages in this session".
     fn counts_connections(&self) -> bool {
         const NOUNS: [&str; 12] = [
-            "connection", "session", "message", "mail", "email", "e-mail", "recipient", "error", "command", "login",
-            "auth", "transaction",
+            "connection",
+            "session",
+            "message",
+            "mail",
+            "email",
+            "e-mail",
+            "recipient",
+            "error",
+            "command",
+            "login",
+            "auth",
+            "transaction",
         ];
         self.0.split("too many").skip(1).any(|rest| {
             let noun = rest.split_whitespace().take(4).find(|word| NOUNS.iter().any(|noun| word.starts_with(noun)));
@@ -132,7 +142,9 @@ fn holds(text: &str, phrase: &str) -> bool {
 /// before what may stand beside it ("your hostname" is no list that names "your host").
 pub(super) fn accusation(words: &Words, reply: &Reply) -> Option<Topic> {
     match reply.enhanced {
-        Some(EnhancedCode(_, 7, 60) | EnhancedCode(_, 1, 7 | 8) | EnhancedCode(_, 7, 20..=24 | 26 | 27)) => return Some(Sender),
+        Some(EnhancedCode(_, 7, 60) | EnhancedCode(_, 1, 7 | 8) | EnhancedCode(_, 7, 20..=24 | 26 | 27)) => {
+            return Some(Sender);
+        }
         Some(EnhancedCode(_, 7, 25)) => return Some(Client),
         Some(EnhancedCode(_, 7, 54 | 64)) => return Some(Relay),
         Some(EnhancedCode(_, 7, 57)) => return Some(Login),

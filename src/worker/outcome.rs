@@ -115,9 +115,8 @@ fn resolve(
     let mut outcome = outcome.clone();
     let confirmed = is_confirmed(header, standing);
     for (recipient, decided) in recipients.iter().zip(&mut outcome.recipients) {
-        let exhausted = schedule(decided).is_some_and(|(schedule, _)| {
-            header.patience_with(recipient).is_exhausted(schedule, retry, now)
-        });
+        let exhausted = schedule(decided)
+            .is_some_and(|(schedule, _)| header.patience_with(recipient).is_exhausted(schedule, retry, now));
         if exhausted {
             (decided.ruling.verdict, decided.ruling.why) = (Verdict::Dead, Why::RetriesExhausted);
         } else if decided.ruling.verdict == Verdict::Suspect && confirmed {
@@ -337,10 +336,8 @@ mod tests {
 
     const DELIVERED: (Verdict, Why) = (Verdict::Delivered, Why::Accepted);
     const REFUSED: (Verdict, Why) = (Verdict::Dead, Why::RecipientRefused);
-    const GREYLISTED: (Verdict, Why) = (
-        Verdict::Retry { class: Class::Greylisted, delay: Some(Duration::from_secs(300)) },
-        Why::Greylisted,
-    );
+    const GREYLISTED: (Verdict, Why) =
+        (Verdict::Retry { class: Class::Greylisted, delay: Some(Duration::from_secs(300)) }, Why::Greylisted);
     const BUSY: (Verdict, Why) = (Verdict::Retry { class: Class::Judged, delay: None }, Why::RecipientDeferred);
     const DENIED: (Verdict, Why) = (Verdict::Suspect, Why::RelayDenied);
     const FULL: (Verdict, Why) =
@@ -468,7 +465,10 @@ mod tests {
         assert_eq!((refused, conclusion.progress.accepted), (vec!["a"], vec!["c".to_owned()]));
         assert_eq!(conclusion.progress.judged, [("b".to_owned(), Schedule::Judged)]);
         let last = concluded_after(&header, &[BUSY], UnknownOutcome::Hold, &standing);
-        assert!(matches!(&last.settlement, Settlement::Dead { reason, .. } if reason == "RetriesExhausted"), "{last:?}");
+        assert!(
+            matches!(&last.settlement, Settlement::Dead { reason, .. } if reason == "RetriesExhausted"),
+            "{last:?}"
+        );
     }
 
     #[test]

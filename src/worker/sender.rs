@@ -343,7 +343,8 @@ impl Sender {
         };
         self.server.learn(&outcome.signs, &outcome::refusal_words(outcome), &mail, &self.context.files);
         let (taken_ago, lone) = self.server.standing(mail.id);
-        let before = |ago: Duration| UnixMillis(now.0.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)));
+        let before =
+            |ago: Duration| UnixMillis(now.0.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)));
         Standing { taken: taken_ago.map(before), lone }
     }
 

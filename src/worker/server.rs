@@ -82,7 +82,11 @@ pub struct Offered<'a> {
 impl Offered<'_> {
     /// Whom a refusal was about, should it not be us.
     fn party(&self) -> Party {
-        if self.at_recipient { Party::Recipient(self.recipient.to_owned()) } else { Party::Sender(self.sender.to_owned()) }
+        if self.at_recipient {
+            Party::Recipient(self.recipient.to_owned())
+        } else {
+            Party::Sender(self.sender.to_owned())
+        }
     }
 }
 

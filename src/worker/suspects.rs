@@ -4,10 +4,7 @@
 //! meanwhile. When all of them have one sender or one recipient in common, and the server took mail of another one not
 //! long ago, then it judged that one.
 
-use std::{
-    collections::BTreeMap,
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 

@@ -1,8 +1,8 @@
 //! The phrases that servers use, by what they speak of.
 
 use super::Topic::{
-    self, Client, Connections, Frequency, Greylist, Helo, Idle, List, Login, Loop, Mailbox, Ourselves, Outgoing, Quota, Rate,
-    Recipient, Recipients, Relay, Sender, Server, SessionFull, VagueQuota,
+    self, Client, Connections, Frequency, Greylist, Helo, Idle, List, Login, Loop, Mailbox, Ourselves, Outgoing, Quota,
+    Rate, Recipient, Recipients, Relay, Sender, Server, SessionFull, VagueQuota,
 };
 
 /// In lower case. A star ends a phrase that may go on within the word; parts between `&` must all be there, in any order.
@@ -117,7 +117,10 @@ pub(super) const PHRASES: &[(Topic, &[&str])] = &[
         Frequency,
         &["per second", "per minute", "per hour", "per day", "a second", "a minute", "an hour", "rate", "frequency"],
     ),
-    (Outgoing, &["sending", "outgoing", "outbound", "submission*", "you have sent", "you have exceeded", "your sending"]),
+    (
+        Outgoing,
+        &["sending", "outgoing", "outbound", "submission*", "you have sent", "you have exceeded", "your sending"],
+    ),
     (
         Mailbox,
         &[
