@@ -33,7 +33,7 @@ fn say(status: bool, reason: impl Into<String>, message: impl Into<String>) -> V
 type Judge = fn(&Facts<'_>) -> Verdict;
 
 /// All conditions in the order in which they are shown, each with the function that judges it.
-const JUDGES: [(&str, Judge); 15] = [
+const JUDGES: [(&str, Judge); 16] = [
     ("Ready", ready),
     ("Reconciling", reconciling),
     ("Stalled", stalled),
@@ -45,6 +45,7 @@ const JUDGES: [(&str, Judge); 15] = [
     ("AuditMismatch", audit_mismatch),
     ("ServerUnavailable", server_unavailable),
     ("ServerRefusesUs", server_refuses_us),
+    ("DeadLetterSurge", dead_letter_surge),
     ("ServerSaturated", server_saturated),
     ("StoreUnsafe", store_unsafe),
     ("SlotsQuarantined", slots_quarantined),
@@ -303,6 +304,17 @@ fn setting(reason: &str) -> Option<&'static str> {
         "RecipientRefused" | "PolicyRefused" => "the server's own log: its reply names no setting",
         _ => return None,
     })
+}
+
+/// Most of the last mails died: the relay asks with one at a time until a server takes one.
+fn dead_letter_surge(facts: &Facts<'_>) -> Verdict {
+    let (name, why) = troubles(facts).find(|(_, why)| why.reason == "DeadLetterSurge")?;
+    let message = format!(
+        "server {name}: {}; the relay rests and asks with one mail at a time until one is taken; see `mailrelay dead list`, and \
+         set retry.deadLetterGuard to false to go on all the same",
+        why.message
+    );
+    say(true, "MostMailDies", message)
 }
 
 fn server_saturated(facts: &Facts<'_>) -> Verdict {

@@ -123,7 +123,7 @@ pub use mail::{
 };
 pub use names::QueueNames;
 pub use recover::Recovery;
-pub use retry::{Failure, Patience, Schedule, backoff, next_step, wait};
+pub use retry::{Failure, Patience, Schedule, TOO_OLD, backoff, is_too_old, next_step, wait};
 pub use room::Room;
 pub use stage::{ALONE_FROM, POISON_FROM, RecoverOptions, Resolution, Stage, StageMark, Suspicion, resolve};
 pub use store::{

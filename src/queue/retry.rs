@@ -146,13 +146,24 @@ pub struct Failure {
     pub delay: Option<Duration>,
 }
 
+/// The reason of a dead letter that waited longer than `maxAge`.
+pub const TOO_OLD: &str = "TooOld";
+
+/// Whether a mail has waited for so long that a failed try is its last, whatever the reason.
+pub fn is_too_old(header: &Header, retry: &Retry, now: UnixMillis) -> bool {
+    now.since(header.since) >= retry.max_age.get()
+}
+
 /// The next step of a mail with one recipient, or whose recipients share what happened: delayed, or to the dead letters
-/// when its attempts are used up. Free deferrals never are: a ten-minute outage must not empty the queue into the dead
-/// letters.
+/// when its attempts are used up or it is too old. Free deferrals are never used up: a ten-minute outage must not empty the
+/// queue into the dead letters.
 pub fn next_step(header: &Header, failure: Failure, retry: &Retry, now: UnixMillis, random: f64) -> Settlement {
     let Failure { schedule, reason, reply, delay } = failure;
     if header.patience.is_exhausted(schedule, retry, now) {
         return Settlement::Dead { reason: "RetriesExhausted".into(), reply };
+    }
+    if is_too_old(header, retry, now) {
+        return Settlement::Dead { reason: TOO_OLD.into(), reply };
     }
     let before = match schedule.counted() {
         Counted::Attempt => header.patience.tries(schedule),
@@ -208,6 +219,24 @@ mod tests {
         let short = Retry { max_backoff: crate::api::DurationText::from_secs(1), ..Retry::default() };
         let (at, _) = tries(Schedule::Greylisted, &short, 100_000);
         assert!(*at.last().expect("tries") >= 4 * 3_600, "a short maxBackoff does not end it sooner");
+    }
+
+    #[test]
+    fn free_deferrals_end_with_the_age_of_the_mail_and_not_before() {
+        let header = Header { since: START, deferrals: 100_000, ..crate::queue::envelope::tests::header() };
+        let next = |seconds| {
+            let failure = Failure {
+                schedule: Schedule::Free,
+                reason: "ConnectFailed".into(),
+                reply: "refused".into(),
+                delay: None,
+            };
+            next_step(&header, failure, &Retry::default(), START.after(Duration::from_secs(seconds)), 0.0)
+        };
+        let five_days = 5 * 24 * 3_600;
+        assert!(matches!(next(five_days - 1), Settlement::Delayed { .. }));
+        let dead = Settlement::Dead { reason: "TooOld".into(), reply: "refused".into() };
+        assert_eq!(next(five_days), dead);
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod context;
 mod credentials;
 mod fleet;
 mod follow;
+mod guard;
 mod host;
 mod inheritance;
 mod intake;

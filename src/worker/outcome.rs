@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use crate::{
     api::{Retry, UnknownOutcome},
-    queue::{Counted, Failure, Header, Progress, Refusal, Schedule, Settlement, UnixMillis, next_step, wait},
+    queue::{
+        Counted, Failure, Header, Progress, Refusal, Schedule, Settlement, TOO_OLD, UnixMillis, is_too_old, next_step,
+        wait,
+    },
     smtp::{Class, MailOutcome, RecipientOutcome, Resend, Verdict, Why},
 };
 
@@ -81,8 +84,13 @@ pub fn conclude(
             Some(wait(schedule, before, asked, &policy.retry, moment.random))
         });
         // The longest wait of any recipient holds for all: they go on together. None waits when all go on at once.
+        let wait = wait.max();
+        if wait.is_some() && is_too_old(header, &policy.retry, moment.now) {
+            let settlement = Settlement::Dead { reason: TOO_OLD.into(), reply: words(outcome, Some(decided)) };
+            return Conclusion { settlement, progress, label: "dead" };
+        }
         let settlement = Settlement::Delayed {
-            wait: wait.max().unwrap_or(Duration::ZERO),
+            wait: wait.unwrap_or(Duration::ZERO),
             counted,
             reason: decided.ruling.why.as_str().into(),
             reply: words(outcome, Some(decided)),
@@ -451,6 +459,18 @@ mod tests {
         let conclusion = concluded(&[DELIVERED, DENIED], UnknownOutcome::Hold);
         assert!(matches!(conclusion.settlement, Settlement::Delayed { .. }), "{conclusion:?}");
         assert_eq!((conclusion.progress.accepted.len(), conclusion.progress.refused.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_mail_that_is_too_old_ends_with_whatever_would_put_it_off() {
+        for (ruling, ends) in [(DOWN, true), (GREYLISTED, true), (DENIED, true), (FULL, false), (DELIVERED, false)] {
+            let mut policy = policy(UnknownOutcome::Hold);
+            policy.retry.max_age = crate::api::DurationText::from_secs(NOW.now.0 / 1_000);
+            let (to, outcome) = (["a".to_owned()], outcome(&[ruling]));
+            let conclusion = conclude(&header(), &to, &outcome, &policy, &Standing::default(), NOW);
+            let too_old = matches!(&conclusion.settlement, Settlement::Dead { reason, .. } if reason == "TooOld");
+            assert_eq!(too_old, ends, "{conclusion:?}");
+        }
     }
 
     #[test]

@@ -325,7 +325,9 @@ impl Sender {
                 }
                 let standing = self.learn(claimed, &outcome, moment.now);
                 let (header, recipients) = (&claimed.header, &claimed.mail.recipients);
-                self.settle(work, outcome::conclude(header, recipients, &outcome, &policy, &standing, moment));
+                let conclusion = outcome::conclude(header, recipients, &outcome, &policy, &standing, moment);
+                self.context.watch_deaths(recipients.first().map_or("", String::as_str), &conclusion.settlement);
+                self.settle(work, conclusion);
                 let too_many = outcome.signs.contains(&Sign::TooManyConnections);
                 if too_many { Err(End::TooMany) } else { Ok(()) }
             }

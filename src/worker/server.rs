@@ -33,6 +33,8 @@ const SLOW_DOWN: Duration = Duration::from_secs(2);
 const ENOUGH_REFUSALS: usize = 5;
 /// The same for mails that were refused since what we may send is used up: one may be its sender's matter alone.
 const ENOUGH_QUOTAS: usize = 2;
+/// Why a server rests when most of the last mails died.
+const SURGE: &str = "DeadLetterSurge";
 /// How long a slot is withheld whose server's end was seen and which could not rest any longer: as long as it can be needed.
 const UNSETTLED: Duration = Duration::from_secs(2);
 
@@ -280,6 +282,28 @@ impl Server {
                 Some(Trouble::Lasting(unavailable(Why::QuotaExceeded.as_str(), words), pause))
             }
             Sign::None | Sign::Good | Sign::SlowDown | Sign::SessionFull => None,
+        }
+    }
+
+    /// Leaves the server alone, since most of the last mails died, unless it is left alone anyway.
+    pub fn rest_from_deaths(&self, rest: Duration, words: &str) {
+        let (mut state, now) = (self.state(), Instant::now());
+        if state.breaker.is_paused(now) {
+            return;
+        }
+        let what =
+            unavailable(SURGE, &format!("most of the last mails went to the dead letters, the last one for: {words}"));
+        tracing::warn!(server.name = self.name, reason = what.reason, rest_s = rest.as_secs(), "too much mail dies");
+        state.breaker.failed(Trouble::Lasting(what, rest), now);
+    }
+
+    /// Ends that rest: a person allows it.
+    pub fn stop_resting(&self) {
+        let mut state = self.state();
+        if state.breaker.unavailable().is_some_and(|why| why.reason == SURGE) {
+            state.breaker.files_changed();
+            drop(state);
+            self.changed.notify_one();
         }
     }
 
