@@ -19,17 +19,15 @@ async fn told(scene: &Scene, reason: &str) {
     .await;
 }
 
-/// Everything but a few is delivered within 5 s of now; the few that were tried while the server refused wait for longer.
-async fn flows_at_once(scene: &Scene, mails: usize, few: usize) {
+/// Twice what is promised, for a machine that is busy beside.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+/// All but the few that were tried while the server refused is delivered as soon as it does no longer.
+async fn flows_at_once(scene: &Scene, mails: u64, few: u64) {
     let mended = Instant::now();
     scene.sink.set_behaviour(Behaviour::default());
     scene.sink_until("full flow", |stats| stats.accepted + few >= mails).await;
-    assert!(mended.elapsed() < Duration::from_secs(5) * patience(), "{:?}", mended.elapsed());
-}
-
-/// A machine that builds beside the test is slower.
-fn patience() -> u32 {
-    2
+    assert!(mended.elapsed() < AT_ONCE, "{:?}", mended.elapsed());
 }
 
 async fn refuses_everybody(stage: FailureStage, reply: &str, reason: &str) {
