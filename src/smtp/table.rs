@@ -235,7 +235,8 @@ fn later(refusal: &Refusal<'_>) -> Ruling {
 fn never(refusal: &Refusal<'_>) -> Ruling {
     let Refusal { stage, reply, words, context } = refusal;
     let (code, of_recipient) = (reply.code, *stage == Stage::Rcpt);
-    let unknown = of_recipient && words.speak_of(Topic::Recipient);
+    // A server that asks the sender's own server about it passes on what it hears there.
+    let unknown = of_recipient && words.speak_of(Topic::Recipient) && !words.speak_of(Topic::Callout);
     if let Some(why) = accused(refusal).filter(|_| !unknown) {
         return Ruling::suspect(why);
     }
@@ -302,3 +303,5 @@ fn about_us(topic: Topic) -> Why {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod texts;

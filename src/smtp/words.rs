@@ -43,6 +43,8 @@ pub(super) enum Topic {
     Client,
     /// The sender of the mail.
     Sender,
+    /// A question to the sender's own server whether it exists.
+    Callout,
     /// A list of senders or hosts that nobody wants mail of.
     List,
     /// Our address, host or server is named.
@@ -148,7 +150,7 @@ pub(super) fn accusation(words: &Words, reply: &Reply) -> Option<Topic> {
         Some(EnhancedCode(_, 7, 25)) => return Some(Client),
         Some(EnhancedCode(_, 7, 54 | 64)) => return Some(Relay),
         Some(EnhancedCode(_, 7, 57)) => return Some(Login),
-        Some(EnhancedCode(_, 7, 606..=649)) => return Some(List),
+        Some(EnhancedCode(_, 7, 606..=649 | 705 | 708 | 750)) => return Some(List),
         _ => {}
     }
     if matches!(reply.code, 530 | 534 | 535 | 538) {

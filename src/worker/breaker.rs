@@ -92,9 +92,16 @@ impl Breaker {
         }
     }
 
-    /// Whether the server is left alone at `now`: sessions that are open end then, too.
+    /// Whether the server is left alone at `now`.
     pub fn is_paused(&self, now: Instant) -> bool {
         matches!(self.state, State::Paused { until } if until > now)
+    }
+
+    /// Whether a session that is open takes no further mail at `now`: the server is left alone, or it is not the one that
+    /// finds out.
+    pub fn shuts_out(&self, session: Generation, now: Instant) -> bool {
+        let in_use = matches!(self.state, State::Closed { .. });
+        self.is_paused(now) || (!in_use && session != Generation(self.pauses))
     }
 
     /// A session is about to be opened, which [`Breaker::permit`] allowed.
@@ -234,7 +241,9 @@ mod tests {
         assert_eq!(breaker.permit(now), Permit::At(now + LIMITS.pause));
         let probe = breaker.opening();
         breaker.worked(older);
-        assert_eq!(breaker.permit(now + LIMITS.pause), Permit::Probing);
+        let later = now + LIMITS.pause;
+        assert_eq!(breaker.permit(later), Permit::Probing);
+        assert_eq!((breaker.shuts_out(older, later), breaker.shuts_out(probe, later)), (true, false));
         // One that fails late meanwhile does not make the probe an older session.
         breaker.failed(Trouble::Lasting(what, LIMITS.pause), now);
         breaker.worked(probe);

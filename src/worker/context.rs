@@ -111,7 +111,10 @@ impl Context {
         };
         drop(guard);
         if let (Some(rest), Settlement::Dead { reply, .. }) = (rest, settlement) {
-            self.fleet.servers().iter().for_each(|server| server.rest_from_deaths(rest, reply));
+            let rested = self.fleet.servers().iter().filter(|server| server.rest_from_deaths(rest, reply)).count();
+            if rested > 0 {
+                self.guard.lock().unwrap_or_else(PoisonError::into_inner).rested();
+            }
         }
     }
 

@@ -32,8 +32,8 @@ impl DeathGuard {
         self.push(None);
     }
 
-    /// A mail went to the dead letters since a server refused it. How long the relay should rest, if it should. Mails to one
-    /// recipient count as one.
+    /// A mail went to the dead letters since a server refused it. How long the relay should rest, if it should; to be told by
+    /// [`DeathGuard::rested`] when it does. Mails to one recipient count as one.
     pub fn died(&mut self, recipient: &str) -> Option<Duration> {
         let dead = Some(recipient.to_owned());
         if !self.last.contains(&dead) {
@@ -42,9 +42,12 @@ impl DeathGuard {
         if self.last.iter().flatten().count() < MOST {
             return None;
         }
-        let rest = FIRST_REST.saturating_mul(2_u32.saturating_pow(self.rests)).min(LONGEST_REST);
+        Some(FIRST_REST.saturating_mul(2_u32.saturating_pow(self.rests)).min(LONGEST_REST))
+    }
+
+    /// The relay rests. Mails that were under way meanwhile may still die: that is one rest all the same.
+    pub fn rested(&mut self) {
         self.rests = self.rests.saturating_add(1);
-        Some(rest)
     }
 
     fn push(&mut self, mail: Option<String>) {
@@ -58,7 +61,12 @@ mod tests {
     use super::*;
 
     fn die(guard: &mut DeathGuard, mails: std::ops::Range<usize>) -> Vec<Option<u64>> {
-        mails.map(|number| guard.died(&number.to_string()).map(|rest| rest.as_secs())).collect()
+        let die = |number: usize| {
+            let rest = guard.died(&number.to_string())?;
+            guard.rested();
+            Some(rest.as_secs())
+        };
+        mails.map(die).collect()
     }
 
     #[test]

@@ -162,7 +162,7 @@ impl Sender {
     /// Waits for a mail that may be sent in this session.
     async fn next(&mut self) -> Result<Work, End> {
         loop {
-            let Some(rest) = self.server.rest(Instant::now()) else { return Err(End::Orderly) };
+            let Some(rest) = self.server.rest(self.generation, Instant::now()) else { return Err(End::Orderly) };
             let wait = if self.slot.may_start() { rest } else { rest.max(LEASE_LOOK) };
             if wait.is_zero() {
                 break;

@@ -15,7 +15,7 @@ use super::{
     breaker::{Breaker, Generation, LONG_PAUSE, Limits, Permit, Trouble},
     credentials::{CredentialsError, CredentialsFolder},
     settle_time::SettleTime,
-    suspects::{Party, Suspects},
+    suspects::{self, Party, Suspects},
     withhold::Withholding,
 };
 use crate::{
@@ -31,6 +31,8 @@ const SATURATED: Duration = Duration::from_secs(30);
 const SLOW_DOWN: Duration = Duration::from_secs(2);
 /// After how many different mails in a row that may have been refused since we are not welcome the server is left alone.
 const ENOUGH_REFUSALS: usize = 5;
+/// The same for sessions.
+const ENOUGH_SESSIONS: usize = 5;
 /// The same for mails that were refused since what we may send is used up: one may be its sender's matter alone.
 const ENOUGH_QUOTAS: usize = 2;
 /// Why a server rests when most of the last mails died.
@@ -60,6 +62,8 @@ struct State {
     blamed: Option<u64>,
     refusals: Suspects,
     quotas: Suspects,
+    /// How many sessions in a row the server refused for our sake.
+    sessions_refused: usize,
     rests_until: Option<Instant>,
     /// When the server last found a session to be one too many, and in what words.
     saturated: Option<(Instant, Unavailable)>,
@@ -113,6 +117,7 @@ impl Server {
                 blamed: None,
                 refusals: Suspects::new(ENOUGH_REFUSALS),
                 quotas: Suspects::new(ENOUGH_QUOTAS),
+                sessions_refused: 0,
                 rests_until: None,
                 saturated: None,
                 withholding: Withholding::new(),
@@ -175,9 +180,9 @@ impl Server {
     }
 
     /// How long an open session should wait before the next mail, so that a server in trouble does not see mail after
-    /// mail; `None` when it should end.
-    pub fn rest(&self, now: Instant) -> Option<Duration> {
-        if self.state().breaker.is_paused(now) {
+    /// mail; `None` when it should end: the server is left alone, or only sessions opened after that may ask it.
+    pub fn rest(&self, session: Generation, now: Instant) -> Option<Duration> {
+        if self.state().breaker.shuts_out(session, now) {
             return None;
         }
         Some(match self.permit(now) {
@@ -195,6 +200,15 @@ impl Server {
             }
             Unopened::Server(error) if error.ruling.sign == Sign::TooManyConnections => {
                 self.trouble(error.ruling.sign, &error.to_string())
+            }
+            Unopened::Server(error) if matches!(error.ruling.sign, Sign::RefusesUs(_)) => {
+                let what = unavailable(error.ruling.why.as_str(), &error.to_string());
+                let mut state = self.state();
+                state.sessions_refused = state.sessions_refused.saturating_add(1);
+                Some(match state.sessions_refused {
+                    ENOUGH_SESSIONS.. => Trouble::Lasting(what, suspects::PAUSE),
+                    _ => Trouble::Failure(what),
+                })
             }
             Unopened::Server(error) => {
                 self.trouble(error.ruling.sign, &error.to_string()).or_else(|| {
@@ -219,6 +233,7 @@ impl Server {
                     let mut state = self.state();
                     state.refusals.taken(mail.sender, mail.recipient, now);
                     state.quotas.taken(mail.sender, mail.recipient, now);
+                    state.sessions_refused = 0;
                     state.breaker.worked(mail.session);
                     if !state.breaker.is_paused(now) {
                         state.blamed = None;
@@ -276,25 +291,25 @@ impl Server {
                 };
                 Some(Trouble::Lasting(unavailable(reason, words), LONG_PAUSE))
             }
-            // Said of a session, not of a mail: the next one is asked soon.
-            Sign::RefusesUs(why) => Some(Trouble::Failure(unavailable(why.as_str(), words))),
+            // Before the first mail; what is said of mails is counted apart.
             Sign::QuotaExceeded(pause) => {
                 Some(Trouble::Lasting(unavailable(Why::QuotaExceeded.as_str(), words), pause))
             }
-            Sign::None | Sign::Good | Sign::SlowDown | Sign::SessionFull => None,
+            Sign::None | Sign::Good | Sign::SlowDown | Sign::SessionFull | Sign::RefusesUs(_) => None,
         }
     }
 
-    /// Leaves the server alone, since most of the last mails died, unless it is left alone anyway.
-    pub fn rest_from_deaths(&self, rest: Duration, words: &str) {
+    /// Leaves the server alone, since most of the last mails died; false when it is left alone anyway.
+    pub fn rest_from_deaths(&self, rest: Duration, words: &str) -> bool {
         let (mut state, now) = (self.state(), Instant::now());
         if state.breaker.is_paused(now) {
-            return;
+            return false;
         }
         let what =
             unavailable(SURGE, &format!("most of the last mails went to the dead letters, the last one for: {words}"));
         tracing::warn!(server.name = self.name, reason = what.reason, rest_s = rest.as_secs(), "too much mail dies");
         state.breaker.failed(Trouble::Lasting(what, rest), now);
+        true
     }
 
     /// Ends that rest: a person allows it.

@@ -15,7 +15,7 @@ const REFUSAL_COUNTS: Duration = Duration::from_secs(900);
 /// For how long a mail that was taken shows that the server has nothing against us.
 const TAKEN_COUNTS: Duration = Duration::from_secs(600);
 /// How long the server is left alone between two probes.
-const PAUSE: Duration = Duration::from_secs(4);
+pub const PAUSE: Duration = Duration::from_secs(4);
 /// The same while only mail of one sender, or to one recipient, was refused: that of others should not wait for long.
 const SHORT_PAUSE: Duration = Duration::from_secs(1);
 

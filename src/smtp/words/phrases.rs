@@ -1,8 +1,8 @@
 //! The phrases that servers use, by what they speak of.
 
 use super::Topic::{
-    self, Client, Connections, Frequency, Greylist, Helo, Idle, List, Login, Loop, Mailbox, Ourselves, Outgoing, Quota,
-    Rate, Recipient, Recipients, Relay, Sender, Server, SessionFull, VagueQuota,
+    self, Callout, Client, Connections, Frequency, Greylist, Helo, Idle, List, Login, Loop, Mailbox, Ourselves,
+    Outgoing, Quota, Rate, Recipient, Recipients, Relay, Sender, Server, SessionFull, VagueQuota,
 };
 
 /// In lower case. A star ends a phrase that may go on within the word; parts between `&` must all be there, in any order.
@@ -64,6 +64,7 @@ pub(super) const PHRASES: &[(Topic, &[&str])] = &[
             "rate-limit*",
             "rate exceeded",
             "sending rate",
+            "unusual rate",
             "submission rate",
             "connection rate",
             "connection frequency",
@@ -457,5 +458,6 @@ pub(super) const PHRASES: &[(Topic, &[&str])] = &[
         ],
     ),
     (Idle, &["timeout", "timed out", "idle", "time out"]),
+    (Callout, &["sender verif*"]),
     (Loop, &["too many hops", "hop count", "mail loop*", "loop detected", "loops back"]),
 ];
