@@ -160,7 +160,8 @@ fn recipients(refusal: &Refusal<'_>) -> Option<Ruling> {
     if *stage != Stage::Rcpt || !matches!(reply.code, 450..=452 | 550..=552) || refusal.subject() == Some(2) {
         return None;
     }
-    let said = refusal.speaks_of(Topic::Recipients) || refusal.enhanced() == Some((5, 3));
+    let said = (refusal.speaks_of(Topic::Recipients) && !refusal.speaks_of(Topic::Frequency))
+        || refusal.enhanced() == Some((5, 3));
     let implied = matches!(reply.code, 452 | 552) && context.accepted > 0;
     match (said || implied, context.accepted) {
         (false, _) => None,
@@ -215,6 +216,7 @@ fn later(refusal: &Refusal<'_>) -> Ruling {
         Some(5 | 6) => return Ruling::retry(Class::Judged, Why::TemporaryFailure),
         Some(7) if of_recipient => return Ruling::retry(Class::Greylisted, Why::Greylisted),
         Some(7) if whole && words.are_rspamds() => return Ruling::retry(Class::Greylisted, Why::Greylisted),
+        Some(7) if whole && refusal.speaks_of(Topic::Server) => return ill,
         Some(7) if whole => return Ruling::retry(Class::Patient, Why::TemporaryFailure),
         _ => {}
     }
@@ -224,7 +226,7 @@ fn later(refusal: &Refusal<'_>) -> Ruling {
             Ruling::retry(Class::Judged, Why::RecipientDeferred)
         }
         452 => Ruling::free(Why::OutOfStorage, Sign::Failing),
-        450 if of_recipient && refusal.speaks_of(Topic::Server) => ill,
+        450 if of_recipient && (refusal.speaks_of(Topic::Server) || refusal.speaks_of(Topic::ComeBack)) => ill,
         450 if of_recipient => Ruling::retry(Class::Judged, Why::RecipientDeferred),
         450 if whole => Ruling::retry(Class::Patient, Why::TemporaryFailure),
         _ => ill,
@@ -253,7 +255,7 @@ fn never(refusal: &Refusal<'_>) -> Ruling {
         Some(3 | 4) if words.speak_of(Topic::Loop) => return Ruling::dead(Why::PolicyRefused),
         Some(3 | 4) => return ill,
         Some(6) => return Ruling::dead(if of_recipient { Why::RecipientRefused } else { Why::PolicyRefused }),
-        None if words.speak_of(Topic::Server) => return ill,
+        None if words.speak_of(Topic::Server) || words.speak_of(Topic::ComeBack) => return ill,
         _ => {}
     }
     if matches!(code, 500 | 502 | 503) {

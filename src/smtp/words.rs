@@ -53,6 +53,8 @@ pub(super) enum Topic {
     Recipient,
     /// What the server suffers from.
     Server,
+    /// To come back, and no word of why.
+    ComeBack,
     /// A session that was at rest for too long.
     Idle,
     /// A mail that goes round and round.

@@ -9,8 +9,9 @@ use super::{
     breaker::Generation,
     context::{self, Context},
     outcome::{self, Conclusion, Moment, Standing},
-    server::{Offered, Opening, Server, Unopened},
+    server::{Opening, Server, Unopened},
     settle::Work,
+    suspects::Offered,
 };
 use crate::{
     lease::Slot,

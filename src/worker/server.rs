@@ -15,7 +15,7 @@ use super::{
     breaker::{Breaker, Generation, LONG_PAUSE, Limits, Permit, Trouble},
     credentials::{CredentialsError, CredentialsFolder},
     settle_time::SettleTime,
-    suspects::{self, Party, Suspects},
+    suspects::{self, Offered, Party, Suspects},
     withhold::Withholding,
 };
 use crate::{
@@ -69,31 +69,6 @@ struct State {
     saturated: Option<(Instant, Unavailable)>,
     withholding: Withholding,
     settle_time: SettleTime,
-}
-
-/// A mail that was offered in a session of the server.
-pub struct Offered<'a> {
-    /// Its id.
-    pub id: &'a str,
-    /// Its sender and its first recipient.
-    pub sender: &'a str,
-    /// See `sender`.
-    pub recipient: &'a str,
-    /// The session.
-    pub session: Generation,
-    /// Whether the transaction got as far as a recipient and no further.
-    pub at_recipient: bool,
-}
-
-impl Offered<'_> {
-    /// Whom a refusal was about, should it not be us.
-    fn party(&self) -> Party {
-        if self.at_recipient {
-            Party::Recipient(self.recipient.to_owned())
-        } else {
-            Party::Sender(self.sender.to_owned())
-        }
-    }
 }
 
 /// Why no session could be opened.

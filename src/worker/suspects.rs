@@ -8,6 +8,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
+use super::breaker::Generation;
+
 /// How many mails are remembered.
 const REMEMBERED: usize = 64;
 /// For how long a refusal counts when nothing is heard of its mail any more: a suspect mail is tried again sooner.
@@ -26,6 +28,31 @@ pub enum Party {
     Sender(String),
     /// The recipient.
     Recipient(String),
+}
+
+/// A mail that was offered in a session of the server.
+pub struct Offered<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// Its sender and its first recipient.
+    pub sender: &'a str,
+    /// See `sender`.
+    pub recipient: &'a str,
+    /// The session.
+    pub session: Generation,
+    /// Whether the transaction got as far as a recipient and no further.
+    pub at_recipient: bool,
+}
+
+impl Offered<'_> {
+    /// Whom a refusal was about, should it not be us.
+    pub fn party(&self) -> Party {
+        if self.at_recipient {
+            Party::Recipient(self.recipient.to_owned())
+        } else {
+            Party::Sender(self.sender.to_owned())
+        }
+    }
 }
 
 #[derive(Debug)]

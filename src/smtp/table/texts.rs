@@ -15,6 +15,8 @@ enum Judged {
     Ill,
     /// Our pace: free.
     Pace(Why),
+    /// Anything else.
+    Other(Ruling),
 }
 
 fn judged(stage: Stage, line: &str) -> Judged {
@@ -30,7 +32,7 @@ fn judged(stage: Stage, line: &str) -> Judged {
         (Verdict::Defer { .. }, Sign::SlowDown | Sign::TooManyConnections | Sign::QuotaExceeded(_)) => {
             Judged::Pace(why)
         }
-        other => panic!("{line}: {other:?}"),
+        _ => Judged::Other(Ruling { verdict, why, sign }),
     }
 }
 
@@ -184,6 +186,23 @@ fn row_38_texts_of_the_field_judge_whom_their_servers_mean() {
         ),
         (Greeting, "421 4.3.2 Connection rate limit exceeded.", Pace(Why::Throttled)),
         (Rcpt, "452 4.4.5 Insufficient disk space; try again later", Pace(Why::Throttled)),
+        // Others
+        (Rcpt, "550 Mailbox is full", UNKNOWN),
+        (Rcpt, "554 delivery error: dd This user doesn't have a yahoo.example account", UNKNOWN),
+        (Mail, "554 5.7.0 Your IP is blocked", Us(Why::ClientRefused)),
+        (Mail, "451 4.7.1 Received too many messages from a new or untrusted IP: 192.0.2.1", Pace(Why::Throttled)),
+        (Mail, "550 5.7.1 Sending limit reached. Max 500 mails per day", Pace(Why::QuotaExceeded)),
+        (AfterDot, "550 Message limit exceeded for today", Pace(Why::QuotaExceeded)),
+        (AfterDot, "450 4.7.0 Mail limit reached. Try again in 1 hour", Pace(Why::QuotaExceeded)),
+        (AfterDot, "451 4.7.0 Temporary server error. Please try again later. PRX2", Ill),
+        (AfterDot, "554 5.7.1 This message has been blocked because it contains a banned attachment", CONTENT),
+        (AfterDot, "571 5.7.1 blocked by policy: client IP 192.0.2.1 not trusted", Us(Why::Blocked)),
+        (
+            Rcpt,
+            "450 4.7.1 <a@b.example>: Recipient address rejected: Policy delay, try again in 300 seconds",
+            Later(Greylisted),
+        ),
+        (Rcpt, "550 Sender IP reverse lookup rejected", Us(Why::ClientRefused)),
         // Providers
         (
             AfterDot,

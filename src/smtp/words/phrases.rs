@@ -1,8 +1,8 @@
 //! The phrases that servers use, by what they speak of.
 
 use super::Topic::{
-    self, Callout, Client, Connections, Frequency, Greylist, Helo, Idle, List, Login, Loop, Mailbox, Ourselves,
-    Outgoing, Quota, Rate, Recipient, Recipients, Relay, Sender, Server, SessionFull, VagueQuota,
+    self, Callout, Client, ComeBack, Connections, Frequency, Greylist, Helo, Idle, List, Login, Loop, Mailbox,
+    Ourselves, Outgoing, Quota, Rate, Recipient, Recipients, Relay, Sender, Server, SessionFull, VagueQuota,
 };
 
 /// In lower case. A star ends a phrase that may go on within the word; parts between `&` must all be there, in any order.
@@ -106,6 +106,9 @@ pub(super) const PHRASES: &[(Topic, &[&str])] = &[
             "email quota",
             "e-mail quota",
             "message quota",
+            "mail limit",
+            "message limit",
+            "today & limit*",
             "outgoing & quota",
             "outbound & quota",
             "outgoing & limit",
@@ -234,6 +237,9 @@ pub(super) const PHRASES: &[(Topic, &[&str])] = &[
             "your ip & not authorized",
             "your ip & not permitted",
             "your ip & denied",
+            "your ip & blocked",
+            "your host & blocked",
+            "your server & blocked",
             "ip address & not allowed",
             "ip address & not authorized",
             "ip address & not permitted",
@@ -357,6 +363,9 @@ pub(super) const PHRASES: &[(Topic, &[&str])] = &[
         Recipient,
         &[
             "user unknown",
+            "mailbox full",
+            "mailbox is full",
+            "mailbox & over quota",
             "unknown user",
             "no such user",
             "no such recipient",
@@ -453,11 +462,10 @@ pub(super) const PHRASES: &[(Topic, &[&str])] = &[
             "shutting down",
             "system not available",
             "system unavailable",
-            "try again later",
-            "try later",
         ],
     ),
     (Idle, &["timeout", "timed out", "idle", "time out"]),
+    (ComeBack, &["try again later", "try later", "retry later"]),
     (Callout, &["sender verif*"]),
     (Loop, &["too many hops", "hop count", "mail loop*", "loop detected", "loops back"]),
 ];
