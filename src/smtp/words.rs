@@ -102,7 +102,7 @@ impl Words {
 
     /// Whether the text names our side: in words, or by an address in brackets.
     pub fn name_us(&self) -> bool {
-        let address = |text: &str| text.parse::<std::net::IpAddr>().is_ok();
+        let address = |text: &str| text.parse::<core::net::IpAddr>().is_ok();
         let token = |c: char| c.is_whitespace() || "[]()<>,;\"'".contains(c);
         self.speak_of(Ourselves) || self.0.split(token).any(|word| address(word.trim_end_matches(['.', ':'])))
     }

@@ -27,7 +27,7 @@ pub struct Policy {
 /// What is known of a server when it has answered.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Standing {
-    /// When it took a mail of ours last.
+    /// When the last mail of ours was offered that it took.
     pub taken: Option<UnixMillis>,
     /// Whether this is the only mail that it refuses as if it judged us.
     pub lone: bool,

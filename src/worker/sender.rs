@@ -232,7 +232,7 @@ impl Sender {
         busy.dec();
         self.slot.set_busy(false);
         context.metrics.transaction.get_or_create(&self.label).observe(began.elapsed().as_secs_f64());
-        self.conclude(work, &claimed, sent, stopped)
+        self.conclude(work, &claimed, began, sent, stopped)
     }
 
     /// Waits until the mail may be sent: with the company it needs, on a lease that is long enough; how the session goes
@@ -287,6 +287,7 @@ impl Sender {
         &self,
         work: Work,
         claimed: &Claimed,
+        began: Instant,
         sent: Option<MailOutcome>,
         stopped: Option<Stopped>,
     ) -> Result<(), End> {
@@ -324,7 +325,7 @@ impl Sender {
                 if outcome.is_session_gone() {
                     self.note_early_end();
                 }
-                let standing = self.learn(claimed, &outcome, moment.now);
+                let standing = self.learn(claimed, began, &outcome, moment.now);
                 let (header, recipients) = (&claimed.header, &claimed.mail.recipients);
                 let conclusion = outcome::conclude(header, recipients, &outcome, &policy, &standing, moment);
                 self.context.watch_deaths(recipients.first().map_or("", String::as_str), &conclusion.settlement);
@@ -336,11 +337,12 @@ impl Sender {
     }
 
     /// Remembers what the transaction says about the server; what is known of it then.
-    fn learn(&self, claimed: &Claimed, outcome: &MailOutcome, now: UnixMillis) -> Standing {
+    fn learn(&self, claimed: &Claimed, began: Instant, outcome: &MailOutcome, now: UnixMillis) -> Standing {
         let mail = Offered {
             id: &claimed.header.id,
             sender: &claimed.mail.reverse_path,
             recipient: claimed.mail.recipients.first().map_or("", String::as_str),
+            began: began.into_std(),
             session: self.generation,
             at_recipient: outcome.stage == smtp::Stage::Rcpt,
         };

@@ -206,8 +206,8 @@ impl Server {
                 Sign::Good => {
                     self.good.fetch_add(1, Ordering::Relaxed);
                     let mut state = self.state();
-                    state.refusals.taken(mail.sender, mail.recipient, now);
-                    state.quotas.taken(mail.sender, mail.recipient, now);
+                    state.refusals.taken(mail.sender, mail.recipient, mail.began);
+                    state.quotas.taken(mail.sender, mail.recipient, mail.began);
                     state.sessions_refused = 0;
                     state.breaker.worked(mail.session);
                     if !state.breaker.is_paused(now) {
@@ -216,7 +216,7 @@ impl Server {
                 }
                 Sign::SlowDown => self.state().rests_until = Some(now + SLOW_DOWN),
                 Sign::RefusesUs(why) => {
-                    let pause = self.state().refusals.refused(mail.id, mail.party(), now);
+                    let pause = self.state().refusals.refused(mail.id, mail.party(), now.into_std());
                     if let Some(pause) = pause {
                         self.failed(Trouble::Lasting(unavailable(why.as_str(), words), pause), files);
                     }
@@ -224,7 +224,7 @@ impl Server {
                 Sign::QuotaExceeded(pause) => {
                     let mut state = self.state();
                     let sender = Party::Sender(mail.sender.to_owned());
-                    if state.quotas.refused(mail.id, sender, now).is_some() {
+                    if state.quotas.refused(mail.id, sender, now.into_std()).is_some() {
                         drop(state);
                         let what = unavailable(Why::QuotaExceeded.as_str(), words);
                         self.failed(Trouble::Lasting(what, *pause), files);
@@ -244,10 +244,11 @@ impl Server {
         }
     }
 
-    /// How long ago the server took a mail of ours, and whether no other mail than this one is refused as if it judged us.
+    /// How long ago the last mail was offered that the server took, and whether no other mail than this one is refused as if it judged us.
     pub fn standing(&self, mail: &str) -> (Option<Duration>, bool) {
-        let state = self.state();
-        (state.refusals.last_taken().map(|taken| taken.elapsed()), state.refusals.is_lone(mail))
+        let (state, now) = (self.state(), Instant::now().into_std());
+        let taken = state.refusals.last_taken().map(|taken| now.duration_since(taken));
+        (taken, state.refusals.is_lone(mail))
     }
 
     fn trouble(&self, sign: Sign, words: &str) -> Option<Trouble> {

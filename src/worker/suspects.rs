@@ -4,9 +4,10 @@
 //! meanwhile. When all of them have one sender or one recipient in common, and the server took mail of another one not
 //! long ago, then it judged that one.
 
-use std::{collections::BTreeMap, time::Duration};
-
-use tokio::time::Instant;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use super::breaker::Generation;
 
@@ -38,6 +39,8 @@ pub struct Offered<'a> {
     pub sender: &'a str,
     /// See `sender`.
     pub recipient: &'a str,
+    /// When.
+    pub began: Instant,
     /// The session.
     pub session: Generation,
     /// Whether the transaction got as far as a recipient and no further.
@@ -97,15 +100,16 @@ impl Suspects {
         }
     }
 
-    /// The server took a mail.
-    pub fn taken(&mut self, sender: &str, recipient: &str, now: Instant) {
-        self.refused.clear();
-        self.taken = Some(now);
-        remember(&mut self.senders, sender, now);
-        remember(&mut self.recipients, recipient, now);
+    /// The server took a mail that was offered at `began`. That says nothing of what it refused since then: it may have
+    /// made up its mind about us in between.
+    pub fn taken(&mut self, sender: &str, recipient: &str, began: Instant) {
+        self.refused.retain(|_, refusal| refusal.at > began);
+        self.taken = self.taken.max(Some(began));
+        remember(&mut self.senders, sender, began);
+        remember(&mut self.recipients, recipient, began);
     }
 
-    /// When the server took a mail last.
+    /// When the last mail that the server took was offered.
     pub fn last_taken(&self) -> Option<Instant> {
         self.taken
     }
@@ -170,6 +174,18 @@ mod tests {
             }
         }
         assert_eq!(suspects.last_taken(), Some(now));
+    }
+
+    #[test]
+    fn a_mail_that_was_offered_before_the_refusals_excuses_nothing() {
+        let (mut suspects, now) = (Suspects::new(5), Instant::now());
+        let began = now.checked_sub(Duration::from_secs(1)).expect("a second ago");
+        for number in 0..4 {
+            suspects.refused(&number.to_string(), to(number), now);
+        }
+        suspects.taken("app@example.com", "ann@example.org", began);
+        assert_eq!(suspects.last_taken(), Some(began));
+        assert_eq!(suspects.refused("4", to(4), now), Some(PAUSE));
     }
 
     #[test]
