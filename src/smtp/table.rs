@@ -221,7 +221,6 @@ fn later(refusal: &Refusal<'_>) -> Ruling {
         _ => {}
     }
     match code {
-        454 => ill,
         452 if of_recipient && refusal.speaks_of(Topic::Mailbox) => {
             Ruling::retry(Class::Judged, Why::RecipientDeferred)
         }

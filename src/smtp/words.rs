@@ -137,7 +137,8 @@ fn holds(text: &str, phrase: &str) -> bool {
     let (phrase, open) = phrase.strip_suffix('*').map_or((phrase, false), |stem| (stem, true));
     let is_word = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     text.match_indices(phrase).any(|(at, found)| {
-        let (before, after) = (text[..at].as_bytes().last(), text[at + found.len()..].as_bytes().first());
+        let bytes = text.as_bytes();
+        let (before, after) = (bytes[..at].last(), bytes.get(at + found.len()));
         !is_word(before) && (open || !is_word(after))
     })
 }
@@ -146,7 +147,7 @@ fn holds(text: &str, phrase: &str) -> bool {
 /// before what may stand beside it ("your hostname" is no list that names "your host").
 pub(super) fn accusation(words: &Words, reply: &Reply) -> Option<Topic> {
     match reply.enhanced {
-        Some(EnhancedCode(_, 7, 60) | EnhancedCode(_, 1, 7 | 8) | EnhancedCode(_, 7, 20..=24 | 26 | 27)) => {
+        Some(EnhancedCode(_, 7, 20..=24 | 26 | 27 | 60) | EnhancedCode(_, 1, 7 | 8)) => {
             return Some(Sender);
         }
         Some(EnhancedCode(_, 7, 25)) => return Some(Client),
