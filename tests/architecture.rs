@@ -29,7 +29,7 @@ const FORBIDDEN: [(&str, &str); 3] = [("worker", "controller"), ("worker", "budg
 const KUBERNETES: [&str; 2] = ["api", "controller"];
 
 /// Sources that decide and do nothing else: clock and randomness are arguments, and nothing waits.
-const PURE: [&str; 25] = [
+const PURE: [&str; 30] = [
     "api/spec.rs",
     "api/record.rs",
     "budget.rs",
@@ -41,10 +41,13 @@ const PURE: [&str; 25] = [
     "queue/audit.rs",
     "queue/compose.rs",
     "queue/mail.rs",
+    "queue/patience.rs",
     "queue/retry.rs",
     "queue/stage.rs",
     "smtp/reply.rs",
     "smtp/table.rs",
+    "smtp/words.rs",
+    "smtp/words/wait.rs",
     "controller/conditions.rs",
     "controller/evidence.rs",
     "controller/mirror.rs",
@@ -53,7 +56,9 @@ const PURE: [&str; 25] = [
     "controller/shares.rs",
     "controller/succession.rs",
     "controller/topology.rs",
+    "worker/guard.rs",
     "worker/outcome.rs",
+    "worker/suspects.rs",
     "worker/withhold.rs",
 ];
 

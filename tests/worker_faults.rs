@@ -131,7 +131,12 @@ async fn a_worker_whose_clock_is_hours_off_expires_nothing_and_sends_nothing_ear
     let library = ClockLibrary::build();
     let preload = format!("LD_PRELOAD={}", library.path().display());
     for hours in [-3, 3] {
-        let mut scene = Scene::open(4, SinkConfig::default(), json!({ "retry": { "initialBackoff": "100ms" } })).await;
+        let mut scene = Scene::open(
+            4,
+            SinkConfig::default(),
+            json!({ "retry": { "initialBackoff": "100ms", "maxBackoff": "1s" } }),
+        )
+        .await;
         scene.add_worker_behind(&["env", &preload], &[]);
         let pid = scene.workers[0].pid();
         let clock =

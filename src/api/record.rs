@@ -61,7 +61,8 @@ pub struct ServerReport {
 #[serde(rename_all = "camelCase")]
 pub struct Unavailable {
     /// A condition reason: `ConnectFailed`, `AuthenticationFailed`, `TlsFailed`, `SecretMissing`, `QuotaExceeded`,
-    /// `OutOfFileDescriptors`.
+    /// `OutOfFileDescriptors`, `DeadLetterSurge`, or what of us the server refuses: `RelayDenied`, `LoginRequired`,
+    /// `HeloRefused`, `ClientRefused`, `SenderRefused`, `Blocked`, `RecipientRefused`, `PolicyRefused`.
     pub reason: String,
     /// A sentence for people, without secrets.
     pub message: String,

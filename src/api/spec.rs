@@ -277,6 +277,15 @@ pub struct Retry {
     #[serde(default = "default_jitter_percent")]
     #[schemars(range(min = 0, max = 100))]
     pub jitter_percent: i32,
+    /// A mail that has waited longer than this, since it was queued or since its `notBefore`, goes to the dead letters when its
+    /// next try fails, whatever the reason.
+    #[serde(default = "default_max_age")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('8760h')").message("maxAge must be from 1m to 8760h"))]
+    pub max_age: DurationText,
+    /// Rest when most of the last 20 different mails went to the dead letters, and ask with one mail at a time until a server
+    /// takes one.
+    #[serde(default = "default_dead_letter_guard")]
+    pub dead_letter_guard: bool,
 }
 
 /// When a server that keeps failing is left alone.
@@ -346,6 +355,8 @@ impl Default for Retry {
             initial_backoff: default_initial_backoff(),
             max_backoff: default_max_backoff(),
             jitter_percent: default_jitter_percent(),
+            max_age: default_max_age(),
+            dead_letter_guard: default_dead_letter_guard(),
         }
     }
 }
@@ -412,6 +423,12 @@ const fn default_max_backoff() -> DurationText {
 }
 const fn default_jitter_percent() -> i32 {
     20
+}
+const fn default_max_age() -> DurationText {
+    DurationText::from_secs(120 * 3_600)
+}
+const fn default_dead_letter_guard() -> bool {
+    true
 }
 const fn default_consecutive_failures() -> i32 {
     100

@@ -1,6 +1,6 @@
 //! Conditions: a list of small pure functions, each from the facts to one condition.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -33,7 +33,7 @@ fn say(status: bool, reason: impl Into<String>, message: impl Into<String>) -> V
 type Judge = fn(&Facts<'_>) -> Verdict;
 
 /// All conditions in the order in which they are shown, each with the function that judges it.
-const JUDGES: [(&str, Judge); 14] = [
+const JUDGES: [(&str, Judge); 16] = [
     ("Ready", ready),
     ("Reconciling", reconciling),
     ("Stalled", stalled),
@@ -44,6 +44,8 @@ const JUDGES: [(&str, Judge); 14] = [
     ("OutcomeUnknown", outcome_unknown),
     ("AuditMismatch", audit_mismatch),
     ("ServerUnavailable", server_unavailable),
+    ("ServerRefusesUs", server_refuses_us),
+    ("DeadLetterSurge", dead_letter_surge),
     ("ServerSaturated", server_saturated),
     ("StoreUnsafe", store_unsafe),
     ("SlotsQuarantined", slots_quarantined),
@@ -265,6 +267,54 @@ fn server_unavailable(facts: &Facts<'_>) -> Verdict {
     let sentences: Vec<String> =
         unavailable.iter().map(|(name, (reason, message))| format!("{name}: {reason}: {message}")).collect();
     say(true, *reason, sentences.join("; "))
+}
+
+/// The server is there and takes no mail of ours: nothing dies, one mail at a time asks again, and this says where to look.
+fn server_refuses_us(facts: &Facts<'_>) -> Verdict {
+    let refusing = || troubles(facts).filter_map(|(name, why)| Some((name, why, setting(&why.reason)?)));
+    let (_, first, _) = refusing().next()?;
+    // Workers say it in the words that each has heard: one of each server is enough.
+    let mut named = BTreeMap::new();
+    for (name, why, setting) in refusing() {
+        named
+            .entry(name)
+            .or_insert_with(|| format!("{name} refuses our mail ({}): {}; look at {setting}", why.reason, why.message));
+    }
+    let sentences: Vec<String> = named.into_values().collect();
+    say(true, &*first.reason, format!("{}; no mail is lost, and one at a time asks again", sentences.join("; ")))
+}
+
+/// What to look at when a server refuses us for a reason; `None` when that reason is not about us.
+fn setting(reason: &str) -> Option<&'static str> {
+    Some(match reason {
+        "RelayDenied" => {
+            "the server's right to relay for us: its list of networks or users that may send through it, or servers[].auth"
+        }
+        "LoginRequired" => {
+            "servers[].auth and servers[].tls, and the worker's login files: the server wants a login first"
+        }
+        "HeloRefused" => "the worker's --helo: the server wants a full host name that the DNS knows",
+        "ClientRefused" => {
+            "the address that our connections come from: its name in the DNS, and the server's list of clients"
+        }
+        "Blocked" => {
+            "the list that the server names: the address that our connections come from, or our domain, is on it"
+        }
+        "SenderRefused" => "the sender of our mails: whether this login may send as it, and its domain's DNS records",
+        "RecipientRefused" | "PolicyRefused" => "the server's own log: its reply names no setting",
+        _ => return None,
+    })
+}
+
+/// Most of the last mails died: the relay asks with one at a time until a server takes one.
+fn dead_letter_surge(facts: &Facts<'_>) -> Verdict {
+    let (name, why) = troubles(facts).find(|(_, why)| why.reason == "DeadLetterSurge")?;
+    let message = format!(
+        "server {name}: {}; the relay rests and asks with one mail at a time until one is taken; see `mailrelay dead list`, and \
+         set retry.deadLetterGuard to false to go on all the same",
+        why.message
+    );
+    say(true, "MostMailDies", message)
 }
 
 fn server_saturated(facts: &Facts<'_>) -> Verdict {

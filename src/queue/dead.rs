@@ -56,8 +56,8 @@ pub struct Bulk {
 pub struct DeadLetter {
     /// Its id; empty when none was ever fixed.
     pub id: String,
-    /// Why, in a word: `InvalidMail`, `PayloadMissing`, `PayloadUnreadable`, `MalformedEnvelope`, `RetriesExhausted`, `RecipientsRefused`,
-    /// `Poison`, or what the server's reply was read as. `Malformed` is an entry that is no dead letter of ours.
+    /// Why, in a word: `InvalidMail`, `PayloadMissing`, `PayloadUnreadable`, `MalformedEnvelope`, `RetriesExhausted`, `TooOld`,
+    /// `RecipientsRefused`, `Poison`, or what the server's reply was read as. `Malformed` is an entry that is no dead letter of ours.
     pub reason: String,
     /// When.
     pub at: UnixMillis,
@@ -220,6 +220,8 @@ impl DeadLetter {
             key: self.key.clone(),
             remaining: self.remaining.clone(),
             refused: Vec::new(),
+            patience: super::Patience::default(),
+            recipients: std::collections::BTreeMap::new(),
             tries: Vec::new(),
         };
         let mut entry = header.encode(self.priority);

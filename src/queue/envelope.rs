@@ -4,9 +4,11 @@
 //! place for the scripts, one line of JSON written and read by Rust alone, and bytes that nobody ever re-encodes. The
 //! first claim (or the enqueue script) fixes the header; it travels with the payload on every move.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Mail, Priority, UnixMillis, ids::sortable_id};
+use super::{Mail, Patience, Priority, UnixMillis, ids::sortable_id};
 
 /// How every envelope begins; the scripts know it too.
 pub const MAGIC: &[u8] = b"mailrelay/1 ";
@@ -41,6 +43,10 @@ pub struct Header {
     pub remaining: Option<Vec<String>>,
     /// Recipients that were refused for good while others went on.
     pub refused: Vec<Refusal>,
+    /// What of `attempts` counts by which schedule, for the whole mail.
+    pub patience: Patience,
+    /// The same for single recipients (addresses), once they differ: one that is put off uses up no other's attempts.
+    pub recipients: BTreeMap<String, Patience>,
     /// The last tries, oldest first; at most [`MAX_TRIES`] are kept.
     pub tries: Vec<Try>,
 }
@@ -71,6 +77,11 @@ struct Line {
     remaining: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     refused: Vec<Refusal>,
+    /// Absent when all attempts are of the schedule that `maxRetries` counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    patience: Option<Patience>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    recipients: BTreeMap<String, Patience>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     tries: Vec<Try>,
 }
@@ -89,6 +100,8 @@ impl From<Header> for Line {
             key,
             remaining,
             refused,
+            patience,
+            recipients,
             tries,
         } = header;
         let domain = message_id.strip_prefix('<').and_then(|rest| rest.strip_prefix(&*id)?.strip_suffix('>'));
@@ -98,7 +111,23 @@ impl From<Header> for Line {
         };
         let id = Some(id).filter(|id| *id != sortable_id(first_seen, &serial));
         let since = Some(since).filter(|since| *since != first_seen);
-        Self { id, serial, message_id, attempts, deferrals, crashes, first_seen, since, key, remaining, refused, tries }
+        let patience = Some(patience).filter(|patience| *patience != judged(attempts));
+        Self {
+            id,
+            serial,
+            message_id,
+            attempts,
+            deferrals,
+            crashes,
+            first_seen,
+            since,
+            key,
+            remaining,
+            refused,
+            patience,
+            recipients,
+            tries,
+        }
     }
 }
 
@@ -116,13 +145,35 @@ impl From<Line> for Header {
             key,
             remaining,
             refused,
+            patience,
+            recipients,
             tries,
         } = line;
         let id = id.unwrap_or_else(|| sortable_id(first_seen, &serial));
         let message_id = if message_id.starts_with('@') { format!("<{id}{message_id}>") } else { message_id };
         let since = since.unwrap_or(first_seen);
-        Self { id, serial, message_id, attempts, deferrals, crashes, first_seen, since, key, remaining, refused, tries }
+        let patience = patience.unwrap_or(judged(attempts));
+        Self {
+            id,
+            serial,
+            message_id,
+            attempts,
+            deferrals,
+            crashes,
+            first_seen,
+            since,
+            key,
+            remaining,
+            refused,
+            patience,
+            recipients,
+            tries,
+        }
     }
+}
+
+fn judged(attempts: u32) -> Patience {
+    Patience { judged: attempts, ..Patience::default() }
 }
 
 /// The year 10000, which no `Date` header can hold.
@@ -152,6 +203,9 @@ pub struct Try {
     /// The server's reply or the error, cut to [`MAX_REPLY`] bytes.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reply: String,
+    /// Whether the refusal may have judged us and not the mail.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspect: bool,
 }
 
 /// How much of a reply is kept.
@@ -210,6 +264,8 @@ impl Header {
             key: mail.idempotency_key.clone(),
             remaining: None,
             refused: Vec::new(),
+            patience: Patience::default(),
+            recipients: BTreeMap::new(),
             tries: Vec::new(),
             id,
         }
@@ -295,6 +351,8 @@ pub(super) mod tests {
             key: None,
             remaining: None,
             refused: Vec::new(),
+            patience: Patience::default(),
+            recipients: BTreeMap::new(),
             tries: Vec::new(),
         }
     }
@@ -302,7 +360,7 @@ pub(super) mod tests {
     proptest! {
         #[test]
         fn what_is_sealed_is_read_again_byte_by_byte(payload in any::<Vec<u8>>(), key in any::<Option<String>>(), attempts: u32, high: bool) {
-            let header = Header { attempts, key, ..header() };
+            let header = Header { attempts, patience: judged(attempts), key, ..header() };
             let wanted = if high { Priority::High } else { Priority::Low };
             let mut entry = header.encode(wanted);
             // The scripts cut at the first newline.
@@ -365,7 +423,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_history_keeps_the_last_tries() {
-        let tried = |n| Try { at: UnixMillis(n), reason: "x".into(), reply: String::new() };
+        let tried = |n| Try { at: UnixMillis(n), reason: "x".into(), reply: String::new(), suspect: false };
         let header = (0..20).fold(header(), |header, n| header.with_try(tried(n)));
         assert_eq!(header.tries.len(), MAX_TRIES);
         assert_eq!(header.tries.last(), Some(&tried(19)));

@@ -97,6 +97,7 @@ mod ids;
 mod inspect;
 mod mail;
 mod names;
+mod patience;
 mod raw;
 mod records;
 mod recover;
@@ -122,8 +123,9 @@ pub use mail::{
     Attachment, Content, MAX_MESSAGE, MAX_PAYLOAD, MAX_RECIPIENTS, Mail, MailError, Parts, Priority, parse,
 };
 pub use names::QueueNames;
+pub use patience::Patience;
 pub use recover::Recovery;
-pub use retry::{Failure, backoff, next_step};
+pub use retry::{Failure, Schedule, TOO_OLD, backoff, is_too_old, next_step, wait};
 pub use room::Room;
 pub use stage::{ALONE_FROM, POISON_FROM, RecoverOptions, Resolution, Stage, StageMark, Suspicion, resolve};
 pub use store::{

@@ -165,6 +165,12 @@ fn ending(claim: &Claimed, outcome: &Settlement, progress: &Progress, now: UnixM
         reply,
         accepted: progress.accepted.clone(),
     };
+    let tried = |reason: &str, reply: &str| Try {
+        at: now,
+        reason: reason.to_owned(),
+        reply: reply.to_owned(),
+        suspect: progress.suspect,
+    };
     let refused_rest = |mut header: Header, accepted: Vec<String>| {
         header.remaining = Some(header.refused.iter().map(|refusal| refusal.recipient.clone()).collect());
         let reply = header.refused.last().map(|refusal| refusal.reply.clone()).unwrap_or_default();
@@ -181,7 +187,7 @@ fn ending(claim: &Claimed, outcome: &Settlement, progress: &Progress, now: UnixM
         }
         Settlement::Delayed { wait, counted, reason, reply } => {
             match counted {
-                Counted::Attempt => header.attempts = header.attempts.saturating_add(1),
+                Counted::Attempt => header.count_attempt(&open, &progress.judged, now),
                 Counted::Deferral => header.deferrals = header.deferrals.saturating_add(1),
             }
             // Nothing open and nothing refused makes no sense; the recipients are then left as they were.
@@ -189,7 +195,7 @@ fn ending(claim: &Claimed, outcome: &Settlement, progress: &Progress, now: UnixM
                 header.remaining = Some(open);
             }
             let reply = envelope::cut(reply);
-            let header = header.with_try(Try { at: now, reason: reason.clone(), reply: reply.clone() });
+            let header = header.with_try(tried(reason, &reply));
             Ending { wait: *wait, ..whole("delayed", header, reason.clone(), reply) }
         }
         Settlement::Dead { reason, reply } => {
@@ -198,7 +204,7 @@ fn ending(claim: &Claimed, outcome: &Settlement, progress: &Progress, now: UnixM
                 let refused = header.refused.iter().map(|refusal| refusal.recipient.clone());
                 header.remaining = Some(open.into_iter().chain(refused).collect());
             }
-            let header = header.with_try(Try { at: now, reason: reason.clone(), reply: reply.clone() });
+            let header = header.with_try(tried(reason, &reply));
             whole("dead", header, reason.clone(), reply)
         }
         Settlement::Held { reason, reply } => {

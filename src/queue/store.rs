@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{
-    At, Header, Mail, MailError, QueueNames, Refusal, Room, UnixMillis,
+    At, Header, Mail, MailError, QueueNames, Refusal, Room, Schedule, UnixMillis,
     ids::fresh_id,
     parse,
     records::{Records, short},
@@ -205,6 +205,11 @@ pub struct Progress {
     pub accepted: Vec<String>,
     /// Addresses that were refused for good; with the last outcome they become a dead letter of this mail.
     pub refused: Vec<Refusal>,
+    /// Addresses that the server judged and said later, with the schedule they go on by; empty when it is the whole mail,
+    /// by the schedule that `maxRetries` counts.
+    pub judged: Vec<(String, Schedule)>,
+    /// Whether a refusal may have judged us and not the mail.
+    pub suspect: bool,
 }
 
 /// How a settlement ended.

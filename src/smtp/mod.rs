@@ -24,7 +24,7 @@ mod words;
 pub use connect::{Credentials, Endpoint, StepLimits, TlsRoots};
 pub use ending::{Closed, Lingering};
 pub use network::{Bytes, Connected, Connection, Dial, Handle, Network, Tcp};
-pub use reply::{Context, EnhancedCode, Event, PauseReason, Reply, Resend, Ruling, Sign, Stage, Verdict, Why};
+pub use reply::{Class, Context, EnhancedCode, Event, PauseReason, Reply, Resend, Ruling, Sign, Stage, Verdict, Why};
 pub use session::{Features, Offers, OpenError, Session};
 pub use table::judge;
 pub use transaction::{Commit, MailOutcome, RecipientOutcome, Transaction, TransactionError};

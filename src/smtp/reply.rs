@@ -99,9 +99,9 @@ impl Stage {
         }
     }
 
-    /// Whether a mail is being offered.
-    pub(super) fn is_transaction(self) -> bool {
-        matches!(self, Self::Mail | Self::Rcpt | Self::Data | Self::Body | Self::AfterDot)
+    /// Whether a session is still being made.
+    pub(super) fn is_opening(self) -> bool {
+        matches!(self, Self::Connect | Self::Greeting | Self::Ehlo | Self::Tls | Self::Auth)
     }
 }
 
@@ -143,13 +143,29 @@ pub enum Verdict {
     },
     /// The server judged this mail and said later: one attempt is used up. Wait at least `delay` if given.
     Retry {
+        /// How long it is worth trying.
+        class: Class,
         /// What the server asked for.
         delay: Option<Duration>,
     },
+    /// A 5yz that may judge us and not the mail. Free of charge, until it is known that the server takes other mail of
+    /// ours: then it judged this one.
+    Suspect,
     /// Never: to the dead letters.
     Dead,
     /// Whether the server took it is not known: the policy `unknownOutcome` decides.
     Unknown,
+}
+
+/// How long a mail is tried that the server put off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// A judgement about a recipient: as often as the relay's spec says.
+    Judged,
+    /// A judgement about this mail without a reason that lasts: for some time.
+    Patient,
+    /// A delay on principle: for some hours, as greylisting wants it.
+    Greylisted,
 }
 
 /// How a deferred mail goes on.
@@ -202,10 +218,18 @@ pub enum Why {
     SenderRefused,
     /// The message is too large.
     TooLarge,
-    /// The content or our standing is against the server's policy.
+    /// The content is against the server's policy; in a suspicion, a refusal that says nothing more.
     PolicyRefused,
     /// The server has us on a block list.
     Blocked,
+    /// The server does not send to others for us.
+    RelayDenied,
+    /// The server wants a login, and we have none.
+    LoginRequired,
+    /// The server does not like our name in EHLO.
+    HeloRefused,
+    /// The server does not like the address that we come from, or its name.
+    ClientRefused,
     /// A reply out of sequence, or none at all in SMTP's terms.
     ProtocolError,
     /// The connection broke.
@@ -214,6 +238,8 @@ pub enum Why {
     TimedOut,
     /// Another 4yz.
     TemporaryFailure,
+    /// The attempts of the mail, or of one recipient, are used up.
+    RetriesExhausted,
     /// The final answer was lost.
     OutcomeUnknown,
     /// The mail needs an extension that the server does not have.
@@ -248,10 +274,15 @@ impl Why {
             Self::TooLarge => "TooLarge",
             Self::PolicyRefused => "PolicyRefused",
             Self::Blocked => "Blocked",
+            Self::RelayDenied => "RelayDenied",
+            Self::LoginRequired => "LoginRequired",
+            Self::HeloRefused => "HeloRefused",
+            Self::ClientRefused => "ClientRefused",
             Self::ProtocolError => "ProtocolError",
             Self::ConnectionLost => "ConnectionLost",
             Self::TimedOut => "TimedOut",
             Self::TemporaryFailure => "TemporaryFailure",
+            Self::RetriesExhausted => "RetriesExhausted",
             Self::OutcomeUnknown => "OutcomeUnknown",
             Self::NotSupported => "NotSupported",
             Self::Aborted => "Aborted",
@@ -265,7 +296,7 @@ impl Why {
 pub enum Sign {
     /// Nothing.
     None,
-    /// It works: breaker to 0, and one step towards growing a reduced budget again.
+    /// It took a mail: breaker to 0, and one step towards growing a reduced budget again.
     Good,
     /// Breaker + 1.
     Failing,
@@ -275,8 +306,10 @@ pub enum Sign {
     SlowDown,
     /// It takes fewer mails in a session than we thought.
     SessionFull,
-    /// It refused a sender: five different mails in a row mean PAUSE.
-    SenderRefused,
+    /// What we may send in a time is used up: no more until a part of that time is over.
+    QuotaExceeded(Duration),
+    /// It refused a mail for a reason that may lie with us; many different ones in a row mean PAUSE.
+    RefusesUs(Why),
     /// Breaker open for all pods, with a condition.
     Pause(PauseReason),
 }
@@ -288,10 +321,6 @@ pub enum PauseReason {
     TlsFailed,
     /// Until the Secret changes, or a probe in 5 minutes.
     AuthenticationFailed,
-    /// Until tomorrow, with a long probe.
-    QuotaExceeded,
-    /// The server has us on a block list.
-    Blocked,
 }
 
 /// One row of the table.
@@ -318,8 +347,12 @@ impl Ruling {
         Self::new(Verdict::Defer { resend, delay: None }, why, sign)
     }
 
-    pub(super) const fn retry(why: Why) -> Self {
-        Self::new(Verdict::Retry { delay: None }, why, Sign::None)
+    pub(super) const fn retry(class: Class, why: Why) -> Self {
+        Self::new(Verdict::Retry { class, delay: None }, why, Sign::None)
+    }
+
+    pub(super) const fn suspect(why: Why) -> Self {
+        Self::new(Verdict::Suspect, why, Sign::RefusesUs(why))
     }
 
     pub(super) const fn dead(why: Why) -> Self {
@@ -341,7 +374,7 @@ impl Ruling {
     /// Puts in what the server asked for ("try again in 5 minutes").
     pub(super) fn after(mut self, wish: Option<Duration>) -> Self {
         match &mut self.verdict {
-            Verdict::Defer { delay, .. } | Verdict::Retry { delay } => *delay = wish,
+            Verdict::Defer { delay, .. } | Verdict::Retry { delay, .. } => *delay = wish,
             _ => {}
         }
         self

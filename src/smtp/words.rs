@@ -1,8 +1,67 @@
-//! What servers mean by the text of a reply; the codes alone do not tell.
+//! What servers mean by the text of a reply; the codes alone do not tell. The phrases are data: a topic for each, found
+//! where they stand as whole words.
+
+mod phrases;
+mod wait;
 
 use std::time::Duration;
 
 use super::reply::{EnhancedCode, Reply};
+
+use phrases::PHRASES;
+
+/// What a phrase speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Topic {
+    /// More sessions at once than the server takes.
+    Connections,
+    /// More mails in this session than the server takes.
+    SessionFull,
+    /// More recipients in this transaction than the server takes.
+    Recipients,
+    /// More mail in a moment than the server takes.
+    Rate,
+    /// What the sender may send in a longer time.
+    Quota,
+    /// A quota, without a word of whose it is.
+    VagueQuota,
+    /// How often something may be in a time.
+    Frequency,
+    /// What we send, as opposed to what somebody gets.
+    Outgoing,
+    /// What a mailbox may hold or get.
+    Mailbox,
+    /// Come back later, on principle.
+    Greylist,
+    /// Our right to send through this server to others.
+    Relay,
+    /// A login that is missing.
+    Login,
+    /// Our name in EHLO.
+    Helo,
+    /// The address that we connect from, or its name.
+    Client,
+    /// The sender of the mail.
+    Sender,
+    /// A question to the sender's own server whether it exists.
+    Callout,
+    /// A list of senders or hosts that nobody wants mail of.
+    List,
+    /// Our address, host or server is named.
+    Ourselves,
+    /// A recipient that does not exist or takes no mail.
+    Recipient,
+    /// What the server suffers from.
+    Server,
+    /// To come back, and no word of why.
+    ComeBack,
+    /// A session that was at rest for too long.
+    Idle,
+    /// A mail that goes round and round.
+    Loop,
+}
+
+use Topic::{Client, Helo, List, Login, Ourselves, Relay, Sender};
 
 /// A reply's text in lower case, and what can be read out of it.
 pub(super) struct Words(String);
@@ -12,109 +71,93 @@ impl Words {
         Self(text.to_ascii_lowercase())
     }
 
-    fn has(&self, words: &[&str]) -> bool {
-        words.iter().any(|word| self.0.contains(word))
+    /// Whether one of the topic's phrases is in the text.
+    pub fn speak_of(&self, topic: Topic) -> bool {
+        let phrases = PHRASES.iter().filter(|(of, _)| *of == topic).flat_map(|(_, phrases)| *phrases);
+        let mut phrases = phrases.map(|phrase| phrase.split('&').all(|part| holds(&self.0, part.trim())));
+        phrases.any(|found| found) || (topic == Topic::Connections && self.counts_connections())
     }
 
-    pub fn too_many_connections(&self) -> bool {
-        let counted = self.0.split("too many").skip(1).any(|rest| {
-            // "too many concurrent SMTP connections", but not "too many messages in this session".
-            let noun = rest.split_whitespace().take(4).find(|word| {
-                ["connection", "session", "message", "mail", "recipient", "error", "command", "login", "auth"]
-                    .iter()
-                    .any(|noun| word.starts_with(noun))
-            });
+    /// "too many concurrent SMTP connections", but not "too many messages in this session".
+    fn counts_connections(&self) -> bool {
+        const NOUNS: [&str; 12] = [
+            "connection",
+            "session",
+            "message",
+            "mail",
+            "email",
+            "e-mail",
+            "recipient",
+            "error",
+            "command",
+            "login",
+            "auth",
+            "transaction",
+        ];
+        self.0.split("too many").skip(1).any(|rest| {
+            let noun = rest.split_whitespace().take(4).find(|word| NOUNS.iter().any(|noun| word.starts_with(noun)));
             noun.is_some_and(|noun| noun.starts_with("connection") || noun.starts_with("session"))
-        });
-        counted
-            || self.has(&["connection limit", "concurrent connections limit", "number of connections", "thread limit"])
+        })
     }
 
-    pub fn too_many_messages(&self) -> bool {
-        let many = self.has(&["too many message", "too many mail", "too many email", "message limit", "messages per"]);
-        many && self.has(&["session", "connection"])
+    /// Whether the text names our side: in words, or by an address in brackets.
+    pub fn name_us(&self) -> bool {
+        let address = |text: &str| text.parse::<core::net::IpAddr>().is_ok();
+        let token = |c: char| c.is_whitespace() || "[]()<>,;\"'".contains(c);
+        self.speak_of(Ourselves) || self.0.split(token).any(|word| address(word.trim_end_matches(['.', ':'])))
     }
 
-    pub fn too_many_recipients(&self, reply: &Reply) -> bool {
-        self.has(&["too many recipient"]) || matches!(reply.enhanced, Some(EnhancedCode(_, 5, 3)))
+    /// Rspamd's own words for greylisting at the end of a message.
+    pub fn are_rspamds(&self) -> bool {
+        self.0.trim_end_matches('.') == "4.7.1 try again later"
     }
 
-    pub fn idle_timeout(&self) -> bool {
-        self.has(&["timeout", "timed out", "idle"])
+    /// For how long the limit that is spoken of holds at most; a quarter of an hour when it is not said.
+    pub fn window(&self) -> Duration {
+        let named = |phrases: &[&str]| phrases.iter().any(|phrase| holds(&self.0, phrase));
+        Duration::from_secs(match () {
+            () if named(&["per second", "a second"]) => 1,
+            () if named(&["per minute", "a minute"]) => 60,
+            () if named(&["per hour", "an hour", "hourly", "hour"]) => 3_600,
+            () if named(&["daily", "per day", "a day", "24 hours", "24 hour", "24-hour", "today"]) => 86_400,
+            () if named(&["monthly", "per month", "a month"]) => 86_400,
+            () => 900,
+        })
     }
 
-    /// The sender's quota at this server; a mailbox over quota (x.2.2) is another matter.
-    pub fn daily_quota(&self, reply: &Reply) -> bool {
-        let daily = self.has(&["daily"]) && self.has(&["quota", "limit"]);
-        (daily || self.has(&["sending quota", "sending limit"]))
-            && !matches!(reply.enhanced, Some(EnhancedCode(_, 2, 2)))
-    }
-
-    fn pace(&self) -> bool {
-        self.has(&[
-            "throttl",
-            "rate limit",
-            "ratelimit",
-            "sending rate",
-            "too fast",
-            "too much mail",
-            "slow down",
-            "rate exceeded",
-        ])
-    }
-
-    pub fn throttled(&self, reply: &Reply) -> bool {
-        let code = matches!(reply.enhanced, Some(EnhancedCode(4, 4, 5) | EnhancedCode(4, 7, _)));
-        self.pace() || (matches!(reply.code, 450..=452) && code)
-    }
-
-    pub fn greylisted(&self, reply: &Reply) -> bool {
-        let code = matches!(reply.code, 450 | 451) && matches!(reply.enhanced, Some(EnhancedCode(4, 7, 1)));
-        self.has(&["greylist", "graylist", "grey-list", "gray-list"]) || (code && !self.pace())
-    }
-
-    pub fn blocked(&self) -> bool {
-        self.has(&["blocked using", "blacklist", "blocklist", "block list", "black list"])
-    }
-
-    /// "in 5 minutes", "300 seconds", "00:04:59": how long the server wants us to wait, a day at most.
+    /// "try again in 5 minutes", "300 seconds", "retry after 00:04:59": how long the server wants us to wait, a day at
+    /// most. Times of day, dates and windows ("100 per 24 hours") are no waits.
     pub fn delay(&self) -> Option<Duration> {
-        let mut number: Option<u64> = None;
-        for word in self.0.split(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '(' | ')' | '=')) {
-            let word = word.trim_end_matches('.');
-            if let Some(seconds) = clock(word) {
-                return Some(Duration::from_secs(seconds.min(86_400)));
-            }
-            let digits = word.len() - word.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-            let (head, unit) = word.split_at(digits);
-            if digits > 0 {
-                number = head.parse().ok();
-            }
-            if unit.is_empty() {
-                continue;
-            }
-            let factor = match unit.trim_end_matches('s') {
-                "second" | "sec" => Some(1),
-                "" if digits > 0 => Some(1),
-                "minute" | "min" => Some(60),
-                "hour" | "hr" => Some(3600),
-                _ => None,
-            };
-            if let (Some(number), Some(factor)) = (number, factor) {
-                return Some(Duration::from_secs(number.saturating_mul(factor).min(86_400)));
-            }
-            number = None;
-        }
-        None
+        wait::read(&self.0)
     }
 }
 
-/// `hh:mm:ss` in seconds.
-fn clock(word: &str) -> Option<u64> {
-    let mut parts = word.split(':').map(|part| part.parse::<u64>().ok().filter(|_| part.len() == 2));
-    let (Some(Some(h)), Some(Some(m)), Some(Some(s)), None) = (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return None;
-    };
-    Some(h * 3600 + m * 60 + s)
+/// Whether a phrase stands in a text as whole words, or at least begins as one when it ends with a star.
+fn holds(text: &str, phrase: &str) -> bool {
+    let (phrase, open) = phrase.strip_suffix('*').map_or((phrase, false), |stem| (stem, true));
+    let is_word = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    text.match_indices(phrase).any(|(at, found)| {
+        let bytes = text.as_bytes();
+        let (before, after) = (bytes[..at].last(), bytes.get(at + found.len()));
+        !is_word(before) && (open || !is_word(after))
+    })
+}
+
+/// The topics of a refusal that judges us, in the order in which they are looked for: what names its culprit exactly comes
+/// before what may stand beside it ("your hostname" is no list that names "your host").
+pub(super) fn accusation(words: &Words, reply: &Reply) -> Option<Topic> {
+    match reply.enhanced {
+        Some(EnhancedCode(_, 7, 20..=24 | 26 | 27 | 60) | EnhancedCode(_, 1, 7 | 8)) => {
+            return Some(Sender);
+        }
+        Some(EnhancedCode(_, 7, 25)) => return Some(Client),
+        Some(EnhancedCode(_, 7, 54 | 64)) => return Some(Relay),
+        Some(EnhancedCode(_, 7, 57)) => return Some(Login),
+        Some(EnhancedCode(_, 7, 606..=649 | 705 | 708 | 750)) => return Some(List),
+        _ => {}
+    }
+    if matches!(reply.code, 530 | 534 | 535 | 538) {
+        return Some(Login);
+    }
+    [Helo, Login, Relay, Client, Sender].into_iter().find(|topic| words.speak_of(*topic))
 }

@@ -1,7 +1,8 @@
 //! When a server is left alone: a pure state machine, one for each server.
 //!
 //! Single failures space the next connections out; many in a row, or one that judges our credentials, pause the server.
-//! After a pause one session probes; a mail transaction that the server took part in ends the matter.
+//! After a pause one session probes; a mail that the server takes in it ends the matter. One that it takes in a session
+//! from before the pause does not: what set the pause is newer.
 
 use std::time::Duration;
 
@@ -63,12 +64,18 @@ pub struct Breaker {
     limits: Limits,
     state: State,
     last: Option<Unavailable>,
+    /// How many pauses there were.
+    pauses: u64,
 }
+
+/// Says which pauses a session was opened before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Generation(u64);
 
 impl Breaker {
     /// A server that nothing is known of.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, state: State::Closed { failures: 0, not_before: None }, last: None }
+        Self { limits, state: State::Closed { failures: 0, not_before: None }, last: None, pauses: 0 }
     }
 
     /// Changed limits count from the next failure on.
@@ -85,20 +92,35 @@ impl Breaker {
         }
     }
 
-    /// Whether the server is left alone at `now`: sessions that are open end then, too.
+    /// Whether the server is left alone at `now`.
     pub fn is_paused(&self, now: Instant) -> bool {
         matches!(self.state, State::Paused { until } if until > now)
     }
 
+    /// Whether a session that is open takes no further mail at `now`: the server is left alone, or it is not the one that
+    /// finds out.
+    pub fn shuts_out(&self, session: Generation, now: Instant) -> bool {
+        let in_use = matches!(self.state, State::Closed { .. });
+        self.is_paused(now) || (!in_use && session != Generation(self.pauses))
+    }
+
     /// A session is about to be opened, which [`Breaker::permit`] allowed.
-    pub fn opening(&mut self) {
+    pub fn opening(&mut self) -> Generation {
         if matches!(self.state, State::Paused { .. }) {
             self.state = State::Probing;
         }
+        Generation(self.pauses)
     }
 
-    /// The server did its part of a mail transaction, whatever it said of the mail.
-    pub fn worked(&mut self) {
+    /// The server took a mail in a session.
+    pub fn worked(&mut self, session: Generation) {
+        let is_closed = matches!(self.state, State::Closed { .. });
+        if is_closed || session == Generation(self.pauses) {
+            self.forgive();
+        }
+    }
+
+    fn forgive(&mut self) {
         self.state = State::Closed { failures: 0, not_before: None };
         self.last = None;
     }
@@ -117,6 +139,7 @@ impl Breaker {
             Trouble::Failure(what) => (what, None),
         };
         self.last = Some(what);
+        let was_in_use = matches!(self.state, State::Closed { .. });
         self.state = match (&self.state, pause) {
             (_, Some(pause)) => State::Paused { until: now + pause },
             // Sessions that were open when the server was given up report late: that prolongs nothing.
@@ -131,11 +154,14 @@ impl Breaker {
                 }
             }
         };
+        if was_in_use && matches!(self.state, State::Paused { .. }) {
+            self.pauses += 1;
+        }
     }
 
     /// The server's files changed: what they were blamed for may be gone.
     pub fn files_changed(&mut self) {
-        self.worked();
+        self.forgive();
     }
 
     /// Why the server can't be used, when that is worth telling.
@@ -197,10 +223,31 @@ mod tests {
         let now = Instant::now();
         let mut breaker = after(4, now);
         assert!(breaker.unavailable().is_some());
-        breaker.worked();
+        let session = breaker.opening();
+        breaker.worked(session);
         assert!(breaker.unavailable().is_none());
         breaker.failed(refused(), now);
         assert_eq!(breaker.permit(now), Permit::At(now + Duration::from_millis(100)));
+    }
+
+    #[test]
+    fn a_late_success_of_an_older_session_ends_no_pause() {
+        let now = Instant::now();
+        let mut breaker = after(0, now);
+        let older = breaker.opening();
+        let what = Unavailable { reason: "RelayDenied".into(), message: "554".into() };
+        breaker.failed(Trouble::Lasting(what.clone(), LIMITS.pause), now);
+        breaker.worked(older);
+        assert_eq!(breaker.permit(now), Permit::At(now + LIMITS.pause));
+        let probe = breaker.opening();
+        breaker.worked(older);
+        let later = now + LIMITS.pause;
+        assert_eq!(breaker.permit(later), Permit::Probing);
+        assert_eq!((breaker.shuts_out(older, later), breaker.shuts_out(probe, later)), (true, false));
+        // One that fails late meanwhile does not make the probe an older session.
+        breaker.failed(Trouble::Lasting(what, LIMITS.pause), now);
+        breaker.worked(probe);
+        assert_eq!((breaker.permit(now), breaker.unavailable()), (Permit::Granted, None));
     }
 
     #[test]

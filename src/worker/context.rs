@@ -14,13 +14,15 @@ use super::{
     credentials::CredentialsFolder,
     fleet::Fleet,
     follow::Followed,
+    guard::DeathGuard,
     host::{Guard, Host},
     intake::Intake,
+    outcome::Policy,
     settle::Settler,
 };
 use crate::{
     lease::{Identity, ProcessId},
-    queue::{Queue, Room},
+    queue::{Queue, Room, Settlement, TOO_OLD},
     store::Store,
     system,
     telemetry::metrics::WorkerMetrics,
@@ -53,6 +55,8 @@ pub struct Context {
     pub fleet: Fleet,
     /// Where outcomes go.
     pub settler: Settler,
+    /// Whether too much mail dies.
+    pub guard: Mutex<DeathGuard>,
     /// Login files.
     pub files: CredentialsFolder,
     /// Figures.
@@ -86,6 +90,32 @@ impl Context {
         let permits = if alone { EVERYBODY } else { 1 };
         // The semaphore is never closed.
         Arc::clone(&self.company).acquire_many_owned(permits).await.ok()
+    }
+
+    /// Notes how a mail ended; should too much mail die, all servers rest.
+    pub fn watch_deaths(&self, recipient: &str, settlement: &Settlement) {
+        let Policy { retry, .. } = self.settler.policy();
+        let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = match settlement {
+            _ if !retry.dead_letter_guard => {
+                *guard = DeathGuard::default();
+                None
+            }
+            Settlement::Delivered { .. } => {
+                guard.taken();
+                None
+            }
+            // Time killed it, not a server.
+            Settlement::Dead { reason, .. } if reason != TOO_OLD => guard.died(recipient),
+            Settlement::Dead { .. } | Settlement::Delayed { .. } | Settlement::Held { .. } => None,
+        };
+        drop(guard);
+        if let (Some(rest), Settlement::Dead { reply, .. }) = (rest, settlement) {
+            let rested = self.fleet.servers().iter().filter(|server| server.rest_from_deaths(rest, reply)).count();
+            if rested > 0 {
+                self.guard.lock().unwrap_or_else(PoisonError::into_inner).rested();
+            }
+        }
     }
 
     /// The queue that mail is taken from, once known.

@@ -213,6 +213,9 @@ impl Fleet {
             match wanted {
                 Some(wanted) if stays && server.is_like(wanted) => {
                     server.adjust(wanted, limits);
+                    if !record.spec.retry.dead_letter_guard {
+                        server.stop_resting();
+                    }
                     true
                 }
                 _ => {

@@ -1,13 +1,19 @@
-//! From what the server made of a mail to what the queue makes of it. Pure: randomness is an argument (`random`, from 0 to
-//! 1), and waits are counted by Redis' clock.
+//! From what the server made of a mail to what the queue makes of it. Pure: clock and randomness are arguments, and waits
+//! are counted by Redis' clock.
 
 use std::time::Duration;
 
 use crate::{
     api::{Retry, UnknownOutcome},
-    queue::{Counted, Failure, Header, Progress, Refusal, Settlement, next_step},
-    smtp::{MailOutcome, RecipientOutcome, Resend, Verdict, Why},
+    queue::{
+        Counted, Failure, Header, Progress, Refusal, Schedule, Settlement, TOO_OLD, UnixMillis, is_too_old, next_step,
+        wait,
+    },
+    smtp::{Class, MailOutcome, RecipientOutcome, Resend, Verdict, Why},
 };
+
+/// How often a mail that no other stands beside is refused before the refusal is believed to be about it.
+const LONE_CONFIRMATIONS: usize = 3;
 
 /// The parts of the relay's spec that decide.
 #[derive(Clone, Debug)]
@@ -16,6 +22,24 @@ pub struct Policy {
     pub retry: Retry,
     /// What becomes of a mail whose final answer was lost.
     pub unknown: UnknownOutcome,
+}
+
+/// What is known of a server when it has answered.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Standing {
+    /// When the last mail of ours was offered that it took.
+    pub taken: Option<UnixMillis>,
+    /// Whether this is the only mail that it refuses as if it judged us.
+    pub lone: bool,
+}
+
+/// A point in time and a throw of the dice, from 0 to 1.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// By Redis' clock.
+    pub now: UnixMillis,
+    /// Decides how long a mail waits.
+    pub random: f64,
 }
 
 /// What to tell the queue of a mail.
@@ -35,25 +59,44 @@ pub fn conclude(
     recipients: &[String],
     outcome: &MailOutcome,
     policy: &Policy,
-    random: f64,
+    standing: &Standing,
+    moment: Moment,
 ) -> Conclusion {
+    let outcome = &resolve(header, recipients, outcome, &policy.retry, standing, moment.now);
     let progress = progress(recipients, outcome);
     let unknown = find(outcome, |verdict| *verdict == Verdict::Unknown);
     let attempt = find(outcome, |verdict| matches!(verdict, Verdict::Retry { .. }));
-    let deferral = find(outcome, |verdict| matches!(verdict, Verdict::Defer { .. }));
+    let deferral = find(outcome, |verdict| matches!(verdict, Verdict::Defer { .. } | Verdict::Suspect));
     let delivered = find(outcome, |verdict| *verdict == Verdict::Delivered);
     if let Some(decided) = unknown {
-        return lost_answer(header, outcome, decided, progress, policy, random);
+        return lost_answer(header, outcome, decided, progress, policy, moment);
     }
-    if let Some(decided) = attempt {
-        let failure = failure(outcome, decided, Counted::Attempt);
-        let settlement = next_step(header, failure, &policy.retry, random);
-        let label = if matches!(settlement, Settlement::Dead { .. }) { "dead" } else { "retried" };
+    if let Some(decided) = attempt.or(deferral) {
+        let counted = if attempt.is_some() { Counted::Attempt } else { Counted::Deferral };
+        let waits = recipients.iter().zip(&outcome.recipients);
+        let wait = waits.filter_map(|(recipient, decided)| {
+            let (schedule, asked) = schedule(decided)?;
+            let before = match schedule {
+                Schedule::Suspected => u32::try_from(suspicions(header).count()).unwrap_or(u32::MAX),
+                Schedule::Free => header.deferrals,
+                judged => header.patience_with(recipient).tries(judged),
+            };
+            Some(wait(schedule, before, asked, &policy.retry, moment.random))
+        });
+        // The longest wait of any recipient holds for all: they go on together. None waits when all go on at once.
+        let wait = wait.max();
+        if wait.is_some() && is_too_old(header, &policy.retry, moment.now) {
+            let settlement = Settlement::Dead { reason: TOO_OLD.into(), reply: words(outcome, Some(decided)) };
+            return Conclusion { settlement, progress, label: "dead" };
+        }
+        let settlement = Settlement::Delayed {
+            wait: wait.unwrap_or(Duration::ZERO),
+            counted,
+            reason: decided.ruling.why.as_str().into(),
+            reply: words(outcome, Some(decided)),
+        };
+        let label = if counted == Counted::Attempt { "retried" } else { "deferred" };
         return Conclusion { settlement, progress, label };
-    }
-    if let Some(decided) = deferral {
-        let settlement = deferred(header, outcome, decided, &policy.retry, random);
-        return Conclusion { settlement, progress, label: "deferred" };
     }
     if let Some(decided) = delivered {
         let settlement = Settlement::Delivered { reply: words(outcome, Some(decided)) };
@@ -65,6 +108,60 @@ pub fn conclude(
     let reason = decided.map_or(Why::OutcomeUnknown, |recipient| recipient.ruling.why).as_str().to_owned();
     let settlement = Settlement::Dead { reason, reply: words(outcome, decided) };
     Conclusion { settlement, progress, label: "dead" }
+}
+
+/// The outcome with what only the past can decide: attempts that are used up, and refusals of which it is known by now
+/// that they judged this mail and not us.
+fn resolve(
+    header: &Header,
+    recipients: &[String],
+    outcome: &MailOutcome,
+    retry: &Retry,
+    standing: &Standing,
+    now: UnixMillis,
+) -> MailOutcome {
+    let mut outcome = outcome.clone();
+    let confirmed = is_confirmed(header, standing);
+    for (recipient, decided) in recipients.iter().zip(&mut outcome.recipients) {
+        let exhausted = schedule(decided)
+            .is_some_and(|(schedule, _)| header.patience_with(recipient).is_exhausted(schedule, retry, now));
+        if exhausted {
+            (decided.ruling.verdict, decided.ruling.why) = (Verdict::Dead, Why::RetriesExhausted);
+        } else if decided.ruling.verdict == Verdict::Suspect && confirmed {
+            decided.ruling.verdict = Verdict::Dead;
+        }
+    }
+    outcome
+}
+
+/// Whether one more refusal that may have judged us is about the mail: the server took another one since the first such
+/// refusal, or nobody else is refused though it was tried often enough.
+fn is_confirmed(header: &Header, standing: &Standing) -> bool {
+    let Some(first) = suspicions(header).next() else { return false };
+    let taken_since = standing.taken.is_some_and(|taken| taken > first);
+    taken_since || (standing.lone && suspicions(header).count() >= LONE_CONFIRMATIONS)
+}
+
+/// When the mail was refused as if we were judged, as far as its history goes.
+fn suspicions(header: &Header) -> impl Iterator<Item = UnixMillis> {
+    header.tries.iter().filter(|tried| tried.suspect).map(|tried| tried.at)
+}
+
+/// By what rule a recipient goes on that has to wait, and what the server asked for.
+fn schedule(decided: &RecipientOutcome) -> Option<(Schedule, Option<Duration>)> {
+    match decided.ruling.verdict {
+        Verdict::Retry { class, delay } => {
+            let schedule = match class {
+                Class::Judged => Schedule::Judged,
+                Class::Patient => Schedule::Patient,
+                Class::Greylisted => Schedule::Greylisted,
+            };
+            Some((schedule, delay))
+        }
+        Verdict::Defer { resend: Resend::Later, delay } => Some((Schedule::Free, delay)),
+        Verdict::Suspect => Some((Schedule::Suspected, None)),
+        Verdict::Defer { .. } | Verdict::Delivered | Verdict::Dead | Verdict::Unknown => None,
+    }
 }
 
 /// Our side stopped before the message was complete: nothing was accepted, and nobody judged the mail.
@@ -82,16 +179,16 @@ pub fn stopped(why: &str) -> Conclusion {
 }
 
 /// Our side had to close the session after the message was complete and before the answer came.
-pub fn cut_off(header: &Header, why: &str, policy: &Policy, random: f64) -> Conclusion {
-    unknown(header, Why::OutcomeUnknown, why.into(), Progress::default(), policy, random)
+pub fn cut_off(header: &Header, why: &str, policy: &Policy, moment: Moment) -> Conclusion {
+    unknown(header, Why::OutcomeUnknown, why.into(), Progress::default(), policy, moment)
 }
 
 /// The task that sent the mail failed, which should never happen; nothing was accepted.
-pub fn failed(header: &Header, policy: &Policy, random: f64) -> Conclusion {
+pub fn failed(header: &Header, policy: &Policy, moment: Moment) -> Conclusion {
     // Counted: should the mail be what breaks its senders, it ends in the dead letters and not in a loop.
     let (reason, reply) = (Why::Aborted.as_str().into(), "the task that sent it failed".into());
-    let failure = Failure { counted: Counted::Attempt, reason, reply, delay: None };
-    let settlement = next_step(header, failure, &policy.retry, random);
+    let failure = Failure { schedule: Schedule::Judged, reason, reply, delay: None };
+    let settlement = next_step(header, failure, &policy.retry, moment.now, moment.random);
     Conclusion { settlement, progress: Progress::default(), label: "aborted" }
 }
 
@@ -115,52 +212,29 @@ fn lost_answer(
     decided: &RecipientOutcome,
     progress: Progress,
     policy: &Policy,
-    random: f64,
+    moment: Moment,
 ) -> Conclusion {
-    unknown(header, decided.ruling.why, words(outcome, Some(decided)), progress, policy, random)
+    unknown(header, decided.ruling.why, words(outcome, Some(decided)), progress, policy, moment)
 }
 
-fn unknown(header: &Header, why: Why, reply: String, progress: Progress, policy: &Policy, random: f64) -> Conclusion {
+fn unknown(
+    header: &Header,
+    why: Why,
+    reply: String,
+    progress: Progress,
+    policy: &Policy,
+    moment: Moment,
+) -> Conclusion {
     let reason = why.as_str().to_owned();
     let settlement = match policy.unknown {
         UnknownOutcome::Hold => Settlement::Held { reason, reply },
         // Counted, so that a server that never answers ends in the dead letters and not in a loop.
         UnknownOutcome::Resend => {
-            let failure = Failure { counted: Counted::Attempt, reason, reply, delay: None };
-            next_step(header, failure, &policy.retry, random)
+            let failure = Failure { schedule: Schedule::Judged, reason, reply, delay: None };
+            next_step(header, failure, &policy.retry, moment.now, moment.random)
         }
     };
     Conclusion { settlement, progress, label: "unknown" }
-}
-
-fn deferred(
-    header: &Header,
-    outcome: &MailOutcome,
-    decided: &RecipientOutcome,
-    retry: &Retry,
-    random: f64,
-) -> Settlement {
-    let at_once = |verdict: &Verdict| !matches!(verdict, Verdict::Defer { resend: Resend::Later, .. });
-    let failure = failure(outcome, decided, Counted::Deferral);
-    if outcome.recipients.iter().all(|recipient| at_once(&recipient.ruling.verdict)) {
-        let Failure { counted, reason, reply, .. } = failure;
-        return Settlement::Delayed { wait: Duration::ZERO, counted, reason, reply };
-    }
-    next_step(header, failure, retry, random)
-}
-
-/// The longest wait that any recipient's reply asked for holds for all: they go on together.
-fn failure(outcome: &MailOutcome, decided: &RecipientOutcome, counted: Counted) -> Failure {
-    let delay = outcome.recipients.iter().filter_map(|recipient| match recipient.ruling.verdict {
-        Verdict::Defer { delay, .. } | Verdict::Retry { delay } => delay,
-        _ => None,
-    });
-    Failure {
-        counted,
-        reason: decided.ruling.why.as_str().into(),
-        reply: words(outcome, Some(decided)),
-        delay: delay.max(),
-    }
 }
 
 /// The reply that decided, or what went wrong below SMTP.
@@ -174,6 +248,12 @@ fn words(outcome: &MailOutcome, decided: Option<&RecipientOutcome>) -> String {
     }
 }
 
+/// What the server said, for people, when it took the mail for nobody or not for all.
+pub fn refusal_words(outcome: &MailOutcome) -> String {
+    let refused = find(outcome, |verdict| *verdict != Verdict::Delivered);
+    refused.map_or_else(String::new, |refused| words(outcome, Some(refused)))
+}
+
 fn find(outcome: &MailOutcome, wanted: impl Fn(&Verdict) -> bool) -> Option<&RecipientOutcome> {
     outcome.recipients.iter().find(|recipient| wanted(&recipient.ruling.verdict))
 }
@@ -182,142 +262,20 @@ fn progress(recipients: &[String], outcome: &MailOutcome) -> Progress {
     let mut progress = Progress::default();
     for (recipient, outcome) in recipients.iter().zip(&outcome.recipients) {
         match outcome.ruling.verdict {
+            Verdict::Retry { .. } => {
+                progress.judged.extend(schedule(outcome).map(|(schedule, _)| (recipient.clone(), schedule)));
+            }
+            Verdict::Suspect => progress.suspect = true,
             Verdict::Delivered => progress.accepted.push(recipient.clone()),
             Verdict::Dead => progress.refused.push(Refusal {
                 recipient: recipient.clone(),
                 reply: outcome.reply.as_ref().map_or_else(|| outcome.ruling.why.as_str().into(), ToString::to_string),
             }),
-            Verdict::Defer { .. } | Verdict::Retry { .. } | Verdict::Unknown => {}
+            Verdict::Defer { .. } | Verdict::Unknown => {}
         }
     }
     progress
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        queue::UnixMillis,
-        smtp::{Reply, Ruling, Sign, Stage},
-    };
-
-    fn header() -> Header {
-        Header {
-            id: "m-1".into(),
-            serial: "0".repeat(32),
-            message_id: "<m-1@mailrelay>".into(),
-            attempts: 0,
-            deferrals: 0,
-            crashes: 0,
-            first_seen: UnixMillis(0),
-            since: UnixMillis(0),
-            key: None,
-            remaining: None,
-            refused: Vec::new(),
-            tries: Vec::new(),
-        }
-    }
-
-    fn policy(unknown: UnknownOutcome) -> Policy {
-        Policy { retry: Retry::default(), unknown }
-    }
-
-    fn outcome(rulings: &[(Verdict, Why)]) -> MailOutcome {
-        let recipient = |(verdict, why): &(Verdict, Why)| RecipientOutcome {
-            ruling: Ruling { verdict: *verdict, why: *why, sign: Sign::None },
-            reply: Some(Reply { code: 250, enhanced: None, text: why.as_str().into() }),
-        };
-        MailOutcome {
-            started: true,
-            recipients: rulings.iter().map(recipient).collect(),
-            stage: Stage::AfterDot,
-            committed: true,
-            last_reply: None,
-            detail: None,
-            signs: Vec::new(),
-        }
-    }
-
-    /// What becomes of a mail to a, b, ... whose recipients got these rulings.
-    fn concluded(rulings: &[(Verdict, Why)], unknown: UnknownOutcome) -> Conclusion {
-        let recipients: Vec<String> = ["a", "b", "c"].iter().take(rulings.len()).map(ToString::to_string).collect();
-        conclude(&header(), &recipients, &outcome(rulings), &policy(unknown), 0.0)
-    }
-
-    const DELIVERED: (Verdict, Why) = (Verdict::Delivered, Why::Accepted);
-    const REFUSED: (Verdict, Why) = (Verdict::Dead, Why::RecipientRefused);
-    const GREYLISTED: (Verdict, Why) = (Verdict::Retry { delay: Some(Duration::from_secs(300)) }, Why::Greylisted);
-    const FULL: (Verdict, Why) =
-        (Verdict::Defer { resend: Resend::NewTransaction, delay: None }, Why::TooManyRecipients);
-    const DOWN: (Verdict, Why) = (Verdict::Defer { resend: Resend::Later, delay: None }, Why::ServiceUnavailable);
-    const UNKNOWN: (Verdict, Why) = (Verdict::Unknown, Why::OutcomeUnknown);
-
-    #[test]
-    fn accepted_by_all_is_delivered_and_needs_no_names() {
-        let conclusion = concluded(&[DELIVERED, DELIVERED], UnknownOutcome::Hold);
-        assert!(matches!(conclusion.settlement, Settlement::Delivered { .. }), "{conclusion:?}");
-        assert_eq!(conclusion.progress, Progress::default());
-    }
-
-    #[test]
-    fn a_refused_recipient_beside_an_accepted_one_is_named() {
-        let conclusion = concluded(&[DELIVERED, REFUSED], UnknownOutcome::Hold);
-        assert!(matches!(conclusion.settlement, Settlement::Delivered { .. }), "{conclusion:?}");
-        assert_eq!(conclusion.progress.accepted, ["a"]);
-        assert_eq!(conclusion.progress.refused[0].recipient, "b");
-    }
-
-    #[test]
-    fn refused_by_all_is_dead_for_the_reason_given() {
-        let conclusion = concluded(&[REFUSED], UnknownOutcome::Hold);
-        assert!(matches!(&conclusion.settlement, Settlement::Dead { reason, .. } if reason == "RecipientRefused"));
-    }
-
-    #[test]
-    fn a_recipient_to_be_tried_again_keeps_the_mail_going_for_it_alone() {
-        let conclusion = concluded(&[DELIVERED, GREYLISTED, REFUSED], UnknownOutcome::Hold);
-        let Settlement::Delayed { wait, counted, .. } = conclusion.settlement else { panic!("{conclusion:?}") };
-        assert_eq!((wait, counted), (Duration::from_secs(300), Counted::Attempt));
-        assert_eq!((conclusion.progress.accepted.len(), conclusion.progress.refused.len()), (1, 1));
-    }
-
-    #[test]
-    fn recipients_beyond_the_servers_number_go_on_at_once_and_free() {
-        let conclusion = concluded(&[DELIVERED, FULL], UnknownOutcome::Hold);
-        assert!(
-            matches!(
-                conclusion.settlement,
-                Settlement::Delayed { wait: Duration::ZERO, counted: Counted::Deferral, .. }
-            ),
-            "{conclusion:?}"
-        );
-    }
-
-    #[test]
-    fn a_server_that_is_down_costs_no_attempt_but_a_wait() {
-        let conclusion = concluded(&[DOWN], UnknownOutcome::Hold);
-        assert!(
-            matches!(conclusion.settlement, Settlement::Delayed { wait, counted: Counted::Deferral, .. } if !wait.is_zero()),
-            "{conclusion:?}"
-        );
-    }
-
-    #[test]
-    fn a_lost_answer_is_held_or_resent_as_the_policy_says() {
-        let held = concluded(&[UNKNOWN, REFUSED], UnknownOutcome::Hold);
-        assert!(matches!(held.settlement, Settlement::Held { .. }), "{held:?}");
-        let resent = concluded(&[UNKNOWN], UnknownOutcome::Resend);
-        assert!(matches!(resent.settlement, Settlement::Delayed { counted: Counted::Attempt, .. }), "{resent:?}");
-        let cut_off = cut_off(&header(), "the lease ended", &policy(UnknownOutcome::Hold), 0.0);
-        assert!(matches!(cut_off.settlement, Settlement::Held { .. }), "{cut_off:?}");
-    }
-
-    #[test]
-    fn what_we_stopped_ourselves_goes_on_at_once_and_free() {
-        let conclusion = stopped("the lease was about to end");
-        assert!(matches!(
-            conclusion.settlement,
-            Settlement::Delayed { wait: Duration::ZERO, counted: Counted::Deferral, .. }
-        ));
-    }
-}
+mod tests;

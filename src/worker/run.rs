@@ -177,6 +177,7 @@ impl Worker {
             fleet: Fleet::new(),
             settler: Settler::new(identity.process.clone(), relay.clone(), metrics.clone()),
             relay,
+            guard: Mutex::default(),
             files: CredentialsFolder::new(&options.credentials),
             metrics,
             queue: Mutex::default(),

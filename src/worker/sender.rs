@@ -6,15 +6,17 @@ use futures::FutureExt;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use super::{
+    breaker::Generation,
     context::{self, Context},
-    outcome::{self, Conclusion},
+    outcome::{self, Conclusion, Moment, Standing},
     server::{Opening, Server, Unopened},
     settle::Work,
+    suspects::Offered,
 };
 use crate::{
     lease::Slot,
-    queue::{Advance, At, Claimed, Settlement, Stage, compose},
-    smtp::{Commit, Endpoint, MailOutcome, Session, Sign, StepLimits, Transaction, Why},
+    queue::{Advance, At, Claimed, Settlement, Stage, UnixMillis, compose},
+    smtp::{self, Commit, Endpoint, MailOutcome, Session, Sign, StepLimits, Transaction, Why},
     telemetry::{
         log::mask_id,
         metrics::{ByServer, ByVerdict},
@@ -77,7 +79,7 @@ async fn live(context: Arc<Context>, server: Arc<Server>, slot: Slot, mut openin
     let open = context.metrics.sessions_open.get_or_create_owned(&label);
     open.inc();
     opening.done();
-    let mut task = Sender { context, server, session, slot, label };
+    let mut task = Sender { context, server, session, slot, label, generation: opening.generation };
     let end = task.send_all().await;
     let ended = task.close(end).await;
     open.dec();
@@ -136,6 +138,8 @@ struct Sender {
     session: Session,
     slot: Slot,
     label: ByServer,
+    /// Which pauses of the server the session was opened after.
+    generation: Generation,
 }
 
 impl Sender {
@@ -159,7 +163,7 @@ impl Sender {
     /// Waits for a mail that may be sent in this session.
     async fn next(&mut self) -> Result<Work, End> {
         loop {
-            let Some(rest) = self.server.rest(Instant::now()) else { return Err(End::Orderly) };
+            let Some(rest) = self.server.rest(self.generation, Instant::now()) else { return Err(End::Orderly) };
             let wait = if self.slot.may_start() { rest } else { rest.max(LEASE_LOOK) };
             if wait.is_zero() {
                 break;
@@ -227,7 +231,7 @@ impl Sender {
         busy.dec();
         self.slot.set_busy(false);
         context.metrics.transaction.get_or_create(&self.label).observe(began.elapsed().as_secs_f64());
-        self.conclude(work, &claimed, sent, stopped)
+        self.conclude(work, &claimed, began, sent, stopped)
     }
 
     /// Waits until the mail may be sent: with the company it needs, on a lease that is long enough; how the session goes
@@ -282,10 +286,12 @@ impl Sender {
         &self,
         work: Work,
         claimed: &Claimed,
+        began: Instant,
         sent: Option<MailOutcome>,
         stopped: Option<Stopped>,
     ) -> Result<(), End> {
-        let (random, policy) = (context::throw(), self.context.settler.policy());
+        let moment = Moment { now: work.queue.estimate(At::Redis), random: context::throw() };
+        let policy = self.context.settler.policy();
         match (sent, stopped) {
             (_, Some(Stopped::Lost)) => {
                 tracing::warn!(
@@ -307,7 +313,7 @@ impl Sender {
             }
             (None, None) if work.is_committed() => {
                 let why = "the lease ended before the server answered";
-                self.settle(work, outcome::cut_off(&claimed.header, why, &policy, random));
+                self.settle(work, outcome::cut_off(&claimed.header, why, &policy, moment));
                 Err(End::Expired)
             }
             (None, None) => {
@@ -318,9 +324,10 @@ impl Sender {
                 if outcome.is_session_gone() {
                     self.note_early_end();
                 }
-                let conclusion =
-                    outcome::conclude(&claimed.header, &claimed.mail.recipients, &outcome, &policy, random);
-                self.learn(&outcome, &conclusion);
+                let standing = self.learn(claimed, began, &outcome, moment.now);
+                let (header, recipients) = (&claimed.header, &claimed.mail.recipients);
+                let conclusion = outcome::conclude(header, recipients, &outcome, &policy, &standing, moment);
+                self.context.watch_deaths(recipients.first().map_or("", String::as_str), &conclusion.settlement);
                 self.settle(work, conclusion);
                 let too_many = outcome.signs.contains(&Sign::TooManyConnections);
                 if too_many { Err(End::TooMany) } else { Ok(()) }
@@ -328,17 +335,21 @@ impl Sender {
         }
     }
 
-    /// What the transaction says about the server.
-    fn learn(&self, outcome: &MailOutcome, conclusion: &Conclusion) {
-        let answered = outcome.started && outcome.recipients.iter().any(|recipient| recipient.reply.is_some());
-        let signs: &[Sign] = if outcome.signs.is_empty() && answered { &[Sign::Good] } else { &outcome.signs };
-        let words = match &conclusion.settlement {
-            Settlement::Delivered { .. } => "",
-            Settlement::Delayed { reply, .. } | Settlement::Dead { reply, .. } | Settlement::Held { reply, .. } => {
-                reply
-            }
+    /// Remembers what the transaction says about the server; what is known of it then.
+    fn learn(&self, claimed: &Claimed, began: Instant, outcome: &MailOutcome, now: UnixMillis) -> Standing {
+        let mail = Offered {
+            id: &claimed.header.id,
+            sender: &claimed.mail.reverse_path,
+            recipient: claimed.mail.recipients.first().map_or("", String::as_str),
+            began: began.into_std(),
+            session: self.generation,
+            at_recipient: outcome.stage == smtp::Stage::Rcpt,
         };
-        self.server.learn(signs, words, &self.context.files);
+        self.server.learn(&outcome.signs, &outcome::refusal_words(outcome), &mail, &self.context.files);
+        let (taken_ago, lone) = self.server.standing(mail.id);
+        let before =
+            |ago: Duration| UnixMillis(now.0.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)));
+        Standing { taken: taken_ago.map(before), lone }
     }
 
     fn settle(&self, work: Work, conclusion: Conclusion) {

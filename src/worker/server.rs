@@ -12,9 +12,10 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    breaker::{Breaker, LONG_PAUSE, Limits, Permit, Trouble},
+    breaker::{Breaker, Generation, LONG_PAUSE, Limits, Permit, Trouble},
     credentials::{CredentialsError, CredentialsFolder},
     settle_time::SettleTime,
+    suspects::{self, Offered, Party, Suspects},
     withhold::Withholding,
 };
 use crate::{
@@ -28,10 +29,14 @@ use crate::{
 const SATURATED: Duration = Duration::from_secs(30);
 /// How long a server rests after it said that we are too fast.
 const SLOW_DOWN: Duration = Duration::from_secs(2);
-/// How long to wait before a server that has no more to give today is asked again.
-const QUOTA_PAUSE: Duration = Duration::from_secs(1_800);
-/// After how many mails in a row whose sender the server refused it is left alone.
-const SENDERS_REFUSED: u32 = 5;
+/// After how many different mails in a row that may have been refused since we are not welcome the server is left alone.
+const ENOUGH_REFUSALS: usize = 5;
+/// The same for sessions.
+const ENOUGH_SESSIONS: usize = 5;
+/// The same for mails that were refused since what we may send is used up: one may be its sender's matter alone.
+const ENOUGH_QUOTAS: usize = 2;
+/// Why a server rests when most of the last mails died.
+const SURGE: &str = "DeadLetterSurge";
 /// How long a slot is withheld whose server's end was seen and which could not rest any longer: as long as it can be needed.
 const UNSETTLED: Duration = Duration::from_secs(2);
 
@@ -55,7 +60,10 @@ struct State {
     breaker: Breaker,
     /// The files that were in use when the server refused us for good.
     blamed: Option<u64>,
-    senders_refused: u32,
+    refusals: Suspects,
+    quotas: Suspects,
+    /// How many sessions in a row the server refused for our sake.
+    sessions_refused: usize,
     rests_until: Option<Instant>,
     /// When the server last found a session to be one too many, and in what words.
     saturated: Option<(Instant, Unavailable)>,
@@ -82,7 +90,9 @@ impl Server {
             state: Mutex::new(State {
                 breaker: Breaker::new(limits),
                 blamed: None,
-                senders_refused: 0,
+                refusals: Suspects::new(ENOUGH_REFUSALS),
+                quotas: Suspects::new(ENOUGH_QUOTAS),
+                sessions_refused: 0,
                 rests_until: None,
                 saturated: None,
                 withholding: Withholding::new(),
@@ -138,16 +148,16 @@ impl Server {
             return None;
         }
         let slot = self.pool.try_acquire()?;
-        self.state().breaker.opening();
+        let generation = self.state().breaker.opening();
         self.opening.fetch_add(1, Ordering::Relaxed);
         self.sessions.fetch_add(1, Ordering::Relaxed);
-        Some((slot, Opening { server: Arc::clone(self), is_open: false }))
+        Some((slot, Opening { server: Arc::clone(self), is_open: false, generation }))
     }
 
     /// How long an open session should wait before the next mail, so that a server in trouble does not see mail after
-    /// mail; `None` when it should end.
-    pub fn rest(&self, now: Instant) -> Option<Duration> {
-        if self.state().breaker.is_paused(now) {
+    /// mail; `None` when it should end: the server is left alone, or only sessions opened after that may ask it.
+    pub fn rest(&self, session: Generation, now: Instant) -> Option<Duration> {
+        if self.state().breaker.shuts_out(session, now) {
             return None;
         }
         Some(match self.permit(now) {
@@ -166,6 +176,15 @@ impl Server {
             Unopened::Server(error) if error.ruling.sign == Sign::TooManyConnections => {
                 self.trouble(error.ruling.sign, &error.to_string())
             }
+            Unopened::Server(error) if matches!(error.ruling.sign, Sign::RefusesUs(_)) => {
+                let what = unavailable(error.ruling.why.as_str(), &error.to_string());
+                let mut state = self.state();
+                state.sessions_refused = state.sessions_refused.saturating_add(1);
+                Some(match state.sessions_refused {
+                    ENOUGH_SESSIONS.. => Trouble::Lasting(what, suspects::PAUSE),
+                    _ => Trouble::Failure(what),
+                })
+            }
             Unopened::Server(error) => {
                 self.trouble(error.ruling.sign, &error.to_string()).or_else(|| {
                     // Nothing that the table counts, but never a hot loop.
@@ -179,18 +198,40 @@ impl Server {
     }
 
     /// Remembers what a mail transaction taught about the server.
-    pub fn learn(&self, signs: &[Sign], words: &str, files: &CredentialsFolder) {
-        let before = self.permit(Instant::now());
+    pub fn learn(&self, signs: &[Sign], words: &str, mail: &Offered<'_>, files: &CredentialsFolder) {
+        let now = Instant::now();
+        let before = self.permit(now);
         for sign in signs {
             match sign {
                 Sign::Good => {
                     self.good.fetch_add(1, Ordering::Relaxed);
                     let mut state = self.state();
-                    state.senders_refused = 0;
-                    state.blamed = None;
-                    state.breaker.worked();
+                    state.refusals.taken(mail.sender, mail.recipient, mail.began);
+                    state.quotas.taken(mail.sender, mail.recipient, mail.began);
+                    state.sessions_refused = 0;
+                    state.breaker.worked(mail.session);
+                    if !state.breaker.is_paused(now) {
+                        state.blamed = None;
+                    }
                 }
-                Sign::SlowDown => self.state().rests_until = Some(Instant::now() + SLOW_DOWN),
+                Sign::SlowDown => self.state().rests_until = Some(now + SLOW_DOWN),
+                Sign::RefusesUs(why) => {
+                    let pause = self.state().refusals.refused(mail.id, mail.party(), now.into_std());
+                    if let Some(pause) = pause {
+                        self.failed(Trouble::Lasting(unavailable(why.as_str(), words), pause), files);
+                    }
+                }
+                Sign::QuotaExceeded(pause) => {
+                    let mut state = self.state();
+                    let sender = Party::Sender(mail.sender.to_owned());
+                    if state.quotas.refused(mail.id, sender, now.into_std()).is_some() {
+                        drop(state);
+                        let what = unavailable(Why::QuotaExceeded.as_str(), words);
+                        self.failed(Trouble::Lasting(what, *pause), files);
+                    } else {
+                        state.rests_until = Some(now + SLOW_DOWN);
+                    }
+                }
                 other => {
                     if let Some(trouble) = self.trouble(*other, words) {
                         self.failed(trouble, files);
@@ -203,6 +244,13 @@ impl Server {
         }
     }
 
+    /// How long ago the last mail was offered that the server took, and whether no other mail than this one is refused as if it judged us.
+    pub fn standing(&self, mail: &str) -> (Option<Duration>, bool) {
+        let (state, now) = (self.state(), Instant::now().into_std());
+        let taken = state.refusals.last_taken().map(|taken| now.duration_since(taken));
+        (taken, state.refusals.is_lone(mail))
+    }
+
     fn trouble(&self, sign: Sign, words: &str) -> Option<Trouble> {
         match sign {
             Sign::Failing => Some(Trouble::Failure(unavailable("ConnectFailed", words))),
@@ -213,21 +261,40 @@ impl Server {
                 None
             }
             Sign::Pause(reason) => {
-                let (reason, pause) = match reason {
-                    PauseReason::TlsFailed => ("TlsFailed", LONG_PAUSE),
-                    PauseReason::AuthenticationFailed => ("AuthenticationFailed", LONG_PAUSE),
-                    PauseReason::QuotaExceeded => ("QuotaExceeded", QUOTA_PAUSE),
-                    PauseReason::Blocked => ("Blocked", QUOTA_PAUSE),
+                let reason = match reason {
+                    PauseReason::TlsFailed => "TlsFailed",
+                    PauseReason::AuthenticationFailed => "AuthenticationFailed",
                 };
-                Some(Trouble::Lasting(unavailable(reason, words), pause))
+                Some(Trouble::Lasting(unavailable(reason, words), LONG_PAUSE))
             }
-            Sign::SenderRefused => {
-                let mut state = self.state();
-                state.senders_refused += 1;
-                (state.senders_refused >= SENDERS_REFUSED)
-                    .then(|| Trouble::Lasting(unavailable("SenderRefused", words), LONG_PAUSE))
+            // Before the first mail; what is said of mails is counted apart.
+            Sign::QuotaExceeded(pause) => {
+                Some(Trouble::Lasting(unavailable(Why::QuotaExceeded.as_str(), words), pause))
             }
-            Sign::None | Sign::Good | Sign::SlowDown | Sign::SessionFull => None,
+            Sign::None | Sign::Good | Sign::SlowDown | Sign::SessionFull | Sign::RefusesUs(_) => None,
+        }
+    }
+
+    /// Leaves the server alone, since most of the last mails died; false when it is left alone anyway.
+    pub fn rest_from_deaths(&self, rest: Duration, words: &str) -> bool {
+        let (mut state, now) = (self.state(), Instant::now());
+        if state.breaker.is_paused(now) {
+            return false;
+        }
+        let what =
+            unavailable(SURGE, &format!("most of the last mails went to the dead letters, the last one for: {words}"));
+        tracing::warn!(server.name = self.name, reason = what.reason, rest_s = rest.as_secs(), "too much mail dies");
+        state.breaker.failed(Trouble::Lasting(what, rest), now);
+        true
+    }
+
+    /// Ends that rest: a person allows it.
+    pub fn stop_resting(&self) {
+        let mut state = self.state();
+        if state.breaker.unavailable().is_some_and(|why| why.reason == SURGE) {
+            state.breaker.files_changed();
+            drop(state);
+            self.changed.notify_one();
         }
     }
 
@@ -380,6 +447,8 @@ fn unavailable(reason: &str, message: &str) -> Unavailable {
 pub struct Opening {
     server: Arc<Server>,
     is_open: bool,
+    /// Which pauses of the server it came after.
+    pub generation: Generation,
 }
 
 impl Opening {

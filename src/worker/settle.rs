@@ -88,11 +88,12 @@ impl Drop for Work {
             return;
         }
         let (settler, claimed, queue) = (self.settler.clone(), Arc::clone(&self.claimed), self.queue.clone());
-        let (header, random) = (&claimed.header, context::throw());
+        let header = &claimed.header;
+        let moment = outcome::Moment { now: queue.estimate(At::Redis), random: context::throw() };
         let conclusion = if self.is_committed() {
-            outcome::cut_off(header, "we stopped before the server answered", &settler.policy(), random)
+            outcome::cut_off(header, "we stopped before the server answered", &settler.policy(), moment)
         } else if std::thread::panicking() {
-            outcome::failed(header, &settler.policy(), random)
+            outcome::failed(header, &settler.policy(), moment)
         } else if self.begun.load(Ordering::Relaxed) {
             outcome::stopped("we stopped in the middle")
         } else {

@@ -335,6 +335,7 @@ async fn recipients_end_apart_but_the_mail_ends_once() {
     let progress = Progress {
         accepted: vec!["b@x.org".into()],
         refused: vec![Refusal { recipient: "c@x.org".into(), reply: "550 5.1.1 who?".into() }],
+        ..Progress::default()
     };
     let settled =
         fixture.queue.settle(ONE, &claim, &OperationId::random(), &delayed(Duration::ZERO), &progress, NOW).await;

@@ -138,7 +138,7 @@ fn to_all(id: &str, key: &str) -> String {
 /// Ann has it, the other one was refused.
 fn half() -> Progress {
     let refused = Refusal { recipient: "bad@x.org".into(), reply: "550 5.1.1 who?".into() };
-    Progress { accepted: vec!["ann@x.org".into()], refused: vec![refused] }
+    Progress { accepted: vec!["ann@x.org".into()], refused: vec![refused], ..Progress::default() }
 }
 
 async fn settle_with(fixture: &Fixture, claim: &Claimed, outcome: &Settlement, progress: &Progress) {
@@ -192,7 +192,7 @@ async fn whatever_ends_a_mail_that_some_have_they_do_not_get_it_again() {
         let body = if end == "expired" { body.replace('{', &format!(r#"{{"expiresAt":{},"#, later.0)) } else { body };
         fixture.push("mail_queue", &body).await;
         let claim = fixture.claim_one(ONE).await;
-        let some = Progress { accepted: vec!["ann@x.org".into()], refused: Vec::new() };
+        let some = Progress { accepted: vec!["ann@x.org".into()], ..Progress::default() };
         settle_with(&fixture, &claim, &delayed(Duration::ZERO), &some).await;
         assert_eq!(fixture.queue.promote_due(NOW, 1).await.expect("promoted"), 1);
         if end == "expired" {

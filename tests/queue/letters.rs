@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use mailrelay::{
     api::Retry,
-    queue::{Counted, DeadLetter, Failure, Filter, Settlement, UnixMillis, next_step},
+    queue::{DeadLetter, Failure, Filter, Schedule, Settlement, UnixMillis, next_step},
 };
 use redis::cmd;
 
 use super::support::*;
 
-fn failure(counted: Counted) -> Failure {
-    Failure { counted, reason: "Greylisted".into(), reply: "451 4.7.1 later".into(), delay: None }
+fn failure(schedule: Schedule) -> Failure {
+    Failure { schedule, reason: "Greylisted".into(), reply: "451 4.7.1 later".into(), delay: None }
 }
 
 #[tokio::test]
@@ -23,7 +23,7 @@ async fn retries_are_used_up_then_a_person_drives_it_again() {
         fixture.queue.promote_due(now, 10).await.expect("promoted");
         let claim = fixture.queue.claim(ONE, "pod", 1, now).await.expect("claim").mails.remove(0);
         assert_eq!(claim.header.attempts, attempt);
-        let next = next_step(&claim.header, failure(Counted::Attempt), &Retry::default(), 0.5);
+        let next = next_step(&claim.header, failure(Schedule::Judged), &Retry::default(), now, 0.5);
         fixture.settle(ONE, &claim, next).await;
         now = now.after(Duration::from_secs(100));
     }
@@ -47,7 +47,7 @@ async fn an_outage_costs_no_attempt() {
         fixture.queue.promote_due(now, 10).await.expect("promoted");
         let claim = fixture.queue.claim(ONE, "pod", 1, now).await.expect("claim").mails.remove(0);
         assert_eq!(claim.header.attempts, 0);
-        let next = next_step(&claim.header, failure(Counted::Deferral), &Retry::default(), 1.0);
+        let next = next_step(&claim.header, failure(Schedule::Free), &Retry::default(), now, 1.0);
         assert!(matches!(&next, Settlement::Delayed { wait, .. } if *wait <= Duration::from_secs(72)));
         fixture.settle(ONE, &claim, next).await;
         now = now.after(Duration::from_secs(100));

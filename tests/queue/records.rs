@@ -193,7 +193,7 @@ async fn nearly_all_have_it(fixture: &Fixture, id: &str, count: usize) -> Vec<St
     fixture.push("mail_queue", format!(r#"{{"id":"{id}","from":"a@example.com","to":{to},"text":"x"}}"#)).await;
     let claim = fixture.claim_one(ONE).await;
     let refused = Refusal { recipient: all[count - 1].clone(), reply: "550 5.1.1 who?".into() };
-    let progress = Progress { accepted: all[..count - 1].to_vec(), refused: vec![refused] };
+    let progress = Progress { accepted: all[..count - 1].to_vec(), refused: vec![refused], ..Progress::default() };
     let operation = OperationId::random();
     fixture.queue.settle(ONE, &claim, &operation, &delivered(), &progress, NOW).await.expect("settled");
     all

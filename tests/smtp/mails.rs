@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mailrelay::smtp::{Closed, Commit, PauseReason, Resend, Sign, Stage, Transaction, Verdict, Why};
+use mailrelay::smtp::{Class, Closed, Commit, Resend, Sign, Stage, Transaction, Verdict, Why};
 use mailsink::{Behaviour, Failure, FailureStage};
 
 use crate::support::{SOON, go, message, open, send, sink, sink_with, to};
@@ -96,7 +96,7 @@ async fn refused_recipients_do_not_stop_the_others() {
         let outcome = session.transact(&transaction, go).await;
         assert_eq!(outcome.places(|verdict| *verdict == Verdict::Delivered), [1, 3], "{outcome:?}");
         assert_eq!(outcome.places(|verdict| *verdict == Verdict::Dead), [0]);
-        let in_five_minutes = Verdict::Retry { delay: Some(Duration::from_secs(300)) };
+        let in_five_minutes = Verdict::Retry { class: Class::Greylisted, delay: Some(Duration::from_secs(300)) };
         assert_eq!(outcome.places(|verdict| *verdict == in_five_minutes), [2]);
         assert_eq!(sink.journal()[0].to, ["good@example.com", "fine@example.com"]);
         assert!(send(&mut session, 2).await.is_delivered(), "the session goes on");
@@ -130,7 +130,7 @@ struct Case {
 
 const FREE: Verdict = Verdict::Defer { resend: Resend::Later, delay: None };
 const AGAIN: Verdict = Verdict::Defer { resend: Resend::NewSession, delay: None };
-const RETRY: Verdict = Verdict::Retry { delay: None };
+const RETRY: Verdict = Verdict::Retry { class: Class::Judged, delay: None };
 
 async fn check(case: Case) {
     for hide in [vec![], vec!["CHUNKING"], vec!["PIPELINING"], vec!["PIPELINING", "CHUNKING"]] {
@@ -157,10 +157,10 @@ async fn a_refusal_before_the_message_is_judged_by_its_stage() {
     let reply = Failure::reply;
     check(Case {
         failure: reply(FailureStage::Mail, "451 4.3.0 not now"),
-        verdict: RETRY,
-        why: Why::TemporaryFailure,
+        verdict: FREE,
+        why: Why::ServiceUnavailable,
         stage: Stage::Mail,
-        signs: vec![],
+        signs: vec![Sign::Failing],
         usable: true,
     })
     .await;
@@ -175,10 +175,10 @@ async fn a_refusal_before_the_message_is_judged_by_its_stage() {
     .await;
     check(Case {
         failure: reply(FailureStage::Mail, "550 5.7.1 sender refused"),
-        verdict: Verdict::Dead,
+        verdict: Verdict::Suspect,
         why: Why::SenderRefused,
         stage: Stage::Mail,
-        signs: vec![Sign::SenderRefused],
+        signs: vec![Sign::RefusesUs(Why::SenderRefused)],
         usable: true,
     })
     .await;
@@ -216,10 +216,10 @@ async fn a_refusal_of_the_whole_message_is_definite() {
     let reply = |text| Failure::reply(FailureStage::Dot, text);
     check(Case {
         failure: reply("451 4.3.0 not now"),
-        verdict: RETRY,
-        why: Why::TemporaryFailure,
+        verdict: FREE,
+        why: Why::ServiceUnavailable,
         stage: Stage::AfterDot,
-        signs: vec![],
+        signs: vec![Sign::Failing],
         usable: true,
     })
     .await;
@@ -242,12 +242,12 @@ async fn a_refusal_of_the_whole_message_is_definite() {
     })
     .await;
     check(Case {
-        failure: reply("554 5.7.1 blocked using list"),
-        verdict: FREE,
+        failure: reply("554 5.7.1 Client host blocked using list"),
+        verdict: Verdict::Suspect,
         why: Why::Blocked,
         stage: Stage::AfterDot,
-        signs: vec![Sign::Pause(PauseReason::Blocked)],
-        usable: false,
+        signs: vec![Sign::RefusesUs(Why::Blocked)],
+        usable: true,
     })
     .await;
 }
@@ -320,7 +320,7 @@ async fn a_body_without_its_end_is_not_delivered() {
     let recipients = to(&["a@example.com"]);
     let transaction = Transaction::new("me@example.com", &recipients, &text).expect("a good mail");
     let outcome = session.transact(&transaction, async || panic!("it never gets so far")).await;
-    assert_eq!(outcome.recipients[0].ruling.verdict, RETRY, "{outcome:?}");
+    assert_eq!(outcome.recipients[0].ruling.verdict, FREE, "{outcome:?}");
     assert_eq!((outcome.stage, outcome.committed, sink.stats().accepted), (Stage::Body, false, 0));
 }
 

@@ -303,6 +303,38 @@ fn a_server_with_a_lower_limit_than_the_budget_is_saturated_and_not_unavailable(
 }
 
 #[test]
+fn row_38_a_server_that_refuses_us_names_the_setting_to_look_at() {
+    let two = || scene(&["a", "b"]).ledger(LedgerState::Open, &[("a", 8, 8), ("b", 8, 8)]);
+    assert_eq!(condition(&two().show(), "ServerRefusesUs"), None);
+    for (reason, setting) in [
+        ("RelayDenied", "right to relay"),
+        ("LoginRequired", "servers[].auth"),
+        ("HeloRefused", "--helo"),
+        ("ClientRefused", "address that our connections come from"),
+        ("Blocked", "list that the server names"),
+        ("SenderRefused", "sender of our mails"),
+        ("RecipientRefused", "server's own log"),
+        ("PolicyRefused", "server's own log"),
+    ] {
+        // One worker is enough: the others may have had nothing to send.
+        let status = two().report("a", Some((reason, "554 no"))).report("b", None).show();
+        assert_eq!(says(&status, "ServerRefusesUs"), pair("True", reason));
+        let message = &condition(&status, "ServerRefusesUs").expect("a condition").message;
+        assert!(message.contains(setting) && message.contains("554 no"), "{message}");
+    }
+    let status = two().report("a", Some(("ConnectFailed", "refused"))).show();
+    assert_eq!(condition(&status, "ServerRefusesUs"), None);
+}
+
+#[test]
+fn row_38_a_relay_whose_mail_mostly_dies_says_that_it_rests() {
+    let scene = scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 16)]);
+    let status = scene.report("a", Some(("DeadLetterSurge", "550 5.1.1 who?"))).show();
+    assert_eq!(says(&status, "DeadLetterSurge"), pair("True", "MostMailDies"));
+    assert!(condition(&status, "DeadLetterSurge").expect("a condition").message.contains("550 5.1.1 who?"));
+}
+
+#[test]
 fn a_missing_secret_stalls_the_relay() {
     let scene =
         scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 16)]).report("a", Some(("SecretMissing", "no file")));

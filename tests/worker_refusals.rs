@@ -1,0 +1,117 @@
+//! Row 38: a relay that is set up wrongly, or a server that is ill, kills no mail; and what is really about a mail ends it.
+
+mod scene;
+
+use std::time::{Duration, Instant};
+
+use mailsink::{Behaviour, Failure, FailureStage};
+use scene::{Scene, eventually, mail};
+use serde_json::json;
+use testkit::throughout;
+
+/// Waits until the worker gives this reason for not using the server.
+async fn told(scene: &Scene, reason: &str) {
+    eventually("the worker says why", async || {
+        let report = scene.report(0).await.ok_or_else(|| "no report".to_owned())?;
+        let why = report.servers[0].unavailable.as_ref().map(|why| why.reason.clone());
+        if why.as_deref() == Some(reason) { Ok(()) } else { Err(format!("{why:?}")) }
+    })
+    .await;
+}
+
+/// Twice what is promised, for a machine that is busy beside.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+/// All sessions are in use again as soon as the server refuses no longer.
+async fn flows_at_once(scene: &Scene) {
+    let mended = Instant::now();
+    scene.sink.set_behaviour(Behaviour { mail_delay_ms: 200, ..Behaviour::default() });
+    scene.sink_until("full flow", |stats| stats.open == 16 && stats.accepted >= 16).await;
+    assert!(mended.elapsed() < AT_ONCE, "{:?}", mended.elapsed());
+    scene.sink.set_behaviour(Behaviour::default());
+}
+
+async fn refuses_everybody(stage: FailureStage, reply: &str, reason: &str) {
+    let scene = Scene::sixteen(1, json!({})).await;
+    scene.sink.set_behaviour(Behaviour::failing([Failure::reply(stage, reply)]));
+    scene.send(300).await;
+    told(&scene, reason).await;
+    throughout(Duration::from_secs(8), "no mail dies, and the server is asked now and then only", async || {
+        let audit = scene.queue.audit().await.map_err(|error| error.to_string())?;
+        let tried = audit.delayed + audit.in_flight;
+        if audit.dead == 0 && tried < 60 { Ok(()) } else { Err(format!("{audit:?}")) }
+    })
+    .await;
+    flows_at_once(&scene).await;
+    let audit = scene.all_delivered(300).await;
+    assert_eq!((audit.dead, scene.sink.stats().duplicates), (0, 0), "{audit:?}");
+    eventually("it is over", async || {
+        let report = scene.report(0).await.ok_or_else(|| "no report".to_owned())?;
+        report.servers[0].unavailable.as_ref().map_or(Ok(()), |why| Err(format!("{why:?}")))
+    })
+    .await;
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_38_relaying_denied_kills_no_mail() {
+    refuses_everybody(FailureStage::Rcpt, "554 5.7.1 <x>: Relay access denied", "RelayDenied").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_38_our_name_refused_kills_no_mail() {
+    let reply = "504 5.5.2 <relay>: Helo command rejected: need fully-qualified hostname";
+    refuses_everybody(FailureStage::Rcpt, reply, "HeloRefused").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_38_one_sender_that_everybody_uses_refused_kills_no_mail() {
+    let reply = "553 5.7.1 <app@example.com>: Sender address rejected: not owned by user relay";
+    refuses_everybody(FailureStage::Mail, reply, "SenderRefused").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_38_a_server_whose_user_database_is_away_kills_no_mail() {
+    let scene = Scene::sixteen(1, json!({ "breaker": { "pause": "1s" } })).await;
+    let ill = Failure::reply(FailureStage::Rcpt, "451 4.3.0 <x>: Temporary lookup failure").times(120);
+    scene.sink.set_behaviour(Behaviour::failing([ill]));
+    scene.send(100).await;
+    let audit = scene.all_delivered(100).await;
+    assert_eq!(audit.dead, 0, "{audit:?}");
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_38_what_is_refused_while_others_are_taken_is_dead_at_its_second_refusal() {
+    let scene = Scene::sixteen(1, json!({})).await;
+    let refusal = Failure::reply(FailureStage::Rcpt, "550 5.7.1 you are on my blocklist").for_recipient("gone");
+    scene.sink.set_behaviour(Behaviour::failing([refusal]));
+    let id = scene.send_one(mail("gone@example.org")).await;
+    scene.send(20).await;
+    let audit = scene.audit_until("it is dead", |audit| audit.dead == 1 && audit.delivered == 20).await;
+    assert_eq!((audit.delayed, audit.in_flight), (0, 0), "{audit:?}");
+    let letter = scene.queue.dead_show(&id).await.expect("redis").expect("a dead letter");
+    assert_eq!((&*letter.reason, letter.attempts, letter.deferrals), ("Blocked", 0, 1), "{letter:?}");
+    assert!(letter.tries[0].suspect, "{letter:?}");
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_38_when_most_mail_dies_the_relay_rests_until_one_is_taken() {
+    let scene = Scene::sixteen(1, json!({})).await;
+    scene.sink.set_behaviour(Behaviour::failing([Failure::reply(FailureStage::Rcpt, "550 5.1.1 no such user")]));
+    for number in 0..200 {
+        scene.send_one(mail(&format!("customer-{number}@example.org"))).await;
+    }
+    told(&scene, "DeadLetterSurge").await;
+    throughout(Duration::from_secs(6), "few die", async || {
+        let audit = scene.queue.audit().await.map_err(|error| error.to_string())?;
+        if audit.dead <= 40 { Ok(()) } else { Err(format!("{audit:?}")) }
+    })
+    .await;
+    scene.sink.set_behaviour(Behaviour::default());
+    let audit =
+        scene.audit_until("the rest is taken", |audit| audit.queued + audit.delayed + audit.in_flight == 0).await;
+    assert!(audit.dead >= 11 && audit.delivered + audit.dead == 200, "{audit:?}");
+    scene.logs_are_clean();
+}
