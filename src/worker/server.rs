@@ -215,8 +215,8 @@ impl Server {
                     }
                 }
                 Sign::SlowDown => self.state().rests_until = Some(now + SLOW_DOWN),
-                // It took the mail for others: it has nothing against us.
-                Sign::RefusesUs(_) if signs.contains(&Sign::Good) => {}
+                // It took the mail for others, or other mail since: it has nothing against us.
+                Sign::RefusesUs(_) if mail.is_to_blame || signs.contains(&Sign::Good) => {}
                 Sign::RefusesUs(why) => {
                     let pause = self.state().refusals.refused(mail.id, mail.party(), now.into_std());
                     if let Some(pause) = pause {
