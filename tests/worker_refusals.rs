@@ -97,6 +97,27 @@ async fn row_38_what_is_refused_while_others_are_taken_is_dead_at_its_second_ref
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn row_38_a_server_that_takes_mails_for_some_recipients_is_never_left_alone() {
+    let scene = Scene::sixteen(1, json!({})).await;
+    let refusal = Failure::reply(FailureStage::Rcpt, "550 5.7.1 not for you").for_recipient("gone");
+    scene.sink.set_behaviour(Behaviour::failing([refusal]));
+    for number in 0..30 {
+        let mut mixed = mail(&format!("ann{number}@example.org"));
+        mixed["cc"] = json!([format!("gone{number}@example.org")]);
+        scene.send_one(mixed).await;
+    }
+    scene.sink_until("all have it who may", |stats| stats.accepted == 30).await;
+    scene.audit_until("the others wait", |audit| audit.delayed == 30).await;
+    // They are dead when the server has taken another mail since.
+    scene.send(1).await;
+    let audit = scene.audit_until("the others are dead", |audit| audit.dead == 30 && audit.in_flight == 0).await;
+    assert_eq!((audit.delivered, audit.delayed, scene.sink.stats().duplicates), (1, 0, 0), "{audit:?}");
+    let report = scene.report(0).await.expect("a report");
+    assert_eq!(report.servers[0].unavailable, None);
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn row_38_when_most_mail_dies_the_relay_rests_until_one_is_taken() {
     let scene = Scene::sixteen(1, json!({})).await;
     scene.sink.set_behaviour(Behaviour::failing([Failure::reply(FailureStage::Rcpt, "550 5.1.1 no such user")]));

@@ -17,7 +17,7 @@ use super::{
     guard::DeathGuard,
     host::{Guard, Host},
     intake::Intake,
-    outcome::Policy,
+    outcome::{Conclusion, Policy},
     settle::Settler,
 };
 use crate::{
@@ -92,8 +92,8 @@ impl Context {
         Arc::clone(&self.company).acquire_many_owned(permits).await.ok()
     }
 
-    /// Notes how a mail ended; should too much mail die, all servers rest.
-    pub fn watch_deaths(&self, recipient: &str, settlement: &Settlement) {
+    /// Notes how a mail ended; should too much mail die, all servers rest. What is left of a mail that others have is none.
+    pub fn watch_deaths(&self, recipient: &str, Conclusion { settlement, progress, .. }: &Conclusion) {
         let Policy { retry, .. } = self.settler.policy();
         let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
         let rest = match settlement {
@@ -102,6 +102,10 @@ impl Context {
                 None
             }
             Settlement::Delivered { .. } => {
+                guard.taken();
+                None
+            }
+            _ if !progress.accepted.is_empty() => {
                 guard.taken();
                 None
             }

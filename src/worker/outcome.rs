@@ -136,7 +136,7 @@ fn resolve(
 
 /// Whether one more refusal that may have judged us is about the mail: the server took another one since the first such
 /// refusal, or nobody else is refused though it was tried often enough.
-fn is_confirmed(header: &Header, standing: &Standing) -> bool {
+pub fn is_confirmed(header: &Header, standing: &Standing) -> bool {
     let Some(first) = suspicions(header).next() else { return false };
     let taken_since = standing.taken.is_some_and(|taken| taken > first);
     taken_since || (standing.lone && suspicions(header).count() >= LONE_CONFIRMATIONS)

@@ -327,7 +327,9 @@ impl Sender {
                 let standing = self.learn(claimed, began, &outcome, moment.now);
                 let (header, recipients) = (&claimed.header, &claimed.mail.recipients);
                 let conclusion = outcome::conclude(header, recipients, &outcome, &policy, &standing, moment);
-                self.context.watch_deaths(recipients.first().map_or("", String::as_str), &conclusion.settlement);
+                if header.remaining.is_none() {
+                    self.context.watch_deaths(recipients.first().map_or("", String::as_str), &conclusion);
+                }
                 self.settle(work, conclusion);
                 let too_many = outcome.signs.contains(&Sign::TooManyConnections);
                 if too_many { Err(End::TooMany) } else { Ok(()) }
@@ -335,8 +337,12 @@ impl Sender {
         }
     }
 
-    /// Remembers what the transaction says about the server; what is known of it then.
+    /// Remembers what the transaction says about the server; what was known of it before.
     fn learn(&self, claimed: &Claimed, began: Instant, outcome: &MailOutcome, now: UnixMillis) -> Standing {
+        let (taken_ago, lone) = self.server.standing(&claimed.header.id);
+        let before =
+            |ago: Duration| UnixMillis(now.0.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)));
+        let standing = Standing { taken: taken_ago.map(before), lone };
         let mail = Offered {
             id: &claimed.header.id,
             sender: &claimed.mail.reverse_path,
@@ -344,12 +350,10 @@ impl Sender {
             began: began.into_std(),
             session: self.generation,
             at_recipient: outcome.stage == smtp::Stage::Rcpt,
+            is_to_blame: outcome::is_confirmed(&claimed.header, &standing),
         };
         self.server.learn(&outcome.signs, &outcome::refusal_words(outcome), &mail, &self.context.files);
-        let (taken_ago, lone) = self.server.standing(mail.id);
-        let before =
-            |ago: Duration| UnixMillis(now.0.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)));
-        Standing { taken: taken_ago.map(before), lone }
+        standing
     }
 
     fn settle(&self, work: Work, conclusion: Conclusion) {

@@ -215,6 +215,8 @@ impl Server {
                     }
                 }
                 Sign::SlowDown => self.state().rests_until = Some(now + SLOW_DOWN),
+                // It took the mail for others, or other mail since: it has nothing against us.
+                Sign::RefusesUs(_) if mail.is_to_blame || signs.contains(&Sign::Good) => {}
                 Sign::RefusesUs(why) => {
                     let pause = self.state().refusals.refused(mail.id, mail.party(), now.into_std());
                     if let Some(pause) = pause {
@@ -244,7 +246,8 @@ impl Server {
         }
     }
 
-    /// How long ago the last mail was offered that the server took, and whether no other mail than this one is refused as if it judged us.
+    /// How long ago the last mail was offered that the server took, and whether no other mail than this one is refused as
+    /// if it judged us.
     pub fn standing(&self, mail: &str) -> (Option<Duration>, bool) {
         let (state, now) = (self.state(), Instant::now().into_std());
         let taken = state.refusals.last_taken().map(|taken| now.duration_since(taken));

@@ -45,6 +45,8 @@ pub struct Offered<'a> {
     pub session: Generation,
     /// Whether the transaction got as far as a recipient and no further.
     pub at_recipient: bool,
+    /// Whether a refusal that may judge us is known to judge this mail.
+    pub is_to_blame: bool,
 }
 
 impl Offered<'_> {

@@ -379,13 +379,8 @@ fn a_message_that_is_too_large_is_dead() {
 
 #[test]
 fn a_message_against_the_policy_is_dead() {
-    for stage in [AfterDot] {
-        check(&[
-            (stage, "554 transaction failed", FRESH, Verdict::Dead, Why::PolicyRefused, Nothing),
-            (stage, "550 5.6.0 bad content", FRESH, Verdict::Dead, Why::PolicyRefused, Nothing),
-            (stage, "550 5.7.1 message rejected as spam", FRESH, Verdict::Dead, Why::PolicyRefused, Nothing),
-        ]);
-    }
+    let row = |line| (AfterDot, line, FRESH, Verdict::Dead, Why::PolicyRefused, Nothing);
+    check(&[row("554 transaction failed"), row("550 5.6.0 bad content"), row("550 5.7.1 message rejected as spam")]);
 }
 
 #[test]
