@@ -86,6 +86,24 @@ pub fn cut_off(header: &Header, why: &str, policy: &Policy, random: f64) -> Conc
     unknown(header, Why::OutcomeUnknown, why.into(), Progress::default(), policy, random)
 }
 
+/// The transaction took too long; nothing was accepted. Nobody judged the mail, and the server may be better later.
+pub fn stuck(header: &Header, policy: &Policy, random: f64) -> Conclusion {
+    let (reason, reply) = ("DeadlineExceeded".into(), "the server took the mail too slowly".into());
+    let failure = Failure { counted: Counted::Deferral, reason, reply, delay: None };
+    Conclusion { settlement: next_step(header, failure, &policy.retry, random), progress: Progress::default(), label: "aborted" }
+}
+
+/// Redis refuses to record an outcome: the mail is held, with what should have been recorded.
+pub fn not_recorded(settlement: &Settlement, error: &dyn std::fmt::Display) -> Settlement {
+    let what = match settlement {
+        Settlement::Delivered { reply } => format!("the server has it: {reply}"),
+        Settlement::Delayed { reason, reply, .. } => format!("it was to be tried again: {reason}: {reply}"),
+        Settlement::Dead { reason, reply } => format!("it is dead: {reason}: {reply}"),
+        Settlement::Held { reason, reply } => format!("{reason}: {reply}"),
+    };
+    Settlement::Held { reason: "NotRecorded".into(), reply: format!("{what}; but {error}") }
+}
+
 /// The task that sent the mail failed, which should never happen; nothing was accepted.
 pub fn failed(header: &Header, policy: &Policy, random: f64) -> Conclusion {
     // Counted: should the mail be what breaks its senders, it ends in the dead letters and not in a loop.
@@ -310,6 +328,15 @@ mod tests {
         assert!(matches!(resent.settlement, Settlement::Delayed { counted: Counted::Attempt, .. }), "{resent:?}");
         let cut_off = cut_off(&header(), "the lease ended", &policy(UnknownOutcome::Hold), 0.0);
         assert!(matches!(cut_off.settlement, Settlement::Held { .. }), "{cut_off:?}");
+    }
+
+    #[test]
+    fn a_mail_that_its_server_takes_too_slowly_costs_no_attempt_but_a_wait() {
+        let Settlement::Delayed { wait, counted, .. } = stuck(&header(), &policy(UnknownOutcome::Hold), 0.0).settlement
+        else {
+            panic!("it goes back")
+        };
+        assert!(!wait.is_zero() && counted == Counted::Deferral);
     }
 
     #[test]
