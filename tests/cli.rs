@@ -338,6 +338,49 @@ fn an_audit_that_cannot_verify_its_figures_fails_and_says_so() {
 }
 
 #[test]
+fn a_difference_is_accepted_by_somebody_and_only_as_it_was_seen() {
+    let (redis, cli) = redis();
+    cli.send_one();
+    redis.command(&["DEL", "mail_queue"]).expect("DEL");
+    assert_eq!(cli.run(&["audit"]).status.code(), Some(1));
+    assert_eq!(cli.run(&["audit", "--accept", "1"]).status.code(), Some(2), "nobody says who");
+    let wrong = cli.run(&["audit", "--accept", "2", "--by", "ann"]);
+    assert!(text(&wrong.stderr).contains("the difference is 1 and not 2"), "{}", text(&wrong.stderr));
+    let accepted = cli.run(&["audit", "--accept", "1", "--by", "ann"]);
+    assert_eq!(accepted.status.code(), Some(0), "{}", text(&accepted.stderr));
+    assert!(text(&accepted.stdout).contains("a difference of 1 was accepted by ann on 2"), "{}", text(&accepted.stdout));
+    assert_eq!(cli.json(&["audit"])["corrections"][0]["by"], "ann");
+}
+
+#[test]
+fn a_bulk_decision_holds_its_rate_and_ends_between_two_letters() {
+    let (redis, cli) = redis();
+    for number in 0..40 {
+        let letter = json!({"id": format!("m{number}"), "reason": "Policy", "at": 1, "payload": "{}"}).to_string();
+        redis.command(&["LPUSH", "mail_dead_letter_queue", &letter]).expect("LPUSH");
+    }
+    let start = Instant::now();
+    assert_eq!(cli.json(&["dead", "discard", "--all", "--limit", "6", "--rate", "10/s"]), json!({"done": 6, "skipped": 0}));
+    assert!(start.elapsed() >= Duration::from_millis(450), "{:?}", start.elapsed());
+    let child = Command::new(env!("CARGO_BIN_EXE_mailrelay"))
+        .args(["dead", "discard", "--text", "m", "--rate", "5/s", "-o", "json"])
+        .env_clear()
+        .env("MAILRELAY_REDIS_URL", &cli.url)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let left = || cli.json(&["queue"])["dead"].as_u64().expect("a number");
+    while left() > 32 {}
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a process"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("Ctrl-C");
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(1), "not all was done");
+    let told: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&told["stopped"], told["done"].as_u64()), (&json!(true), Some(34 - left())), "{told}");
+    assert_eq!(cli.run(&["dead", "discard", "--all", "--rate", "fast"]).status.code(), Some(2));
+}
+
+#[test]
 fn parked_mail_must_be_named_or_all_of_it() {
     let (_redis, cli) = redis();
     assert_eq!(cli.json(&["dead", "list"]), json!([]));
