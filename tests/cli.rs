@@ -214,7 +214,8 @@ fn a_batch_tells_how_far_it_is_and_may_be_sent_again() {
         let ids: Vec<String> = text(&output.stdout).lines().map(str::to_owned).collect();
         assert_eq!((&*ids[0], &*ids[1], ids.len()), ("news-1", "news-3", 3), "{ids:?}");
         let progress = cli.json(&["progress", "news"]);
-        let expected = json!({"mails": 5, "refused": 2, "duplicates": 1, "isWhole": true, "states": {"queued": 2}, "unknown": 0});
+        let expected =
+            json!({"mails": 5, "refused": 2, "duplicates": 1, "isWhole": true, "states": {"queued": 2}, "unknown": 0});
         assert_eq!(progress, expected);
     }
     assert_eq!(cli.json(&["queue"])["pending"], 3, "each is queued once");
@@ -348,7 +349,11 @@ fn a_difference_is_accepted_by_somebody_and_only_as_it_was_seen() {
     assert!(text(&wrong.stderr).contains("the difference is 1 and not 2"), "{}", text(&wrong.stderr));
     let accepted = cli.run(&["audit", "--accept", "1", "--by", "ann"]);
     assert_eq!(accepted.status.code(), Some(0), "{}", text(&accepted.stderr));
-    assert!(text(&accepted.stdout).contains("a difference of 1 was accepted by ann on 2"), "{}", text(&accepted.stdout));
+    assert!(
+        text(&accepted.stdout).contains("a difference of 1 was accepted by ann on 2"),
+        "{}",
+        text(&accepted.stdout)
+    );
     assert_eq!(cli.json(&["audit"])["corrections"][0]["by"], "ann");
 }
 
@@ -360,7 +365,10 @@ fn a_bulk_decision_holds_its_rate_and_ends_between_two_letters() {
         redis.command(&["LPUSH", "mail_dead_letter_queue", &letter]).expect("LPUSH");
     }
     let start = Instant::now();
-    assert_eq!(cli.json(&["dead", "discard", "--all", "--limit", "6", "--rate", "10/s"]), json!({"done": 6, "skipped": 0}));
+    assert_eq!(
+        cli.json(&["dead", "discard", "--all", "--limit", "6", "--rate", "10/s"]),
+        json!({"done": 6, "skipped": 0})
+    );
     assert!(start.elapsed() >= Duration::from_millis(450), "{:?}", start.elapsed());
     let child = Command::new(env!("CARGO_BIN_EXE_mailrelay"))
         .args(["dead", "discard", "--text", "m", "--rate", "5/s", "-o", "json"])

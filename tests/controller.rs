@@ -9,8 +9,8 @@ use std::{
 use mailrelay::{
     api::{DurationText, MailRelay, RelayRecord, Retention, record_key},
     controller::{
-        ApplyError, Candidate, Deposed, Driven, Expired, Happening, Incident, Plan, Pool, PoolPlan, Records, RelayKey, Safety,
-        Standing, StoreFacts, Topology, Turn, ask, discard_expired, judge, keep_records, mirror, plan,
+        ApplyError, Candidate, Deposed, Driven, Expired, Happening, Incident, Plan, Pool, PoolPlan, Records, RelayKey,
+        Safety, Standing, StoreFacts, Topology, Turn, ask, discard_expired, judge, keep_records, mirror, plan,
     },
     lease::{
         BootTime, Evidence, LedgerState, LedgerStore, LedgerView, OldPrimary, ProcessId, SyncReply, SyncRequest, Timing,

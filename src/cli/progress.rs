@@ -53,7 +53,8 @@ fn table(progress: &BatchProgress) -> String {
         table.row([(*state).to_owned(), count.to_string()]);
     }
     let sent = progress.sent;
-    for (name, count) in [("refused", sent.refused), ("other's key", sent.duplicates), ("not known", progress.unknown)] {
+    for (name, count) in [("refused", sent.refused), ("other's key", sent.duplicates), ("not known", progress.unknown)]
+    {
         if count > 0 {
             table.row([name.to_owned(), count.to_string()]);
         }

@@ -169,7 +169,9 @@ mod tests {
 
     #[test]
     fn no_time_has_more_than_the_rate_allows() {
-        for (rate, seconds, expected) in [("100/s", 10, 1_000..=1_011), ("6/m", 60, 6..=7), ("5000/s", 2, 9_900..=10_501)] {
+        for (rate, seconds, expected) in
+            [("100/s", 10, 1_000..=1_011), ("6/m", 60, 6..=7), ("5000/s", 2, 9_900..=10_501)]
+        {
             let Ok(Rate(Some((number, time)))) = rate.parse() else { panic!("a rate") };
             let mut allowance = Allowance::new(number, time);
             let (mut now, mut done) = (Duration::ZERO, 0);

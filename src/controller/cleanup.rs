@@ -63,11 +63,7 @@ impl Memory {
 }
 
 /// Looks again and again. Never returns.
-pub async fn watch_cleanup(
-    store: Store,
-    world: watch::Receiver<Arc<World>>,
-    news: mpsc::UnboundedSender<News>,
-) {
+pub async fn watch_cleanup(store: Store, world: watch::Receiver<Arc<World>>, news: mpsc::UnboundedSender<News>) {
     let mut memories: BTreeMap<RelayKey, Memory> = BTreeMap::new();
     loop {
         tokio::time::sleep(EVERY).await;
@@ -105,7 +101,7 @@ mod tests {
     #[test]
     fn unusual_numbers_are_told_once_until_they_are_usual_again() {
         let (mut memory, start) = (Memory::default(), Instant::now());
-        let mut look = |minute, requeued| {
+        let mut look = |minute: u64, requeued| {
             memory.look(start + Duration::from_secs(60 * minute), counted(requeued, 0), 100).is_some()
         };
         assert!(!look(0, 5_000), "what was before is not recent");

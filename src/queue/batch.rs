@@ -102,8 +102,11 @@ impl Queue {
         let before = self.batch(&key).await?.unwrap_or_default();
         let mails = sent.mails.max(before.mails);
         // A run that begins again has told of fewer than lie there.
-        let (refused, duplicates) =
-            if sent.mails < before.mails { (before.refused, before.duplicates) } else { (sent.refused, sent.duplicates) };
+        let (refused, duplicates) = if sent.mails < before.mails {
+            (before.refused, before.duplicates)
+        } else {
+            (sent.refused, sent.duplicates)
+        };
         let mut write = cmd("HSET");
         write.arg(&key).arg("mails").arg(mails).arg("refused").arg(refused);
         write.arg("duplicates").arg(duplicates).arg("whole").arg(u8::from(sent.is_whole));

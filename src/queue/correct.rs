@@ -45,20 +45,24 @@ impl Queue {
             let survey = self.survey(AUDIT).await?;
             let audit = survey.audit();
             let counter = |name: &str| survey.counters.get(name).copied().unwrap_or(0);
-            let (known, seen) = (counter("counted"), survey.recounted.and_then(|found| i64::try_from(found).ok()));
+            let known = counter("counted");
+            // More that look counted than were may be forged, unless the counters are gone.
+            let is_sound = |seen: &i64| *seen < known || (*seen > known && audit.since.is_none());
+            let seen = survey.recounted.and_then(|found| i64::try_from(found).ok()).filter(is_sound);
             if audit.difference != difference {
                 return Ok(Acceptance::Differs(audit.difference));
             }
-            let miscounted = seen.is_some_and(|seen| seen != known);
-            if difference == 0 && !miscounted && audit.since.is_some() {
+            if difference == 0 && seen.is_none() && audit.since.is_some() {
                 return Ok(Acceptance::Nothing);
             }
             let now = self.time(at).await?;
-            let counted = miscounted.then_some(known);
+            let counted = seen.map(|_| known);
+            // Those that are counted from now on were on both sides of the sum.
+            let more = seen.map_or(0, |seen| seen.saturating_sub(known).max(0)).saturating_sub(difference);
             let correction = Correction { at: now, by: by.to_owned(), difference, counted };
             // A plain struct always serialises.
             let text = serde_json::to_vec(&correction).unwrap_or_default();
-            let words = [counter("corrections"), difference, known].map(|number| number.to_string());
+            let words = [counter("corrections"), more, known].map(|number| number.to_string());
             let (seen, now) = (seen.map(|seen| seen.to_string()).unwrap_or_default(), now.0.to_string());
             let mut arguments: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
             arguments.extend([seen.as_bytes(), now.as_bytes(), &text]);

@@ -200,18 +200,8 @@ impl Queue {
 }
 
 /// Counters that say nothing to people: how the scripts share work, and what they compare.
-const INTERNAL: [&str; 10] = [
-    "turn",
-    "counted",
-    "bytes",
-    "drains",
-    "silent",
-    "promotedAt",
-    "began",
-    "retention",
-    "eventsLength",
-    "corrections",
-];
+const INTERNAL: [&str; 10] =
+    ["turn", "counted", "bytes", "drains", "silent", "promotedAt", "began", "retention", "eventsLength", "corrections"];
 
 /// What a survey is asked instead of a time: no sample, but a recount.
 pub(super) const AUDIT: &str = "audit";

@@ -90,7 +90,11 @@ pub fn cut_off(header: &Header, why: &str, policy: &Policy, random: f64) -> Conc
 pub fn stuck(header: &Header, policy: &Policy, random: f64) -> Conclusion {
     let (reason, reply) = ("DeadlineExceeded".into(), "the server took the mail too slowly".into());
     let failure = Failure { counted: Counted::Deferral, reason, reply, delay: None };
-    Conclusion { settlement: next_step(header, failure, &policy.retry, random), progress: Progress::default(), label: "aborted" }
+    Conclusion {
+        settlement: next_step(header, failure, &policy.retry, random),
+        progress: Progress::default(),
+        label: "aborted",
+    }
 }
 
 /// Redis refuses to record an outcome: the mail is held, with what should have been recorded.

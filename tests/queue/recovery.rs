@@ -24,11 +24,8 @@ async fn before_committing_mail_goes_back_and_committing_is_held() {
     fixture.advance(ONE, &claims[1], Stage::Sending).await;
     fixture.advance(ONE, &claims[2], Stage::Committing).await;
     let recovery = fixture.queue.recover(ONE, &HOLD, NOW).await.expect("recovered");
-    let decisions = [
-        ((Stage::Claimed, "requeued"), 1),
-        ((Stage::Sending, "requeued"), 1),
-        ((Stage::Committing, "held"), 1),
-    ];
+    let decisions =
+        [((Stage::Claimed, "requeued"), 1), ((Stage::Sending, "requeued"), 1), ((Stage::Committing, "held"), 1)];
     assert_eq!(recovery, Recovery { requeued: 2, held: 1, decisions: decisions.into(), ..Recovery::default() });
     assert!(fixture.queue.processes().await.expect("processes").is_empty());
     let audit = fixture.balanced().await;

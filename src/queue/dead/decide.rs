@@ -189,7 +189,8 @@ impl Decision<'_> {
                 if answer == "done" {
                     done.push(letter.place);
                     let id = &*mask_id(&letter.letter.id);
-                    tracing::info!(mail.id = id, action = self.action.as_str(), "a dead letter was decided on");
+                    // There may be a million; the stream of outcomes tells of each.
+                    tracing::debug!(mail.id = id, action = self.action.as_str(), "a dead letter was decided on");
                 } else {
                     has_moved = true;
                 }
