@@ -208,6 +208,10 @@ fn with_id(mail: Vec<u8>, id: &str) -> Result<Vec<u8>, String> {
     struct Own {
         id: Option<IgnoredAny>,
     }
+    // A list would be read as one, too.
+    if !mail.starts_with(b"{") {
+        return Ok(mail);
+    }
     match serde_json::from_slice::<Own>(&mail) {
         Ok(Own { id: Some(_) }) => {
             Err("it has an id of its own; the ids of a batch are made of its name: leave out one or the other".into())
