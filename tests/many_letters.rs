@@ -1,5 +1,5 @@
 //! A million dead letters of mixed sizes at the command line, in bounded memory on both sides. Takes minutes:
-//! `MANY=1000000 cargo test --test many_letters -- --ignored --nocapture`; the figures are in docs/dead-letters.md.
+//! `MANY=1000000 cargo test --test many_letters -- --ignored --nocapture`; some figures are in docs/operations.md.
 
 use std::{
     fs,

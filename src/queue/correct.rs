@@ -56,10 +56,10 @@ impl Queue {
                 return Ok(Acceptance::Nothing);
             }
             let now = self.time(at).await?;
-            let counted = seen.map(|_| known);
+            let should_wait = seen.map(|_| known);
             // Those that are counted from now on were on both sides of the sum.
             let more = seen.map_or(0, |seen| seen.saturating_sub(known).max(0)).saturating_sub(difference);
-            let correction = Correction { at: now, by: by.to_owned(), difference, counted };
+            let correction = Correction { at: now, by: by.to_owned(), difference, counted: should_wait };
             // A plain struct always serialises.
             let text = serde_json::to_vec(&correction).unwrap_or_default();
             let words = [counter("corrections"), more, known].map(|number| number.to_string());

@@ -124,7 +124,7 @@ pub(super) async fn send(
             Ok(line) => report.tell(&line)?,
             Err(error) => failure = Some(error),
         }
-        if let Some(batch) = batch.filter(|_| report.sent.mails % TELL_EVERY == 0) {
+        if let Some(batch) = batch.filter(|_| report.sent.mails.is_multiple_of(TELL_EVERY)) {
             queue.batch_sent(batch, report.sent).await?;
         }
     }

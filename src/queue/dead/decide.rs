@@ -85,15 +85,15 @@ impl Queue {
         };
         'pages: loop {
             let mut allowed = pace(decision.bulk).await.min(BATCH);
-            let page = decision.walk.page().await?;
-            if page.anew {
+            let seen = decision.walk.page().await?;
+            if seen.anew {
                 decision.forget();
             }
-            let is_last = page.heads.is_empty();
+            let is_last = seen.heads.is_empty();
             // What goes moves all that are newer one place towards the end.
             let mut gone = 0;
             let mut ends = is_last || allowed == 0;
-            for mut head in page.heads {
+            for mut head in seen.heads {
                 head.place += gone;
                 ends |= head.place.unsigned_abs() > decision.left || decision.taken() >= limit as u64;
                 if ends {
@@ -171,7 +171,7 @@ impl Decision<'_> {
         for head in batch {
             let (place, length, begin) = (head.place, head.length, head.begin.clone());
             if self.action == Action::Discard {
-                letters.push(Letter { place, length, begin, letter: head.letter, entry: Vec::new() });
+                letters.push(Letter { place, length, begin, content: head.letter, entry: Vec::new() });
                 continue;
             }
             let Some(letter) = self.queue.whole(head).await? else {
@@ -179,7 +179,7 @@ impl Decision<'_> {
                 continue;
             };
             match letter.revived(self.queue.estimate(self.at)) {
-                Some(entry) => letters.push(Letter { place, length, begin, letter, entry }),
+                Some(entry) => letters.push(Letter { place, length, begin, content: letter, entry }),
                 None => self.bulk.skipped += 1,
             }
         }
@@ -188,7 +188,7 @@ impl Decision<'_> {
             for (letter, answer) in letters.iter().zip(&answers) {
                 if answer == "done" {
                     done.push(letter.place);
-                    let id = &*mask_id(&letter.letter.id);
+                    let id = &*mask_id(&letter.content.id);
                     // There may be a million; the stream of outcomes tells of each.
                     tracing::debug!(mail.id = id, action = self.action.as_str(), "a dead letter was decided on");
                 } else {
@@ -215,7 +215,7 @@ struct Letter {
     place: isize,
     length: usize,
     begin: Vec<u8>,
-    letter: DeadLetter,
+    content: DeadLetter,
     /// What goes back to the queue.
     entry: Vec<u8>,
 }
@@ -225,7 +225,7 @@ impl Queue {
     async fn dead_batch(&self, action: Action, letters: &[Letter], at: At) -> Result<Vec<String>, StoreError> {
         let mut keys = Vec::new();
         let mut arguments: Vec<Vec<u8>> = vec![action.as_str().into(), at.word().into()];
-        for Letter { place, length, begin, letter, entry } in letters {
+        for Letter { place, length, begin, content: letter, entry } in letters {
             let Records { buckets, fields } = self.records(&letter.id, letter.key.as_deref());
             keys.extend(buckets);
             arguments.extend([
