@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mailrelay::api::{MailRelay, crd_yaml};
+use mailrelay::api::{MailRelay, Retention, crd_yaml};
 use serde_json::{Value, json};
 
 fn root() -> PathBuf {
@@ -63,6 +63,7 @@ fn a_relay_of_two_lines_is_accepted_with_the_documented_defaults() {
     assert_eq!(server.pool(), "smtp.example.com");
     assert_eq!((&*queue.name, &*queue.dead_letter_name), ("mail_queue", "mail_dead_letter_queue"));
     assert_eq!((queue.max_length, queue.depth_threshold), (100_000, 1_000));
+    assert_eq!(queue.dead_letter_retention, Retention::Forever);
     assert_eq!((retry.max_retries, retry.jitter_percent), (3, 20));
     assert_eq!((retry.initial_backoff.as_millis(), retry.max_backoff.as_millis()), (1_000, 60_000));
 }
@@ -86,7 +87,7 @@ fn nonsense_is_refused_with_a_sentence_that_names_the_field() {
             "queue.name and queue.deadLetterName must differ",
         ),
         ("/spec/queue", json!({ "oldestThreshold": "0s" }), "oldestThreshold must be from 1s"),
-        ("/spec/queue", json!({ "deadLetterRetention": "1s" }), "deadLetterRetention must be from 1m"),
+        ("/spec/queue", json!({ "deadLetterRetention": "1s" }), "deadLetterRetention must be Forever or from 1m"),
         ("/spec/queue", json!({ "recordRetention": "721h" }), "recordRetention must be from 1m"),
         ("/spec/breaker", json!({ "pause": "0s" }), "pause must be from 100ms"),
         ("/spec/workers", json!({ "selector": {} }), "selector must not be empty"),

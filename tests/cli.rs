@@ -176,6 +176,55 @@ fn two_hundred_lines_are_sent_in_order_in_well_under_a_second() {
 }
 
 #[test]
+fn lines_are_sent_and_told_of_as_they_come() {
+    let (_redis, cli) = redis();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mailrelay"))
+        .args(["send", "--lines"])
+        .env_clear()
+        .env("MAILRELAY_REDIS_URL", &cli.url)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut input = child.stdin.take().expect("piped");
+    let mut output = std::io::BufReader::new(child.stdout.take().expect("piped"));
+    for number in 1..=3 {
+        writeln!(input, "{}", mail("a@example.org")).expect("written");
+        let mut id = String::new();
+        std::io::BufRead::read_line(&mut output, &mut id).expect("told");
+        assert_eq!(cli.json(&["status", id.trim()])["state"], "queued");
+        assert_eq!(cli.json(&["queue"])["pending"], number);
+    }
+    drop(input);
+    assert!(child.wait().expect("it ends").success());
+}
+
+#[test]
+fn a_batch_tells_how_far_it_is_and_may_be_sent_again() {
+    let (_redis, cli) = redis();
+    let mut other = mail("a@example.org");
+    other["idempotencyKey"] = "k".into();
+    assert!(cli.run_with(&["send"], &other.to_string()).status.success());
+    let good = mail("a@example.org").to_string();
+    let with_id = good.replacen('{', "{\"id\":\"own\",", 1);
+    let lines = format!("{good}\n\nnonsense\n{good}\n{with_id}\n{other}\n");
+    for _ in 0..2 {
+        let output = cli.run_with(&["send", "--lines", "--batch", "news"], &lines);
+        assert_eq!(output.status.code(), Some(1), "two are refused");
+        let ids: Vec<String> = text(&output.stdout).lines().map(str::to_owned).collect();
+        assert_eq!((&*ids[0], &*ids[1], ids.len()), ("news-1", "news-3", 3), "{ids:?}");
+        let progress = cli.json(&["progress", "news"]);
+        let expected =
+            json!({"mails": 5, "refused": 2, "duplicates": 1, "isWhole": true, "states": {"queued": 2}, "unknown": 0});
+        assert_eq!(progress, expected);
+    }
+    assert_eq!(cli.json(&["queue"])["pending"], 3, "each is queued once");
+    assert!(text(&cli.run(&["progress", "news"]).stdout).contains("queued       2\n"));
+    assert_eq!(cli.run(&["progress", "other"]).status.code(), Some(1));
+    assert_eq!(cli.run(&["send", "--batch", "x"]).status.code(), Some(2), "it takes --lines");
+}
+
+#[test]
 fn a_line_that_is_refused_does_not_stop_the_others() {
     let (_redis, cli) = redis();
     let good = mail("a@example.org").to_string();
@@ -290,6 +339,56 @@ fn an_audit_that_cannot_verify_its_figures_fails_and_says_so() {
 }
 
 #[test]
+fn a_difference_is_accepted_by_somebody_and_only_as_it_was_seen() {
+    let (redis, cli) = redis();
+    cli.send_one();
+    redis.command(&["DEL", "mail_queue"]).expect("DEL");
+    assert_eq!(cli.run(&["audit"]).status.code(), Some(1));
+    assert_eq!(cli.run(&["audit", "--accept", "1"]).status.code(), Some(2), "nobody says who");
+    let wrong = cli.run(&["audit", "--accept", "2", "--by", "ann"]);
+    assert!(text(&wrong.stderr).contains("the difference is 1 and not 2"), "{}", text(&wrong.stderr));
+    let accepted = cli.run(&["audit", "--accept", "1", "--by", "ann"]);
+    assert_eq!(accepted.status.code(), Some(0), "{}", text(&accepted.stderr));
+    assert!(
+        text(&accepted.stdout).contains("a difference of 1 was accepted by ann on 2"),
+        "{}",
+        text(&accepted.stdout)
+    );
+    assert_eq!(cli.json(&["audit"])["corrections"][0]["by"], "ann");
+}
+
+#[test]
+fn a_bulk_decision_holds_its_rate_and_ends_between_two_letters() {
+    let (redis, cli) = redis();
+    for number in 0..40 {
+        let letter = json!({"id": format!("m{number}"), "reason": "Policy", "at": 1, "payload": "{}"}).to_string();
+        redis.command(&["LPUSH", "mail_dead_letter_queue", &letter]).expect("LPUSH");
+    }
+    let start = Instant::now();
+    assert_eq!(
+        cli.json(&["dead", "discard", "--all", "--limit", "6", "--rate", "10/s"]),
+        json!({"done": 6, "skipped": 0})
+    );
+    assert!(start.elapsed() >= Duration::from_millis(450), "{:?}", start.elapsed());
+    let child = Command::new(env!("CARGO_BIN_EXE_mailrelay"))
+        .args(["dead", "discard", "--text", "m", "--rate", "5/s", "-o", "json"])
+        .env_clear()
+        .env("MAILRELAY_REDIS_URL", &cli.url)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let left = || cli.json(&["queue"])["dead"].as_u64().expect("a number");
+    while left() > 32 {}
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a process"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("Ctrl-C");
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(1), "not all was done");
+    let told: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&told["stopped"], told["done"].as_u64()), (&json!(true), Some(34 - left())), "{told}");
+    assert_eq!(cli.run(&["dead", "discard", "--all", "--rate", "fast"]).status.code(), Some(2));
+}
+
+#[test]
 fn parked_mail_must_be_named_or_all_of_it() {
     let (_redis, cli) = redis();
     assert_eq!(cli.json(&["dead", "list"]), json!([]));
@@ -326,6 +425,18 @@ fn the_crd_is_printed_as_yaml() {
     let output = Cli { url: "redis://127.0.0.1:1".into() }.run(&["crd"]);
     assert!(output.status.success());
     assert!(text(&output.stdout).contains("name: mailrelays.mailrelay.dev"));
+}
+
+#[test]
+fn the_status_of_a_mail_reads_the_stream_of_outcomes_once() {
+    let (redis, cli) = redis();
+    let id = cli.send_one();
+    let key = "{mail_queue}:events";
+    redis.command(&["XADD", key, "*", "id", &id, "outcome", "delayed", "at", "1", "reply", "451"]).expect("XADD");
+    assert_eq!(cli.json(&["status", &id])["history"].as_array().map(Vec::len), Some(1));
+    let statistics = redis.command(&["INFO", "commandstats"]).expect("INFO");
+    let line = statistics.lines().find(|line| line.starts_with("cmdstat_xrevrange:")).expect("it was read");
+    assert!(line.contains("calls=1,"), "{line}");
 }
 
 #[test]

@@ -6,12 +6,14 @@ mod address;
 mod crd;
 mod duration;
 mod record;
+mod retention;
 mod spec;
 mod status;
 
 pub use crd::crd_yaml;
 pub use duration::{DurationText, ParseDurationError};
 pub use record::{RelayRecord, ServerReport, Unavailable, WorkerReport, record_key, reports_key};
+pub use retention::Retention;
 pub use spec::{
     Auth, Breaker, MailRelay, MailRelaySpec, Queue, RateLimit, Retry, Server, Tls, UnknownOutcome, Workers,
 };

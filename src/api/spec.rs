@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DurationText, MailRelayStatus, address::canonical};
+use super::{DurationText, MailRelayStatus, Retention, address::canonical};
 
 /// A mail relay: mail servers with a connection budget each, the worker pods that share it, and the queue they drain.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -244,10 +244,18 @@ pub struct Queue {
     #[serde(default = "default_oldest_threshold")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('8760h')").message("oldestThreshold must be from 1s to 8760h"))]
     pub oldest_threshold: DurationText,
-    /// How long dead letters are kept.
-    #[serde(default = "default_dead_letter_retention")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('87600h')").message("deadLetterRetention must be from 1m to 87600h"))]
-    pub dead_letter_retention: DurationText,
+    /// An Event tells of it when more mails of workers that ended are cleaned up within ten minutes, or a tenth of that whose outcome is unknown.
+    #[serde(default = "default_recovery_threshold")]
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub recovery_threshold: i64,
+    /// How many outcomes the stream of events keeps, about.
+    #[serde(default = "default_events_length")]
+    #[schemars(range(min = 100, max = 100_000_000))]
+    pub events_length: i64,
+    /// How long dead letters are kept: Forever, or a duration after which they are discarded, counted, and told of in an Event.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == 'Forever' || (duration(self) >= duration('1m') && duration(self) <= duration('87600h'))").message("deadLetterRetention must be Forever or from 1m to 87600h"))]
+    pub dead_letter_retention: Retention,
     /// How long it is remembered what became of a mail: so long a second mail with its id or idempotency key is refused.
     #[serde(default = "default_record_retention")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('720h')").message("recordRetention must be from 1m to 720h"))]
@@ -342,7 +350,9 @@ impl Default for Queue {
             max_length: default_max_length(),
             depth_threshold: default_depth_threshold(),
             oldest_threshold: default_oldest_threshold(),
-            dead_letter_retention: default_dead_letter_retention(),
+            recovery_threshold: default_recovery_threshold(),
+            events_length: default_events_length(),
+            dead_letter_retention: Retention::default(),
             record_retention: default_record_retention(),
         }
     }
@@ -406,8 +416,11 @@ const fn default_depth_threshold() -> i64 {
 const fn default_oldest_threshold() -> DurationText {
     DurationText::from_secs(300)
 }
-const fn default_dead_letter_retention() -> DurationText {
-    DurationText::from_secs(720 * 3_600)
+const fn default_recovery_threshold() -> i64 {
+    100
+}
+const fn default_events_length() -> i64 {
+    10_000
 }
 const fn default_record_retention() -> DurationText {
     DurationText::from_secs(24 * 3_600)

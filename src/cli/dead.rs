@@ -7,10 +7,11 @@ use clap::Subcommand;
 use super::{
     CliError, Output, bulk,
     output::{Pages, Table, age, excerpt},
+    rate::{Pace, Rate},
     relay,
 };
 use crate::{
-    queue::{At, DeadLetter, UnixMillis},
+    queue::{Action, At, DeadLetter, Queue, UnixMillis},
     store::StoreOptions,
 };
 
@@ -32,10 +33,24 @@ enum Command {
         /// Its id
         id: String,
     },
-    /// Put dead letters back into the queue, as new tries
-    Requeue(bulk::Choice),
-    /// Delete dead letters for good
-    Discard(bulk::Choice),
+    /// Put dead letters that lie there now back into the queue, as new tries, oldest first; what dies again meanwhile is not
+    /// taken again
+    Requeue {
+        #[command(flatten)]
+        choice: bulk::Choice,
+        /// How many at most in a time: a number, then /s, /m or /h; or `max`. Slower than the mail server takes mail, so that
+        /// new mail does not wait behind them
+        #[arg(long, default_value = "100/s")]
+        rate: Rate,
+    },
+    /// Delete dead letters that lie there now for good, oldest first
+    Discard {
+        #[command(flatten)]
+        choice: bulk::Choice,
+        /// How many at most in a time: a number, then /s, /m or /h; or `max`
+        #[arg(long, default_value = "max")]
+        rate: Rate,
+    },
 }
 
 /// Lists, shows, requeues, discards.
@@ -56,16 +71,34 @@ pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -
             };
             output.print(&letter, details)?;
         }
-        Command::Requeue(choice) => {
-            let done = queue.dead_requeue(&choice.filter(now), choice.limit(), At::Redis).await?;
-            return bulk::report(output, done, choice.names_one(), "requeued");
-        }
-        Command::Discard(choice) => {
-            let done = queue.dead_discard(&choice.filter(now), choice.limit(), At::Redis).await?;
-            return bulk::report(output, done, choice.names_one(), "discarded");
-        }
+        Command::Requeue { choice, rate } => return decide(&queue, Action::Requeue, &choice, rate, output).await,
+        Command::Discard { choice, rate } => return decide(&queue, Action::Discard, &choice, rate, output).await,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Decides on what was chosen, and tells how far it is; Ctrl-C ends it between two letters.
+async fn decide(
+    queue: &Queue,
+    action: Action,
+    choice: &bulk::Choice,
+    rate: Rate,
+    output: Output,
+) -> Result<ExitCode, CliError> {
+    let filter = choice.filter(queue.ask_time().await?);
+    let verb = match action {
+        Action::Requeue => "requeued",
+        Action::Discard => "discarded",
+    };
+    let mut pace = Pace::new(rate, verb)?;
+    let done = queue.dead_decide(action, &filter, choice.limit(), At::Redis, async |done| pace.next(done).await).await;
+    pace.clear();
+    match done {
+        Ok(done) if pace.is_stopped() => bulk::stopped(output, done, verb),
+        Ok(done) => bulk::report(output, done, choice.names_one(), verb),
+        // What went before is not undone.
+        Err(error) => Err(CliError::Failed(format!("{}; {}", CliError::from(error), pace.told()))),
+    }
 }
 
 fn table(letters: &[DeadLetter], now: UnixMillis) -> Table {

@@ -11,7 +11,9 @@ mod dead;
 mod held;
 mod leases;
 mod output;
+mod progress;
 mod queue;
+mod rate;
 mod relay;
 mod resolve;
 mod send;
@@ -61,6 +63,8 @@ enum Command {
     Send(Box<send::Arguments>),
     /// Show the state of one mail, or of the whole relay
     Status(status::Arguments),
+    /// Show how far the mails of a batch are, which `send --lines --batch` gave a name
+    Progress(progress::Arguments),
     /// Show how much mail waits, and what is in flight where
     Queue(relay::RelayArguments),
     /// Show who holds which share of a server's budget
@@ -70,7 +74,7 @@ enum Command {
     /// Look after held mail: mail whose final answer was lost
     Held(held::Arguments),
     /// Check that every accepted mail is accounted for
-    Audit(relay::RelayArguments),
+    Audit(audit::Arguments),
 }
 
 /// Why a command failed. The message says what to do next.
@@ -148,6 +152,7 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Crd => crd::run(),
         Command::Send(arguments) => short(send::run(*arguments, &store, output)),
         Command::Status(arguments) => short(status::run(arguments, &store, output)),
+        Command::Progress(arguments) => short(progress::run(arguments, &store, output)),
         Command::Queue(arguments) => short(queue::run(arguments, &store, output)),
         Command::Leases(arguments) => short(leases::run(arguments, &store, output)),
         Command::Dead(arguments) => short(dead::run(arguments, &store, output)),

@@ -1,27 +1,23 @@
 //! `mailrelay send`: puts mail into the queue.
 
+mod lines;
+
 use std::{
-    cell::Cell,
-    io::{BufRead, BufReader, Read},
+    io::Read,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use futures::{Stream, StreamExt, stream};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tokio::sync::mpsc;
 
 use super::{CliError, Output, relay};
 use crate::{
     api,
-    queue::{At, EnqueueError, EnqueueLimits, Enqueued, Queue},
+    queue::{At, BatchName, EnqueueLimits, Enqueued},
     store::StoreOptions,
 };
-
-/// How many mails are on their way to Redis at once when many are sent; they stay in order.
-const AT_ONCE: usize = 64;
 
 /// What to send.
 #[derive(clap::Args)]
@@ -40,6 +36,10 @@ pub struct Arguments {
     /// Read many mails, each the JSON on one line; those that are refused are reported, the others are sent
     #[arg(long, conflicts_with = "Content")]
     lines: bool,
+    /// Give the mails of --lines this name together, for `mailrelay progress`: their ids are made of it and of their number,
+    /// so the same input under the same name can be sent again, and each mail is queued once
+    #[arg(long, value_name = "NAME", requires = "lines")]
+    batch: Option<BatchName>,
 }
 
 #[derive(clap::Args)]
@@ -106,29 +106,6 @@ struct Sent {
     differs: bool,
 }
 
-/// What became of one line.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Line {
-    line: usize,
-    #[serde(flatten)]
-    result: LineResult,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum LineResult {
-    Sent(Sent),
-    Refused {
-        error: String,
-    },
-    /// Whether it was queued is not known; with this id it may be sent again.
-    Unknown {
-        id: String,
-        error: String,
-    },
-}
-
 /// What the relay's spec allows, or its defaults.
 fn limits(spec: &api::Queue) -> EnqueueLimits {
     EnqueueLimits { max_length: u64::try_from(spec.max_length).unwrap_or(0), max_bytes: 0 }
@@ -140,7 +117,7 @@ pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -
     let limits = limits(&target.spec);
     if arguments.lines {
         let path = arguments.file.as_deref().unwrap_or(Path::new("-"));
-        return many(&target.queue, limits, lines(open(path)?), output).await;
+        return lines::send(&target.queue, limits, open(path)?, arguments.batch, output).await;
     }
     let mail = match arguments.content.into_json()? {
         Some(mail) => mail.to_string().into_bytes(),
@@ -150,122 +127,6 @@ pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -
     sent.warn(None);
     output.print(&sent, |sent| format!("{}\n", sent.id))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Sends what the lines say, in order. Mails that are refused do not stop the others; Redis failing does, once it is
-/// known or told of every line that was begun.
-async fn many(
-    queue: &Queue,
-    limits: EnqueueLimits,
-    mut lines: mpsc::Receiver<NumberedLine>,
-    output: Output,
-) -> Result<ExitCode, CliError> {
-    let mut results = Vec::new();
-    // The first goes alone: the others then share its connection.
-    let first = lines.recv().await;
-    let failed = Cell::new(false);
-    let enqueue = async |line: NumberedLine| -> Result<Line, CliError> {
-        let (line, mail) = line.inspect_err(|_| failed.set(true))?;
-        let result = match queue.enqueue(&mail, limits, At::Redis).await {
-            Ok(enqueued) => LineResult::Sent(Sent::from(enqueued)),
-            Err(EnqueueError::Store { source, id }) => {
-                failed.set(true);
-                let error = source.to_string();
-                if source.is_definite() { LineResult::Refused { error } } else { LineResult::Unknown { id, error } }
-            }
-            Err(refused) => LineResult::Refused { error: refused.to_string() },
-        };
-        Ok(Line { line, result })
-    };
-    let mut failure = None;
-    if let Some(first) = first {
-        match enqueue(first).await {
-            Ok(line) => results.push(line),
-            Err(error) => failure = Some(error),
-        }
-    }
-    let rest = received(lines).take_while(|_| std::future::ready(!failed.get()));
-    let mut rest = std::pin::pin!(rest.map(enqueue).buffered(AT_ONCE));
-    while let Some(line) = rest.next().await {
-        match line {
-            Ok(line) => results.push(line),
-            Err(error) => failure = Some(error),
-        }
-    }
-    report(&results, output)?;
-    match failure.or_else(|| failed.get().then(|| stopped(&results))) {
-        Some(error) => Err(error),
-        None if results.iter().any(|line| matches!(line.result, LineResult::Refused { .. })) => Ok(ExitCode::FAILURE),
-        None => Ok(ExitCode::SUCCESS),
-    }
-}
-
-/// Ids in order to standard output, refusals to standard error.
-fn report(results: &[Line], output: Output) -> Result<(), CliError> {
-    output.print(&results, |results| {
-        let mut ids = String::new();
-        for line in *results {
-            match &line.result {
-                LineResult::Sent(sent) => {
-                    sent.warn(Some(line.line));
-                    ids.push_str(&sent.id);
-                    ids.push('\n');
-                }
-                LineResult::Refused { error } => tracing::error!(line = line.line, %error, "the mail was refused"),
-                LineResult::Unknown { id, error } => tracing::error!(
-                    line = line.line,
-                    mail.id = id,
-                    %error,
-                    "whether the mail was queued is not known; send it again with this id in its JSON: it is queued once"
-                ),
-            }
-        }
-        ids
-    })
-}
-
-/// Redis failed: which lines are to be sent again, and how.
-fn stopped(results: &[Line]) -> CliError {
-    let unknown: Vec<String> = results
-        .iter()
-        .filter_map(|line| match &line.result {
-            LineResult::Unknown { id, .. } => Some(format!("line {}: {id}", line.line)),
-            _ => None,
-        })
-        .collect();
-    let last = results.last().map_or(0, |line| line.line);
-    CliError::Failed(format!(
-        "redis failed; lines after {last} were not sent, and whether these were queued is not known: send each again with this \"id\" in its JSON, and it is queued once\n{}\n{}",
-        unknown.join("\n"),
-        super::WHERE
-    ))
-}
-
-/// A line that is not empty, with its number; or why there are no more.
-type NumberedLine = Result<(usize, Vec<u8>), CliError>;
-
-/// Reads lines in a thread of its own: standard input cannot be waited for otherwise. The thread ends with the input, or
-/// with the process.
-fn lines(input: Box<dyn Read + Send>) -> mpsc::Receiver<NumberedLine> {
-    let (sender, receiver) = mpsc::channel(AT_ONCE);
-    std::thread::spawn(move || {
-        for (index, line) in BufReader::new(input).split(b'\n').enumerate() {
-            let number = index + 1;
-            let line = match line {
-                Ok(line) if line.trim_ascii().is_empty() => continue,
-                Ok(line) => Ok((number, line.trim_ascii().to_vec())),
-                Err(error) => Err(CliError::Failed(format!("cannot read line {number}: {error}"))),
-            };
-            if sender.blocking_send(line).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-fn received(lines: mpsc::Receiver<NumberedLine>) -> impl Stream<Item = NumberedLine> {
-    stream::unfold(lines, async |mut lines| lines.recv().await.map(|line| (line, lines)))
 }
 
 impl From<Enqueued> for Sent {

@@ -59,12 +59,11 @@ pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -
         output.print(&overview, table)?;
         return Ok(ExitCode::SUCCESS);
     };
-    let Some(status) = target.queue.status(&id).await? else {
+    let Some((status, history)) = target.queue.status_and_history(&id, HISTORY).await? else {
         return Err(CliError::Failed(format!(
             "no mail with the id {id} is known: it was never taken in, was pushed by plain LPUSH and not claimed yet, or its record has expired"
         )));
     };
-    let history = target.queue.history(&id, HISTORY).await?;
     output.print(&Told { status, history }, mail)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -36,6 +36,10 @@ pub struct Arguments {
     /// How long a session without work is kept open, so that the next mail needs no new one
     #[arg(long, env = "MAILRELAY_IDLE_TIMEOUT", value_name = "DURATION", default_value = "10s")]
     idle_timeout: DurationText,
+    /// How long a mail transaction may take until its message is complete (a large one longer: 16 KiB a second are enough),
+    /// and from there until the server has answered. Then the mail goes back to the queue, or its outcome is unknown
+    #[arg(long, env = "MAILRELAY_TRANSACTION_TIMEOUT", value_name = "DURATION", default_value = "20m")]
+    transaction_timeout: DurationText,
     /// The name to give in EHLO [default: the host name of the pod]
     #[arg(long, env = "MAILRELAY_HELO", value_name = "NAME")]
     helo: Option<String>,
@@ -85,6 +89,7 @@ impl Arguments {
             http: self.http,
             drain: self.drain_timeout.get(),
             idle: self.idle_timeout.get(),
+            transaction: self.transaction_timeout.get(),
             helo: self.helo,
         }
     }

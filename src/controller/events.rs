@@ -13,10 +13,12 @@ use tokio::time::timeout;
 use super::{
     apply::{Happening, Incident},
     claims::Recovered,
+    cleanup::Decisions,
     conditions::HELD_BY_VANISHED,
     leader::API_LIMIT,
+    plan::RelayKey,
 };
-use crate::api::MailRelayStatus;
+use crate::api::{DurationText, MailRelayStatus, Retention};
 
 /// The API's limits for the texts of an Event.
 const NOTE_BYTES: usize = 1_000;
@@ -136,6 +138,36 @@ pub fn of_recovery(recovered: &Recovered) -> Option<Note> {
         recovered.pod, r.requeued, r.held, r.resent, r.poison
     );
     Some(if r.held + r.poison > 0 { Note::warning("MailRecovered", text) } else { Note::normal("MailRecovered", text) })
+}
+
+/// What the retention of dead letters discarded.
+pub fn of_retention(queue: &str, retention: Retention, letters: u64, oldest: Duration) -> Note {
+    let oldest = DurationText::new(Duration::from_secs(oldest.as_secs()));
+    let text = format!(
+        "{letters} dead letters of {queue} were discarded: deadLetterRetention is {retention}, and the oldest had been there for {oldest}"
+    );
+    Note::warning("DeadLettersDiscarded", text)
+}
+
+/// Unusually much was cleaned up.
+pub fn of_cleanup(queue: &str, recent: &Decisions, window: Duration, threshold: i64) -> Note {
+    let each: Vec<String> = recent.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+    let text = format!(
+        "{} mails of {queue} that were in the hands of processes that ended were cleaned up within {}; recoveryThreshold is {threshold}, and a tenth of it for what is not just queued again ({}): look why workers end (kubectl get pods), and at `mailrelay held list`",
+        recent.values().sum::<i64>(),
+        DurationText::new(window),
+        each.join(", ")
+    );
+    Note::warning("CleanupUnusual", text)
+}
+
+/// Something to tell people about this relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct News {
+    /// The relay.
+    pub relay: RelayKey,
+    /// What.
+    pub note: Note,
 }
 
 /// Publishes Events; clones share the cache that folds repetitions.
@@ -292,6 +324,15 @@ mod tests {
         assert_eq!(reasons(lost(0, 9)), ["WorkerLost"]);
         let text = &of_incident(&lost(4, 330), Timestamp::UNIX_EPOCH)[1].text;
         assert!(text.contains("4 slots of mx of mail/a stay withheld until 1970-01-01T00:05:31Z"), "{text}");
+    }
+
+    #[test]
+    fn discarded_dead_letters_are_told_with_their_number_queue_and_age() {
+        let retention = Retention::For(DurationText::from_secs(720 * 3_600));
+        let note = of_retention("mail_queue", retention, 17, Duration::from_millis(2_595_600_500));
+        assert_eq!((note.warning, &*note.reason), (true, "DeadLettersDiscarded"));
+        let text = "17 dead letters of mail_queue were discarded: deadLetterRetention is 720h, and the oldest had been there for 721h";
+        assert_eq!(note.text, text);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::{apply::ApplyError, pools::World};
 use crate::{
     lease::{LedgerState, LedgerView},
     queue::Recovery,
-    telemetry::metrics::{ByKind, ByPool},
+    telemetry::metrics::{ByDecision, ByKind, ByPool},
 };
 
 /// Which state of slots, of which pool.
@@ -34,7 +34,8 @@ pub struct ControllerMetrics {
     recovering: Family<ByPool, Gauge>,
     store_available: Gauge,
     turn: Histogram,
-    recovered: Family<ByKind, Counter>,
+    recovered: Family<ByDecision, Counter>,
+    letters_expired: Counter,
     status_writes: Counter,
     refused_writes: Family<ByKind, Counter>,
 }
@@ -51,6 +52,7 @@ impl ControllerMetrics {
             store_available: Gauge::default(),
             turn: Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5]),
             recovered: Family::default(),
+            letters_expired: Counter::default(),
             status_writes: Counter::default(),
             refused_writes: Family::default(),
         };
@@ -63,7 +65,9 @@ impl ControllerMetrics {
         all.register("recovering", "Whether a budget's ledger is in recovery: 1 or 0", m.recovering.clone());
         all.register("store_available", "Whether Redis can be used: 1 or 0", m.store_available.clone());
         all.register_with_unit("turn_duration", "One turn over all ledgers", Unit::Seconds, m.turn.clone());
-        all.register("recovered", "Mail of dead workers, by what became of it", m.recovered.clone());
+        all.register("recovered", "Mail of dead workers, by its stage and what became of it", m.recovered.clone());
+        let letters = "Dead letters that were discarded since their retention was over";
+        all.register("dead_letters_expired", letters, m.letters_expired.clone());
         all.register("status_writes", "Statuses written", m.status_writes.clone());
         let refused =
             "Writes to Redis that were refused since a later leader had written, by kind: policy, init, open, record";
@@ -116,15 +120,14 @@ impl ControllerMetrics {
 
     /// A dead worker's mail was resolved.
     pub fn recovered(&self, recovery: &Recovery) {
-        let outcomes = [
-            ("requeued", recovery.requeued),
-            ("held", recovery.held),
-            ("resent", recovery.resent),
-            ("poison", recovery.poison),
-        ];
-        for (kind, mails) in outcomes {
-            self.recovered.get_or_create(&ByKind { kind }).inc_by(mails);
+        for ((stage, outcome), mails) in &recovery.decisions {
+            self.recovered.get_or_create(&ByDecision { stage: stage.as_str(), outcome }).inc_by(*mails);
         }
+    }
+
+    /// Dead letters were kept long enough.
+    pub fn letters_expired(&self, letters: u64) {
+        self.letters_expired.inc_by(letters);
     }
 
     /// A status was written.

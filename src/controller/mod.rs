@@ -8,7 +8,7 @@
 //! | `shares`, `succession`, `topology` | pure: the policy each ledger should have; who was heard of when; one server, one ledger; how long the Redis that was left may go on |
 //! | `apply`, `records` | I/O: one pool's ledger; the relays' records |
 //! | `pools` | the loop of the steps so far: the only writer of ledgers and records |
-//! | `claims`, `retention`, `safety` | I/O beside it: mail of dead workers, old dead letters, how Redis keeps its data |
+//! | `claims`, `cleanup`, `retention`, `safety` | I/O beside it: mail of dead workers, how much of it there is, old dead letters, how Redis keeps its data |
 //! | `status`, `conditions` | pure: what a relay's status says |
 //! | `mirror` | pure: what of the ledgers is shown in the statuses, and read back by the next leader |
 //! | `events` | pure: what is worth an Event; and publishing it |
@@ -21,6 +21,7 @@
 
 mod apply;
 mod claims;
+mod cleanup;
 mod conditions;
 mod events;
 mod evidence;
@@ -44,7 +45,7 @@ mod topology;
 pub use apply::{ApplyError, Deposed, Driven, Happening, Incident, Pool, Turn};
 pub use plan::{Candidate, Plan, PoolPlan, RelayKey, RelayPlan, Stall, plan};
 pub use records::{Records, highest_epoch};
-pub use retention::{discard_expired, keep_records};
+pub use retention::{Expired, discard_expired, keep_records};
 pub use run::{ControllerError, ControllerOptions, Replica, run};
 pub use safety::{Safety, StoreFacts, ask, judge};
 pub use succession::{Known, Standing, stand};

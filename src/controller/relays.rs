@@ -21,7 +21,7 @@ use tokio::{
 use super::{
     apply::Incident,
     claims::{Recovered, queue_of},
-    events::{Note, Teller, of_incident, of_recovery, transitions},
+    events::{News, Note, Teller, of_incident, of_recovery, transitions},
     leader::API_LIMIT,
     metrics::ControllerMetrics,
     observe::{GuardedRelay, Observed},
@@ -71,6 +71,8 @@ pub struct Relays {
     pub incidents: mpsc::UnboundedReceiver<Incident>,
     /// What became of dead workers' mail.
     pub recovered: mpsc::UnboundedReceiver<Recovered>,
+    /// What else people should hear of.
+    pub news: mpsc::UnboundedReceiver<News>,
     /// Where people hear of it.
     pub teller: Teller,
     /// Figures.
@@ -171,6 +173,11 @@ impl Relays {
                     }
                 }
                 Some(incident) = self.incidents.recv() => self.tell_of_pool(&incident),
+                Some(News { relay, note }) = self.news.recv() => {
+                    if let Some(about) = self.reference(&relay) {
+                        self.teller.tell(about, vec![note]);
+                    }
+                }
                 Some(recovered) = self.recovered.recv() => {
                     if let (Some(note), Some(about)) = (of_recovery(&recovered), self.reference(&recovered.relay)) {
                         self.teller.tell(about, vec![note]);

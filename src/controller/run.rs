@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{
     claims::recover_claims,
+    cleanup::watch_cleanup,
     events::Teller,
     leader::{Election, LeaderError, Marks},
     metrics::ControllerMetrics,
@@ -212,6 +213,7 @@ async fn lead(
     let (tell_facts, facts) = watch::channel(None);
     let (report, incidents) = mpsc::unbounded_channel();
     let (report_mail, recovered) = mpsc::unbounded_channel();
+    let (tell, news) = mpsc::unbounded_channel();
     let ledgers = Pools {
         store: store.clone(),
         observed: observed.clone(),
@@ -235,10 +237,12 @@ async fn lead(
         safety: safety.clone(),
         incidents,
         recovered,
+        news,
         teller: Teller::new(client.clone(), options.identity.clone()),
         metrics: metrics.clone(),
     };
-    let retention = expire_dead_letters(store.clone(), world.clone());
+    let cleanup = watch_cleanup(store.clone(), world.clone(), tell.clone());
+    let retention = expire_dead_letters(store.clone(), world.clone(), tell, metrics.clone());
     let claims = recover_claims(store.clone(), timing, world, safety, report_mail, metrics.clone());
     let safety_store = store.clone();
     // One task each: a slow API server must not hold up the ledgers. They end with this future.
@@ -254,6 +258,10 @@ async fn lead(
     });
     tasks.spawn(async move {
         retention.await;
+        None
+    });
+    tasks.spawn(async move {
+        cleanup.await;
         None
     });
     tasks.spawn(async move {

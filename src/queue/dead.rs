@@ -1,21 +1,16 @@
-//! Dead letters: their form, looking at them, sending them again, discarding them.
+//! Dead letters: their form; looking at them is in `look`, sending them again and discarding them in `decide`.
 //!
 //! The dead-letter list holds one JSON object for each mail, so that people can read it with LRANGE. The producer's
 //! bytes lie in `payload` when they are text, exact to the byte, and in `payloadBase64` otherwise. The newest is first.
 
+mod decide;
+mod look;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use redis::cmd;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    At, Entry, Header, Priority, Queue, Refusal, Stage, Try, UnixMillis,
-    bodies::{limit, number},
-    envelope,
-    ids::fresh_id,
-    records::{Records, short},
-    scripts,
-};
-use crate::{store::StoreError, telemetry::log::mask_id};
+use super::{Entry, Header, Priority, Refusal, Stage, Try, UnixMillis, envelope, ids::fresh_id};
+pub use decide::{Action, Bulk};
 
 /// Which entries to act on; empty fits all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +21,9 @@ pub struct Filter {
     pub reason: Option<String>,
     /// Only those parked before; never one whose age nobody knows.
     pub before: Option<UnixMillis>,
+    /// Only those of which something holds this text, in whatever case: id, Message-ID, what was said of the mail or of a
+    /// recipient, recipients that were named apart. The payload is not looked at.
+    pub text: Option<String>,
 }
 
 impl Filter {
@@ -34,20 +32,23 @@ impl Filter {
         Self { id: Some(id.into()), ..Self::default() }
     }
 
-    pub(super) fn fits(&self, ids: &[&str], reason: &str, at: UnixMillis) -> bool {
+    /// `texts` beside the ids.
+    pub(super) fn fits<'a>(
+        &self,
+        ids: &[&'a str],
+        reason: &str,
+        at: UnixMillis,
+        texts: impl IntoIterator<Item = &'a str>,
+    ) -> bool {
+        let holds = |wanted: &str| {
+            let wanted = wanted.to_lowercase();
+            ids.iter().copied().chain(texts).any(|text| text.to_lowercase().contains(&wanted))
+        };
         self.id.as_deref().is_none_or(|id| ids.contains(&id))
             && self.reason.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(reason))
             && self.before.is_none_or(|before| at != UnixMillis::default() && at < before)
+            && self.text.as_deref().is_none_or(holds)
     }
-}
-
-/// What a bulk operation did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Bulk {
-    /// Entries that fit and were acted on.
-    pub done: u64,
-    /// Entries that fit but were gone when it was their turn, or that can't be acted on.
-    pub skipped: u64,
 }
 
 /// A mail that a person must look at, as it lies in the list.
@@ -189,6 +190,14 @@ impl DeadLetter {
         end.filter(|_| self.reason == "InvalidMail").map(|end| &self.reply[..end])
     }
 
+    fn fits(&self, filter: &Filter) -> bool {
+        let said = self.tries.iter().map(|tried| &*tried.reply);
+        let refused = self.refused.iter().flat_map(|refusal| [&*refusal.recipient, &*refusal.reply]);
+        let remaining = self.remaining.iter().flatten().map(|recipient| &**recipient);
+        let texts = [&*self.message_id, &*self.reply].into_iter().chain(said).chain(refused).chain(remaining);
+        filter.fits(&[&self.id], &self.reason, self.at, texts)
+    }
+
     fn without_payload(self) -> Self {
         Self { payload: None, payload_base64: None, ..self }
     }
@@ -202,9 +211,14 @@ impl DeadLetter {
         }
     }
 
+    /// Whether it is a dead letter of ours, and not what others put into the list.
+    fn is_ours(&self) -> bool {
+        self.reason != "Malformed"
+    }
+
     /// The entry that goes back to the queue: same id, serial and Message-ID, counters at zero.
     fn revived(&self, now: UnixMillis) -> Option<Vec<u8>> {
-        if self.reason == "Malformed" {
+        if !self.is_ours() {
             return None;
         }
         let payload = self.payload_bytes()?;
@@ -233,211 +247,4 @@ impl DeadLetter {
             envelope::bare(self.priority, &payload)
         })
     }
-}
-
-/// How many dead letters one command looks at.
-const PAGE: usize = 100;
-/// How many bytes of them it looks at.
-const PAGE_BYTES: usize = 1024 * 1024;
-/// Up to this length a dead letter that is to be queued again comes whole with its page.
-const WITH_PAGE: usize = 16 * 1024;
-/// How often a bulk operation begins anew since others act on the same list.
-const BEGINNINGS: usize = 1_000;
-
-/// A dead letter without its payload, and where it lies.
-struct Head {
-    /// From the end of the list, negative; right until an older one goes.
-    place: isize,
-    /// Bytes of the whole entry.
-    length: usize,
-    /// The entry up to its payload, or all of it.
-    begin: Vec<u8>,
-    letter: DeadLetter,
-}
-
-impl Head {
-    fn read(place: isize, length: usize, begin: Vec<u8>) -> Self {
-        let letter = if begin.len() == length {
-            DeadLetter::decode(&begin)
-        } else {
-            serde_json::from_slice(&[&begin, b"}".as_slice()].concat()).unwrap_or_default()
-        };
-        Self { place, length, begin, letter }
-    }
-}
-
-impl Queue {
-    /// Dead letters that fit, oldest first, at most `limit`, without their payloads ([`Queue::dead_show`] has them).
-    pub async fn dead_list(&self, filter: &Filter, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
-        let mut letters = Vec::new();
-        let keep = |page| {
-            letters.extend(page);
-            Ok::<_, StoreError>(())
-        };
-        self.dead_pages(filter, limit, keep).await?;
-        Ok(letters)
-    }
-
-    /// The same page by page, in bounded memory here and in Redis, until `show` fails. Pages may be short, and are never
-    /// empty.
-    pub async fn dead_pages<E: From<StoreError>>(
-        &self,
-        filter: &Filter,
-        limit: usize,
-        mut show: impl FnMut(Vec<DeadLetter>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let (mut place, mut left) = (-1, limit);
-        while left > 0 {
-            let heads = self.letters_from(place, 0).await?;
-            let Some(last) = heads.last() else { break };
-            place = last.place - 1;
-            let letters = heads.into_iter().map(|head| head.letter.without_payload());
-            let page: Vec<_> =
-                letters.filter(|letter| filter.fits(&[&letter.id], &letter.reason, letter.at)).take(left).collect();
-            left -= page.len();
-            if !page.is_empty() {
-                show(page)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The oldest dead letter of this id, with its payload.
-    pub async fn dead_show(&self, id: &str) -> Result<Option<DeadLetter>, StoreError> {
-        let filter = Filter::id(id);
-        let mut place = -1;
-        loop {
-            let heads = self.letters_from(place, WITH_PAGE).await?;
-            let Some(last) = heads.last() else { return Ok(None) };
-            place = last.place - 1;
-            let fits = |head: &Head| filter.fits(&[&head.letter.id], &head.letter.reason, head.letter.at);
-            if let Some(head) = heads.into_iter().find(fits) {
-                match self.whole(head).await? {
-                    Some(letter) => return Ok(Some(letter)),
-                    // Others act on the list meanwhile.
-                    None => place = -1,
-                }
-            }
-        }
-    }
-
-    /// Re-drives dead letters that fit, oldest first, at most `limit`: to the end of their lists, counters at zero, same
-    /// id. Entries that are no dead letters of ours are skipped. Cancelling stops between two entries.
-    pub async fn dead_requeue(&self, filter: &Filter, limit: usize, at: impl Into<At>) -> Result<Bulk, StoreError> {
-        self.dead_decide(filter, limit, "requeue", at.into()).await
-    }
-
-    /// Discards dead letters that fit, oldest first, at most `limit`; they are counted as discarded.
-    pub async fn dead_discard(&self, filter: &Filter, limit: usize, at: impl Into<At>) -> Result<Bulk, StoreError> {
-        self.dead_decide(filter, limit, "discard", at.into()).await
-    }
-
-    async fn dead_decide(&self, filter: &Filter, limit: usize, action: &str, at: At) -> Result<Bulk, StoreError> {
-        let mut bulk = Bulk::default();
-        let mut place = -1;
-        let mut beginnings = BEGINNINGS;
-        'pages: loop {
-            let heads = self.letters_from(place, if action == "requeue" { WITH_PAGE } else { 0 }).await?;
-            if heads.is_empty() {
-                break;
-            }
-            // What goes moves all that are newer one place towards the end.
-            let mut gone = 0;
-            for mut head in heads {
-                head.place += gone;
-                place = head.place - 1;
-                if !filter.fits(&[&head.letter.id], &head.letter.reason, head.letter.at) {
-                    continue;
-                }
-                if bulk.done + bulk.skipped >= limit as u64 {
-                    break 'pages;
-                }
-                match self.dead_decide_one(head, action, at).await? {
-                    Decided::Done => {
-                        bulk.done += 1;
-                        gone += 1;
-                        place += 1;
-                    }
-                    Decided::Moved if beginnings > 0 => {
-                        beginnings -= 1;
-                        (place, bulk.skipped) = (-1, 0);
-                        continue 'pages;
-                    }
-                    Decided::Unable | Decided::Moved => bulk.skipped += 1,
-                }
-            }
-        }
-        Ok(bulk)
-    }
-
-    async fn dead_decide_one(&self, head: Head, action: &str, at: At) -> Result<Decided, StoreError> {
-        let (place, length, begin) = (head.place, head.length, head.begin.clone());
-        let (letter, revived) = if action == "requeue" {
-            if head.letter.reason == "Malformed" {
-                return Ok(Decided::Unable);
-            }
-            let Some(letter) = self.whole(head).await? else { return Ok(Decided::Moved) };
-            let Some(revived) = letter.revived(self.estimate(at)) else { return Ok(Decided::Unable) };
-            (letter, revived)
-        } else {
-            (head.letter, Vec::new())
-        };
-        let Records { buckets, fields } = self.records(&letter.id, letter.key.as_deref());
-        let (at, serial) = (at.word(), short(&letter.serial));
-        let (place, length) = (place.to_string(), length.to_string());
-        let arguments: [&[u8]; 10] = [
-            &begin,
-            action.as_bytes(),
-            &revived,
-            at.as_bytes(),
-            letter.id.as_bytes(),
-            serial.as_bytes(),
-            &fields,
-            place.as_bytes(),
-            length.as_bytes(),
-            letter.message_id.as_bytes(),
-        ];
-        let answer: String = self.run(&scripts::DEAD, &buckets, &arguments).await?;
-        if answer != "done" {
-            return Ok(Decided::Moved);
-        }
-        tracing::info!(mail.id = &*mask_id(&letter.id), action, "a dead letter was decided on");
-        Ok(Decided::Done)
-    }
-
-    /// Dead letters from this place on, oldest first; those up to `whole` bytes with their payloads.
-    async fn letters_from(&self, place: isize, whole: usize) -> Result<Vec<Head>, StoreError> {
-        let words = [place.to_string(), PAGE.to_string(), PAGE_BYTES.to_string(), whole.to_string()];
-        let arguments = words.each_ref().map(String::as_bytes);
-        let answer: Vec<Vec<u8>> = self.run_long(&scripts::LETTERS, &[], &arguments, PAGE_BYTES).await?;
-        let mut words = answer.into_iter();
-        let (mut heads, mut place) = (Vec::new(), place);
-        while let (Some(length), Some(begin)) = (words.next(), words.next()) {
-            let length = number(&length).ok_or_else(|| self.garbled("a dead letter without a length".into()))?;
-            heads.push(Head::read(place, length, begin));
-            place -= 1;
-        }
-        Ok(heads)
-    }
-
-    /// The letter with its payload; none when it lies there no more.
-    async fn whole(&self, head: Head) -> Result<Option<DeadLetter>, StoreError> {
-        if head.begin.len() == head.length {
-            return Ok(Some(head.letter));
-        }
-        let mut command = cmd("LINDEX");
-        command.arg(self.names.dead_letter()).arg(head.place);
-        let entry: Option<Vec<u8>> = self.store.for_bodies().query(&command, limit(head.length)).await?;
-        let entry = entry.filter(|entry| entry.len() == head.length && entry.starts_with(&head.begin));
-        Ok(entry.map(|entry| DeadLetter::decode(&entry)))
-    }
-}
-
-/// What became of one decision.
-enum Decided {
-    Done,
-    /// It lies there no more.
-    Moved,
-    /// It can't be acted on.
-    Unable,
 }

@@ -69,31 +69,39 @@ impl Queue {
     /// The outcomes of one mail that the stream still has, oldest first: the newest `limit` of them. It is read page by
     /// page, so memory is bounded by `limit`; the time by the length of the stream.
     pub async fn history(&self, id: &str, limit: usize) -> Result<Vec<Outcome>, StoreError> {
-        let mut found = Vec::new();
-        self.newest_first(|outcome| {
-            if found.len() < limit && outcome.id == id {
-                found.push(outcome);
-            }
-            found.len() < limit
-        })
-        .await?;
-        found.reverse();
-        Ok(found)
+        Ok(self.outcomes(id, limit, false).await?.0)
     }
 
     /// The Message-ID of a mail and what was said of it last.
     pub(super) async fn told(&self, id: &str) -> Result<Told, StoreError> {
-        let mut told = Told::default();
+        Ok(self.outcomes(id, 0, true).await?.1)
+    }
+
+    /// Both, in one way through the stream; the second as far as it is wanted.
+    pub(super) async fn outcomes(
+        &self,
+        id: &str,
+        limit: usize,
+        wants_told: bool,
+    ) -> Result<(Vec<Outcome>, Told), StoreError> {
+        let (mut found, mut told) = (Vec::new(), Told::default());
         self.newest_first(|outcome| {
-            if outcome.id == id && outcome.is_its_own() {
-                told.reply.get_or_insert(outcome.reply);
-                told.message_id = told.message_id.take().or(Some(outcome.message_id).filter(|text| !text.is_empty()));
+            if outcome.id == id {
+                if outcome.is_its_own() {
+                    told.reply.get_or_insert_with(|| outcome.reply.clone());
+                    let message_id = Some(&outcome.message_id).filter(|text| !text.is_empty()).cloned();
+                    told.message_id = told.message_id.take().or(message_id);
+                }
+                if found.len() < limit {
+                    found.push(outcome);
+                }
             }
-            told.reply.is_none() || told.message_id.is_none()
+            found.len() < limit || (wants_told && (told.reply.is_none() || told.message_id.is_none()))
         })
         .await?;
         told.reply = told.reply.filter(|text| !text.is_empty());
-        Ok(told)
+        found.reverse();
+        Ok((found, told))
     }
 
     /// Goes through the stream from its newest entry for as long as `look` wants more.

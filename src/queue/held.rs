@@ -65,6 +65,11 @@ impl HeldMail {
         held
     }
 
+    fn fits(&self, filter: &Filter) -> bool {
+        let texts = [&*self.message_id, &*self.reply];
+        filter.fits(&[&self.id, &self.claim_id], &self.reason, self.at, texts)
+    }
+
     /// Whether its Message-ID tells it from all others: a header that was only taken was never checked.
     pub fn is_identified(&self) -> bool {
         self.stage.is_some_and(|stage| stage != Stage::Taken) && !self.message_id.is_empty()
@@ -98,7 +103,7 @@ impl Queue {
             // What is known of it, and the header of its envelope.
             let (next, page) = self.heads(&self.names.held, cursor, 2).await?;
             let mails = page.iter().map(|head| HeldMail::decode(&head.field, &head.lines));
-            fitting.extend(mails.filter(|held| filter.fits(&[&held.id, &held.claim_id], &held.reason, held.at)));
+            fitting.extend(mails.filter(|held| held.fits(filter)));
             cursor = next;
             if cursor == 0 {
                 break;

@@ -76,13 +76,41 @@ pub struct MailStatus {
 }
 
 /// One atomic look at everything that is counted.
-struct Survey {
+pub(super) struct Survey {
     depths: Depths,
-    counters: HashMap<String, i64>,
+    pub(super) counters: HashMap<String, i64>,
     /// Entries with a header that wait, as they lie there; none when they are too many to look at.
-    recounted: Option<u64>,
+    pub(super) recounted: Option<u64>,
     /// Delayed mails, as they lie there.
     delayed_mails: u64,
+}
+
+impl Survey {
+    pub(super) fn audit(&self) -> Audit {
+        let Self { depths, counters, recounted, delayed_mails } = self;
+        let counter = |name: &str| counters.get(name).copied().unwrap_or(0);
+        let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+        let known = counter("counted");
+        let raw_waiting = Audit::raw_waiting(depths.pending, known, *recounted);
+        Audit {
+            accepted: unsigned(counter("accepted")) + raw_waiting,
+            delivered: unsigned(counter("delivered")),
+            duplicates: unsigned(counter("duplicates")),
+            expired: unsigned(counter("expired")),
+            discarded: unsigned(counter("discarded")),
+            queued: depths.pending,
+            delayed: *delayed_mails,
+            in_flight: depths.in_flight,
+            held: depths.held,
+            dead: depths.dead,
+            raw_waiting,
+            difference: 0,
+            since: counters.get("began").copied().map(unsigned).map(UnixMillis),
+            unverified: Vec::new(),
+        }
+        .balanced()
+        .doubted(known, *recounted, depths.delayed)
+    }
 }
 
 impl Queue {
@@ -94,29 +122,7 @@ impl Queue {
 
     /// The conservation sum, at one instant.
     pub async fn audit(&self) -> Result<Audit, StoreError> {
-        let Survey { depths, counters, recounted, delayed_mails } = self.survey(AUDIT).await?;
-        let counter = |name: &str| counters.get(name).copied().unwrap_or(0);
-        let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
-        let known = counter("counted");
-        let raw_waiting = Audit::raw_waiting(depths.pending, known, recounted);
-        Ok(Audit {
-            accepted: unsigned(counter("accepted")) + raw_waiting,
-            delivered: unsigned(counter("delivered")),
-            duplicates: unsigned(counter("duplicates")),
-            expired: unsigned(counter("expired")),
-            discarded: unsigned(counter("discarded")),
-            queued: depths.pending,
-            delayed: delayed_mails,
-            in_flight: depths.in_flight,
-            held: depths.held,
-            dead: depths.dead,
-            raw_waiting,
-            difference: 0,
-            since: counters.get("began").copied().map(unsigned).map(UnixMillis),
-            unverified: Vec::new(),
-        }
-        .balanced()
-        .doubted(known, recounted, depths.delayed))
+        Ok(self.survey(AUDIT).await?.audit())
     }
 
     /// Counters of the scripts beyond the audit's: `recovered.<stage>.<outcome>`, `tries.<reason>`, `taken`, `returned`.
@@ -156,7 +162,7 @@ impl Queue {
         self.store.query(cmd("HGETALL").arg(&self.names.processes), SCRIPT_LIMIT).await
     }
 
-    async fn survey(&self, at: &str) -> Result<Survey, StoreError> {
+    pub(super) async fn survey(&self, at: &str) -> Result<Survey, StoreError> {
         // The keys of a script must be known beforehand; when a process came or went in between, look again.
         for _ in 0..TRIES {
             let processes: Vec<String> = self.pods().await?.into_keys().collect();
@@ -194,10 +200,11 @@ impl Queue {
 }
 
 /// Counters that say nothing to people: how the scripts share work, and what they compare.
-const INTERNAL: [&str; 8] = ["turn", "counted", "bytes", "drains", "silent", "promotedAt", "began", "retention"];
+const INTERNAL: [&str; 10] =
+    ["turn", "counted", "bytes", "drains", "silent", "promotedAt", "began", "retention", "eventsLength", "corrections"];
 
 /// What a survey is asked instead of a time: no sample, but a recount.
-const AUDIT: &str = "audit";
+pub(super) const AUDIT: &str = "audit";
 
 /// How often a survey is repeated when the set of processes changes under it.
 pub(super) const TRIES: usize = 20;

@@ -56,8 +56,10 @@
 //! | the dead-letter list | LIST | JSON objects ([`DeadLetter`]), newest first | admit, settle, recover |
 //! | `{Q}:records:<0..16383>` | HASH | the records whose digests fall there: a mail's state ([`MailStatus`]) and serial by its id, and the same by its idempotency key | all |
 //! | `{Q}:counters` | HASH | the audit's counters ([`Audit`]), recoveries, tries | all |
-//! | `{Q}:events` | STREAM | outcomes ([`Outcome`], docs/events.md); about the last 10,000 | all |
+//! | `{Q}:events` | STREAM | outcomes ([`Outcome`], docs/events.md); about the last 10,000, or as many as [`Queue::keep_events`] said | all |
 //! | `{Q}:samples` | LIST | how many had arrived when, for the age of raw mail | depths |
+//! | `{Q}:corrections` | LIST | differences of the audit that a person accepted ([`Correction`]), newest first | `mailrelay audit --accept` |
+//! | `{Q}:batch:<name>` | HASH | how many mails a batch has ([`BatchSent`]), for 30 days | `mailrelay send --batch` |
 //! | `<payloadPrefix><id>` | STRING | the JSON of a mail that waits as a bare id | producers |
 //!
 //! # Never twice
@@ -86,9 +88,11 @@
 
 mod arrivals;
 mod audit;
+mod batch;
 mod bodies;
 mod claim;
 mod compose;
+mod correct;
 mod dead;
 mod envelope;
 mod events;
@@ -112,9 +116,11 @@ mod wire;
 
 pub use arrivals::{Arrivals, Wake};
 pub use audit::Audit;
+pub use batch::{BatchName, BatchProgress, BatchSent};
 pub use claim::Batch;
 pub use compose::compose;
-pub use dead::{Bulk, DeadLetter, Filter};
+pub use correct::{Acceptance, Correction};
+pub use dead::{Action, Bulk, DeadLetter, Filter};
 pub use envelope::{Entry, Header, MAX_REPLY, MAX_TRIES, Refusal, Try};
 pub use events::Outcome;
 pub use held::{HeldDetails, HeldMail};

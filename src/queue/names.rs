@@ -21,6 +21,7 @@ pub struct QueueNames {
     pub(super) counters: String,
     pub(super) events: String,
     pub(super) samples: String,
+    pub(super) corrections: String,
 }
 
 impl QueueNames {
@@ -40,6 +41,7 @@ impl QueueNames {
             counters: key("counters"),
             events: key("events"),
             samples: key("samples"),
+            corrections: key("corrections"),
             queue: queue.to_owned(),
             dead_letter: dead_letter.to_owned(),
             payload_prefix: "mail:".to_owned(),
@@ -103,6 +105,11 @@ impl QueueNames {
 
     pub(super) fn stages(&self, process: &str) -> String {
         format!("{}:stages:{process}", self.base)
+    }
+
+    /// What is known of a batch.
+    pub(super) fn batch(&self, name: &str) -> String {
+        format!("{}:batch:{name}", self.base)
     }
 
     /// One of the hashes that share the records.

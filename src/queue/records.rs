@@ -7,7 +7,7 @@ use std::time::Duration;
 use redis::cmd;
 use sha2::{Digest, Sha256};
 
-use super::{MailStatus, Queue, SCRIPT_LIMIT, UnixMillis, mail::is_id, names::digest};
+use super::{MailStatus, Outcome, Queue, SCRIPT_LIMIT, UnixMillis, mail::is_id, names::digest};
 use crate::store::StoreError;
 
 /// How many hashes share all records: with a million of them some sixty lie in each, which Redis packs into a listpack.
@@ -47,13 +47,21 @@ impl Queue {
 
     /// Says how long final records are kept from now on, for all who use this queue; 24 h unless somebody says so.
     pub async fn keep_records(&self, retention: Duration) -> Result<(), StoreError> {
-        let wanted = retention.as_millis().to_string();
+        self.set("retention", retention.as_millis().to_string()).await
+    }
+
+    /// Says how many outcomes the stream keeps from now on, about; 10,000 unless somebody says so.
+    pub async fn keep_events(&self, length: u64) -> Result<(), StoreError> {
+        self.set("eventsLength", length.to_string()).await
+    }
+
+    async fn set(&self, name: &str, wanted: String) -> Result<(), StoreError> {
         let mut ask = cmd("HGET");
-        ask.arg(&self.names.counters).arg("retention");
+        ask.arg(&self.names.counters).arg(name);
         let known: Option<String> = self.store.query(&ask, SCRIPT_LIMIT).await?;
         if known.as_ref() != Some(&wanted) {
             let mut write = cmd("HSET");
-            write.arg(&self.names.counters).arg("retention").arg(wanted);
+            write.arg(&self.names.counters).arg(name).arg(wanted);
             let _: u64 = self.store.query(&write, SCRIPT_LIMIT).await?;
         }
         Ok(())
@@ -65,6 +73,26 @@ impl Queue {
         let Some(state) = self.state(id).await? else { return Ok(None) };
         let told = self.told(id).await?;
         Ok(Some(MailStatus { message_id: told.message_id, reply: told.reply, ..state }))
+    }
+
+    /// The same with the newest `limit` outcomes of the mail, oldest first; the stream is read once for both.
+    pub async fn status_and_history(
+        &self,
+        id: &str,
+        limit: usize,
+    ) -> Result<Option<(MailStatus, Vec<Outcome>)>, StoreError> {
+        let Some(state) = self.state(id).await? else { return Ok(None) };
+        let (history, told) = self.outcomes(id, limit, true).await?;
+        Ok(Some((MailStatus { message_id: told.message_id, reply: told.reply, ..state }, history)))
+    }
+
+    /// The state of a mail alone, as its record says it.
+    pub(super) async fn recorded(&self, id: &str) -> Result<Option<&'static str>, StoreError> {
+        let Records { buckets, fields } = self.records(id, None);
+        let mut ask = cmd("HGET");
+        ask.arg(&buckets).arg(&fields);
+        let value: Option<String> = self.store.query(&ask, SCRIPT_LIMIT).await?;
+        Ok(value.as_deref().and_then(Record::read).map(|record| record.state))
     }
 
     /// The same without Message-ID and reply, which only the stream tells: for whoever asks for many mails.

@@ -1,6 +1,6 @@
 //! Resolving what a dead process left, in one pass by stage.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use redis::cmd;
 use serde::Serialize;
@@ -29,19 +29,24 @@ pub struct Recovery {
     pub poison: u64,
     /// Left alone, since the claim changed under our hands: its process lives, or someone else recovers it too.
     pub skipped: u64,
+    /// The same decisions, without those skipped, by the stage of the mail and its outcome: `requeued`, `held`, `resent`,
+    /// `poison`.
+    #[serde(skip)]
+    pub decisions: BTreeMap<(Stage, &'static str), u64>,
 }
 
 impl Recovery {
-    /// Counts one answer of the script; whether the claim was moved.
-    fn count(&mut self, answer: &str) -> bool {
-        let counter = match answer {
-            "queue" => &mut self.requeued,
-            "held" => &mut self.held,
-            "resend" => &mut self.resent,
-            "dead" => &mut self.poison,
+    /// Counts one answer of the script about a mail at this stage; whether the claim was moved.
+    fn count(&mut self, stage: Stage, answer: &str) -> bool {
+        let (counter, outcome) = match answer {
+            "queue" => (&mut self.requeued, "requeued"),
+            "held" => (&mut self.held, "held"),
+            "resend" => (&mut self.resent, "resent"),
+            "dead" => (&mut self.poison, "poison"),
             _ => return false,
         };
         *counter += 1;
+        *self.decisions.entry((stage, outcome)).or_default() += 1;
         true
     }
 }
@@ -112,8 +117,8 @@ impl Queue {
         let sending = self.sending(process).await?;
         for ids in claims.chunks(BATCH) {
             let batch = self.heads_of(&self.names.claims(process), ids, 1).await?;
-            for answer in self.recover_batch(process, sending, &batch, options, at).await? {
-                if !recovery.count(&answer) {
+            for (stage, answer) in self.recover_batch(process, sending, &batch, options, at).await? {
+                if !recovery.count(stage, &answer) {
                     recovery.skipped += 1;
                 }
             }
@@ -133,8 +138,8 @@ impl Queue {
         loop {
             let (next, page) = self.heads(&self.names.claims(process), cursor, 1).await?;
             for batch in page.chunks(BATCH) {
-                for answer in self.recover_batch(process, sending, batch, options, at).await? {
-                    if recovery.count(&answer) {
+                for (stage, answer) in self.recover_batch(process, sending, batch, options, at).await? {
+                    if recovery.count(stage, &answer) {
                         moved += 1;
                     } else {
                         skipped += 1;
@@ -160,7 +165,7 @@ impl Queue {
         batch: &[Head],
         options: &RecoverOptions,
         at: At,
-    ) -> Result<Vec<String>, StoreError> {
+    ) -> Result<Vec<(Stage, String)>, StoreError> {
         let now = self.estimate(at);
         let marks = self.marks(process, batch).await?;
         let mut keys = vec![self.names.claims(process), self.names.stages(process)];
@@ -216,7 +221,7 @@ impl Queue {
                 "resolved a dead process's claim"
             );
         }
-        Ok(answers)
+        Ok(judged.into_iter().map(|(_, stage)| stage).zip(answers).collect())
     }
 
     /// How many mails a process was sending.

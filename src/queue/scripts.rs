@@ -34,6 +34,7 @@ pub(super) static PROMOTE: LazyLock<Script> = script!("promote.lua", "allow-oom"
 pub(super) static RELEASE: LazyLock<Script> = script!("release.lua", "allow-oom");
 pub(super) static DEAD: LazyLock<Script> = script!("dead.lua", "allow-oom");
 pub(super) static LOST: LazyLock<Script> = script!("lost.lua", "allow-oom");
+pub(super) static ACCEPT: LazyLock<Script> = script!("accept.lua", "allow-oom");
 pub(super) static LETTERS: LazyLock<Script> = script!("letters.lua", "no-writes");
 pub(super) static HEADS: LazyLock<Script> = script!("heads.lua", "no-writes");
 pub(super) static PART: LazyLock<Script> = script!("part.lua", "no-writes");

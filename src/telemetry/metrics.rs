@@ -41,6 +41,15 @@ pub struct ByKind {
     pub kind: &'static str,
 }
 
+/// What became of a mail that was in the hands of a process that ended.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ByDecision {
+    /// The stage it was at: `taken`, `claimed`, `sending`, `committing`.
+    pub stage: &'static str,
+    /// `requeued`, `held`, `resent`, `poison`.
+    pub outcome: &'static str,
+}
+
 /// Everything that a worker counts and measures. Clones share the figures.
 #[derive(Clone)]
 pub struct WorkerMetrics {
@@ -74,8 +83,10 @@ pub struct WorkerMetrics {
     pub slots_counted: Family<ByPool, Gauge>,
     /// Due mails moved back into the queue by this process.
     pub promoted: Counter,
-    /// Claims of older processes resolved by this process, by what became of them.
-    pub recovered: Family<ByKind, Counter>,
+    /// Claims of older processes resolved by this process, by their stage and what became of them.
+    pub recovered: Family<ByDecision, Counter>,
+    /// Mails that stayed too long at one stage and were ended there: `company`, `sending`, `committing`, `settlement`.
+    pub stuck: Family<ByKind, Counter>,
     /// Answers that Redis did not give, by what was tried.
     pub store_failures: Family<ByKind, Counter>,
 }
@@ -101,6 +112,7 @@ impl WorkerMetrics {
             slots_counted: Family::default(),
             promoted: Counter::default(),
             recovered: Family::default(),
+            stuck: Family::default(),
             store_failures: Family::default(),
         };
         let all = registry.sub_registry_with_prefix("mailrelay");
@@ -135,7 +147,9 @@ impl WorkerMetrics {
         all.register("slots_limit", "Slots that this worker may use", m.slots_limit.clone());
         all.register("slots_counted", "Slots that this worker counts as used", m.slots_counted.clone());
         all.register("promoted", "Due mails moved back into the queue by this process", m.promoted.clone());
-        all.register("recovered", "Claims of older processes resolved, by what became of them", m.recovered.clone());
+        all.register("recovered", "Claims of older processes resolved, by stage and outcome", m.recovered.clone());
+        let stuck = "Mails that stayed too long at one stage and were ended as it allows, by stage";
+        all.register("stuck", stuck, m.stuck.clone());
         all.register("store_failures", "Answers that Redis did not give, by what was tried", m.store_failures.clone());
         metrics
     }

@@ -12,6 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     credentials::CredentialsFolder,
+    deadline::Deadlines,
     fleet::Fleet,
     follow::Followed,
     guard::DeathGuard,
@@ -65,6 +66,8 @@ pub struct Context {
     pub queue: Mutex<Option<Queue>>,
     /// Memory for the mails in hand.
     pub room: Room,
+    /// How long a mail may stay at one stage.
+    pub deadlines: Deadlines,
     /// Our name in EHLO.
     pub helo: String,
     /// How long a session without work is kept.

@@ -187,10 +187,10 @@ impl Task {
 
     fn take_in(&mut self, wish: Wish) {
         self.waiting.push_back(wish);
-        if let Some((work, until)) = self.kept.pop_front() {
-            if let Some(work) = offer(work, &mut self.waiting) {
-                self.kept.push_front((work, until));
-            }
+        if let Some((work, until)) = self.kept.pop_front()
+            && let Some(work) = offer(work, &mut self.waiting)
+        {
+            self.kept.push_front((work, until));
         }
         self.look = true;
     }

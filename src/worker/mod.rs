@@ -12,6 +12,7 @@ mod breaker;
 mod connection_file;
 mod context;
 mod credentials;
+mod deadline;
 mod fleet;
 mod follow;
 mod guard;

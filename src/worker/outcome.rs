@@ -183,6 +183,28 @@ pub fn cut_off(header: &Header, why: &str, policy: &Policy, moment: Moment) -> C
     unknown(header, Why::OutcomeUnknown, why.into(), Progress::default(), policy, moment)
 }
 
+/// The transaction took too long; nothing was accepted. Nobody judged the mail, and the server may be better later.
+pub fn stuck(header: &Header, policy: &Policy, moment: Moment) -> Conclusion {
+    let (reason, reply) = ("DeadlineExceeded".into(), "the server took the mail too slowly".into());
+    let failure = Failure { schedule: Schedule::Free, reason, reply, delay: None };
+    Conclusion {
+        settlement: next_step(header, failure, &policy.retry, moment.now, moment.random),
+        progress: Progress::default(),
+        label: "aborted",
+    }
+}
+
+/// Redis refuses to record an outcome: the mail is held, with what should have been recorded.
+pub fn not_recorded(settlement: &Settlement, error: &dyn std::fmt::Display) -> Settlement {
+    let what = match settlement {
+        Settlement::Delivered { reply } => format!("the server has it: {reply}"),
+        Settlement::Delayed { reason, reply, .. } => format!("it was to be tried again: {reason}: {reply}"),
+        Settlement::Dead { reason, reply } => format!("it is dead: {reason}: {reply}"),
+        Settlement::Held { reason, reply } => format!("{reason}: {reply}"),
+    };
+    Settlement::Held { reason: "NotRecorded".into(), reply: format!("{what}; but {error}") }
+}
+
 /// The task that sent the mail failed, which should never happen; nothing was accepted.
 pub fn failed(header: &Header, policy: &Policy, moment: Moment) -> Conclusion {
     // Counted: should the mail be what breaks its senders, it ends in the dead letters and not in a loop.

@@ -11,7 +11,7 @@ use crate::{
     lease::{HolderView, Identity, LedgerStore, Snapshot},
     queue::{At, Queue, QueueNames, RecoverOptions},
     store::{Store, StoreError},
-    telemetry::metrics::{ByKind, WorkerMetrics},
+    telemetry::metrics::{ByDecision, WorkerMetrics},
 };
 
 /// How long Redis may take to say how it is set up.
@@ -95,14 +95,8 @@ fn predecessors(snapshot: &Snapshot, identity: &Identity) -> Vec<HolderView> {
 
 /// Adds what was resolved to the figures.
 pub(super) fn count(metrics: &WorkerMetrics, recovery: &crate::queue::Recovery) {
-    let kinds = [
-        ("requeued", recovery.requeued),
-        ("held", recovery.held),
-        ("resent", recovery.resent),
-        ("poison", recovery.poison),
-    ];
-    for (kind, count) in kinds {
-        metrics.recovered.get_or_create(&ByKind { kind }).inc_by(count);
+    for ((stage, outcome), count) in &recovery.decisions {
+        metrics.recovered.get_or_create(&ByDecision { stage: stage.as_str(), outcome }).inc_by(*count);
     }
 }
 

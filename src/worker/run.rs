@@ -19,6 +19,7 @@ use super::{
     backoff::Backoff,
     context::{Context, default_helo},
     credentials::CredentialsFolder,
+    deadline::Deadlines,
     fleet::Fleet,
     follow::follow,
     host::{Guard, Host, Machine},
@@ -66,6 +67,8 @@ pub struct WorkerOptions {
     pub drain: Duration,
     /// How long a session without work is kept open.
     pub idle: Duration,
+    /// How long a mail may stay at one stage: until its message is complete, and from there until the server has answered.
+    pub transaction: Duration,
     /// Our name in EHLO; `None`: the pod's host name.
     pub helo: Option<String>,
 }
@@ -168,6 +171,7 @@ impl Worker {
         );
         let (intake, requests) = Intake::new();
         let relay = follow(store.clone(), &options.namespace, &options.relay);
+        let deadlines = Deadlines::new(options.transaction);
         let context = Context {
             relay_name: options.relay.clone(),
             process: identity.process.clone(),
@@ -175,7 +179,8 @@ impl Worker {
             intake_task: TaskTracker::new(),
             only_worker: OnceLock::new(),
             fleet: Fleet::new(),
-            settler: Settler::new(identity.process.clone(), relay.clone(), metrics.clone()),
+            settler: Settler::new(identity.process.clone(), relay.clone(), metrics.clone(), deadlines),
+            deadlines,
             relay,
             guard: Mutex::default(),
             files: CredentialsFolder::new(&options.credentials),

@@ -19,7 +19,7 @@ use crate::{
     smtp::{self, Commit, Endpoint, MailOutcome, Session, Sign, StepLimits, Transaction, Why},
     telemetry::{
         log::mask_id,
-        metrics::{ByServer, ByVerdict},
+        metrics::{ByKind, ByServer, ByVerdict},
     },
 };
 
@@ -37,6 +37,8 @@ enum End {
     Orderly,
     /// The lease ends now.
     Expired,
+    /// A mail stayed too long in its transaction: what the server would say next is of no use.
+    Stuck,
     /// The server said that this session was one too many.
     TooMany,
 }
@@ -227,7 +229,7 @@ impl Sender {
         let busy = context.metrics.sessions_busy.get_or_create_owned(&self.label);
         busy.inc();
         let began = Instant::now();
-        let (sent, stopped) = self.transact(&transaction, &work).await;
+        let (sent, stopped) = self.transact(&transaction, &work, message.len()).await;
         busy.dec();
         self.slot.set_busy(false);
         context.metrics.transaction.get_or_create(&self.label).observe(began.elapsed().as_secs_f64());
@@ -244,7 +246,21 @@ impl Sender {
                 _ => Err(Ok(())),
             },
             () = self.slot.expired() => Err(Err(End::Expired)),
+            () = tokio::time::sleep(self.context.deadlines.company()) => {
+                self.note_stuck("company", &work.claimed);
+                Err(Ok(()))
+            }
         }
+    }
+
+    fn note_stuck(&self, stage: &'static str, claimed: &Claimed) {
+        self.context.metrics.stuck.get_or_create(&ByKind { kind: stage }).inc();
+        tracing::error!(
+            mail.id = &*mask_id(&claimed.header.id),
+            server.name = self.server.name,
+            stage,
+            "a mail stayed too long at one stage and is ended there"
+        );
     }
 
     fn refuse(&self, work: Work, problem: String) {
@@ -252,7 +268,12 @@ impl Sender {
     }
 
     /// One mail transaction, none if the lease ended in the middle; and why our side stopped it, if it did.
-    async fn transact(&mut self, transaction: &Transaction<'_>, work: &Work) -> (Option<MailOutcome>, Option<Stopped>) {
+    async fn transact(
+        &mut self,
+        transaction: &Transaction<'_>,
+        work: &Work,
+        bytes: usize,
+    ) -> (Option<MailOutcome>, Option<Stopped>) {
         let Self { context, slot, session, .. } = self;
         work.begin();
         let mut stopped = None;
@@ -269,16 +290,25 @@ impl Sender {
             // before what it announces, and hides a note of `sending` that comes after it.
             let mut sending = pin!(advance(context, work, Stage::Sending).fuse());
             let mut transacting = pin!(session.transact(transaction, before_commit));
+            let mut overdue = pin!(context.deadlines.overdue(work, bytes));
             loop {
                 tokio::select! {
                     biased;
                     _ = &mut sending => {}
-                    outcome = &mut transacting => break Some(outcome),
-                    () = slot.expired() => break None,
+                    outcome = &mut transacting => break Ok(outcome),
+                    () = slot.expired() => break Err(None),
+                    stage = &mut overdue => break Err(Some(stage)),
                 }
             }
         };
-        (sent, stopped)
+        match sent {
+            Ok(outcome) => (Some(outcome), stopped),
+            Err(None) => (None, stopped),
+            Err(Some(stage)) => {
+                self.note_stuck(stage, &work.claimed);
+                (None, Some(Stopped::Stuck))
+            }
+        }
     }
 
     /// Settles a mail by what is known of its transaction; whether the session may go on.
@@ -310,6 +340,15 @@ impl Sender {
                 self.settle(work, outcome::stopped("Redis did not confirm the stage"));
                 // As above: whether the session may stay open is for its lease to say, not for one lost answer.
                 Ok(())
+            }
+            (_, Some(Stopped::Stuck)) if work.is_committed() => {
+                let why = "the server gave no answer to the complete message in time";
+                self.settle(work, outcome::cut_off(&claimed.header, why, &policy, moment));
+                Err(End::Stuck)
+            }
+            (_, Some(Stopped::Stuck)) => {
+                self.settle(work, outcome::stuck(&claimed.header, &policy, moment));
+                Err(End::Stuck)
             }
             (None, None) if work.is_committed() => {
                 let why = "the lease ended before the server answered";
@@ -402,7 +441,7 @@ impl Sender {
     async fn close(self, end: End) -> Option<Slot> {
         let Self { server, slot, session, .. } = self;
         let closed = match end {
-            End::Expired => session.abort_now().await,
+            End::Expired | End::Stuck => session.abort_now().await,
             // The end of the lease does not wait for a server that is slow to say goodbye.
             End::Orderly | End::TooMany => session.close_with(slot.expired()).await,
         };
@@ -419,6 +458,8 @@ enum Stopped {
     NoTime,
     /// Redis did not confirm `committing`.
     Store,
+    /// It stayed too long at its stage.
+    Stuck,
 }
 
 /// The last word before the bytes that complete a message go out: the stage is on disk and the lease holds.
@@ -437,7 +478,7 @@ async fn may_commit(context: &Context, slot: &Slot, work: &Work) -> Result<(), S
 async fn advance(context: &Context, work: &Work, stage: Stage) -> Result<Advance, ()> {
     let claim = &work.claimed.claim_id;
     work.queue.advance(context.process.as_str(), claim, stage, At::Redis).await.map_err(|error| {
-        context.metrics.store_failures.get_or_create(&crate::telemetry::metrics::ByKind { kind: "advance" }).inc();
+        context.metrics.store_failures.get_or_create(&ByKind { kind: "advance" }).inc();
         tracing::debug!(mail.id = &*mask_id(&work.claimed.header.id), %error, stage = stage.as_str(), "the stage was not recorded");
     })
 }

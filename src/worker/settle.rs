@@ -6,17 +6,19 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use super::{
     backoff::Backoff,
     context,
+    deadline::Deadlines,
     follow::Followed,
     outcome::{self, Conclusion, Policy},
 };
@@ -41,7 +43,7 @@ pub struct Work {
     pub queue: Queue,
     settler: Settler,
     begun: AtomicBool,
-    committed: AtomicBool,
+    committed: OnceLock<Instant>,
     ended: bool,
 }
 
@@ -54,7 +56,7 @@ impl Work {
             queue,
             settler,
             begun: AtomicBool::new(false),
-            committed: AtomicBool::new(false),
+            committed: OnceLock::new(),
             ended: false,
         }
     }
@@ -66,12 +68,18 @@ impl Work {
 
     /// From now on the server may have the whole message.
     pub fn commit(&self) {
-        self.committed.store(true, Ordering::Relaxed);
+        // Only once.
+        let _ = self.committed.set(Instant::now());
     }
 
     /// Whether the server may have the whole message.
     pub fn is_committed(&self) -> bool {
-        self.committed.load(Ordering::Relaxed)
+        self.committed_at().is_some()
+    }
+
+    /// Since when it may.
+    pub fn committed_at(&self) -> Option<Instant> {
+        self.committed.get().copied()
     }
 
     /// Somebody else has the mail now: nothing is to be told.
@@ -110,6 +118,7 @@ pub struct Settler {
     process: ProcessId,
     relay: Followed,
     metrics: WorkerMetrics,
+    deadlines: Deadlines,
     tasks: TaskTracker,
     /// The ids of all claims that a [`Work`] or a settlement stands for.
     in_hand: Arc<Mutex<BTreeSet<String>>>,
@@ -117,8 +126,8 @@ pub struct Settler {
 
 impl Settler {
     /// Nothing to settle yet.
-    pub fn new(process: ProcessId, relay: Followed, metrics: WorkerMetrics) -> Self {
-        Self { process, relay, metrics, tasks: TaskTracker::new(), in_hand: Arc::default() }
+    pub fn new(process: ProcessId, relay: Followed, metrics: WorkerMetrics, deadlines: Deadlines) -> Self {
+        Self { process, relay, metrics, deadlines, tasks: TaskTracker::new(), in_hand: Arc::default() }
     }
 
     /// Whether this process has a claim in hand, from the answer that brought it until Redis has heard its end.
@@ -168,15 +177,26 @@ impl Settler {
     fn end(&self, claimed: Arc<Claimed>, queue: Queue, conclusion: Conclusion, after: impl FnOnce() + Send + 'static) {
         let settler = self.clone();
         self.tasks.spawn(async move {
-            let operation = OperationId::random();
+            let (operation, other) = (OperationId::random(), OperationId::random());
             let Conclusion { settlement, progress, .. } = conclusion;
             let mut persistence = Persistence::new(&settler.metrics, &claimed.header.id);
             let settled = loop {
                 let process = settler.process.as_str();
-                match queue.settle(process, &claimed, &operation, &settlement, &progress, At::Redis).await {
+                let error = match queue.settle(process, &claimed, &operation, &settlement, &progress, At::Redis).await {
                     Ok(settled) => break settled,
-                    Err(error) => persistence.pause(&error).await,
+                    Err(error) => error,
+                };
+                // It surely took no effect, so another outcome may take its place: one that a person looks at.
+                if persistence.is_refused_since(&error) >= Some(settler.deadlines.settling()) {
+                    let held = outcome::not_recorded(&settlement, &error);
+                    if let Ok(settled) = queue.settle(process, &claimed, &other, &held, &progress, At::Redis).await {
+                        settler.metrics.stuck.get_or_create(&ByKind { kind: "settlement" }).inc();
+                        let id = &*mask_id(&claimed.header.id);
+                        tracing::error!(mail.id = id, %error, "Redis refuses to record what became of a mail; it is held");
+                        break settled;
+                    }
                 }
+                persistence.pause(&error).await;
             };
             settler.ended(&claimed);
             if settled == Settled::Lost {
@@ -220,11 +240,19 @@ struct Persistence<'a> {
     mail: &'a str,
     backoff: Backoff,
     complained: bool,
+    /// Since when Redis has refused each try.
+    refused: Option<Instant>,
 }
 
 impl<'a> Persistence<'a> {
     fn new(metrics: &'a WorkerMetrics, mail: &'a str) -> Self {
-        Self { metrics, mail, backoff: Backoff::new(), complained: false }
+        Self { metrics, mail, backoff: Backoff::new(), complained: false, refused: None }
+    }
+
+    /// For how long Redis has refused each try, of which this is the last; nothing when it did not answer.
+    fn is_refused_since(&mut self, error: &StoreError) -> Option<Duration> {
+        self.refused = error.is_definite().then(|| self.refused.unwrap_or_else(Instant::now));
+        self.refused.map(|since| since.elapsed())
     }
 
     async fn pause(&mut self, error: &StoreError) {
@@ -238,8 +266,6 @@ impl<'a> Persistence<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use prometheus_client::registry::Registry;
     use testkit::{Persistence, RedisServer};
     use tokio::sync::watch;
@@ -252,7 +278,7 @@ mod tests {
     };
 
     struct Scene {
-        _redis: RedisServer,
+        redis: RedisServer,
         queue: Queue,
         settler: Settler,
     }
@@ -262,8 +288,9 @@ mod tests {
             let redis = RedisServer::start(Persistence::Off);
             let store = Store::new(&StoreOptions::from_url(redis.url())).expect("options");
             let metrics = WorkerMetrics::register(&mut Registry::default());
-            let settler = Settler::new(ProcessId::random(), watch::channel(None).1, metrics);
-            Self { _redis: redis, queue: Queue::new(store, QueueNames::new("mail_queue", "dead")), settler }
+            let deadlines = Deadlines::new(Duration::ZERO);
+            let settler = Settler::new(ProcessId::random(), watch::channel(None).1, metrics, deadlines);
+            Self { redis, queue: Queue::new(store, QueueNames::new("mail_queue", "dead")), settler }
         }
 
         async fn work(&self) -> Work {
@@ -294,6 +321,19 @@ mod tests {
         // Its lease was revoked in the same moment.
         drop(next);
         assert_eq!(scene.settled().await, [1, 0, 0, 0]);
+    }
+
+    #[tokio::test]
+    async fn an_outcome_that_redis_refuses_to_record_leaves_the_mail_held_with_what_is_known() {
+        let scene = Scene::open();
+        let work = scene.work().await;
+        // No list of dead letters: nothing can be put there.
+        scene.redis.command(&["SET", "dead", "x"]).expect("SET");
+        scene.settler.settle(work, outcome::unsendable("no recipient".into()), || {});
+        tokio::time::timeout(Duration::from_secs(10), scene.settler.drained()).await.expect("settled");
+        let held = scene.queue.held_list(&crate::queue::Filter::default(), 2).await.expect("listed");
+        assert_eq!((held.len(), &*held[0].reason), (1, "NotRecorded"));
+        assert!(held[0].reply.contains("InvalidMail: no recipient") && held[0].reply.contains("WRONGTYPE"), "{held:?}");
     }
 
     #[tokio::test]

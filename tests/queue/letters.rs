@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mailrelay::{
     api::Retry,
-    queue::{DeadLetter, Failure, Filter, Schedule, Settlement, UnixMillis, next_step},
+    queue::{Action, DeadLetter, Failure, Filter, Schedule, Settlement, UnixMillis, next_step},
 };
 use redis::cmd;
 
@@ -114,6 +114,96 @@ async fn two_people_at_the_same_dead_letters_decide_each_once() {
     assert_eq!((one.done + other.done, one.skipped, other.skipped), (300, 0, 0), "{one:?} {other:?}");
     let audit = fixture.balanced().await;
     assert_eq!((audit.dead, audit.discarded, audit.queued), (0, one.done, other.done));
+}
+
+/// Dead letters m0, m1, ..., each third of them for another reason.
+async fn many_letters(fixture: &Fixture, count: usize) {
+    for number in 0..count {
+        fixture.push("mail_queue", mail(&format!("m{number}"))).await;
+    }
+    for (number, claim) in fixture.claim(ONE, count).await.iter().enumerate() {
+        fixture.settle(ONE, claim, dead(if number % 3 == 0 { "Policy" } else { "TooLarge" })).await;
+    }
+}
+
+#[tokio::test]
+async fn a_bulk_requeue_ends_though_its_letters_die_again() {
+    let fixture = fixture();
+    many_letters(&fixture, 100).await;
+    let mut again = 0;
+    let done = fixture
+        .queue
+        .dead_decide(Action::Requeue, &Filter::default(), usize::MAX, NOW, async |_| {
+            assert!(again < 1_000, "it takes what died meanwhile");
+            for claim in fixture.claim(ONE, 10).await {
+                fixture.settle(ONE, &claim, dead("Policy")).await;
+                again += 1;
+            }
+            8
+        })
+        .await
+        .expect("requeued");
+    assert_eq!((done.done, done.skipped), (100, 0));
+    assert!(again >= 90, "{again} died again");
+    let audit = fixture.balanced().await;
+    assert_eq!((audit.dead, audit.queued), (again, 100 - again));
+}
+
+#[tokio::test]
+async fn a_bulk_decision_that_is_stopped_leaves_each_letter_in_one_place() {
+    let fixture = fixture();
+    many_letters(&fixture, 100).await;
+    for action in [Action::Requeue, Action::Discard] {
+        let mut asked = 0;
+        let pace = async |_| {
+            asked += 1;
+            if asked > 3 { 0 } else { 5 }
+        };
+        let done = fixture.queue.dead_decide(action, &Filter::default(), usize::MAX, NOW, pace).await.expect("decided");
+        assert_eq!((done.done, done.skipped), (15, 0), "{action:?}");
+    }
+    let audit = fixture.balanced().await;
+    assert_eq!((audit.queued, audit.discarded, audit.dead), (15, 15, 70));
+    let ids: Vec<String> = fixture.letters().await.into_iter().rev().map(|letter| letter.id).collect();
+    assert_eq!(ids, (30..100).map(|number| format!("m{number}")).collect::<Vec<_>>(), "the oldest went");
+}
+
+#[tokio::test]
+async fn letters_that_others_take_meanwhile_hide_none_that_fit() {
+    for taken in [60, 100, 120] {
+        let fixture = fixture();
+        many_letters(&fixture, 300).await;
+        let mut pages = 0;
+        // Somebody else discards the oldest while we look for one that is not among them.
+        let pace = async |_| {
+            pages += 1;
+            if pages == 2 {
+                for _ in 0..taken {
+                    let _: Vec<u8> =
+                        fixture.store.query(cmd("RPOP").arg("mail_dead_letter_queue"), LIMIT).await.expect("RPOP");
+                }
+            }
+            1
+        };
+        let wanted = Filter::id("m130");
+        let done = fixture.queue.dead_decide(Action::Discard, &wanted, 1, NOW, pace).await.expect("decided");
+        assert_eq!(done.done, 1, "{taken} were taken");
+    }
+}
+
+#[tokio::test]
+async fn letters_are_chosen_by_what_was_said_of_them() {
+    let fixture = fixture();
+    many_letters(&fixture, 30).await;
+    let held_in = |text: &str| Filter { text: Some(text.into()), ..Filter::default() };
+    let found = async |text: &str| fixture.queue.dead_list(&held_in(text), 100).await.expect("listed").len();
+    assert_eq!(found("554 NO").await, 30);
+    assert_eq!(found("M7").await, 1);
+    assert_eq!(found("hello").await, 0, "payloads are not looked at");
+    assert_eq!(fixture.queue.dead_discard(&held_in("m2"), 100, NOW).await.expect("discarded").done, 11);
+    let both = Filter { reason: Some("Policy".into()), ..held_in("m1") };
+    assert_eq!(fixture.queue.dead_requeue(&both, 100, NOW).await.expect("requeued").done, 3, "m12, m15, m18");
+    fixture.balanced().await;
 }
 
 #[tokio::test]

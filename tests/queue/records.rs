@@ -124,6 +124,23 @@ async fn final_records_are_kept_as_long_as_the_relay_asks() {
     assert!(!is_blocked(&fixture, &mail("one"), minutes(90)).await);
 }
 
+#[tokio::test]
+async fn the_stream_of_outcomes_is_as_long_as_the_relay_asks() {
+    let fixture = fixture();
+    assert_eq!(api::Queue::default().events_length, 10_000);
+    for (asked, most) in [(100, 300), (1_000, 1_200)] {
+        fixture.queue.keep_events(asked).await.expect("told");
+        for number in 0..1_500 {
+            let body = mail_with(&format!("m{asked}-{number}"), r#""expiresAt":"2001-01-01T00:00:00Z""#);
+            fixture.push("mail_queue", body).await;
+        }
+        assert!(fixture.claim(ONE, 1_000).await.is_empty() && fixture.claim(ONE, 1_000).await.is_empty());
+        let kept: u64 = fixture.store.query(cmd("XLEN").arg("{mail_queue}:events"), LIMIT).await.expect("XLEN");
+        // Whole blocks of a hundred are dropped.
+        assert!((asked..most).contains(&kept), "{kept} of {asked}");
+    }
+}
+
 /// So many mails, one after the other, whose records lie in bucket 0.
 async fn fill(fixture: &Fixture, from: usize, count: usize, at: UnixMillis) {
     for id in sharing("id", 1).skip(from).take(count) {

@@ -1,5 +1,6 @@
 //! The audit sees what is missing, whatever lies beside it, and says what it cannot see.
 
+use mailrelay::queue::{Acceptance, Correction};
 use redis::cmd;
 
 use super::support::*;
@@ -93,4 +94,39 @@ async fn what_a_producer_forged_is_told_and_makes_no_difference() {
     fixture.push("mail_queue", "mailrelay/1 n {\"id\":\"x\"}\n{}").await;
     let audit = fixture.balanced().await;
     assert!(audit.unverified[0].contains("1 waiting mails look counted and 0 were"), "{audit:?}");
+}
+
+#[tokio::test]
+async fn a_difference_that_a_person_accepts_is_written_down_and_the_next_one_is_news() {
+    let fixture = fixture();
+    enqueue(&fixture, 5).await;
+    del(&fixture, "mail_queue").await;
+    let accept = async |difference| fixture.queue.audit_accept(difference, "ann", NOW).await.expect("asked");
+    assert_eq!(accept(4).await, Acceptance::Differs(5), "only what was seen is accepted");
+    assert_eq!(fixture.queue.audit().await.expect("audit").difference, 5);
+    let expected = Correction { at: NOW, by: "ann".into(), difference: 5, counted: Some(5) };
+    assert_eq!(accept(5).await, Acceptance::Accepted(expected.clone()));
+    assert!(fixture.balanced().await.unverified.is_empty());
+    assert_eq!(accept(0).await, Acceptance::Nothing);
+    for number in 0..3 {
+        fixture.queue.enqueue(mail(&format!("later{number}")).as_bytes(), NO_LIMITS, NOW).await.expect("enqueued");
+    }
+    assert!(fixture.balanced().await.unverified.is_empty(), "what comes is counted as ever");
+    del(&fixture, "mail_queue").await;
+    assert_eq!(fixture.queue.audit().await.expect("audit").difference, 3);
+    assert_eq!(fixture.queue.audit_corrections(10).await.expect("listed"), [expected]);
+}
+
+#[tokio::test]
+async fn counters_that_were_lost_can_be_accepted() {
+    let fixture = fixture();
+    enqueue(&fixture, 3).await;
+    del(&fixture, "{mail_queue}:counters").await;
+    let audit = fixture.queue.audit().await.expect("audit");
+    assert!(!audit.unverified.is_empty(), "{audit:?}");
+    let accepted = fixture.queue.audit_accept(audit.difference, "ann", NOW).await.expect("asked");
+    assert!(matches!(accepted, Acceptance::Accepted(_)), "{accepted:?}");
+    assert!(fixture.balanced().await.unverified.is_empty());
+    fixture.claim(ONE, 3).await;
+    fixture.balanced().await;
 }

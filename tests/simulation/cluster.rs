@@ -194,6 +194,7 @@ pub fn start_worker(pod: &Pod, node: &Node, net: &Net, seed: u64) -> Running {
         http: (Ipv4Addr::LOCALHOST, 0).into(),
         drain: Duration::from_secs(5),
         idle: Duration::from_secs(2),
+        transaction: Duration::from_secs(1_200),
         helo: Some("worker.test".into()),
     };
     let (net, boot_id, stop) = (net.clone(), node.boot_id(), pod.stop.clone());

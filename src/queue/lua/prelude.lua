@@ -140,9 +140,14 @@ local NO_SUM, NO_OPERATION = '---', '--------'
 -- happens: by then a mail that still waits in it is as good as forgotten.
 local OPEN, IDLE = 30 * DAY, 90 * DAY
 
--- How long a final record is kept: as the relay says, or a day.
+-- How long a final record is kept, and how many outcomes the stream has: as the relay says, or a day and 10,000.
+local settings
+local function setting(place)
+  settings = settings or redis.call('HMGET', COUNTERS, 'retention', 'eventsLength')
+  return settings[place]
+end
 local function retention()
-  return tonumber(redis.call('HGET', COUNTERS, 'retention') or DAY)
+  return tonumber(setting(1) or DAY)
 end
 
 local function attached(found, kind)
@@ -283,7 +288,7 @@ end
 
 -- What became of a mail, for whoever reads the stream (docs/events.md).
 local function event(outcome, id, at, reason, reply, message_id)
-  redis.call('XADD', EVENTS, 'MAXLEN', '~', 10000, '*', 'id', id, 'outcome', outcome, 'at', at, 'reason', reason or '', 'reply',
+  redis.call('XADD', EVENTS, 'MAXLEN', '~', setting(2) or '10000', '*', 'id', id, 'outcome', outcome, 'at', at, 'reason', reason or '', 'reply',
     reply or '', 'messageId', message_id or '')
 end
 

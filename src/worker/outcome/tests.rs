@@ -214,3 +214,12 @@ fn what_we_stopped_ourselves_goes_on_at_once_and_free() {
         Settlement::Delayed { wait: Duration::ZERO, counted: Counted::Deferral, .. }
     ));
 }
+
+#[test]
+fn a_mail_that_its_server_takes_too_slowly_costs_no_attempt_but_a_wait() {
+    let Settlement::Delayed { wait, counted, .. } = stuck(&header(), &policy(UnknownOutcome::Hold), NOW).settlement
+    else {
+        panic!("it goes back")
+    };
+    assert!(!wait.is_zero() && counted == Counted::Deferral);
+}

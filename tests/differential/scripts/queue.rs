@@ -123,24 +123,31 @@ impl Draw<'_> {
                 self.push_one(NOW);
                 self.push_below(4);
             }
-            "release" | "dead" => {
+            "release" => {
                 let fields = self.records(2);
-                self.push_one(if name == "dead" { DEAD } else { CLAIMS });
-                self.push_one(if name == "dead" { &["requeue", "discard"] } else { &["release", "discard"] });
-                if name == "dead" {
-                    self.push_one(&ENTRIES[2..5]);
-                }
+                self.push_one(CLAIMS);
+                self.push_one(&["release", "discard"]);
                 self.push_one(NOW);
                 self.push_one(IDS);
                 self.push_one(SERIALS);
                 self.push(fields);
-                if name == "release" {
-                    self.push_one(&["", "taken", "committing"]);
-                } else {
+                self.push_one(&["", "taken", "committing"]);
+                self.push("<m@x>");
+            }
+            "dead" => {
+                self.push_one(&["requeue", "discard"]);
+                self.push_one(NOW);
+                for _ in 0..=self.below(2) {
+                    self.push_one(DEAD);
+                    self.push_one(&ENTRIES[2..5]);
+                    self.push_one(IDS);
+                    self.push_one(SERIALS);
+                    let fields = self.records(2);
+                    self.push(fields);
                     self.push_one(&["-1", "-2"]);
                     self.push_one(&["8", "9"]);
+                    self.push("<m@x>");
                 }
-                self.push("<m@x>");
             }
             "lost" => {
                 let fields = self.records(2);
