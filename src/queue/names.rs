@@ -105,6 +105,11 @@ impl QueueNames {
         format!("{}:stages:{process}", self.base)
     }
 
+    /// Where the parts of a long dead letter come together.
+    pub(super) fn letter(&self, number: &str) -> String {
+        format!("{}:letters:{number}", self.base)
+    }
+
     /// One of the hashes that share the records.
     pub(super) fn records(&self, bucket: u16) -> String {
         format!("{}:records:{bucket}", self.base)

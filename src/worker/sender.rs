@@ -1,6 +1,6 @@
 //! One session's life: slot, session, claim, send, settle, and again; then the slot goes back.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{borrow::Cow, pin::pin, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     lease::Slot,
-    queue::{Advance, At, Claimed, Settlement, Stage, compose},
-    smtp::{Commit, Endpoint, MailOutcome, Session, Sign, StepLimits, Transaction, Why},
+    queue::{Advance, At, Claimed, Message, Settlement, Stage, compose},
+    smtp::{Commit, Endpoint, MailData, MailOutcome, Session, Sign, StepLimits, Transaction, Why},
     telemetry::{
         log::mask_id,
         metrics::{ByServer, ByVerdict},
@@ -201,7 +201,7 @@ impl Sender {
         let claimed = Arc::clone(&work.claimed);
         let composed = compose(&claimed.mail, &claimed.header.message_id, claimed.header.first_seen);
         let message = match composed {
-            Ok(message) => message,
+            Ok(message) => Outgoing(message),
             Err(error) => {
                 self.refuse(work, error.to_string());
                 return Ok(());
@@ -393,6 +393,15 @@ impl Sender {
             End::Orderly | End::TooMany => session.close_with(slot.expired()).await,
         };
         server.account_for(slot, closed, end == End::TooMany)
+    }
+}
+
+/// A message of the queue as a session sends it.
+struct Outgoing<'a>(Message<'a>);
+
+impl MailData for Outgoing<'_> {
+    fn blocks(&self) -> Box<dyn Iterator<Item = Cow<'_, [u8]>> + Send + '_> {
+        Box::new(self.0.blocks())
     }
 }
 
