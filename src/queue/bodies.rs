@@ -18,6 +18,14 @@ pub(super) fn limit(bytes: usize) -> Duration {
     SCRIPT_LIMIT + Duration::from_secs((bytes / SLOWEST) as u64)
 }
 
+/// How slow the disk of Redis may be, in bytes a second.
+const SLOWEST_DISK: usize = 1024 * 1024;
+
+/// How much longer a script may take that moves so many bytes.
+pub(super) fn on_disk(bytes: usize) -> Duration {
+    Duration::from_secs((bytes / SLOWEST_DISK) as u64)
+}
+
 /// A number as scripts answer it among other words.
 pub(super) fn number<T: FromStr>(word: &[u8]) -> Option<T> {
     std::str::from_utf8(word).ok()?.parse().ok()
@@ -90,23 +98,30 @@ impl Queue {
         Ok(Some(entry))
     }
 
-    /// A text under a key of its own, in parts as above; none when there is none.
-    pub(super) async fn text(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let part = |from: usize, bytes: usize| {
+    /// The beginning of a text under a key of its own: all of it when it is shorter than [`LONG`], empty when there is none.
+    pub(super) async fn text_begin(&self, key: &str) -> Result<Vec<u8>, StoreError> {
+        self.store.query(cmd("GETRANGE").arg(key).arg(0).arg(LONG - 1), SCRIPT_LIMIT).await
+    }
+
+    /// Its length.
+    pub(super) async fn text_length(&self, key: &str) -> Result<usize, StoreError> {
+        self.store.query(cmd("STRLEN").arg(key), SCRIPT_LIMIT).await
+    }
+
+    /// All of it, in parts as above, behind what was read already; as far as it is there.
+    pub(super) async fn text_rest(&self, key: &str, mut text: Vec<u8>, length: usize) -> Result<Vec<u8>, StoreError> {
+        text.reserve_exact(length.saturating_sub(text.len()));
+        while text.len() < length {
+            let end = (text.len() + PART).min(length);
             let mut command = cmd("GETRANGE");
-            command.arg(key).arg(from).arg(from + bytes - 1);
-            command
-        };
-        let mut text: Vec<u8> = self.store.query(&part(0, LONG), SCRIPT_LIMIT).await?;
-        let mut last = text.len();
-        let mut wanted = LONG;
-        while last == wanted {
-            wanted = PART;
-            let more: Vec<u8> = self.store.for_bodies().query(&part(text.len(), PART), limit(PART)).await?;
-            last = more.len();
+            command.arg(key).arg(text.len()).arg(end - 1);
+            let more: Vec<u8> = self.store.for_bodies().query(&command, limit(PART)).await?;
+            if more.is_empty() {
+                break;
+            }
             text.extend(more);
         }
-        Ok((!text.is_empty()).then_some(text))
+        Ok(text)
     }
 }
 

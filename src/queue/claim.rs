@@ -1,18 +1,20 @@
 //! Claiming: mails into the hands of a process, looked at before anyone sends them.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     sync::{Arc, PoisonError},
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::future::try_join_all;
 use redis::cmd;
 use tokio::time::Instant;
 
 use super::{
-    ALONE_FROM, Advance, At, ClaimId, Claimed, DeadLetter, Entry, Header, Mail, Priority, Queue, SCRIPT_LIMIT, Stage,
-    StageMark, UnixMillis,
+    ALONE_FROM, Advance, At, ClaimId, Claimed, DeadLetter, Entry, Header, MAX_PAYLOAD, Mail, Priority, Queue,
+    SCRIPT_LIMIT, Stage, StageMark, UnixMillis,
     bodies::{LONG, number},
     envelope,
     mail::{id_of_invalid, is_id},
@@ -59,17 +61,22 @@ impl Queue {
         let mut pending = Pending::new(self, process, max);
         let (grant, mut share) = self.room.reserve();
         let mut taken = self.found_again(process, &mut pending, grant).await?;
-        share.found(taken.iter().map(|taken| taken.entry.len()), pending.seen.len() > taken.len());
+        share.found(taken.iter().map(|taken| taken.entry.len()), pending.unread);
         if taken.len() < max {
             let grant = if taken.is_empty() { grant } else { Grant::least() };
             let ids = &pending.fresh()[..max - taken.len()];
             taken.extend(self.take(process, pod, ids, at, grant, &mut share).await?);
         } else {
-            share.cut([].into_iter(), false);
+            share.cut([].into_iter(), 0);
         }
         let now = self.estimate(at);
-        let mut looked_at: Vec<Looked> =
-            try_join_all(taken.into_iter().map(|taken| self.look_at(taken, false, now))).await?;
+        let mut looked_at = Vec::with_capacity(taken.len());
+        for looked in try_join_all(taken.into_iter().map(|taken| self.look_at(taken, false, now))).await? {
+            match looked {
+                Sight::Seen(looked) => looked_at.push(*looked),
+                Sight::TooLong(claim) => pending.put_off(process, claim),
+            }
+        }
         let answers = self.admit_all(process, &mut looked_at, at).await?;
         pending.settled();
         let mut batch = Batch { mails: Vec::with_capacity(looked_at.len()), ended: 0 };
@@ -77,22 +84,20 @@ impl Queue {
             let id = looked.id().to_owned();
             match (looked.verdict, answer.as_str()) {
                 (Verdict::Keep { header, mail }, "kept") => {
-                    let length = looked.taken.entry.len() + looked.fetched.as_ref().map_or(0, Vec::len);
-                    let mut payload = looked.taken.entry;
-                    // In its place: a long one is not copied.
-                    payload.drain(..looked.begin);
+                    let length = looked.taken.entry.len() + looked.fetched.as_ref().map_or(0, Bytes::len);
+                    let share = looked.share.unwrap_or_else(|| share.split(length));
                     batch.mails.push(Claimed {
                         alone: header.crashes >= ALONE_FROM,
                         claim_id: looked.taken.id,
                         header: *header,
                         mail: *mail,
-                        payload,
+                        payload: looked.taken.entry.slice(looked.begin..),
                         fetched: looked.fetched,
-                        share: Arc::new(share.split(length)),
+                        share: Arc::new(share),
                     });
                     continue;
                 }
-                (Verdict::Dead(letter), "dead") => tracing::warn!(
+                (Verdict::Dead(letter, _), "dead") => tracing::warn!(
                     mail.id = &*mask_id(&letter.id),
                     reason = letter.reason,
                     field = letter.field().unwrap_or_default(),
@@ -104,6 +109,16 @@ impl Queue {
             batch.ended += usize::from(answer != "gone");
         }
         Ok(batch)
+    }
+
+    /// Whether a claim is known here though nobody has its mail yet: a call is reading it, or its answer was lost.
+    pub fn expects(&self, claim: &str) -> bool {
+        let claim = ClaimId(claim.to_owned());
+        if self.on_the_way.lock().unwrap_or_else(PoisonError::into_inner).contains(&claim) {
+            return true;
+        }
+        let orphans = self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
+        orphans.iter().any(|orphan| orphan.id == claim)
     }
 
     /// Gives back what earlier calls of [`Queue::claim`] took and could not hand out, since an answer was lost or they
@@ -149,6 +164,7 @@ impl Queue {
             // One that may be long, and short ones beside it: the others are left to the next call.
             let first = taken.is_empty() && grant.first.is_none_or(|first| head.length <= first);
             if !first && (head.length > LONG || bytes + head.length > grant.most) {
+                pending.unread = pending.unread.max(head.length);
                 continue;
             }
             let Some(entry) = self.entry(&claims, &head.field, head.length).await? else { continue };
@@ -156,7 +172,7 @@ impl Queue {
             let mark = marks.get(&head.field).cloned().flatten().unwrap_or_default();
             let source = priority_of(mark.rsplit(' ').next().unwrap_or_default().as_bytes());
             let since = mark.parse::<StageMark>().map_or_else(|()| UnixMillis::default(), |mark| mark.since);
-            taken.push(Taken { id: ClaimId(head.field), source, since, entry });
+            taken.push(Taken { id: ClaimId(head.field), source, since, entry: entry.into() });
         }
         pending.found = taken.iter().map(|taken| taken.id.clone()).collect();
         Ok(taken)
@@ -179,8 +195,9 @@ impl Queue {
         let keys = [self.names.claims(process), self.names.stages(process)];
         let answer: Vec<Vec<u8>> = self.run(&scripts::TAKE, &keys, &arguments).await?;
         let length = |word: &[u8]| number(word).unwrap_or(0);
-        // A word more says that one was left which is too long for now. From here on others may claim what this one left.
-        share.cut(answer.iter().skip(3).step_by(4).map(|word| length(word)), answer.len() % 4 == 2);
+        // A word more is the length of one that was left. From here on others may claim what this one left.
+        let left = answer.last().filter(|_| answer.len() % 4 == 2).map_or(0, |word| length(word));
+        share.cut(answer.iter().skip(3).step_by(4).map(|word| length(word)), left);
         let mut words = answer.into_iter();
         let since = words.next().and_then(|now| number(&now)).map(UnixMillis);
         let since = since.ok_or_else(|| self.garbled("take answered without a time".into()))?;
@@ -198,36 +215,58 @@ impl Queue {
                     None => continue,
                 }
             }
-            taken.push(Taken { id, source: priority_of(&letter), since, entry });
+            taken.push(Taken { id, source: priority_of(&letter), since, entry: entry.into() });
         }
         Ok(taken)
     }
 
     /// Fetches what an id stands for, and decides. `forged` is an entry whose header is not ours.
-    async fn look_at(&self, taken: Taken, forged: bool, now: UnixMillis) -> Result<Looked, StoreError> {
+    async fn look_at(&self, taken: Taken, forged: bool, now: UnixMillis) -> Result<Sight, StoreError> {
         let (envelope, begin) = Envelope::of(&taken.entry, forged);
-        let raw = &taken.entry[begin..];
-        let bare_id = bare_id(raw);
-        let named = bare_id.as_deref().map(|id| (id, self.names.payload(id)));
-        let named = named.as_ref().map(|(id, key)| (*id, key.as_str()));
-        let found = match named {
-            Some((_, key)) => self.payload_at(key).await?,
-            None => Payload::Missing,
+        let raw = taken.entry.slice(begin..);
+        let named = bare_id(&raw).map(|id| (self.names.payload(&id), id));
+        let (found, share) = match &named {
+            Some((key, _)) => match self.payload_at(key).await? {
+                Some(found) => found,
+                None => return Ok(Sight::TooLong(taken.id)),
+            },
+            None => (Payload::Missing, None),
         };
-        let Decision { verdict, spared, sum } = decide(&taken, &envelope, raw, named, &found, now);
-        let fetched = found.text();
-        Ok(Looked { taken, begin, fetched, envelope, verdict, spared, sum, sure: false, rewrites: false })
+        let is_long = share.is_some() || raw.len() > LONG;
+        let decided = move || {
+            let named = named.as_ref().map(|(key, id)| (&**id, &**key));
+            let decision = decide(&taken, &envelope, &raw, named, &found, now);
+            (taken, envelope, found.text(), decision)
+        };
+        let (taken, envelope, fetched, decision) = if is_long { elsewhere(decided).await } else { decided() };
+        let Decision { verdict, spared, sum } = decision;
+        let (sure, rewrites) = (false, false);
+        let looked = Looked { taken, begin, fetched, envelope, verdict, spared, sum, sure, rewrites, share };
+        Ok(Sight::Seen(Box::new(looked)))
     }
 
-    /// The JSON of a mail whose list held only its id. What Redis will refuse the next time too is an answer, not a
-    /// failure: the claim would come round for ever, and all that were taken with it.
-    pub(super) async fn payload_at(&self, key: &str) -> Result<Payload, StoreError> {
-        match self.text(key).await {
-            Ok(Some(text)) => Ok(Payload::Text(text)),
-            Ok(None) => Ok(Payload::Missing),
-            Err(StoreError::Refused { code, .. }) if let Some(why) = unreadable(&code) => Ok(Payload::Unreadable(why)),
-            Err(error) => Err(error),
+    /// The JSON of a mail whose list held only its id, and its room when it is long; none when there is no room for it now.
+    /// What Redis will refuse the next time too is an answer, not a failure: the claim would come round for ever, and all
+    /// that were taken with it.
+    pub(super) async fn payload_at(&self, key: &str) -> Result<Option<(Payload, Option<Share>)>, StoreError> {
+        let begin = match readable(self.text_begin(key).await)? {
+            Ok(begin) if begin.is_empty() => return Ok(Some((Payload::Missing, None))),
+            Ok(begin) if begin.len() < LONG => return Ok(Some((Payload::Text(begin.into()), None))),
+            Ok(begin) => begin,
+            Err(unreadable) => return Ok(Some((unreadable, None))),
+        };
+        let length = match readable(self.text_length(key).await)? {
+            Ok(length) => length,
+            Err(unreadable) => return Ok(Some((unreadable, None))),
+        };
+        if length > MAX_PAYLOAD {
+            let why = format!("it has {length} bytes; at most {MAX_PAYLOAD} are taken");
+            return Ok(Some((Payload::Unreadable(why.into()), None)));
         }
+        let Some(share) = self.room.admit(length) else { return Ok(None) };
+        let text = readable(self.text_rest(key, begin, length).await)?;
+        let found = text.map_or_else(|unreadable| unreadable, |text| Payload::Text(text.into()));
+        Ok(Some((found, Some(share))))
     }
 
     /// Lets the script decide, and thinks over what it does not decide by itself, which is rare.
@@ -238,8 +277,10 @@ impl Queue {
             let mut open = Vec::new();
             for (place, (looked, answer)) in looked_at.iter_mut().zip(&answers).enumerate() {
                 if answer == "forged" {
-                    let taken = looked.taken.clone();
-                    *looked = self.look_at(taken, true, self.estimate(at)).await?;
+                    // All of the entry is the producer's now, so nothing lies elsewhere.
+                    if let Sight::Seen(again) = self.look_at(looked.taken.clone(), true, self.estimate(at)).await? {
+                        *looked = *again;
+                    }
                 } else if answer == "doubtful" {
                     self.end_lost(&looked.records(self), looked.id(), looked.serial(), at).await?;
                     looked.sure = true;
@@ -268,8 +309,11 @@ impl Queue {
     ) -> Result<Vec<String>, StoreError> {
         let mut keys = vec![self.names.claims(process), self.names.stages(process)];
         let mut arguments: Vec<Vec<u8>> = vec![at.word().into()];
+        let mut moved = 0;
         for looked in looked_at {
+            moved += looked.taken.entry.len();
             let (mut due, mut expires, mut line, mut letter, mut reason) = <(_, _, Vec<u8>, Vec<u8>, _)>::default();
+            let mut parts = None;
             let (action, message_id) = match &looked.verdict {
                 Verdict::Keep { header, mail } => {
                     (due, expires) = (time::word(mail.not_before), time::word(mail.expires_at));
@@ -279,8 +323,9 @@ impl Queue {
                     ("kept", &*header.message_id)
                 }
                 Verdict::Duplicate(header) => ("duplicate", &*header.message_id),
-                Verdict::Dead(dead) => {
-                    (letter, reason) = (dead.encode(), &*dead.reason);
+                Verdict::Dead(dead, payload) => {
+                    let brought = self.bring(dead, payload).await?;
+                    (letter, parts, reason) = (brought.word, brought.key, &*dead.reason);
                     ("dead", &*dead.message_id)
                 }
             };
@@ -303,26 +348,51 @@ impl Queue {
                 message_id.into(),
             ]);
             keys.extend(buckets);
+            keys.extend(parts);
         }
         if arguments.len() == 1 {
             return Ok(Vec::new());
         }
         let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
-        self.run(&scripts::ADMIT, &keys, &arguments).await
+        let answers: Vec<String> = self.run_moving(&scripts::ADMIT, &keys, &arguments, moved).await?;
+        if answers.iter().any(|answer| answer == "missing") { Err(self.not_brought()) } else { Ok(answers) }
+    }
+}
+
+/// Runs what takes the processor for long, such as reading a mail of 30 MiB, without holding up anybody's lease.
+async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and this task with it.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 
 /// What lies under the id of a mail whose list held nothing else.
 pub(super) enum Payload {
-    Text(Vec<u8>),
+    Text(Bytes),
     Missing,
     /// Why it cannot be read, and what to do.
-    Unreadable(&'static str),
+    Unreadable(Cow<'static, str>),
+}
+
+/// An answer of Redis, or that it will never give one.
+fn readable<T>(read: Result<T, StoreError>) -> Result<Result<T, Payload>, StoreError> {
+    match read {
+        Ok(read) => Ok(Ok(read)),
+        Err(StoreError::Refused { code, .. }) if let Some(why) = unreadable(&code) => {
+            Ok(Err(Payload::Unreadable(why.into())))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 impl Payload {
     /// Its text, if it could be read.
-    pub fn text(self) -> Option<Vec<u8>> {
+    pub fn text(self) -> Option<Bytes> {
         match self {
             Self::Text(text) => Some(text),
             Self::Missing | Self::Unreadable(_) => None,
@@ -335,7 +405,9 @@ impl Payload {
 fn unreadable(code: &str) -> Option<&'static str> {
     match code {
         "WRONGTYPE" => Some("a value of another type than a string lies there"),
-        "NOPERM" => Some("the Redis user of the worker may not read it: allow +getrange and ~<payloadPrefix>*"),
+        "NOPERM" => {
+            Some("the Redis user of the worker may not read it: allow +getrange, +strlen and ~<payloadPrefix>*")
+        }
         "MOVED" => Some("it lies on another node of Redis Cluster: give payloadPrefix the hash tag of the queue"),
         _ => None,
     }
@@ -370,7 +442,7 @@ struct Taken {
     source: Priority,
     /// When it was taken, by Redis' clock.
     since: UnixMillis,
-    entry: Vec<u8>,
+    entry: Bytes,
 }
 
 /// What stands before the producer's bytes of an entry.
@@ -409,12 +481,19 @@ impl Envelope {
     }
 }
 
+/// What a look at a claimed entry shows.
+enum Sight {
+    Seen(Box<Looked>),
+    /// There is no room now for what its id stands for.
+    TooLong(ClaimId),
+}
+
 /// A claimed entry and what is to become of it.
 struct Looked {
     taken: Taken,
     /// Where the producer's bytes begin in it.
     begin: usize,
-    fetched: Option<Vec<u8>>,
+    fetched: Option<Bytes>,
     envelope: Envelope,
     verdict: Verdict,
     /// Recipients of the payload that are left out.
@@ -425,6 +504,8 @@ struct Looked {
     sure: bool,
     /// Whether the header in Redis must be written again.
     rewrites: bool,
+    /// For what was fetched, when it is long.
+    share: Option<Share>,
 }
 
 impl Looked {
@@ -434,7 +515,7 @@ impl Looked {
             Verdict::Keep { header, .. } | Verdict::Duplicate(header) => {
                 (&header.id, header.key.as_deref(), &header.serial)
             }
-            Verdict::Dead(letter) => (&letter.id, letter.key.as_deref(), &letter.serial),
+            Verdict::Dead(letter, _) => (&letter.id, letter.key.as_deref(), &letter.serial),
         }
     }
 
@@ -469,13 +550,11 @@ impl Looked {
 
 enum Verdict {
     /// To be sent, unless it is early or expired: the script knows the time.
-    Keep {
-        header: Box<Header>,
-        mail: Box<Mail>,
-    },
+    Keep { header: Box<Header>, mail: Box<Mail> },
     /// Everybody in it has it.
     Duplicate(Box<Header>),
-    Dead(Box<DeadLetter>),
+    /// With the producer's bytes.
+    Dead(Box<DeadLetter>, Bytes),
 }
 
 struct Decision {
@@ -496,7 +575,7 @@ pub(super) fn bare_id(payload: &[u8]) -> Option<String> {
 fn decide(
     taken: &Taken,
     envelope: &Envelope,
-    raw: &[u8],
+    raw: &Bytes,
     named: Option<(&str, &str)>,
     found: &Payload,
     now: UnixMillis,
@@ -506,13 +585,13 @@ fn decide(
         _ => None,
     };
     let priority = envelope::priority(&taken.entry);
-    let dead = |reason: &str, problem: String, payload: &[u8]| {
+    let dead = |reason: &str, problem: String, payload: &Bytes| {
         let letter =
             DeadLetter::new(known.map(|header| &**header), priority, reason, &problem, Some(Stage::Taken), now);
         let id = known.map(|header| header.id.clone()).or_else(|| named.map(|(id, _)| id.to_owned()));
         let id = id.or_else(|| id_of_invalid(payload));
-        let letter = letter.with_payload(payload, named.map(|(_, key)| key)).named(id);
-        Decision { verdict: Verdict::Dead(Box::new(letter)), spared: Vec::new(), sum: String::new() }
+        let letter = letter.fetched_from(named.map(|(_, key)| key.to_owned())).named(id);
+        Decision { verdict: Verdict::Dead(Box::new(letter), payload.clone()), spared: Vec::new(), sum: String::new() }
     };
     let payload = match (named, found) {
         (Some((_, key)), Payload::Missing) => {
@@ -524,7 +603,7 @@ fn decide(
         (Some(_), Payload::Text(fetched)) => fetched,
         (None, _) => raw,
     };
-    let mut mail = match parse(payload) {
+    let mut mail = match parse(payload.clone()) {
         Ok(mail) => mail,
         Err(error) => return dead("InvalidMail", error.to_string(), payload),
     };
@@ -556,6 +635,8 @@ struct Pending<'a> {
     found: Vec<ClaimId>,
     /// What Redis has, read or not.
     seen: Vec<ClaimId>,
+    /// Bytes of the longest that was not read, since it did not fit.
+    unread: usize,
     settled: bool,
 }
 
@@ -573,11 +654,22 @@ impl<'a> Pending<'a> {
             }
             !mine
         });
-        Self { queue, old, fresh, found: Vec::new(), seen: Vec::new(), settled: false }
+        let ids = old.iter().chain(&fresh).map(|orphan: &Orphan| orphan.id.clone());
+        queue.on_the_way.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
+        Self { queue, old, fresh, found: Vec::new(), seen: Vec::new(), unread: 0, settled: false }
     }
 
     fn fresh(&self) -> Vec<ClaimId> {
         self.fresh.iter().map(|orphan| orphan.id.clone()).collect()
+    }
+
+    /// This claim stays ours until there is room for its payload, or it is given back.
+    fn put_off(&mut self, process: &str, id: ClaimId) {
+        self.found.retain(|found| *found != id);
+        self.fresh.retain(|fresh| fresh.id != id);
+        self.old.retain(|old| old.id != id);
+        self.seen.push(id.clone());
+        self.old.push(Orphan { process: process.to_owned(), id, since: Instant::now() });
     }
 
     fn settled(&mut self) {
@@ -587,6 +679,11 @@ impl<'a> Pending<'a> {
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
+        let mut on_the_way = self.queue.on_the_way.lock().unwrap_or_else(PoisonError::into_inner);
+        for orphan in self.old.iter().chain(&self.fresh) {
+            on_the_way.remove(&orphan.id);
+        }
+        drop(on_the_way);
         if self.settled {
             self.fresh.clear();
             // What was not there may still come: a command can lie in a socket while a later one overtakes it.

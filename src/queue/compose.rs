@@ -1,42 +1,181 @@
 //! From a mail to the bytes of RFC 5322.
 
+use std::borrow::Cow;
+
 use lettre::{
-    Message,
+    Message as Built,
     address::{Address, Envelope},
     message::{
-        Body, Mailboxes, MultiPart, SinglePart,
+        Body, Mailboxes, MessageBuilder, MultiPart, SinglePart,
         header::{self, ContentTransferEncoding, ContentType, HeaderName, HeaderValue},
     },
 };
 
 use super::{
-    Attachment, Content, Mail, MailError, Parts, UnixMillis,
+    Attachment, Content, Encoded, Mail, MailError, Parts, Raw, Text, UnixMillis,
+    encoded::{encode_lines, lines_len},
     mail::{MAX_MESSAGE, is_message_id},
     raw,
 };
 
-/// The message to send: CRLF line ends throughout, the last line's included, dots not stuffed (the SMTP part does that), never a `Bcc`.
+/// Up to this length a text is encoded as a whole, in the way that fits it best.
+const SHORT: usize = 64 * 1024;
+/// The longest line of a message, without its end (RFC 5322 section 2.1.1).
+const LONGEST_LINE: usize = 998;
+
+/// A message that is ready to be sent: CRLF line ends throughout, the last line's included, dots not stuffed (the SMTP part
+/// does that), never a `Bcc`. What is long in it is made of the mail's payload while it is read.
+#[derive(Clone, Debug)]
+pub struct Message<'a> {
+    pieces: Vec<Piece<'a>>,
+}
+
+#[derive(Clone, Debug)]
+enum Piece<'a> {
+    Bytes(Vec<u8>),
+    /// Lines of base64.
+    File(&'a Encoded),
+    Text(LongText<'a>),
+    /// What follows the headers.
+    Body(&'a Raw),
+}
+
+impl Message<'_> {
+    fn of(bytes: Vec<u8>) -> Self {
+        Self { pieces: vec![Piece::Bytes(bytes)] }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        match self.pieces.last_mut() {
+            Some(Piece::Bytes(last)) => last.extend_from_slice(bytes),
+            _ => self.pieces.push(Piece::Bytes(bytes.to_vec())),
+        }
+    }
+
+    /// How many bytes it is.
+    pub fn len(&self) -> usize {
+        self.pieces.iter().map(Piece::len).sum()
+    }
+
+    /// It never is: there are headers at least.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Its bytes in blocks of about 64 KiB at most, the same each time.
+    pub fn blocks(&self) -> impl Iterator<Item = Cow<'_, [u8]>> + Send {
+        self.pieces.iter().flat_map(Piece::blocks)
+    }
+
+    /// All of it in memory.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut all = Vec::with_capacity(self.len());
+        self.blocks().for_each(|block| all.extend_from_slice(&block));
+        all
+    }
+}
+
+impl Piece<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::File(file) => file.lines_len(),
+            Self::Text(text) => text.len(),
+            Self::Body(raw) => raw.body_len(),
+        }
+    }
+
+    fn blocks(&self) -> Box<dyn Iterator<Item = Cow<'_, [u8]>> + Send + '_> {
+        match self {
+            Self::Bytes(bytes) => Box::new(std::iter::once(Cow::Borrowed(bytes.as_slice()))),
+            Self::File(file) => Box::new(file.lines().map(Cow::Owned)),
+            Self::Text(text) => text.blocks(),
+            Self::Body(raw) => Box::new(raw.body().map(Cow::Owned)),
+        }
+    }
+}
+
+/// A text that is too long to be in memory once more for each step of its encoding.
+#[derive(Clone, Copy, Debug)]
+struct LongText<'a> {
+    text: &'a Text,
+    /// As it is, or in base64.
+    plain: bool,
+    /// Bytes with CRLF line ends.
+    length: usize,
+}
+
+impl<'a> LongText<'a> {
+    fn of(text: &'a Text) -> Self {
+        let (mut length, mut line, mut plain) = (0, 0, true);
+        for block in raw::crlf(text.pieces()) {
+            length += block.len();
+            for byte in block {
+                line = if byte == b'\n' { 0 } else { line + 1 };
+                plain &= byte.is_ascii() && byte != 0 && line <= LONGEST_LINE + 1;
+            }
+        }
+        Self { text, plain: plain && line <= LONGEST_LINE, length }
+    }
+
+    fn encoding(&self) -> ContentTransferEncoding {
+        if self.plain { ContentTransferEncoding::SevenBit } else { ContentTransferEncoding::Base64 }
+    }
+
+    fn len(&self) -> usize {
+        if self.plain { self.length } else { lines_len(self.length) }
+    }
+
+    fn blocks(&self) -> Box<dyn Iterator<Item = Cow<'a, [u8]>> + Send + 'a> {
+        let lines = raw::crlf(gathered(self.text.pieces()));
+        if self.plain { Box::new(lines.map(Cow::Owned)) } else { Box::new(encode_lines(lines).map(Cow::Owned)) }
+    }
+}
+
+/// Pieces of any length as blocks of [`SHORT`] at most: an escape in a text must not become a packet of its own.
+fn gathered<'a>(mut pieces: impl Iterator<Item = Cow<'a, [u8]>> + Send) -> impl Iterator<Item = Vec<u8>> + Send {
+    let (mut piece, mut used) = (Cow::Borrowed(&[][..]), 0);
+    std::iter::from_fn(move || {
+        let mut block = Vec::new();
+        loop {
+            let taken = (SHORT - block.len()).min(piece.len() - used);
+            block.extend_from_slice(&piece[used..used + taken]);
+            used += taken;
+            if block.len() == SHORT {
+                return Some(block);
+            }
+            match pieces.next() {
+                Some(next) => (piece, used) = (next, 0),
+                None => return (!block.is_empty()).then_some(block),
+            }
+        }
+    })
+}
+
+/// The message of a mail.
 ///
 /// A raw message keeps its bytes, but for line ends, a `Bcc`, and a missing `Message-ID` or `Date`.
-pub fn compose(mail: &Mail, message_id: &str, date: UnixMillis) -> Result<Vec<u8>, MailError> {
+pub fn compose<'a>(mail: &'a Mail, message_id: &str, date: UnixMillis) -> Result<Message<'a>, MailError> {
     if !is_message_id(message_id) {
         return Err(MailError::new("id", "gives no Message-ID that can be sent"));
     }
     let message = match &mail.content {
-        Content::Raw(message) => raw::prepare(message, message_id, date),
-        Content::Parts(parts) => raw::normalise(&build(mail, parts, message_id, date)?.formatted()),
+        Content::Raw(raw) => {
+            let mut message = Message::of(raw.head(message_id, date));
+            message.pieces.push(Piece::Body(raw));
+            message
+        }
+        Content::Parts(parts) => build(parts, headers(mail, parts, message_id, date)?)?,
     };
-    if message.len() > MAX_MESSAGE {
-        return Err(MailError::new(
-            "mail",
-            format!("{} bytes composed; at most {MAX_MESSAGE} are sent", message.len()),
-        ));
+    let length = message.len();
+    if length > MAX_MESSAGE {
+        return Err(MailError::new("mail", format!("{length} bytes composed; at most {MAX_MESSAGE} are sent")));
     }
     Ok(message)
 }
 
-fn build(mail: &Mail, parts: &Parts, message_id: &str, date: UnixMillis) -> Result<Message, MailError> {
-    let mut builder = Message::builder()
+fn headers(mail: &Mail, parts: &Parts, message_id: &str, date: UnixMillis) -> Result<MessageBuilder, MailError> {
+    let mut builder = Built::builder()
         .envelope(envelope(mail)?)
         .header(header::From::from(Mailboxes::from(parts.from.clone())))
         .date(date.system_time())
@@ -59,42 +198,91 @@ fn build(mail: &Mail, parts: &Parts, message_id: &str, date: UnixMillis) -> Resu
             .map_err(|_| MailError::new(format!("headers.{name}"), "not a header name"))?;
         builder = builder.raw_header(HeaderValue::new(name, value.clone()));
     }
-    let built = match (text_part(parts), parts.attachments.split_first()) {
-        (Some(TextPart::Single(part)), None) => builder.singlepart(part),
-        (Some(TextPart::Multi(part)), None) => builder.multipart(part),
-        (None, None) => builder.singlepart(SinglePart::plain(String::new())),
-        (body, Some((first, others))) => {
-            let mixed = MultiPart::mixed();
-            let mut mixed = match body {
-                Some(TextPart::Single(part)) => mixed.singlepart(part).singlepart(file(first)?),
-                Some(TextPart::Multi(part)) => mixed.multipart(part).singlepart(file(first)?),
-                None => mixed.singlepart(file(first)?),
-            };
-            for other in others {
-                mixed = mixed.singlepart(file(other)?);
-            }
-            builder.multipart(mixed)
+    Ok(builder)
+}
+
+/// A part of a message, as long as it may yet become.
+enum Part<'a> {
+    /// With its content in it, or without when that is long: it comes in between then.
+    Single(SinglePart, Option<Piece<'a>>),
+    Multi(MultiPart, Vec<Self>),
+}
+
+fn build(parts: &Parts, builder: MessageBuilder) -> Result<Message<'_>, MailError> {
+    let problem = |error: lettre::error::Error| MailError::new("mail", format!("can't be composed: {error}"));
+    let text = match (&parts.text, &parts.html) {
+        (Some(text), Some(html)) => {
+            let both = vec![text_part(text, ContentType::TEXT_PLAIN), text_part(html, ContentType::TEXT_HTML)];
+            Some(Part::Multi(MultiPart::alternative().build(), both))
+        }
+        (Some(text), None) => Some(text_part(text, ContentType::TEXT_PLAIN)),
+        (None, Some(html)) => Some(text_part(html, ContentType::TEXT_HTML)),
+        (None, None) => None,
+    };
+    let whole = match text {
+        Some(text) if parts.attachments.is_empty() => text,
+        None if parts.attachments.is_empty() => Part::Single(SinglePart::plain(String::new()), None),
+        text => {
+            let files = parts.attachments.iter().map(file);
+            Part::Multi(MultiPart::mixed().build(), text.map(Ok).into_iter().chain(files).collect::<Result<_, _>>()?)
         }
     };
-    built.map_err(|error| MailError::new("mail", format!("can't be composed: {error}")))
-}
-
-enum TextPart {
-    Single(SinglePart),
-    Multi(MultiPart),
-}
-
-fn text_part(parts: &Parts) -> Option<TextPart> {
-    match (&parts.text, &parts.html) {
-        (Some(text), Some(html)) => Some(TextPart::Multi(
-            MultiPart::alternative()
-                .singlepart(SinglePart::plain(lines(text)))
-                .singlepart(SinglePart::html(lines(html))),
-        )),
-        (Some(text), None) => Some(TextPart::Single(SinglePart::plain(lines(text)))),
-        (None, Some(html)) => Some(TextPart::Single(SinglePart::html(lines(html)))),
-        (None, None) => None,
+    // The headers of the message and of its outermost part, which has nothing in it yet.
+    match whole {
+        Part::Single(part, long) => {
+            let mut message = Message::of(raw::normalise(&builder.singlepart(part).map_err(problem)?.formatted()));
+            insert(&mut message, long);
+            Ok(message)
+        }
+        Part::Multi(part, inner) => {
+            let boundary = part.boundary();
+            let mut message = Message::of(raw::normalise(&builder.multipart(part).map_err(problem)?.formatted()));
+            append(&mut message, &boundary, inner);
+            Ok(message)
+        }
     }
+}
+
+/// What comes in where an empty part ends with its line end.
+fn insert<'a>(message: &mut Message<'a>, long: Option<Piece<'a>>) {
+    let Some(long) = long else { return };
+    if let Some(Piece::Bytes(bytes)) = message.pieces.last_mut() {
+        bytes.truncate(bytes.len().saturating_sub(2));
+    }
+    message.pieces.push(long);
+    message.push(b"\r\n");
+}
+
+/// Puts parts into a multipart that ends with `message` and has none yet: its last line ends it, and comes after them.
+fn append<'a>(message: &mut Message<'a>, boundary: &str, parts: Vec<Part<'a>>) {
+    let end = format!("--{boundary}--\r\n");
+    if let Some(Piece::Bytes(bytes)) = message.pieces.last_mut() {
+        bytes.truncate(bytes.len().saturating_sub(end.len()));
+    }
+    for part in parts {
+        message.push(format!("--{boundary}\r\n").as_bytes());
+        match part {
+            Part::Single(part, long) => {
+                message.push(&raw::normalise(&part.formatted()));
+                insert(message, long);
+            }
+            Part::Multi(part, inner) => {
+                message.push(&raw::normalise(&part.formatted()));
+                append(message, &part.boundary(), inner);
+            }
+        }
+    }
+    message.push(end.as_bytes());
+}
+
+fn text_part(text: &Text, kind: ContentType) -> Part<'_> {
+    let builder = SinglePart::builder().header(kind);
+    if text.len() <= SHORT {
+        return Part::Single(builder.body(lines(&text.to_text())), None);
+    }
+    let text = LongText::of(text);
+    let body = Body::dangerous_pre_encoded(Vec::new(), text.encoding());
+    Part::Single(builder.body(body), Some(Piece::Text(text)))
 }
 
 /// CRLF throughout before the encoding is chosen: a bare CR would otherwise travel inside quoted-printable.
@@ -102,13 +290,13 @@ fn lines(text: &str) -> String {
     String::from_utf8(raw::normalise(text.as_bytes())).unwrap_or_else(|_| text.to_owned())
 }
 
-fn file(file: &Attachment) -> Result<SinglePart, MailError> {
+fn file(file: &Attachment) -> Result<Part<'_>, MailError> {
     let problem = |what: &str| MailError::new("attachments", format!("{}: {what}", file.filename));
     let content_type = ContentType::parse(&file.content_type).map_err(|_| problem("not a media type"))?;
     // Always base64: a text file must arrive with the line ends it has.
-    let body = Body::new_with_encoding(file.content.clone(), ContentTransferEncoding::Base64)
-        .map_err(|_| problem("can't be encoded"))?;
-    Ok(lettre::message::Attachment::new(file.filename.clone()).body(body, content_type))
+    let body = Body::dangerous_pre_encoded(Vec::new(), ContentTransferEncoding::Base64);
+    let part = lettre::message::Attachment::new(file.filename.clone()).body(body, content_type);
+    Ok(Part::Single(part, Some(Piece::File(&file.content))))
 }
 
 fn envelope(mail: &Mail) -> Result<Envelope, MailError> {
@@ -124,9 +312,11 @@ mod tests {
     use super::*;
 
     fn composed(json: &str) -> String {
-        let mail = crate::queue::parse(json.as_bytes()).expect("a mail");
+        let mail = crate::queue::parse(json.to_owned()).expect("a mail");
         let message = compose(&mail, "<id@example.com>", UnixMillis(1_763_683_734_123)).expect("a message");
-        String::from_utf8(message).expect("text")
+        let bytes = message.to_vec();
+        assert_eq!(bytes.len(), message.len());
+        String::from_utf8(bytes).expect("text")
     }
 
     #[test]
@@ -164,9 +354,51 @@ mod tests {
         assert!(!message.contains("d@x.org") && !message.contains("\r\nTo:"));
     }
 
+    /// The content of a part.
+    fn decoded(body: &str, encoding: &str) -> Vec<u8> {
+        use base64::{Engine as _, engine::general_purpose::STANDARD};
+        match encoding {
+            "base64" => STANDARD.decode(body.replace("\r\n", "")).expect("base64"),
+            _ => body.as_bytes().to_vec(),
+        }
+    }
+
+    #[test]
+    fn long_texts_and_files_are_the_same_after_all() {
+        let html = "<p>Größe \\\"x\\\"\\n</p>".repeat(10_000);
+        let text = "a line of text\\n.\\r".repeat(10_000);
+        let file = "QUJD\\/+Zm".repeat(30_000);
+        let message = composed(&format!(
+            r#"{{"from":"a@example.com","to":"b@x.org","text":"{text}","html":"{html}","attachments":[{{"filename":"f","content":"{file}"}},{{"content":"YQ"}}]}}"#
+        ));
+        assert!(!message.replace("\r\n", "").contains(['\r', '\n']) && message.ends_with("--\r\n"));
+        assert!(message.split("\r\n").all(|line| line.len() <= LONGEST_LINE));
+        let mut found = Vec::new();
+        for part in message.split("\r\n--").filter(|part| part.contains("Content-Transfer-Encoding: ")) {
+            let (head, body) = part.rsplit_once("\r\n\r\n").expect("head and body");
+            let encoding = head.rsplit_once("Content-Transfer-Encoding: ").expect("one").1;
+            found.push(decoded(body, encoding));
+        }
+        let unescaped = |text: &str| serde_json::from_str::<String>(&format!("\"{text}\"")).expect("JSON");
+        let crlf = |text: &str| raw::normalise(unescaped(text).as_bytes());
+        assert!(found[0] == crlf(&text) && found[1] == crlf(&html));
+        assert!(found[2] == decoded(&unescaped(&file), "base64"));
+        assert_eq!(found[3], b"a");
+        assert_eq!(found.len(), 4);
+    }
+
+    #[test]
+    fn a_long_text_alone_is_one_part() {
+        let message =
+            composed(&format!(r#"{{"from":"a@example.com","to":"b@x.org","text":"{}"}}"#, "word ".repeat(20_000)));
+        let (head, body) = message.split_once("\r\n\r\n").expect("head and body");
+        assert!(head.ends_with("Content-Transfer-Encoding: base64") && body.ends_with("\r\n"), "{head}");
+        assert_eq!(decoded(body, "base64"), "word ".repeat(20_000).as_bytes());
+    }
+
     #[test]
     fn a_message_id_that_is_none_is_refused() {
-        let mail = crate::queue::parse(br#"{"from":"a@example.com","to":"b@x.org","text":""}"#).expect("a mail");
+        let mail = crate::queue::parse(r#"{"from":"a@example.com","to":"b@x.org","text":""}"#).expect("a mail");
         assert!(compose(&mail, "<a@b>\r\nBcc: x@y", UnixMillis(0)).is_err());
     }
 }

@@ -151,12 +151,16 @@ impl DeadLetter {
         }
     }
 
-    pub(super) fn with_payload(mut self, payload: &[u8], payload_key: Option<&str>) -> Self {
+    /// With the place where its JSON lay, when the list held only an id.
+    pub(super) fn fetched_from(self, payload_key: Option<String>) -> Self {
+        Self { payload_key, ..self }
+    }
+
+    pub(super) fn with_payload(mut self, payload: &[u8]) -> Self {
         match std::str::from_utf8(payload) {
             Ok(text) => self.payload = Some(text.to_owned()),
             Err(_) => self.payload_base64 = Some(STANDARD.encode(payload)),
         }
-        self.payload_key = payload_key.map(str::to_owned);
         self
     }
 
@@ -180,7 +184,7 @@ impl DeadLetter {
     pub fn decode(entry: &[u8]) -> Self {
         match serde_json::from_slice::<Self>(entry) {
             Ok(letter) if letter.payload.is_some() || letter.payload_base64.is_some() => letter,
-            _ => Self::default().with_payload(entry, None),
+            _ => Self::default().with_payload(entry),
         }
     }
 

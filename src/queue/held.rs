@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -151,13 +152,15 @@ impl Queue {
         let Some(envelope) = self.held_envelope(held).await? else { return Ok(false) };
         let Entry::Sealed(header, payload) = Entry::decode(&envelope) else { return Ok(false) };
         let fetched = match bare_id(payload) {
-            Some(id) => match self.payload_at(&self.names.payload(&id)).await?.text() {
-                Some(text) => Some(text),
-                None => return Ok(false),
-            },
+            Some(id) => {
+                let found = self.payload_at(&self.names.payload(&id)).await?;
+                let Some(text) = found.and_then(|(found, _)| found.text()) else { return Ok(false) };
+                Some(text)
+            }
             None => None,
         };
-        let Ok(mut mail) = parse(fetched.as_deref().unwrap_or(payload)) else { return Ok(false) };
+        let payload = Bytes::copy_from_slice(payload);
+        let Ok(mut mail) = parse(fetched.as_ref().unwrap_or(&payload).clone()) else { return Ok(false) };
         if let Some(remaining) = &header.remaining {
             mail.recipients.retain(|recipient| remaining.contains(recipient));
         }
@@ -166,7 +169,7 @@ impl Queue {
             claim_id: ClaimId(held.claim_id.clone()),
             header: *header,
             mail,
-            payload: payload.to_vec(),
+            payload,
             fetched,
             alone: false,
             share: Arc::default(),

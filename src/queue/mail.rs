@@ -3,6 +3,7 @@
 use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
+use bytes::Bytes;
 use lettre::message::Mailbox;
 use serde::{
     Deserialize, Deserializer as _, Serialize,
@@ -12,16 +13,17 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{
-    UnixMillis,
-    wire::{Fields, check_folding, decode_base64, one_line},
+    Encoded, Raw, Text, UnixMillis, json,
+    wire::{Fields, check_folding, one_line},
 };
 
 /// How many recipients one mail may have: `to`, `cc` and `bcc` together. RFC 5321 section 4.5.3.1.8 lets every server
 /// take 100 in one transaction.
 pub const MAX_RECIPIENTS: usize = 100;
-/// How large a composed message may be, in bytes. Most servers take 25 to 35 MB.
-pub const MAX_MESSAGE: usize = 25 * 1024 * 1024;
-/// How large the JSON of a mail may be, in bytes: a message of the largest size in base64, and some room.
+/// How large a composed message may be, in bytes: with files of 25 MiB in base64. Servers say how much they take (SIZE);
+/// many take 25 to 35 MB.
+pub const MAX_MESSAGE: usize = 36 * 1024 * 1024;
+/// How large the JSON of a mail may be, in bytes.
 pub const MAX_PAYLOAD: usize = 36 * 1024 * 1024;
 
 /// Urgent mail overtakes bulk; no priority starves.
@@ -85,7 +87,7 @@ pub struct Mail {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
     /// A complete RFC 5322 message, as the producer made it.
-    Raw(Vec<u8>),
+    Raw(Raw),
     /// Parts that [`compose()`](super::compose()) makes a message of.
     Parts(Box<Parts>),
 }
@@ -104,9 +106,9 @@ pub struct Parts {
     /// `Subject`.
     pub subject: Option<String>,
     /// The plain text.
-    pub text: Option<String>,
+    pub text: Option<Text>,
     /// The HTML.
-    pub html: Option<String>,
+    pub html: Option<Text>,
     /// Other headers, names checked, values free of line ends.
     pub headers: Vec<(String, String)>,
     /// Files.
@@ -121,21 +123,44 @@ pub struct Attachment {
     /// Its media type.
     pub content_type: String,
     /// Its bytes.
-    pub content: Vec<u8>,
+    pub content: Encoded,
 }
+
+/// The fields of a mail; others are ignored.
+const FIELDS: [&str; 18] = [
+    "attachments",
+    "bcc",
+    "cc",
+    "expiresAt",
+    "from",
+    "headers",
+    "html",
+    "id",
+    "idempotencyKey",
+    "notBefore",
+    "priority",
+    "raw",
+    "replyTo",
+    "subject",
+    "text",
+    "to",
+    "traceparent",
+    "version",
+];
 
 /// Reads a producer's JSON. Liberal: unknown fields are ignored, `to` may be one string or a list, addresses may carry
 /// display names, times may be RFC 3339 or numbers. What can't be sent as it is meant is refused, field by field.
-pub fn parse(payload: &[u8]) -> Result<Mail, MailError> {
+///
+/// Contents stay in the payload, which the mail shares from then on.
+pub fn parse(payload: impl Into<Bytes>) -> Result<Mail, MailError> {
+    let payload = payload.into();
     if payload.len() > MAX_PAYLOAD {
         return Err(MailError::new("mail", format!("{} bytes; at most {MAX_PAYLOAD} are taken", payload.len())));
     }
-    let value: Value = serde_json::from_slice(payload)
+    let object = json::check(&payload)
         .map_err(|error| MailError::new("mail", format!("not JSON: {error}; push an object with from, to and text")))?;
-    let Value::Object(object) = value else {
-        return Err(MailError::new("mail", "not a JSON object; push an object with from, to and text"));
-    };
-    let mut fields = Fields(object);
+    let fields = Fields::of(&payload, object, &FIELDS)
+        .ok_or_else(|| MailError::new("mail", "not a JSON object; push an object with from, to and text"))?;
     refuse_other_versions(&fields)?;
     let from = fields
         .mailboxes("from")?
@@ -154,7 +179,7 @@ pub fn parse(payload: &[u8]) -> Result<Mail, MailError> {
         expires_at: fields.time("expiresAt")?,
         idempotency_key: fields.text("idempotencyKey")?.filter(|key| !key.is_empty()),
         traceparent: fields.text("traceparent").ok().flatten().filter(|text| is_traceparent(text)),
-        content: content(&mut fields, from, to, cc)?,
+        content: content(&fields, from, to, cc)?,
     };
     if mail.idempotency_key.as_ref().is_some_and(|key| key.len() > MAX_KEY) {
         return Err(MailError::new("idempotencyKey", format!("longer than {MAX_KEY} bytes")));
@@ -206,7 +231,7 @@ impl Mail {
     /// The Message-ID for a mail of this id: the raw message's own, or one derived from the id and the sender's domain.
     pub fn message_id(&self, id: &str) -> String {
         if let Content::Raw(message) = &self.content
-            && let Some(own) = super::raw::message_id(message)
+            && let Some(own) = message.message_id()
         {
             return own;
         }
@@ -223,25 +248,32 @@ impl Mail {
     /// base64. Two that differ and look alike only miss a warning.
     pub(super) fn fingerprint(&self) -> String {
         let mut digest = Sha256::new();
-        let mut add = |bytes: &[u8]| {
+        let add = |digest: &mut Sha256, bytes: &str| {
             digest.update((bytes.len() as u64).to_le_bytes());
             digest.update(bytes);
         };
-        add(self.reverse_path.as_bytes());
-        self.recipients.iter().for_each(|recipient| add(recipient.as_bytes()));
+        let add_file = |digest: &mut Sha256, file: &Encoded| {
+            digest.update((file.len() as u64).to_le_bytes());
+            file.decoded().for_each(|block| digest.update(block));
+        };
+        add(&mut digest, &self.reverse_path);
+        self.recipients.iter().for_each(|recipient| add(&mut digest, recipient));
         match &self.content {
-            Content::Raw(message) => add(message),
+            Content::Raw(message) => add_file(&mut digest, message.encoded()),
             Content::Parts(parts) => {
-                for text in [&parts.subject, &parts.text, &parts.html] {
-                    add(text.as_deref().unwrap_or_default().as_bytes());
+                add(&mut digest, parts.subject.as_deref().unwrap_or_default());
+                for text in [&parts.text, &parts.html] {
+                    let length = text.as_ref().map_or(0, Text::len);
+                    digest.update((length as u64).to_le_bytes());
+                    text.iter().flat_map(Text::pieces).for_each(|piece| digest.update(piece));
                 }
                 for (name, value) in &parts.headers {
-                    add(name.as_bytes());
-                    add(value.as_bytes());
+                    add(&mut digest, name);
+                    add(&mut digest, value);
                 }
                 for file in &parts.attachments {
-                    add(file.filename.as_bytes());
-                    add(&file.content);
+                    add(&mut digest, &file.filename);
+                    add_file(&mut digest, &file.content);
                 }
             }
         }
@@ -253,9 +285,9 @@ impl Mail {
 const MAX_KEY: usize = 1_024;
 
 fn refuse_other_versions(fields: &Fields) -> Result<(), MailError> {
-    let version = match fields.0.get("version") {
-        Some(Value::Number(number)) => number.as_f64(),
-        Some(Value::String(text)) => text.trim().trim_start_matches('v').parse().ok(),
+    let version = match fields.value("version")? {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().trim_start_matches('v').parse().ok(),
         _ => None,
     };
     match version {
@@ -283,11 +315,9 @@ fn recipients(lists: &[&Vec<Mailbox>]) -> Result<Vec<String>, MailError> {
     }
 }
 
-fn content(fields: &mut Fields, from: Mailbox, to: Vec<Mailbox>, cc: Vec<Mailbox>) -> Result<Content, MailError> {
-    if let Some(raw) = fields.text("raw")? {
-        let message = decode_base64("raw", &raw)?;
-        super::raw::check(&message)?;
-        return Ok(Content::Raw(message));
+fn content(fields: &Fields, from: Mailbox, to: Vec<Mailbox>, cc: Vec<Mailbox>) -> Result<Content, MailError> {
+    if let Some(raw) = fields.content("raw")? {
+        return Ok(Content::Raw(Raw::read(raw)?));
     }
     let parts = Parts {
         from,
@@ -295,8 +325,8 @@ fn content(fields: &mut Fields, from: Mailbox, to: Vec<Mailbox>, cc: Vec<Mailbox
         cc,
         reply_to: fields.mailboxes("replyTo")?,
         subject: fields.text("subject")?.map(|subject| one_line(&subject)),
-        text: fields.text("text")?,
-        html: fields.text("html")?,
+        text: fields.content("text")?,
+        html: fields.content("html")?,
         headers: fields.headers()?,
         attachments: fields.attachments()?,
     };
@@ -306,8 +336,8 @@ fn content(fields: &mut Fields, from: Mailbox, to: Vec<Mailbox>, cc: Vec<Mailbox
     if parts.text.is_none() && parts.html.is_none() && parts.attachments.is_empty() {
         return Err(MailError::new("text", "nothing to send; give text, html, attachments or raw"));
     }
-    let size = parts.text.as_ref().map_or(0, String::len)
-        + parts.html.as_ref().map_or(0, String::len)
+    let size = parts.text.as_ref().map_or(0, Text::len)
+        + parts.html.as_ref().map_or(0, Text::len)
         + parts.attachments.iter().map(|file| file.content.len() / 3 * 4).sum::<usize>();
     if size > MAX_MESSAGE {
         return Err(MailError::new("mail", format!("about {size} bytes composed; at most {MAX_MESSAGE} are sent")));
@@ -352,7 +382,7 @@ mod tests {
     use super::*;
 
     fn parsed(value: &Value) -> Result<Mail, MailError> {
-        parse(value.to_string().as_bytes())
+        parse(value.to_string())
     }
 
     fn with(field: &str, value: Value) -> Value {
@@ -403,6 +433,32 @@ mod tests {
         assert_eq!(parsed(&json!({"from": "a@b.c", "to": "a@b.c"})).expect_err("empty").field, "text");
         let many: Vec<String> = (0..101).map(|n| format!("u{n}@x.org")).collect();
         assert_eq!(parsed(&with("to", json!(many))).expect_err("many").field, "to");
+    }
+
+    #[test]
+    fn what_would_cost_much_more_memory_than_it_has_bytes_is_refused() {
+        let many = |item: &str, count| format!("[{}]", vec![item; count].join(","));
+        let mail = |more: &str| format!(r#"{{"from":"a@example.com","to":"b@example.org","text":"x",{more}}}"#);
+        for (payload, named) in [
+            (mail(&format!(r#""attachments":{}"#, many("{\"content\":\"\"}", 1_001))), "attachments"),
+            (mail(&format!(r#""bcc":{}"#, many(r#""b@example.org""#, 50_000))), "bcc"),
+            (mail(&format!(r#""headers":{{"X-Long":"{}"}}"#, "x ".repeat(300_000))), "headers"),
+        ] {
+            assert_eq!(parse(payload).expect_err(named).field, named);
+        }
+        let unknown = mail(&format!(r#""tags":{}"#, many(r#"{"a":1}"#, 100_000)));
+        assert!(parse(unknown).is_ok(), "what is ignored costs nothing");
+    }
+
+    #[test]
+    fn contents_are_the_same_however_their_json_is_written() {
+        let plain = r#"{"from":"a@example.com","to":"b@example.org","text":"a/b\u00e4","attachments":[{"filename":"f","content":"+/+/"}]}"#;
+        let escaped = r#"{"from":"a@example.com","to":"b@example.org","text":"a\/bä","attachments":[{"filename":"f","content":"\u002b\/-_"}]}"#;
+        let [plain, escaped] = [plain, escaped].map(|payload| parse(payload).expect("a mail"));
+        assert_eq!(plain.fingerprint(), escaped.fingerprint());
+        let Content::Parts(parts) = escaped.content else { panic!("parts") };
+        assert_eq!(parts.text.expect("text").to_text(), "a/bä");
+        assert_eq!(parts.attachments[0].content.decoded().flatten().collect::<Vec<_>>(), [0xfb, 0xff, 0xbf]);
     }
 
     #[test]
@@ -468,7 +524,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_a_mail_or_an_error(bytes in any::<Vec<u8>>()) {
-            let _ = parse(&bytes);
+            let _ = parse(bytes);
         }
 
         #[test]
@@ -486,7 +542,7 @@ mod tests {
             for value in values {
                 let Ok(mail) = parsed(&value) else { continue };
                 let message = super::super::compose(&mail, "<id@x>", UnixMillis(0)).expect("what is parsed composes");
-                let text = String::from_utf8(message).expect("ASCII headers, encoded bodies");
+                let text = String::from_utf8(message.to_vec()).expect("ASCII headers, encoded bodies");
                 prop_assert!(!text.replace("\r\n", "").contains(['\r', '\n']), "{text:?}");
                 prop_assert!(!text.to_ascii_lowercase().contains("hidden@"));
                 let head = text.split("\r\n\r\n").next().unwrap_or_default();

@@ -14,7 +14,7 @@
 //! 1. A producer pushes JSON (see [`parse`]) or a bare id onto a list, or hands it to [`Queue::enqueue`], which also
 //!    refuses what does not fit and recognises duplicates at the door.
 //! 2. An idle worker waits ([`Arrivals`]): BLMOVE takes a mail from the tail of a list into the shared list `arrived`,
-//!    where the next claim of anyone finds it, should the waiter be gone by then.
+//!    where the next claim of anyone finds it, should the waiter be gone by then. Its answer, the mail, is not sent.
 //! 3. [`Queue::claim`] runs two scripts. The first moves entries into the claims of the process (`taken`). Then each is
 //!    looked at in Rust, since no script may decode a payload. The second fixes the header of those that can be sent
 //!    (`claimed`) and writes their records, or drops duplicates and expired mail, delays early mail and puts what can't
@@ -54,6 +54,7 @@
 //! | `{Q}:delayed:mails` | HASH | token -> entry | the same |
 //! | `{Q}:held` | HASH | claim -> a line of JSON, newline, entry ([`HeldMail`]) | settle, recover |
 //! | the dead-letter list | LIST | JSON objects ([`DeadLetter`]), newest first | admit, settle, recover |
+//! | `{Q}:letters:<number>` | STRING | parts of a long dead letter, until the script that puts it among the others; for 10 minutes at most | bring |
 //! | `{Q}:records:<0..16383>` | HASH | the records whose digests fall there: a mail's state ([`MailStatus`]) and serial by its id, and the same by its idempotency key | all |
 //! | `{Q}:counters` | HASH | the audit's counters ([`Audit`]), recoveries, tries | all |
 //! | `{Q}:events` | STREAM | outcomes ([`Outcome`], docs/events.md); about the last 10,000, or as many as [`Queue::keep_events`] said | all |
@@ -81,6 +82,13 @@
 //! change, unless its mail may still be where it says: a mail that waits stays the one of its id. What has ended is taken
 //! out of a bucket when others come into it, and a bucket that nothing comes into ends by itself after some months.
 //!
+//! # Memory
+//!
+//! A payload is in memory once: contents are ranges of it ([`Text`], [`Encoded`], [`Raw`]), and the message is made of them
+//! while it is sent ([`Message`]). [`Room`] says how many bytes of payloads a process may hold; who has no room claims small
+//! mail only, and a mail that is larger than all the room goes with no other long one beside it. What is long is read, and a
+//! long dead letter written, in parts by a connection of its own.
+//!
 //! # At maxmemory
 //!
 //! All scripts but enqueue carry `allow-oom`: they drain. BLMOVE fails then, so [`Arrivals::wait`] says [`Wake::Failed`]
@@ -94,11 +102,14 @@ mod claim;
 mod compose;
 mod correct;
 mod dead;
+mod encoded;
 mod envelope;
 mod events;
 mod held;
 mod ids;
 mod inspect;
+mod json;
+mod letter;
 mod mail;
 mod names;
 mod patience;
@@ -118,18 +129,21 @@ pub use arrivals::{Arrivals, Wake};
 pub use audit::Audit;
 pub use batch::{BatchName, BatchProgress, BatchSent};
 pub use claim::Batch;
-pub use compose::compose;
+pub use compose::{Message, compose};
 pub use correct::{Acceptance, Correction};
 pub use dead::{Action, Bulk, DeadLetter, Filter};
+pub use encoded::Encoded;
 pub use envelope::{Entry, Header, MAX_REPLY, MAX_TRIES, Refusal, Try};
 pub use events::Outcome;
 pub use held::{HeldDetails, HeldMail};
 pub use inspect::{Depths, InFlight, MailStatus, ProcessClaims};
+pub use json::Text;
 pub use mail::{
     Attachment, Content, MAX_MESSAGE, MAX_PAYLOAD, MAX_RECIPIENTS, Mail, MailError, Parts, Priority, parse,
 };
 pub use names::QueueNames;
 pub use patience::Patience;
+pub use raw::Raw;
 pub use recover::Recovery;
 pub use retry::{Failure, Schedule, TOO_OLD, backoff, is_too_old, next_step, wait};
 pub use room::Room;

@@ -112,6 +112,11 @@ impl QueueNames {
         format!("{}:batch:{name}", self.base)
     }
 
+    /// Where the parts of a long dead letter come together.
+    pub(super) fn letter(&self, number: &str) -> String {
+        format!("{}:letters:{number}", self.base)
+    }
+
     /// One of the hashes that share the records.
     pub(super) fn records(&self, bucket: u16) -> String {
         format!("{}:records:{bucket}", self.base)

@@ -3,37 +3,110 @@
 use std::ops::Range;
 
 use super::{
-    MailError, UnixMillis,
+    Encoded, MailError, UnixMillis,
+    json::Text,
     mail::{MAX_MESSAGE, is_message_id},
 };
 
-/// Whether the bytes can be sent as a message.
-pub(super) fn check(message: &[u8]) -> Result<(), MailError> {
-    if message.len() > MAX_MESSAGE {
-        return Err(MailError::new("raw", format!("{} bytes; at most {MAX_MESSAGE} are sent", message.len())));
-    }
-    if message.contains(&0) {
-        return Err(MailError::new(
-            "raw",
-            "holds a NUL byte, which no mail may; encode it in base64 inside the message",
-        ));
-    }
-    let message = normalise(message);
-    if let Some(at) = hidden_bcc(&message) {
-        return Err(MailError::new(
-            "raw",
-            format!(
+/// How long the headers of a message may be. Servers take 100 KB or so.
+const MAX_HEAD: usize = 1024 * 1024;
+
+/// A complete message as its producer made it. Its headers are in memory; its body is read from the payload block by block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raw {
+    encoded: Encoded,
+    /// Up to the first empty line, that included, with CRLF line ends; all of it when there is none.
+    head: Vec<u8>,
+    /// Bytes of what follows, with CRLF line ends.
+    body_len: usize,
+    /// Whether the last line has an end.
+    is_ended: bool,
+}
+
+impl Raw {
+    /// The message, when it can be sent as one.
+    pub(super) fn read(text: Text) -> Result<Self, MailError> {
+        let problem = |what: String| MailError::new("raw", what);
+        let encoded = Encoded::read("raw", text)?;
+        if encoded.len() > MAX_MESSAGE {
+            return Err(problem(format!("{} bytes; at most {MAX_MESSAGE} are sent", encoded.len())));
+        }
+        let (mut head, mut head_end, mut length, mut last) = (Vec::new(), None, 0, [0; 2]);
+        for block in crlf(encoded.decoded()) {
+            if block.contains(&0) {
+                return Err(problem(
+                    "holds a NUL byte, which no mail may; encode it in base64 inside the message".into(),
+                ));
+            }
+            length += block.len();
+            for &byte in &block[block.len().saturating_sub(2)..] {
+                last = [last[1], byte];
+            }
+            if head_end.is_none() {
+                let looked = head.len();
+                head.extend(block);
+                head_end = end_of_head(&head, looked);
+                if head_end.unwrap_or(head.len()) > MAX_HEAD {
+                    return Err(problem(format!(
+                        "its headers are longer than {MAX_HEAD} bytes; put an empty line behind them"
+                    )));
+                }
+            }
+        }
+        head.truncate(head_end.unwrap_or(head.len()));
+        if let Some(at) = hidden_bcc(&head) {
+            return Err(problem(format!(
                 "line {at} names hidden recipients, but a line before it is no header: others would see them; mend the headers"
-            ),
-        ));
+            )));
+        }
+        if fields(&head).next().is_none() {
+            return Err(problem("not a message: its first line is no header; begin with headers such as From".into()));
+        }
+        Ok(Self { body_len: length - head.len(), encoded, head, is_ended: last == *b"\r\n" })
     }
-    if fields(&message).next().is_none() {
-        return Err(MailError::new(
-            "raw",
-            "not a message: its first line is no header; begin with headers such as From",
-        ));
+
+    /// As the producer wrote it.
+    pub(super) fn encoded(&self) -> &Encoded {
+        &self.encoded
     }
-    Ok(())
+
+    /// The headers without `Bcc`, with a `Message-ID` and a `Date`, and the empty line behind them.
+    pub(super) fn head(&self, own_message_id: &str, date: UnixMillis) -> Vec<u8> {
+        prepare(&self.head, own_message_id, date)
+    }
+
+    /// Bytes of [`Raw::body`].
+    pub(super) fn body_len(&self) -> usize {
+        if self.body_len > 0 && !self.is_ended { self.body_len + 2 } else { self.body_len }
+    }
+
+    /// What follows the headers: CRLF line ends throughout, the last line's included.
+    pub(super) fn body(&self) -> impl Iterator<Item = Vec<u8>> + Send {
+        let mut skip = self.head.len();
+        let blocks = crlf(self.encoded.decoded()).map(move |mut block| {
+            let skipped = skip.min(block.len());
+            skip -= skipped;
+            block.drain(..skipped);
+            block
+        });
+        let end = (self.body_len > 0 && !self.is_ended).then(|| b"\r\n".to_vec());
+        blocks.filter(|block| !block.is_empty()).chain(end)
+    }
+
+    /// Its own id, when it has a sound one.
+    pub(super) fn message_id(&self) -> Option<String> {
+        message_id(&self.head)
+    }
+}
+
+/// Where the headers end that begin here, when their end is in it; up to `looked` there is none.
+fn end_of_head(message: &[u8], looked: usize) -> Option<usize> {
+    const END: &[u8] = b"\r\n\r\n";
+    if message.starts_with(b"\r\n") {
+        return Some(2);
+    }
+    let from = looked.saturating_sub(END.len());
+    message[from..].windows(END.len()).position(|window| window == END).map(|at| from + at + END.len())
 }
 
 /// The line, from 1, with a `Bcc` among what was meant as headers, behind something that is none. Servers take what
@@ -53,9 +126,9 @@ fn looks_like_bcc(line: &[u8]) -> bool {
     letters == b"bcc" || letters == b"resentbcc"
 }
 
-/// The message with CRLF line ends, without `Bcc`, with a `Message-ID` and a `Date`.
-pub(super) fn prepare(message: &[u8], own_message_id: &str, date: UnixMillis) -> Vec<u8> {
-    let mut message = normalise(message);
+/// The headers without `Bcc`, with a `Message-ID` and a `Date`.
+fn prepare(head: &[u8], own_message_id: &str, date: UnixMillis) -> Vec<u8> {
+    let mut message = head.to_vec();
     if !message.ends_with(b"\r\n") {
         // A last line without an end, perhaps a header's, must not run into what follows it.
         message.extend_from_slice(b"\r\n");
@@ -88,10 +161,8 @@ pub(super) fn prepare(message: &[u8], own_message_id: &str, date: UnixMillis) ->
     kept
 }
 
-/// The message's own id, when it has a sound one.
-pub(super) fn message_id(message: &[u8]) -> Option<String> {
-    let message = normalise(message);
-    let field = fields(&message).find(|field| name(&message[field.clone()]).as_deref() == Some(b"message-id"))?;
+fn message_id(message: &[u8]) -> Option<String> {
+    let field = fields(message).find(|field| name(&message[field.clone()]).as_deref() == Some(b"message-id"))?;
     let text = std::str::from_utf8(&message[field]).ok()?;
     let value: String = text.split_once(':')?.1.split_whitespace().collect();
     is_message_id(&value).then_some(value)
@@ -100,15 +171,24 @@ pub(super) fn message_id(message: &[u8]) -> Option<String> {
 /// Every bare CR and bare LF made CRLF: what one server takes for a line end and another does not is how mail is
 /// smuggled (CVE-2023-51764).
 pub(super) fn normalise(bytes: &[u8]) -> Vec<u8> {
-    let mut lines = Vec::with_capacity(bytes.len() + bytes.len() / 32);
+    normalise_after(&mut 0, bytes)
+}
+
+/// The same for text that comes in blocks.
+pub(super) fn crlf<B: AsRef<[u8]>>(blocks: impl Iterator<Item = B> + Send) -> impl Iterator<Item = Vec<u8>> + Send {
     let mut previous = 0;
+    blocks.map(move |block| normalise_after(&mut previous, block.as_ref()))
+}
+
+fn normalise_after(previous: &mut u8, bytes: &[u8]) -> Vec<u8> {
+    let mut lines = Vec::with_capacity(bytes.len() + bytes.len() / 32);
     for &byte in bytes {
         match byte {
-            b'\n' if previous == b'\r' => {}
+            b'\n' if *previous == b'\r' => {}
             b'\r' | b'\n' => lines.extend_from_slice(b"\r\n"),
             other => lines.push(other),
         }
-        previous = byte;
+        *previous = byte;
     }
     lines
 }
@@ -149,14 +229,25 @@ fn name(bytes: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
     use proptest::prelude::*;
 
     use super::*;
 
     const DATE: UnixMillis = UnixMillis(1_763_683_734_123);
 
+    fn read(message: &[u8]) -> Result<Raw, MailError> {
+        Raw::read(Text::of(base64::engine::general_purpose::STANDARD.encode(message)))
+    }
+
+    fn sent(raw: &Raw) -> Vec<u8> {
+        let body: Vec<u8> = raw.body().flatten().collect();
+        assert_eq!(body.len(), raw.body_len());
+        [raw.head("<id@x>", DATE), body].concat()
+    }
+
     fn prepared(message: &str) -> String {
-        String::from_utf8(prepare(message.as_bytes(), "<id@x>", DATE)).expect("text")
+        String::from_utf8(sent(&read(message.as_bytes()).expect("a message"))).expect("text")
     }
 
     #[test]
@@ -173,7 +264,7 @@ mod tests {
     fn what_the_producer_set_stays() {
         let message = "Message-ID: <own@y>\r\nDate: today\r\nSubject : x\r\n\r\nbody";
         assert_eq!(prepared(message), format!("{message}\r\n"));
-        assert_eq!(message_id(message.as_bytes()), Some("<own@y>".into()));
+        assert_eq!(read(message.as_bytes()).expect("a message").message_id(), Some("<own@y>".into()));
         assert_eq!(message_id(b"Message-ID: <own@y> <b@c>\n\n"), None);
     }
 
@@ -182,8 +273,8 @@ mod tests {
         assert!(prepared("From: a@x").starts_with("From: a@x\r\nMessage-ID: <id@x>\r\nDate: "));
         assert!(prepared("From: a@x").ends_with("\r\n\r\n"));
         assert!(prepared("From: a@x\nhello there\n").ends_with("+0000\r\n\r\nhello there\r\n"));
-        assert!(check(b"hello there").is_err());
-        assert!(check(b"From: a@x\n\n\0").is_err());
+        assert!(read(b"hello there").is_err());
+        assert!(read(b"From: a@x\n\n\0").is_err());
     }
 
     #[test]
@@ -196,12 +287,23 @@ mod tests {
             "From: a@x\rno header\rBcc: secret@x",
             "From: a@x\nno header\n folded\n\tBcc: secret@x\nTo: b@x\n\n",
         ] {
-            let error = check(message.as_bytes()).expect_err(message);
+            let error = read(message.as_bytes()).expect_err(message);
             assert!(!error.to_string().contains("secret"), "{error}");
         }
         for message in ["From: a@x\n\nBcc: this is body\n", "From: a@x\nno header\n\nBcc: this is body\n"] {
-            assert_eq!(check(message.as_bytes()), Ok(()), "{message}");
+            assert!(read(message.as_bytes()).is_ok(), "{message}");
         }
+    }
+
+    #[test]
+    fn a_long_body_is_read_block_by_block_and_the_headers_are_not_endless() {
+        let body = "a line of text\nand a bare\rone\r\n".repeat(20_000);
+        let message = prepared(&format!("From: a@x\n\n{body}"));
+        let (_, sent) = message.split_once("\r\n\r\n").expect("head and body");
+        assert!(sent == String::from_utf8(normalise(body.as_bytes())).expect("text"));
+        let error =
+            read(&[b"From: a@x\n".as_slice(), &b"X-More: and more\n".repeat(70_000)].concat()).expect_err("endless");
+        assert!(error.to_string().contains("headers are longer"), "{error}");
     }
 
     proptest! {
@@ -210,7 +312,7 @@ mod tests {
             prop_oneof![Just("Bcc:"), Just(" bcc :"), Just("Resent-Bcc:"), Just("To:"), Just(" "), Just("\t"), Just("x"), Just("\u{feff}"), Just(":"),
                 Just(" secret@x"), Just("\n"), Just("\r\n"), Just("\r")], 0..30)) {
             let message = format!("From: a@x\n{}", pieces.concat());
-            prop_assume!(check(message.as_bytes()).is_ok());
+            prop_assume!(read(message.as_bytes()).is_ok());
             let out = prepared(&message);
             let head = out.split("\r\n\r\n").next().unwrap_or_default();
             prop_assert!(!head.split("\r\n").any(|line| looks_like_bcc(line.as_bytes()) && !line.starts_with([' ', '\t'])), "{out:?}");
@@ -221,7 +323,9 @@ mod tests {
             prop_oneof![Just(b'\r'), Just(b'\n'), Just(b':'), Just(b' '), Just(b'b'), Just(b'c'), any::<u8>()], 0..200)) {
             let mut message = b"From: a@x\r\n".to_vec();
             message.extend(bytes);
-            let out = prepare(&message, "<id@x>", DATE);
+            let Ok(raw) = read(&message) else { return Ok(()) };
+            let out = sent(&raw);
+            prop_assert!(out.ends_with(b"\r\n"));
             for (at, byte) in out.iter().enumerate() {
                 if *byte == b'\n' {
                     prop_assert!(at > 0 && out[at - 1] == b'\r');

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use bytes::Bytes;
 use redis::cmd;
 use serde::Serialize;
 
@@ -184,11 +185,22 @@ impl Queue {
             let resolution = resolve(stage, crashes, Suspicion { sending, length: *length }, options);
             // Only a dead letter has the payload in it.
             let whole = match resolution {
-                Resolution::Poison { .. } => self.entry(&self.names.claims(process), claim, *length).await?,
+                Resolution::Poison { .. } => match self.entry(&self.names.claims(process), claim, *length).await? {
+                    Some(whole) => Some(whole),
+                    // It changed meanwhile, so it is somebody else's to resolve, or the next pass's.
+                    None => continue,
+                },
                 _ => None,
             };
-            let case = Case { process, claim, entry: whole.as_ref().unwrap_or(entry), stage, header, now };
-            let (action, line, extra, wait, reason) = case.moves(resolution);
+            let case = Case { process, claim, entry, stage, header, now };
+            let (action, line, mut extra, wait, reason) = case.moves(resolution);
+            let mut parts = None;
+            if let (Resolution::Poison { crashes }, Some(whole)) = (resolution, whole) {
+                let whole = Bytes::from(whole);
+                let payload = whole.slice_ref(Entry::decode(&whole).payload());
+                let brought = self.bring(&case.poison(crashes), &payload).await?;
+                (extra, parts) = (brought.word, brought.key);
+            }
             let (id, key, serial, message_id) = case
                 .header
                 .as_ref()
@@ -208,6 +220,7 @@ impl Queue {
                 message_id.into(),
             ]);
             keys.extend(buckets);
+            keys.extend(parts);
             judged.push((id.to_owned(), stage));
         }
         let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
@@ -265,7 +278,8 @@ impl Case<'_> {
                 ("resend", Vec::new(), Vec::new(), RESEND_WAIT.as_millis().to_string(), "OutcomeUnknown")
             }
             Resolution::Hold => ("held", Vec::new(), self.held(), String::new(), "OutcomeUnknown"),
-            Resolution::Poison { crashes } => ("dead", Vec::new(), self.poison(crashes), String::new(), "Poison"),
+            // Its letter has to be brought.
+            Resolution::Poison { .. } => ("dead", Vec::new(), Vec::new(), String::new(), "Poison"),
         }
     }
 
@@ -296,11 +310,9 @@ impl Case<'_> {
         .encode()
     }
 
-    fn poison(&self, crashes: u32) -> Vec<u8> {
+    fn poison(&self, crashes: u32) -> DeadLetter {
         let header = self.header.clone().map(|header| super::Header { crashes, ..header });
         let reply = format!("{crashes} processes crashed while they sent this mail");
         DeadLetter::new(header.as_ref(), envelope::priority(self.entry), "Poison", &reply, Some(self.stage), self.now)
-            .with_payload(Entry::decode(self.entry).payload(), None)
-            .encode()
     }
 }

@@ -1,12 +1,12 @@
 //! The scripts: one for each move, each atomic, all keys in `KEYS`, one Cluster slot.
 
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::Duration};
 
 use redis::{FromRedisValue, Script};
 
 use super::{
     Queue,
-    bodies::{LONG, limit},
+    bodies::{LONG, limit, on_disk},
 };
 use crate::store::StoreError;
 
@@ -33,6 +33,7 @@ pub(super) static RECOVER: LazyLock<Script> = script!("recover.lua", "allow-oom"
 pub(super) static PROMOTE: LazyLock<Script> = script!("promote.lua", "allow-oom");
 pub(super) static RELEASE: LazyLock<Script> = script!("release.lua", "allow-oom");
 pub(super) static DEAD: LazyLock<Script> = script!("dead.lua", "allow-oom");
+pub(super) static BRING: LazyLock<Script> = script!("bring.lua", "allow-oom");
 pub(super) static LOST: LazyLock<Script> = script!("lost.lua", "allow-oom");
 pub(super) static ACCEPT: LazyLock<Script> = script!("accept.lua", "allow-oom");
 pub(super) static LETTERS: LazyLock<Script> = script!("letters.lua", "no-writes");
@@ -52,6 +53,18 @@ impl Queue {
         self.run_long(script, keys, arguments, 0).await
     }
 
+    /// The same for a script that moves entries of so many bytes: Redis writes them to its disk before it answers.
+    pub(super) async fn run_moving<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        keys: &[String],
+        arguments: &[&[u8]],
+        moved: usize,
+    ) -> Result<T, StoreError> {
+        let bytes = arguments.iter().map(|argument| argument.len()).sum();
+        self.run_within(script, keys, arguments, bytes, limit(bytes) + on_disk(moved)).await
+    }
+
     /// The same for an answer of up to so many bytes.
     pub(super) async fn run_long<T: FromRedisValue>(
         &self,
@@ -59,6 +72,19 @@ impl Queue {
         keys: &[String],
         arguments: &[&[u8]],
         answer: usize,
+    ) -> Result<T, StoreError> {
+        let bytes = answer + arguments.iter().map(|argument| argument.len()).sum::<usize>();
+        self.run_within(script, keys, arguments, bytes, limit(bytes)).await
+    }
+
+    /// `bytes` go over the link, either way.
+    async fn run_within<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        keys: &[String],
+        arguments: &[&[u8]],
+        bytes: usize,
+        limit: Duration,
     ) -> Result<T, StoreError> {
         let names = &self.names;
         let mut all = vec![
@@ -75,8 +101,7 @@ impl Queue {
             names.dead_letter(),
         ];
         all.extend(keys.iter().map(String::as_str));
-        let bytes = answer + arguments.iter().map(|argument| argument.len()).sum::<usize>();
         let store = if bytes > LONG { self.store.for_bodies() } else { self.store.clone() };
-        store.invoke(script, &all, arguments, limit(bytes)).await
+        store.invoke(script, &all, arguments, limit).await
     }
 }

@@ -47,16 +47,16 @@ impl Queue {
         let at = at.into();
         let now = self.estimate(at);
         let Ending { action, header, wait, reason, reply, accepted } = ending(claim, outcome, progress, now);
+        let mut parts = None;
         let extra = match action {
             "dead" => {
-                let payload = claim.fetched.as_deref().unwrap_or(&claim.payload);
-                let payload_key = claim
-                    .fetched
-                    .is_some()
-                    .then(|| self.names.payload(super::claim::bare_id(&claim.payload).as_deref().unwrap_or_default()));
-                DeadLetter::new(Some(&header), claim.mail.priority, &reason, &reply, Some(Stage::Sending), now)
-                    .with_payload(payload, payload_key.as_deref())
-                    .encode()
+                let fetched = claim.fetched.as_ref();
+                let key = fetched.and_then(|_| super::claim::bare_id(&claim.payload)).map(|id| self.names.payload(&id));
+                let (priority, stage) = (claim.mail.priority, Some(Stage::Sending));
+                let letter = DeadLetter::new(Some(&header), priority, &reason, &reply, stage, now).fetched_from(key);
+                let brought = self.bring(&letter, fetched.unwrap_or(&claim.payload)).await?;
+                parts = brought.key;
+                brought.word
             }
             "held" => HeldMail {
                 claim_id: claim.claim_id.0.clone(),
@@ -77,6 +77,7 @@ impl Queue {
         let mut keys = vec![self.names.claims(process), self.names.stages(process)];
         let Records { buckets, fields } = self.records(&header.id, header.key.as_deref());
         keys.extend(buckets);
+        keys.extend(parts);
         let (at, serial, line) = (at.word(), short(&header.serial), header.encode(claim.mail.priority));
         let (wait, accepted) = (wait.as_millis().to_string(), accepted.join("\n"));
         // Events are for everybody who may see the queue; who looks after parked mail has the words as they were.
@@ -97,11 +98,13 @@ impl Queue {
             &fields,
             header.message_id.as_bytes(),
         ];
-        match self.run::<String>(&scripts::SETTLE, &keys, &arguments).await?.as_str() {
+        let moved = if action == "delivered" { 0 } else { claim.payload.len() };
+        match self.run_moving::<String>(&scripts::SETTLE, &keys, &arguments, moved).await?.as_str() {
             "done" => Ok(Settled::Done),
             "repeated" => Ok(Settled::Repeated),
             "late" => Ok(Settled::Late),
             "lost" => Ok(Settled::Lost),
+            "missing" => Err(self.not_brought()),
             other => Err(self.garbled(format!("settle answered {other:?}"))),
         }
     }

@@ -1,11 +1,13 @@
 //! The handle on one queue, what goes in and out of it, and its errors.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -32,6 +34,8 @@ pub struct Queue {
     pub(super) names: QueueNames,
     /// Claim ids whose fate is not known here: the answer to a claim was lost. The next claim asks for them.
     pub(super) orphans: Arc<Mutex<Vec<Orphan>>>,
+    /// Claim ids of calls that are under way: a long mail takes its time until it is read.
+    pub(super) on_the_way: Arc<Mutex<BTreeSet<ClaimId>>>,
     /// For the mails that are claimed here.
     pub(super) room: Room,
     /// What Redis' clock said when it was heard last, and when that was.
@@ -135,9 +139,9 @@ pub struct Claimed {
     /// The mail; `recipients` are those still to be sent to.
     pub mail: Mail,
     /// The producer's bytes, as they lay in the list.
-    pub payload: Vec<u8>,
+    pub payload: Bytes,
     /// The JSON, when the list held only an id.
-    pub fetched: Option<Vec<u8>>,
+    pub fetched: Option<Bytes>,
     /// To be sent with nothing beside it: it was being sent when processes crashed.
     pub alone: bool,
     /// Its part of the memory that the process may use.
@@ -228,7 +232,14 @@ pub enum Settled {
 impl Queue {
     /// A queue under these names; nothing is sent.
     pub fn new(store: Store, names: QueueNames) -> Self {
-        Self { store, names, orphans: Arc::default(), room: Room::default(), heard: Arc::default() }
+        Self {
+            store,
+            names,
+            orphans: Arc::default(),
+            on_the_way: Arc::default(),
+            room: Room::default(),
+            heard: Arc::default(),
+        }
     }
 
     /// The same for a process that may hold no more mail than this room has place for.
@@ -252,7 +263,7 @@ impl Queue {
         limits: EnqueueLimits,
         at: impl Into<At>,
     ) -> Result<Enqueued, EnqueueError> {
-        let (parsed, at) = (parse(mail)?, at.into());
+        let (parsed, at) = (parse(mail.to_vec())?, at.into());
         let header = Header::fix(&parsed, None, &fresh_id(), self.estimate(at));
         let mut entry = header.encode(parsed.priority);
         entry.extend_from_slice(mail);

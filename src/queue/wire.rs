@@ -1,16 +1,27 @@
 //! Reading single fields of a producer's JSON, liberally.
 
-use base64::{
-    Engine as _,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
 use lettre::{Address, message::Mailbox};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::{Attachment, MailError, Priority, UnixMillis, mail::is_id};
+use super::{
+    Attachment, Encoded, MailError, Priority, UnixMillis,
+    json::{self, Text},
+    mail::is_id,
+};
 
-/// The fields of the object; those with large texts are taken out as they are read.
-pub(super) struct Fields(pub Map<String, Value>);
+/// How long the JSON of a field may be that is no content: 100 recipients with long names, each character escaped.
+const MAX_FIELD: usize = 512 * 1024;
+/// How many files one mail may have.
+const MAX_FILES: usize = 1_000;
+
+/// The fields of an object, where they lie in the payload.
+pub(super) struct Fields<'a> {
+    payload: &'a Bytes,
+    found: BTreeMap<&'static str, &'a str>,
+}
 
 /// Headers that are made from other fields, that the MIME structure owns, or that only servers write.
 const RESERVED: [&str; 17] = [
@@ -36,18 +47,45 @@ const RESERVED: [&str; 17] = [
 /// The longest word that a header line may hold: lines end at 998 bytes (RFC 5322 section 2.1.1) and words can't be cut.
 const MAX_WORD: usize = 900;
 
-impl Fields {
-    /// A text, or a number as text; absent and null are the same.
-    pub fn text(&mut self, field: &str) -> Result<Option<String>, MailError> {
-        match self.0.remove(field) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(Value::Number(number)) => Ok(Some(number.to_string())),
-            Some(_) => Err(MailError::new(field, "not a text; write a JSON string")),
+impl<'a> Fields<'a> {
+    /// Those of these names; none when it is no object. `object` is a part of the payload, and was checked.
+    pub fn of(payload: &'a Bytes, object: &'a str, names: &[&'static str]) -> Option<Self> {
+        let known = |name: &str| names.iter().copied().find(|known| *known == name);
+        let found = json::members(object).filter_map(|(name, value)| Some((known(&name)?, value))).collect();
+        object.starts_with('{').then_some(Self { payload, found })
+    }
+
+    /// The value of a field that is no content; absent and null are the same.
+    pub fn value(&self, field: &str) -> Result<Value, MailError> {
+        let Some(text) = self.found.get(field) else { return Ok(Value::Null) };
+        if text.len() > MAX_FIELD {
+            return Err(MailError::new(field, format!("longer than {MAX_FIELD} bytes; shorten it")));
+        }
+        json::small(text).map_err(|error| MailError::new(field, format!("not JSON: {error}")))
+    }
+
+    /// A text, or a number as text.
+    pub fn text(&self, field: &str) -> Result<Option<String>, MailError> {
+        match self.value(field)? {
+            Value::Null => Ok(None),
+            Value::String(text) => Ok(Some(text)),
+            Value::Number(number) => Ok(Some(number.to_string())),
+            _ => Err(MailError::new(field, "not a text; write a JSON string")),
         }
     }
 
-    pub fn id(&mut self) -> Result<Option<String>, MailError> {
+    /// The same for content, which stays where it is.
+    pub fn content(&self, field: &str) -> Result<Option<Text>, MailError> {
+        match self.found.get(field) {
+            Some(string) if string.starts_with('"') => {
+                let text = Text::read(self.payload, string);
+                text.map(Some).ok_or_else(|| MailError::new(field, "not JSON: an escape stands for half a character"))
+            }
+            _ => Ok(self.text(field)?.map(Text::of)),
+        }
+    }
+
+    pub fn id(&self) -> Result<Option<String>, MailError> {
         match self.text("id")?.filter(|id| !id.is_empty()) {
             Some(id) if !is_id(&id) => {
                 Err(MailError::new("id", "use at most 200 letters, digits and . _ : @ + = / - , or leave it out"))
@@ -56,7 +94,7 @@ impl Fields {
         }
     }
 
-    pub fn priority(&mut self) -> Result<Priority, MailError> {
+    pub fn priority(&self) -> Result<Priority, MailError> {
         match self.text("priority")?.as_deref().map(str::to_ascii_lowercase).as_deref() {
             None | Some("" | "normal") => Ok(Priority::Normal),
             Some("high") => Ok(Priority::High),
@@ -66,7 +104,7 @@ impl Fields {
     }
 
     /// RFC 3339, or a number: milliseconds since 1970 when it is that large, otherwise seconds.
-    pub fn time(&mut self, field: &str) -> Result<Option<UnixMillis>, MailError> {
+    pub fn time(&self, field: &str) -> Result<Option<UnixMillis>, MailError> {
         let problem =
             || MailError::new(field, "not a time; write RFC 3339 such as 2026-11-21T08:30:00Z, or seconds since 1970");
         let Some(text) = self.text(field)? else { return Ok(None) };
@@ -84,37 +122,44 @@ impl Fields {
     }
 
     /// One address or a list; each a text with or without a display name, or an object with `name` and `address`.
-    pub fn mailboxes(&mut self, field: &str) -> Result<Vec<Mailbox>, MailError> {
-        match self.0.remove(field) {
-            None | Some(Value::Null) => Ok(Vec::new()),
-            Some(Value::Array(items)) => {
+    pub fn mailboxes(&self, field: &str) -> Result<Vec<Mailbox>, MailError> {
+        match self.value(field)? {
+            Value::Null => Ok(Vec::new()),
+            Value::Array(items) => {
                 let mut mailboxes = Vec::new();
                 for (index, item) in items.iter().enumerate() {
                     mailboxes.extend(item_mailboxes(&format!("{field}[{index}]"), item)?);
                 }
                 Ok(mailboxes)
             }
-            Some(item) => item_mailboxes(field, &item),
+            item => item_mailboxes(field, &item),
         }
     }
 
     /// Custom headers, in the object's order.
-    pub fn headers(&mut self) -> Result<Vec<(String, String)>, MailError> {
-        let object = match self.0.remove("headers") {
-            None | Some(Value::Null) => return Ok(Vec::new()),
-            Some(Value::Object(object)) => object,
-            Some(_) => return Err(MailError::new("headers", "not an object; write {\"X-Name\": \"value\"}")),
+    pub fn headers(&self) -> Result<Vec<(String, String)>, MailError> {
+        let object = match self.value("headers")? {
+            Value::Null => return Ok(Vec::new()),
+            Value::Object(object) => object,
+            _ => return Err(MailError::new("headers", "not an object; write {\"X-Name\": \"value\"}")),
         };
         object.into_iter().map(|(name, value)| header(name, value)).collect()
     }
 
-    pub fn attachments(&mut self) -> Result<Vec<Attachment>, MailError> {
-        let items = match self.0.remove("attachments") {
-            None | Some(Value::Null) => return Ok(Vec::new()),
-            Some(Value::Array(items)) => items,
+    pub fn attachments(&self) -> Result<Vec<Attachment>, MailError> {
+        let list = match self.found.get("attachments") {
+            None | Some(&"null") => return Ok(Vec::new()),
+            Some(list) if list.starts_with('[') => list,
             Some(_) => return Err(MailError::new("attachments", "not a list")),
         };
-        items.into_iter().enumerate().map(|(index, item)| attachment(&format!("attachments[{index}]"), item)).collect()
+        if json::items(list).nth(MAX_FILES).is_some() {
+            return Err(MailError::new(
+                "attachments",
+                format!("more than {MAX_FILES}; send fewer, or an archive of them"),
+            ));
+        }
+        let files = json::items(list).enumerate();
+        files.map(|(index, file)| attachment(&format!("attachments[{index}]"), self.payload, file)).collect()
     }
 }
 
@@ -141,9 +186,9 @@ fn header(name: String, value: Value) -> Result<(String, String), MailError> {
     Ok((name, text))
 }
 
-fn attachment(field: &str, item: Value) -> Result<Attachment, MailError> {
-    let Value::Object(object) = item else { return Err(MailError::new(field, "not an object")) };
-    let mut file = Fields(object);
+fn attachment(field: &str, payload: &Bytes, item: &str) -> Result<Attachment, MailError> {
+    let file = Fields::of(payload, item, &["filename", "contentType", "content"]);
+    let file = file.ok_or_else(|| MailError::new(field, "not an object"))?;
     let within = |error: MailError| MailError::new(format!("{field}.{}", error.field), error.problem);
     let filename = one_line(&file.text("filename").map_err(within)?.unwrap_or_else(|| "attachment".into()));
     if filename.len() > 255 {
@@ -159,27 +204,10 @@ fn attachment(field: &str, item: Value) -> Result<Attachment, MailError> {
     lettre::message::header::ContentType::parse(&content_type)
         .map_err(|_| MailError::new(format!("{field}.contentType"), "write a media type such as application/pdf"))?;
     let content = file
-        .text("content")
+        .content("content")
         .map_err(within)?
         .ok_or_else(|| MailError::new(format!("{field}.content"), "missing; give the file in base64"))?;
-    Ok(Attachment { filename, content_type, content: decode_base64(&format!("{field}.content"), &content)? })
-}
-
-/// Base64 in either alphabet, with or without padding and line ends.
-pub(super) fn decode_base64(field: &str, text: &str) -> Result<Vec<u8>, MailError> {
-    const CONFIG: GeneralPurposeConfig =
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    let engine = GeneralPurpose::new(&base64::alphabet::STANDARD, CONFIG);
-    let compact: Vec<u8> = text
-        .bytes()
-        .filter(|byte| !byte.is_ascii_whitespace())
-        .map(|byte| match byte {
-            b'-' => b'+',
-            b'_' => b'/',
-            other => other,
-        })
-        .collect();
-    engine.decode(compact).map_err(|error| MailError::new(field, format!("not base64: {error}")))
+    Ok(Attachment { filename, content_type, content: Encoded::read(&format!("{field}.content"), content)? })
 }
 
 /// The text with every control character, line ends above all, made a space: nothing can begin a header of its own.

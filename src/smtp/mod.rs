@@ -27,4 +27,4 @@ pub use network::{Bytes, Connected, Connection, Dial, Handle, Network, Tcp};
 pub use reply::{Class, Context, EnhancedCode, Event, PauseReason, Reply, Resend, Ruling, Sign, Stage, Verdict, Why};
 pub use session::{Features, Offers, OpenError, Session};
 pub use table::judge;
-pub use transaction::{Commit, MailOutcome, RecipientOutcome, Transaction, TransactionError};
+pub use transaction::{Commit, MailData, MailOutcome, RecipientOutcome, Transaction, TransactionError};

@@ -46,7 +46,7 @@ impl Session {
             return progress.end();
         }
         let fresh = self.last_used.elapsed() < FRESH;
-        let in_one = fresh && self.chunking() && self.pipelining() && transaction.message.len() <= SHORT;
+        let in_one = fresh && self.chunking() && self.pipelining() && transaction.length <= SHORT;
         // Should this be cancelled half-way, both sides are out of step.
         self.state = State::Broken;
         self.messages += 1;
@@ -76,7 +76,7 @@ impl Session {
 
     /// Known before a byte is sent.
     fn cannot_take(&self, transaction: &Transaction<'_>) -> Option<Ruling> {
-        if self.offers.size.flatten().is_some_and(|limit| transaction.message.len() > limit) {
+        if self.offers.size.flatten().is_some_and(|limit| transaction.length > limit) {
             return Some(Ruling::dead(Why::TooLarge));
         }
         let utf8 = transaction.needs_utf8 && !self.offers.smtp_utf8;
@@ -116,8 +116,8 @@ impl Session {
         }
         progress.outcome.committed = true;
         let mut bytes = self.envelope(transaction).into_bytes();
-        bytes.extend(format!("BDAT {} LAST\r\n", transaction.message.len()).bytes());
-        bytes.extend(transaction.message);
+        bytes.extend(format!("BDAT {} LAST\r\n", transaction.length).bytes());
+        transaction.message.blocks().for_each(|block| bytes.extend_from_slice(&block));
         if let Err(written) = self.wire.write(&bytes, self.limits.block).await {
             return self.not_written(progress, Stage::Mail, &written).await;
         }
@@ -199,21 +199,27 @@ impl Session {
             return Ok(());
         }
         let chunking = self.chunking();
-        let (head, tail) = transaction.message.split_at(transaction.message.len().saturating_sub(TAIL));
-        // A long message is in memory once: nothing here makes another of it.
-        let mut encoder = Encoder::new(chunking, transaction.message.len());
-        for block in head.chunks(BLOCK) {
-            let written = self.wire.write(&encoder.encode(block), self.limits.block).await;
-            if let Err(written) = written {
-                return self.not_written(progress, Stage::Body, &written).await;
+        let head = transaction.length.saturating_sub(TAIL);
+        let (mut left, mut tail) = (head, Vec::with_capacity(transaction.length - head));
+        // A long message is never in memory as a whole because of us.
+        let mut encoder = Encoder::new(chunking, transaction.length);
+        for block in transaction.message.blocks() {
+            let (early, late) = block.split_at(left.min(block.len()));
+            left -= early.len();
+            for part in early.chunks(BLOCK) {
+                let written = self.wire.write(&encoder.encode(part), self.limits.block).await;
+                if let Err(written) = written {
+                    return self.not_written(progress, Stage::Body, &written).await;
+                }
             }
+            tail.extend_from_slice(late);
         }
-        let tail = encoder.end(tail);
+        let tail = encoder.end(&tail);
         if before_commit().await == Commit::Abort {
             progress.outcome.stage = Stage::Body;
             progress.rule_rest(Ruling::aborted(), None);
             // Once the server waits for content, only the end of the connection leaves it incomplete.
-            return if chunking && head.is_empty() { Ok(()) } else { Err(Over) };
+            return if chunking && head == 0 { Ok(()) } else { Err(Over) };
         }
         self.is_awaited(progress).await?;
         progress.outcome.committed = true;
@@ -385,7 +391,7 @@ impl Session {
     fn mail_command(&self, transaction: &Transaction<'_>) -> String {
         let mut line = format!("MAIL FROM:<{}>", transaction.reverse_path);
         if self.offers.size.is_some() {
-            let _ = write!(line, " SIZE={}", transaction.message.len());
+            let _ = write!(line, " SIZE={}", transaction.length);
         }
         if transaction.needs_eight_bit {
             line.push_str(" BODY=8BITMIME");

@@ -1,5 +1,7 @@
 //! One mail transaction: what is offered, what the server made of it.
 
+use std::borrow::Cow;
+
 use super::{
     reply::{Context, Event, Reply, Ruling, Sign, Stage, Verdict, Why},
     table::judge,
@@ -29,20 +31,39 @@ pub enum TransactionError {
     Unterminated,
 }
 
+/// A message, which may be made while it is sent.
+pub trait MailData: Sync {
+    /// Its bytes from the beginning, in blocks; the same bytes each time.
+    fn blocks(&self) -> Box<dyn Iterator<Item = Cow<'_, [u8]>> + Send + '_>;
+}
+
+impl<T: AsRef<[u8]> + Sync> MailData for T {
+    fn blocks(&self) -> Box<dyn Iterator<Item = Cow<'_, [u8]>> + Send + '_> {
+        Box::new(std::iter::once(Cow::Borrowed(self.as_ref())))
+    }
+}
+
 /// A mail as it goes over the wire; checked when made.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Transaction<'a> {
     pub(super) reverse_path: &'a str,
     pub(super) recipients: &'a [String],
-    pub(super) message: &'a [u8],
+    pub(super) message: &'a dyn MailData,
+    /// Bytes of the message.
+    pub(super) length: usize,
     pub(super) resent: bool,
     pub(super) needs_utf8: bool,
     pub(super) needs_eight_bit: bool,
 }
 
 impl<'a> Transaction<'a> {
-    /// `reverse_path` may be empty (a bounce); `message` has CRLF line ends, is not dot-stuffed, and ends with CRLF.
-    pub fn new(reverse_path: &'a str, recipients: &'a [String], message: &'a [u8]) -> Result<Self, TransactionError> {
+    /// `reverse_path` may be empty (a bounce); `message` has CRLF line ends, is not dot-stuffed, and ends with CRLF. It is
+    /// read once here and once when it is sent.
+    pub fn new(
+        reverse_path: &'a str,
+        recipients: &'a [String],
+        message: &'a dyn MailData,
+    ) -> Result<Self, TransactionError> {
         let broken = |text: &str| text.chars().any(|c| c.is_control() || matches!(c, ' ' | '<' | '>'));
         if recipients.is_empty() {
             return Err(TransactionError::NoRecipient);
@@ -53,26 +74,43 @@ impl<'a> Transaction<'a> {
         if let Some(at) = recipients.iter().position(|recipient| recipient.is_empty() || broken(recipient)) {
             return Err(TransactionError::Address { which: format!("recipient {}", at + 1) });
         }
-        let bare = message.iter().enumerate().find(|(at, byte)| match byte {
-            b'\r' => message.get(at + 1) != Some(&b'\n'),
-            b'\n' => *at == 0 || message[at - 1] != b'\r',
-            _ => false,
-        });
-        if let Some((at, _)) = bare {
-            return Err(TransactionError::BareLineEnd { at });
-        }
-        if !message.ends_with(b"\r\n") {
-            return Err(TransactionError::Unterminated);
-        }
+        let (length, is_ascii) = measure(message)?;
         let needs_utf8 = !reverse_path.is_ascii() || recipients.iter().any(|recipient| !recipient.is_ascii());
-        let needs_eight_bit = !message.is_ascii();
-        Ok(Self { reverse_path, recipients, message, resent: false, needs_utf8, needs_eight_bit })
+        Ok(Self { reverse_path, recipients, message, length, resent: false, needs_utf8, needs_eight_bit: !is_ascii })
     }
 
     /// Says that this mail was already sent again once at no charge ([`Why::ProtocolError`], [`Why::SessionGone`]).
     pub fn resent(mut self, resent: bool) -> Self {
         self.resent = resent;
         self
+    }
+
+    /// Bytes of the message.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+}
+
+/// How many bytes a message has, and whether all are ASCII.
+fn measure(message: &dyn MailData) -> Result<(usize, bool), TransactionError> {
+    let (mut length, mut is_ascii, mut last) = (0, true, 0);
+    for block in message.blocks() {
+        is_ascii &= block.is_ascii();
+        for (at, byte) in block.iter().enumerate() {
+            match (last, *byte) {
+                (b'\r', b'\n') => {}
+                (b'\r', _) => return Err(TransactionError::BareLineEnd { at: length + at - 1 }),
+                (_, b'\n') => return Err(TransactionError::BareLineEnd { at: length + at }),
+                _ => {}
+            }
+            last = *byte;
+        }
+        length += block.len();
+    }
+    match last {
+        b'\n' => Ok((length, is_ascii)),
+        b'\r' => Err(TransactionError::BareLineEnd { at: length - 1 }),
+        _ => Err(TransactionError::Unterminated),
     }
 }
 
@@ -213,7 +251,7 @@ mod tests {
 
     fn check(from: &str, to: &[&str], message: &[u8]) -> Result<(), TransactionError> {
         let to: Vec<String> = to.iter().map(|address| (*address).to_owned()).collect();
-        Transaction::new(from, &to, message).map(|_| ())
+        Transaction::new(from, &to, &message).map(|_| ())
     }
 
     #[test]

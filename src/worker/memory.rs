@@ -7,9 +7,13 @@ pub const OUT_OF_MEMORY: &str = "MAILRELAY_PREDECESSOR_OUT_OF_MEMORY";
 
 /// What a worker needs beside the bodies of mails.
 const REST: u64 = 40 * 1024 * 1024;
-/// What bodies may take where nobody set a limit, and what they have at the least.
-const UNLIMITED: u64 = 512 * 1024 * 1024;
+/// What bodies may take at most, and what they have at the least.
+const MOST: u64 = 512 * 1024 * 1024;
 const LEAST: u64 = 8 * 1024 * 1024;
+/// The limit that is kept where nobody set one, that of examples/deployment.yaml: a sidecar is a guest.
+const UNLIMITED: u64 = 128 * 1024 * 1024;
+/// From this figure on a limit is none, however the kernel writes it.
+const NONE: u64 = 1 << 60;
 
 /// How many bytes of memory the bodies of mails may take in this container.
 pub fn for_bodies() -> usize {
@@ -20,7 +24,7 @@ pub fn for_bodies() -> usize {
 }
 
 fn bodies(limit: Option<u64>) -> u64 {
-    limit.map_or(UNLIMITED, |limit| limit.saturating_sub(REST)).clamp(LEAST, UNLIMITED)
+    limit.filter(|limit| *limit < NONE).unwrap_or(UNLIMITED).saturating_sub(REST).clamp(LEAST, MOST)
 }
 
 /// How many processes of this container the kernel has killed since memory ran out; none when it does not say.
@@ -82,7 +86,9 @@ mod tests {
     #[test]
     fn bodies_have_what_the_rest_leaves() {
         assert_eq!(bodies(Some(128 << 20)), 88 << 20, "the limit in examples/deployment.yaml");
-        assert_eq!((bodies(Some(1 << 20)), bodies(Some(u64::MAX)), bodies(None)), (LEAST, UNLIMITED, UNLIMITED));
+        assert_eq!((bodies(Some(1 << 20)), bodies(Some(1 << 40))), (LEAST, MOST));
+        // As version 1 of cgroups says that there is none.
+        assert_eq!((bodies(Some(i64::MAX.unsigned_abs() - 4095)), bodies(None)), (88 << 20, 88 << 20));
     }
 
     #[test]

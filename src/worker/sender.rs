@@ -1,6 +1,6 @@
 //! One session's life: slot, session, claim, send, settle, and again; then the slot goes back.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{borrow::Cow, pin::pin, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     lease::Slot,
-    queue::{Advance, At, Claimed, Settlement, Stage, UnixMillis, compose},
-    smtp::{self, Commit, Endpoint, MailOutcome, Session, Sign, StepLimits, Transaction, Why},
+    queue::{Advance, At, Claimed, Message, Settlement, Stage, UnixMillis, compose},
+    smtp::{self, Commit, Endpoint, MailData, MailOutcome, Session, Sign, StepLimits, Transaction, Why},
     telemetry::{
         log::mask_id,
         metrics::{ByKind, ByServer, ByVerdict},
@@ -206,7 +206,7 @@ impl Sender {
         let claimed = Arc::clone(&work.claimed);
         let composed = compose(&claimed.mail, &claimed.header.message_id, claimed.header.first_seen);
         let message = match composed {
-            Ok(message) => message,
+            Ok(message) => Outgoing(message),
             Err(error) => {
                 self.refuse(work, error.to_string());
                 return Ok(());
@@ -229,7 +229,7 @@ impl Sender {
         let busy = context.metrics.sessions_busy.get_or_create_owned(&self.label);
         busy.inc();
         let began = Instant::now();
-        let (sent, stopped) = self.transact(&transaction, &work, message.len()).await;
+        let (sent, stopped) = self.transact(&transaction, &work).await;
         busy.dec();
         self.slot.set_busy(false);
         context.metrics.transaction.get_or_create(&self.label).observe(began.elapsed().as_secs_f64());
@@ -268,12 +268,7 @@ impl Sender {
     }
 
     /// One mail transaction, none if the lease ended in the middle; and why our side stopped it, if it did.
-    async fn transact(
-        &mut self,
-        transaction: &Transaction<'_>,
-        work: &Work,
-        bytes: usize,
-    ) -> (Option<MailOutcome>, Option<Stopped>) {
+    async fn transact(&mut self, transaction: &Transaction<'_>, work: &Work) -> (Option<MailOutcome>, Option<Stopped>) {
         let Self { context, slot, session, .. } = self;
         work.begin();
         let mut stopped = None;
@@ -290,7 +285,7 @@ impl Sender {
             // before what it announces, and hides a note of `sending` that comes after it.
             let mut sending = pin!(advance(context, work, Stage::Sending).fuse());
             let mut transacting = pin!(session.transact(transaction, before_commit));
-            let mut overdue = pin!(context.deadlines.overdue(work, bytes));
+            let mut overdue = pin!(context.deadlines.overdue(work, transaction.length()));
             loop {
                 tokio::select! {
                     biased;
@@ -446,6 +441,15 @@ impl Sender {
             End::Orderly | End::TooMany => session.close_with(slot.expired()).await,
         };
         server.account_for(slot, closed, end == End::TooMany)
+    }
+}
+
+/// A message of the queue as a session sends it.
+struct Outgoing<'a>(Message<'a>);
+
+impl MailData for Outgoing<'_> {
+    fn blocks(&self) -> Box<dyn Iterator<Item = Cow<'_, [u8]>> + Send + '_> {
+        Box::new(self.0.blocks())
     }
 }
 

@@ -109,7 +109,9 @@ impl Upkeep {
         }
         let process = context.process.as_str();
         let claims = queue.claims_of(process).await?;
-        let found = strangers.look(claims, |claim| context.settler.has_in_hand(claim), Instant::now());
+        // One that is being read over a slow link is in nobody's hand yet.
+        let is_known = |claim: &str| context.settler.has_in_hand(claim) || queue.expects(claim);
+        let found = strangers.look(claims, is_known, Instant::now());
         if !found.is_empty() {
             let unknown = record.spec.unknown_outcome;
             let options = RecoverOptions { unknown, fence_changed: true, crashed: false, out_of_memory: false };

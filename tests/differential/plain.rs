@@ -64,6 +64,8 @@ const FORMS: &[&str] = &[
     "SCRIPT EXISTS ffffffffffffffffffffffffffffffffffffffff",
     "SELECT 0",
     "SET K V",
+    "SETRANGE K 3 V",
+    "STRLEN K",
     "TTL K",
     "TYPE K",
     "XADD K * F V",
@@ -84,8 +86,8 @@ const FORMS: &[&str] = &[
 /// Commands that take no options, so that one word too many is an error for both.
 const FIXED: &[&str] = &[
     "BLMOVE", "DBSIZE", "ECHO", "GET", "HEXISTS", "HGET", "HGETALL", "HINCRBY", "HKEYS", "HLEN", "HVALS", "KEYS",
-    "LINDEX", "LLEN", "LMOVE", "LRANGE", "LREM", "PING", "PTTL", "PUBLISH", "RENAME", "SELECT", "TTL", "TYPE", "XLEN",
-    "ZCARD", "ZSCORE",
+    "LINDEX", "LLEN", "LMOVE", "LRANGE", "LREM", "PING", "PTTL", "PUBLISH", "RENAME", "SELECT", "STRLEN", "TTL",
+    "TYPE", "XLEN", "ZCARD", "ZSCORE",
 ];
 
 const LISTS: &[&str] = &["l1", "l2"];

@@ -259,7 +259,7 @@ async fn an_id_in_the_list_stands_for_the_json_under_its_key() {
     fixture.push("mail_queue", "4711").await;
     fixture.push("mail_queue", "gone-1").await;
     let claim = fixture.claim_one(ONE).await;
-    assert_eq!((claim.header.id.as_str(), claim.payload.as_slice()), ("4711", b"4711".as_slice()));
+    assert_eq!((claim.header.id.as_str(), &*claim.payload), ("4711", b"4711".as_slice()));
     assert_eq!(claim.fetched.as_deref(), Some(json.as_bytes()));
     assert!(fixture.claim(ONE, 5).await.is_empty());
     let letter = fixture.queue.dead_show("gone-1").await.expect("shown").expect("a dead letter");

@@ -1,61 +1,24 @@
 //! A slow link to Redis.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use mailrelay::{
     queue::{Queue, Settlement, Stage},
     store::{Store, StoreOptions},
 };
 use redis::cmd;
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::Mutex,
-};
+use testkit::SlowLink;
 
 use super::support::*;
 
-/// Bytes a second, all connections together, each way.
+/// Bytes a second.
 const RATE: u32 = 3_000_000;
 
-/// When the link is free again.
-type Link = Arc<Mutex<tokio::time::Instant>>;
-
-async fn carry(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, link: Link) {
-    let mut block = vec![0; 16 * 1024];
-    while let Ok(count @ 1..) = from.read(&mut block).await {
-        let arrives = {
-            let mut free = link.lock().await;
-            *free = (*free).max(tokio::time::Instant::now())
-                + Duration::from_secs(1) * u32::try_from(count).expect("a block") / RATE;
-            *free
-        };
-        tokio::time::sleep_until(arrives).await;
-        if to.write_all(&block[..count]).await.is_err() {
-            return;
-        }
-    }
-}
-
 /// The queue as it is seen over such a link.
-async fn over_slow_link(fixture: &Fixture) -> (Store, Queue) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let url = format!("redis://{}", listener.local_addr().expect("an address"));
-    let target = fixture.redis.address();
-    tokio::spawn(async move {
-        let [up, down]: [Link; 2] = std::array::from_fn(|_| Arc::new(Mutex::new(tokio::time::Instant::now())));
-        while let Ok((client, _)) = listener.accept().await {
-            let Ok(server) = TcpStream::connect(target).await else { return };
-            let ((client_out, client_in), (server_out, server_in)) = (client.into_split(), server.into_split());
-            tokio::spawn(carry(client_out, server_in, Arc::clone(&up)));
-            tokio::spawn(carry(server_out, client_in, Arc::clone(&down)));
-        }
-    });
-    let store = Store::new(&StoreOptions::from_url(url)).expect("options");
-    (store.clone(), Queue::new(store, names()))
+async fn over_slow_link(fixture: &Fixture) -> (SlowLink, Store, Queue) {
+    let link = SlowLink::open(fixture.redis.address(), RATE).await.expect("a port");
+    let store = Store::new(&StoreOptions::from_url(format!("redis://{}", link.address()))).expect("options");
+    (link, store.clone(), Queue::new(store, names()))
 }
 
 /// Asks Redis again and again until `work` is done; the longest that an answer took.
@@ -81,7 +44,7 @@ async fn asked_meanwhile<T>(store: &Store, work: impl Future<Output = T>) -> (T,
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_mail_crosses_a_slow_link_both_ways_and_nothing_in_a_hurry_waits_for_it() {
     let fixture = fixture();
-    let (store, queue) = over_slow_link(&fixture).await;
+    let (_link, store, queue) = over_slow_link(&fixture).await;
     let large = mail_with("large", &format!(r#""html":"{}""#, "x".repeat(10_000_000)));
     fixture.push("mail_queue", &large).await;
     fixture.push("mail_queue", mail("small")).await;

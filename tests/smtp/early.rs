@@ -38,7 +38,7 @@ async fn server(answers: &'static [(&'static str, &'static str)]) -> std::net::S
 async fn outcome_at(answers: &'static [(&'static str, &'static str)]) -> Option<MailOutcome> {
     let mut session = Session::open(&endpoint(server(answers).await, Tls::None, None), None).await.ok()?;
     let (recipients, text) = (to(&["a@example.com"]), "Subject: x\r\n\r\nHello\r\n");
-    let transaction = Transaction::new("me@example.com", &recipients, text.as_bytes()).expect("a good mail");
+    let transaction = Transaction::new("me@example.com", &recipients, &text).expect("a good mail");
     Some(tokio::time::timeout(SOON, session.transact(&transaction, go)).await.expect("an outcome"))
 }
 

@@ -1,9 +1,10 @@
--- KEYS: 12 claims, 13 stages, then the buckets of each claim's records in turn. ARGV: now, and for each claim: claim, action
+-- KEYS: 12 claims, 13 stages, then the buckets of each claim's records in turn, and behind them where its dead letter lies
+-- when that is long. ARGV: now, and for each claim: claim, action
 -- (kept, dead, duplicate), header ('' keeps the entry), id, serial, not before, expires, reason, dead letter, what its
 -- envelope is (raw; headed: to be checked here; forged: found out), fingerprint, recipients that are left out, whether
 -- doubts about another's record were looked into, names of the records, Message-ID.
 -- Answers one word for each claim: kept, delayed, dead, expired, duplicate, delivered, gone; or what must be thought over,
--- and nothing was changed: forged, doubtful, or partly and a line for each address that has it.
+-- and nothing was changed: missing (its dead letter), forged, doubtful, or partly and a line for each address that has it.
 local CLAIMS, STAGES, now = KEYS[12], KEYS[13], clock(ARGV[1])
 local answers, first = {}, 14
 for at = 2, #ARGV, 15 do
@@ -29,12 +30,14 @@ for at = 2, #ARGV, 15 do
   -- A late settlement reached this mail's record after the mail had gone back to the queue: the server has it.
   local late = own and own.serial == serial and (own.state == LETTER.delivered or own.state == LETTER.late)
   local sends = action == 'kept' or action == 'delayed'
-  local answer = action
+  local answer, parts = action, string.sub(letter, 1, 1) == '=' and KEYS[first + #records]
   if not entry or (stage ~= 'taken' and stage ~= 'claimed') then
     answer = 'gone'
   elseif envelope == 'headed' and stage == 'taken' and (not own or own.serial ~= serial) then
     -- A record is born with its header, by our scripts; nobody else knows its serial.
     answer = 'forged'
+  elseif action == 'dead' and not is_here(letter, parts) then
+    answer = 'missing'
   elseif sends and other and not sure and doubtful(other) then
     answer = 'doubtful'
   elseif sends and not other and has and lacks(has, spared) then
@@ -67,7 +70,7 @@ for at = 2, #ARGV, 15 do
       elseif action == 'delayed' then
         delay(claim, due, header == '' and entry or header .. payload(entry))
       elseif action == 'dead' then
-        redis.call('LPUSH', DEAD, letter)
+        bury(letter, parts)
       else
         count('expired', 1)
       end
@@ -86,6 +89,6 @@ for at = 2, #ARGV, 15 do
     end
   end
   table.insert(answers, answer)
-  first = first + #records
+  first = first + #records + (parts and 1 or 0)
 end
 return answers

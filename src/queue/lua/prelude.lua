@@ -89,6 +89,20 @@ local function delay(token, due, entry)
   redis.call('ZADD', DELAYED, due, token)
 end
 
+-- Whether a dead letter is here as a whole: `letter` is its text, or '=' and the length of one that was brought in parts and
+-- lies under `key` (bring.lua).
+local function is_here(letter, key)
+  local length = string.match(letter, '^=(%d+)$')
+  return not length or redis.call('STRLEN', key) == tonumber(length)
+end
+
+-- Puts it among the others.
+local function bury(letter, key)
+  local parts = string.sub(letter, 1, 1) == '='
+  redis.call('LPUSH', DEAD, parts and redis.call('GET', key) or letter)
+  if parts then redis.call('DEL', key) end
+end
+
 local function waiting()
   return redis.call('LLEN', NORMAL) + redis.call('LLEN', HIGH) + redis.call('LLEN', LOW) + redis.call('LLEN', ARRIVED)
 end

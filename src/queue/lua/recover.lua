@@ -1,4 +1,5 @@
--- KEYS: 12 claims, 13 stages, then the buckets of each claim's records in turn. ARGV: process, now, and for each claim:
+-- KEYS: 12 claims, 13 stages, then the buckets of each claim's records in turn, and behind them where its dead letter lies
+-- when that is long. ARGV: process, now, and for each claim:
 -- claim, stage it must be at ('early' is any before committing), action (queue, held, resend, dead), header ('' keeps the
 -- entry), dead letter or what is known of a held mail, wait, id, serial, reason, names of the records, Message-ID.
 -- The header of a claim that was only taken was not checked yet: its records are written only if they are its own already.
@@ -13,8 +14,9 @@ for at = 3, #ARGV, 11 do
   local mark = redis.call('HGET', STAGES, claim)
   local stage = word(mark)
   local fits = stage == expected or (expected == 'early' and stage ~= 'committing')
+  local parts = string.sub(extra, 1, 1) == '=' and KEYS[first + #records]
   local due = action == 'resend' and after(now, wait) or ''
-  if not entry or not fits then
+  if not entry or not fits or not is_here(extra, parts) then
     action = 'skipped'
   else
     local trusted = #records > 0 and (stage ~= 'taken' or records[1].serial == serial)
@@ -32,7 +34,7 @@ for at = 3, #ARGV, 11 do
     elseif action == 'resend' then
       delay(claim, due, entry)
     else
-      redis.call('LPUSH', DEAD, extra)
+      bury(extra, parts)
     end
     redis.call('HDEL', CLAIMS, claim)
     redis.call('HDEL', STAGES, claim)
@@ -46,7 +48,7 @@ for at = 3, #ARGV, 11 do
     end
   end
   table.insert(answers, action)
-  first = first + #records
+  first = first + #records + (parts and 1 or 0)
 end
 if silent then gave_silently() end
 if redis.call('HLEN', CLAIMS) == 0 then

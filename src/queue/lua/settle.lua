@@ -1,4 +1,4 @@
--- KEYS: 12 claims, 13 stages, 14.. buckets of the records. ARGV: claim, operation, action, now, header, wait, dead letter or
+-- KEYS: 12 claims, 13 stages, 14.. buckets of the records, then where a dead letter lies that is long. ARGV: claim, operation, action, now, header, wait, dead letter or
 -- what is known of a held mail, serial, id, reason, reply, addresses that have it since this try, names of the
 -- records, Message-ID.
 local CLAIMS, STAGES, claim, operation, action, now = KEYS[12], KEYS[13], ARGV[1], ARGV[2], ARGV[3], clock(ARGV[4])
@@ -44,13 +44,15 @@ if not entry then
   answer = 'late'
 end
 
+local parts = KEYS[14 + #records]
+if action == 'dead' and not is_here(extra, parts) then return 'missing' end
 if action == 'delivered' then
   count('delivered', 1)
 elseif action == 'delayed' then
   count('tries.' .. reason, 1)
   delay(claim, due, header .. payload(entry))
 elseif action == 'dead' then
-  redis.call('LPUSH', DEAD, extra)
+  bury(extra, parts)
 else
   redis.call('HSET', HELD, claim, extra .. '\n' .. header .. payload(entry))
 end

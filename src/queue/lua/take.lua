@@ -3,8 +3,9 @@
 -- Takes from `arrived` first, then by weight, so that the urgent overtakes and nothing starves. A long entry is taken alone,
 -- so that the others do not wait until it is read.
 -- Answers the time, and for each claim: its id, letter of its list, length, and the entry, or nothing when it is too long to
--- come along. One word more says that an entry was left since the first may not be so long.
+-- come along. One word more is the length of an entry that was left, since the first may not be so long.
 local LONG, ANSWER = 64 * 1024, 128 * 1024
+local PLACES = 5
 local TURNS = 'hnhlhnh'
 local LISTS = {h = HIGH, n = NORMAL, l = LOW}
 local LETTERS = {'h', 'n', 'l'}
@@ -23,27 +24,42 @@ local function next_entry()
   end
 end
 
--- The same for an entry of at most so many bytes, since the one that is next is too long.
+-- The same for an entry of at most so many bytes, since the one that is next is too long; and its place when that is not the
+-- end. Mail that came to those who wait lies in one list, so a few places of it are looked at.
 local function fitting_entry(length)
+  for place = -2, -PLACES, -1 do
+    local entry = redis.call('LINDEX', ARRIVED, place)
+    if not entry then break end
+    if #entry <= length then return entry, 'n', ARRIVED, place end
+  end
   for _, letter in ipairs(LETTERS) do
     local entry = redis.call('LINDEX', LISTS[letter], -1)
     if entry and #entry <= length then return entry, letter, LISTS[letter] end
   end
 end
 
+local function remove(list, place)
+  if place then
+    redis.call('LSET', list, place, '')
+    redis.call('LREM', list, -1, '')
+  else
+    redis.call('RPOP', list)
+  end
+end
+
 local process, pod, now = ARGV[1], ARGV[2], clock(ARGV[3])
 local most, of_first = string.match(ARGV[4], '^(%d+) ?(%d*)$')
 most, of_first = tonumber(most), tonumber(of_first) or math.huge
-local taken, bytes, left = {now}, 0, false
+local taken, bytes, left = {now}, 0, nil
 for at = 5, #ARGV do
-  local entry, letter, list = next_entry()
+  local entry, letter, list, place = next_entry()
   if not entry then
     count('drains', 1)
     break
   end
   if at == 5 and #entry > of_first then
-    left = true
-    entry, letter, list = fitting_entry(of_first)
+    left = #entry
+    entry, letter, list, place = fitting_entry(of_first)
     if not entry then break end
   end
   if at > 5 and (#entry > LONG or bytes + #entry > math.min(most, ANSWER)) then break end
@@ -57,7 +73,7 @@ for at = 5, #ARGV do
   end
   redis.call('HSET', KEYS[13], ARGV[at], 'taken ' .. now .. ' ' .. letter)
   redis.call('HSET', KEYS[12], ARGV[at], entry)
-  redis.call('RPOP', list)
+  remove(list, place)
   bytes = bytes + #entry
   table.insert(taken, ARGV[at])
   table.insert(taken, letter)
@@ -65,5 +81,5 @@ for at = 5, #ARGV do
   table.insert(taken, #entry > LONG and '' or entry)
   if #entry > LONG then break end
 end
-if left then table.insert(taken, 'left') end
+if left then table.insert(taken, string.format('%.0f', left)) end
 return taken

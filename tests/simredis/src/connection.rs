@@ -24,7 +24,8 @@ pub(crate) async fn serve(shared: Arc<Shared>, stream: impl AsyncRead + AsyncWri
     }
     let mut crashed = power.clone();
     let (session, pushes) = Session::new(shared, run);
-    let connection = Connection { stream, power, session, pushes, input: BytesMut::new(), output: Vec::new() };
+    let connection =
+        Connection { stream, power, session, pushes, input: BytesMut::new(), output: Vec::new(), skips: false };
     tokio::select! {
         biased;
         // Its sender lives as long as the server, which the session holds.
@@ -41,6 +42,8 @@ struct Connection<S> {
     pushes: mpsc::UnboundedReceiver<Reply>,
     input: BytesMut,
     output: Vec<u8>,
+    /// Whether the next command gets no answer.
+    skips: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -49,20 +52,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.thawed().await;
             match take_request(&mut self.input) {
                 Ok(Some(words)) if words.is_empty() => {}
-                Ok(Some(words)) => match self.session.execute(&words) {
-                    Outcome::Reply(reply) => reply.encode(&mut self.output),
-                    Outcome::Replies(replies) => replies.iter().for_each(|reply| reply.encode(&mut self.output)),
-                    Outcome::Wait(reply, end) => {
-                        self.flush().await?;
-                        let Some(reply) = self.wait(reply, end).await? else { return Ok(()) };
-                        reply.encode(&mut self.output);
+                Ok(Some(words)) => {
+                    let skips = std::mem::take(&mut self.skips);
+                    match self.session.execute(&words) {
+                        Outcome::Reply(reply) => self.say(&[reply], skips),
+                        Outcome::Replies(replies) => self.say(&replies, skips),
+                        Outcome::SkipNext => self.skips = true,
+                        Outcome::Wait(reply, end) => {
+                            self.flush().await?;
+                            let Some(reply) = self.wait(reply, end).await? else { return Ok(()) };
+                            self.say(&[reply], skips);
+                        }
+                        Outcome::Close(reply) => {
+                            reply.encode(&mut self.output);
+                            return self.flush().await;
+                        }
+                        Outcome::Gone => return Ok(()),
                     }
-                    Outcome::Close(reply) => {
-                        reply.encode(&mut self.output);
-                        return self.flush().await;
-                    }
-                    Outcome::Gone => return Ok(()),
-                },
+                }
                 Ok(None) => {
                     self.flush().await?;
                     tokio::select! {
@@ -76,6 +83,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     Reply::Error(format!("ERR Protocol error: {what}").into()).encode(&mut self.output);
                     return self.flush().await;
                 }
+            }
+        }
+    }
+
+    fn say(&mut self, replies: &[Reply], skips: bool) {
+        if !skips {
+            for reply in replies {
+                reply.encode(&mut self.output);
             }
         }
     }

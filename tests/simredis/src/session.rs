@@ -21,6 +21,8 @@ use crate::{
 pub(crate) enum Outcome {
     Reply(Reply),
     Replies(Vec<Reply>),
+    /// No answer, and none to the next command.
+    SkipNext,
     /// The answer comes when there is something, or at the end (`None` is never).
     Wait(oneshot::Receiver<Reply>, Option<Instant>),
     /// The answer is the last.
@@ -126,6 +128,12 @@ impl Session {
         match command {
             SessionCommand::Auth => self.log_in(&node, words).map(Outcome::Reply),
             SessionCommand::BlockingMove => self.blocking_move(&mut node, words),
+            SessionCommand::Client => {
+                let skips = words.len() == 3
+                    && words[1].eq_ignore_ascii_case(b"reply")
+                    && words[2].eq_ignore_ascii_case(b"skip");
+                if skips { Ok(Outcome::SkipNext) } else { commands::client(words).map(Outcome::Reply) }
+            }
             SessionCommand::Ping => self.ping(words).map(Outcome::Reply),
             SessionCommand::Quit => Ok(Outcome::Close(Reply::OK)),
             SessionCommand::Subscribe => {

@@ -41,6 +41,25 @@ pub(super) fn mget(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
     Ok(Reply::Array(words[1..].iter().map(text).collect()))
 }
 
+pub(super) fn strlen(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
+    Ok(Reply::count(node.keys.read::<Bytes>(&words[1])?.map_or(0, Bytes::len)))
+}
+
+pub(super) fn setrange(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
+    let from = usize::try_from(integer(&words[2])?).map_err(|_| fixed("ERR offset is out of range"))?;
+    let part = &words[3];
+    if part.is_empty() {
+        return strlen(node, words);
+    }
+    node.keys.edit::<Bytes, _>(&words[1], |text| {
+        let mut whole = text.to_vec();
+        whole.resize(whole.len().max(from + part.len()), 0);
+        whole[from..from + part.len()].copy_from_slice(part);
+        *text = whole.into();
+        Reply::count(text.len())
+    })
+}
+
 /// Without options: nobody uses them.
 pub(super) fn set(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
     let [_, key, text] = words else { return Err(SYNTAX) };

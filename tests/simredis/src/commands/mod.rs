@@ -10,6 +10,7 @@ mod streams;
 use bytes::Bytes;
 
 pub(crate) use lists::{end, timeout};
+pub(crate) use server::client;
 
 use crate::{failure::Failure, node::Node, resp::Reply};
 
@@ -32,6 +33,7 @@ pub(crate) enum Run {
 pub(crate) enum SessionCommand {
     Auth,
     BlockingMove,
+    Client,
     Ping,
     Quit,
     Subscribe,
@@ -88,10 +90,10 @@ const fn script(name: &'static str, arity: i32, run: ScriptCommand) -> Command {
 }
 
 /// By name.
-static COMMANDS: [Command; 60] = [
+static COMMANDS: [Command; 62] = [
     session("auth", -2, SessionCommand::Auth),
     session("blmove", 6, SessionCommand::BlockingMove),
-    admin("client", -2, server::client),
+    session("client", -2, SessionCommand::Client),
     admin("config", -2, server::config),
     read("dbsize", 1, keys::dbsize),
     shrink("del", -2, keys::del),
@@ -136,6 +138,8 @@ static COMMANDS: [Command; 60] = [
     script("script", -2, ScriptCommand::Script),
     admin("select", 2, server::select),
     grow("set", -3, keys::set),
+    grow("setrange", 4, keys::setrange),
+    read("strlen", 2, keys::strlen),
     session("subscribe", -2, SessionCommand::Subscribe),
     read("time", 1, server::time),
     read("ttl", 2, keys::ttl),

@@ -44,7 +44,7 @@ pub(super) fn config(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure>
 }
 
 /// Only a name can be set: SETINFO came after 7.0, and clients take its refusal in their stride.
-pub(super) fn client(_: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
+pub(crate) fn client(words: &[Bytes]) -> Result<Reply, Failure> {
     match lower(&words[1]).as_str() {
         "setname" if words.len() == 3 => Ok(Reply::OK),
         "setname" => Err(wrong_arity("client|setname")),
