@@ -136,3 +136,19 @@ async fn row_38_when_most_mail_dies_the_relay_rests_until_one_is_taken() {
     assert!(audit.dead >= 11 && audit.delivered + audit.dead == 200, "{audit:?}");
     scene.logs_are_clean();
 }
+
+/// A proxy offers what the server behind it can do, and knows nothing of BDAT: each message sent so is commands for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_offers_chunking_and_refuses_bdat_gets_data_from_then_on() {
+    let scene = Scene::sixteen(1, json!({})).await;
+    let refused = Failure::reply(FailureStage::Bdat, "502 5.5.1 command not recognized");
+    scene.sink.set_behaviour(Behaviour::failing([refused]));
+    scene.send(50).await;
+    let audit = scene.all_delivered(50).await;
+    assert_eq!((audit.dead, scene.sink.stats().duplicates), (0, 0), "{audit:?}");
+    // None of the sessions that came after the first refusals tried again.
+    let log = scene.workers[0].log();
+    assert_eq!(log.matches("DATA is used from now on").count(), 1, "{log}");
+    assert!(log.matches("put off").count() <= 16, "{log}");
+    scene.logs_are_clean();
+}

@@ -58,7 +58,12 @@ impl Session {
                 Err(over) => Err(over),
             }
         };
-        let outcome = progress.end();
+        let mut outcome = progress.end();
+        if self.chunking() && outcome.committed && outcome.last_reply.as_ref().is_some_and(knows_no_bdat) {
+            self.features.chunking = false;
+            // It is well, and DATA will do.
+            outcome.signs.retain(|sign| *sign != Sign::Failing);
+        }
         if sent.is_ok() {
             self.tidy(&outcome).await;
         }
@@ -402,6 +407,12 @@ impl Session {
         line.push_str("\r\n");
         line
     }
+}
+
+/// A server, or a box before it, that offers CHUNKING and cannot do it takes BDAT for a mistake, and the message behind it
+/// for commands.
+fn knows_no_bdat(reply: &Reply) -> bool {
+    matches!(reply.code, 500 | 502 | 503)
 }
 
 /// A message block by block as BDAT wants it, behind one line that says how long it is, or as DATA does: a dot more before

@@ -368,6 +368,11 @@ impl Session {
         self.features = features;
     }
 
+    /// Which of the extensions that are offered are used: CHUNKING no more, once the server has refused BDAT.
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
     /// For a session at rest: resolves when the server says something or closes; close the session then. Cancelling
     /// loses nothing.
     pub async fn ended(&mut self) {

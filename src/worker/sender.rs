@@ -229,7 +229,9 @@ impl Sender {
         let busy = context.metrics.sessions_busy.get_or_create_owned(&self.label);
         busy.inc();
         let began = Instant::now();
+        self.session.restrict(self.server.features());
         let (sent, stopped) = self.transact(&transaction, &work).await;
+        self.server.learn_features(self.session.features());
         busy.dec();
         self.slot.set_busy(false);
         context.metrics.transaction.get_or_create(&self.label).observe(began.elapsed().as_secs_f64());

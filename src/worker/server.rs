@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     api::{self, Unavailable},
     lease::{Slot, SlotPool, TOO_MANY, Timing, Withheld},
-    smtp::{Closed, Lingering, OpenError, PauseReason, Sign, Why},
+    smtp::{Closed, Features, Lingering, OpenError, PauseReason, Sign, Why},
     telemetry::log::mask,
 };
 
@@ -53,6 +53,8 @@ pub struct Server {
     opening: AtomicUsize,
     sessions: AtomicUsize,
     good: AtomicU64,
+    /// It offers CHUNKING and has refused BDAT.
+    knows_no_bdat: AtomicBool,
     changed: Arc<Notify>,
 }
 
@@ -101,6 +103,7 @@ impl Server {
             opening: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
             good: AtomicU64::new(0),
+            knows_no_bdat: AtomicBool::new(false),
             changed,
         }
     }
@@ -121,6 +124,21 @@ impl Server {
         let own = self.settings();
         (&own.host, own.port, own.tls, own.auth, own.pool())
             == (&settings.host, settings.port, settings.tls, settings.auth, settings.pool())
+    }
+
+    /// Which of the extensions that it offers are used.
+    pub fn features(&self) -> Features {
+        Features { chunking: !self.knows_no_bdat.load(Ordering::Relaxed), ..Features::default() }
+    }
+
+    /// What a session found out of its extensions.
+    pub fn learn_features(&self, features: Features) {
+        if !features.chunking && !self.knows_no_bdat.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                server.name = self.name,
+                "the server offers CHUNKING and refuses BDAT; DATA is used from now on"
+            );
+        }
     }
 
     /// Sessions that exist or are being opened.

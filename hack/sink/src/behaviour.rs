@@ -95,8 +95,10 @@ pub enum FailureStage {
     Mail,
     /// At RCPT.
     Rcpt,
-    /// At DATA, or before the content of BDAT is read.
+    /// At DATA, or when the content of BDAT was read.
     Data,
+    /// At BDAT, of which the server knows nothing: what follows is commands for it.
+    Bdat,
     /// Within the content.
     Body,
     /// After the whole message.

@@ -410,6 +410,9 @@ impl Session {
             return Ok(());
         };
         let last = words.next().is_some_and(|word| word.eq_ignore_ascii_case("LAST"));
+        if self.failed(FailureStage::Bdat, None).await? {
+            return Ok(());
+        }
         while self.input.len() < size {
             if self.shared.state.fail(FailureStage::Body, None).is_some() {
                 return Err(End);
