@@ -19,6 +19,8 @@ use crate::{
 
 /// How many are decided on in one script.
 const BATCH: usize = 32;
+/// How many bytes of letters one script takes at most, unless the first alone has more.
+const BATCH_BYTES: usize = 1024 * 1024;
 
 /// What is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,8 +109,9 @@ impl Queue {
                     continue;
                 }
                 let is_long = whole > 0 && !head.is_whole();
-                // A long one is in memory alone.
-                if is_long || decision.batch.len() >= allowed {
+                // A long one is in memory alone, and no script runs long: each looks at the letters that it takes.
+                let is_full = decision.batch.len() >= allowed || decision.bytes() + head.length > BATCH_BYTES;
+                if is_long || is_full {
                     let Some(moved) = decision.carry_out().await? else { continue 'pages };
                     gone += moved;
                     head.place += moved;
@@ -154,6 +157,11 @@ impl Decision<'_> {
     /// How many of the limit are used up.
     fn taken(&self) -> u64 {
         self.bulk.done + self.bulk.skipped + self.batch.len() as u64
+    }
+
+    /// How many bytes the letters of the next script have.
+    fn bytes(&self) -> usize {
+        self.batch.iter().map(|head| head.length).sum()
     }
 
     /// The walk comes by again.
@@ -240,6 +248,7 @@ impl Queue {
             ]);
         }
         let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
-        self.run(&scripts::DEAD, &keys, &arguments).await
+        let lengths = letters.iter().map(|letter| letter.length).sum();
+        self.run_moving(&scripts::DEAD, &keys, &arguments, lengths).await
     }
 }
