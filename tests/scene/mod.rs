@@ -106,28 +106,27 @@ impl Scene {
 
     /// The same with more arguments.
     pub fn add_worker_with(&mut self, extra: &[&str]) {
-        let number = self.workers.len();
-        let pod = Pod { uid: ProcessId::random().to_string(), name: format!("pod-{number}") };
-        let log = self.folder.path().join(format!("worker-{number}.log"));
-        self.workers.push(Worker::start(&self.redis.url(), pod, log, extra));
+        self.add_worker_behind(&[], extra);
     }
 
     /// One more worker, and the door that is its only way to Redis.
     pub async fn add_worker_behind_door(&mut self, extra: &[&str]) -> Door {
         let door = Door::open(Ipv4Addr::LOCALHOST.into(), self.redis.address()).await.expect("a door");
-        let number = self.workers.len();
-        let pod = Pod { uid: ProcessId::random().to_string(), name: format!("pod-{number}") };
-        let log = self.folder.path().join(format!("worker-{number}.log"));
-        self.workers.push(Worker::start(&format!("redis://{}", door.address()), pod, log, extra));
+        self.start_worker(&[], &format!("redis://{}", door.address()), extra);
         door
     }
 
     /// One more worker behind a command that starts it in surroundings of its own; `extra` are arguments of the worker.
     pub fn add_worker_behind(&mut self, command: &[&str], extra: &[&str]) {
+        let redis = self.redis.url();
+        self.start_worker(command, &redis, extra);
+    }
+
+    fn start_worker(&mut self, behind: &[&str], redis: &str, extra: &[&str]) {
         let number = self.workers.len();
         let pod = Pod { uid: ProcessId::random().to_string(), name: format!("pod-{number}") };
         let log = self.folder.path().join(format!("worker-{number}.log"));
-        self.workers.push(Worker::start_behind(command, &self.redis.url(), pod, log, extra));
+        self.workers.push(Worker::start_behind(behind, redis, pod, log, extra));
     }
 
     /// Writes the shares of the workers, in their order.
