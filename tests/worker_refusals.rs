@@ -45,11 +45,7 @@ async fn refuses_everybody(stage: FailureStage, reply: &str, reason: &str) {
     flows_at_once(&scene).await;
     let audit = scene.all_delivered(300).await;
     assert_eq!((audit.dead, scene.sink.stats().duplicates), (0, 0), "{audit:?}");
-    eventually("it is over", async || {
-        let report = scene.report(0).await.ok_or_else(|| "no report".to_owned())?;
-        report.servers[0].unavailable.as_ref().map_or(Ok(()), |why| Err(format!("{why:?}")))
-    })
-    .await;
+    scene.usable_again().await;
     scene.logs_are_clean();
 }
 

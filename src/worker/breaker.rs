@@ -120,7 +120,8 @@ impl Breaker {
         }
     }
 
-    fn forgive(&mut self) {
+    /// What was held against the server may be gone: its files changed, or a person allows it.
+    pub fn forgive(&mut self) {
         self.state = State::Closed { failures: 0, not_before: None };
         self.last = None;
     }
@@ -157,11 +158,6 @@ impl Breaker {
         if was_in_use && matches!(self.state, State::Paused { .. }) {
             self.pauses += 1;
         }
-    }
-
-    /// The server's files changed: what they were blamed for may be gone.
-    pub fn files_changed(&mut self) {
-        self.forgive();
     }
 
     /// Why the server can't be used, when that is worth telling.
@@ -284,7 +280,7 @@ mod tests {
         breaker.failed(Trouble::Lasting(what.clone(), LONG_PAUSE), now);
         assert_eq!(breaker.permit(now), Permit::At(now + LONG_PAUSE));
         assert_eq!(breaker.unavailable(), Some(&what));
-        breaker.files_changed();
+        breaker.forgive();
         assert_eq!(breaker.permit(now), Permit::Granted);
         assert_eq!(breaker.unavailable(), None);
     }

@@ -99,22 +99,19 @@ impl Context {
     pub fn watch_deaths(&self, recipient: &str, Conclusion { settlement, progress, .. }: &Conclusion) {
         let Policy { retry, .. } = self.settler.policy();
         let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_taken = matches!(settlement, Settlement::Delivered { .. }) || !progress.accepted.is_empty();
         let rest = match settlement {
             _ if !retry.dead_letter_guard => {
                 *guard = DeathGuard::default();
                 None
             }
-            Settlement::Delivered { .. } => {
-                guard.taken();
-                None
-            }
-            _ if !progress.accepted.is_empty() => {
+            _ if was_taken => {
                 guard.taken();
                 None
             }
             // Time killed it, not a server.
             Settlement::Dead { reason, .. } if reason != TOO_OLD => guard.died(recipient),
-            Settlement::Dead { .. } | Settlement::Delayed { .. } | Settlement::Held { .. } => None,
+            _ => None,
         };
         drop(guard);
         if let (Some(rest), Settlement::Dead { reply, .. }) = (rest, settlement) {

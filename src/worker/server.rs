@@ -313,7 +313,7 @@ impl Server {
     pub fn stop_resting(&self) {
         let mut state = self.state();
         if state.breaker.unavailable().is_some_and(|why| why.reason == SURGE) {
-            state.breaker.files_changed();
+            state.breaker.forgive();
             drop(state);
             self.changed.notify_one();
         }
@@ -346,7 +346,7 @@ impl Server {
             tracing::info!(server.name = self.name, "the server's files changed; it is tried again");
             let mut state = self.state();
             state.blamed = None;
-            state.breaker.files_changed();
+            state.breaker.forgive();
             self.changed.notify_one();
         }
     }

@@ -187,7 +187,7 @@ impl Settler {
                     Err(error) => error,
                 };
                 // It surely took no effect, so another outcome may take its place: one that a person looks at.
-                if persistence.is_refused_since(&error) >= Some(settler.deadlines.settling()) {
+                if persistence.refused_for(&error) >= Some(settler.deadlines.settling()) {
                     let held = outcome::not_recorded(&settlement, &error);
                     if let Ok(settled) = queue.settle(process, &claimed, &other, &held, &progress, At::Redis).await {
                         settler.metrics.stuck.get_or_create(&ByKind { kind: "settlement" }).inc();
@@ -250,7 +250,7 @@ impl<'a> Persistence<'a> {
     }
 
     /// For how long Redis has refused each try, of which this is the last; nothing when it did not answer.
-    fn is_refused_since(&mut self, error: &StoreError) -> Option<Duration> {
+    fn refused_for(&mut self, error: &StoreError) -> Option<Duration> {
         self.refused = error.is_definite().then(|| self.refused.unwrap_or_else(Instant::now));
         self.refused.map(|since| since.elapsed())
     }

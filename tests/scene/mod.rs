@@ -197,6 +197,15 @@ impl Scene {
         serde_json::from_str(&text?).ok()
     }
 
+    /// Waits until the worker says no more that the server can't be used.
+    pub async fn usable_again(&self) {
+        eventually("the worker says that it is over", async || {
+            let report = self.report(0).await.ok_or_else(|| "no report".to_owned())?;
+            report.servers[0].unavailable.as_ref().map_or(Ok(()), |why| Err(format!("{why:?}")))
+        })
+        .await;
+    }
+
     /// The ledger of the server's budget.
     pub fn ledger(&self) -> LedgerStore {
         LedgerStore::new(self.store.clone(), POOL)
