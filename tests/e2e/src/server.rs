@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use mailsink::{Behaviour, Sink, Stats};
-use testkit::{CountingOptions, CountingServer, Exim, Limits, LogFigures, Postfix, session::Manners};
+use testkit::{CountingOptions, CountingServer, Exim, Limits, LogFigures, Postfix, free_port, session::Manners};
 use tokio::time::{Instant, sleep};
 
 use crate::{command, network::Disguise};
@@ -149,23 +149,18 @@ impl Side {
                 Ok(Server::Counting(CountingServer::start(counting)))
             }
             Self::Postfix => {
-                let place = free_port(address)?;
+                let place = SocketAddr::new(address, free_port());
                 let disguise = Disguise::of_clients(place)?;
                 let postfix = Postfix::discarding(place, limits);
                 Ok(Server::Postfix(postfix, Watch::start(place.port()), disguise))
             }
             Self::Exim => {
-                let place = free_port(address)?;
+                let place = SocketAddr::new(address, free_port());
                 let exim = Exim::start(&exim()?, place, limits);
                 Ok(Server::Exim(exim, Watch::start(place.port())))
             }
         }
     }
-}
-
-fn free_port(address: IpAddr) -> Result<SocketAddr> {
-    let listener = std::net::TcpListener::bind((address, 0)).context("no free port")?;
-    Ok(listener.local_addr()?)
 }
 
 /// Debian's Exim, unpacked into the cache folder.

@@ -335,8 +335,11 @@ impl RedisServer {
     /// When it does not start.
     pub fn resume(&mut self) {
         self.launch();
-        let answers = until(Duration::from_secs(10), || self.answers());
-        assert!(answers, "redis-server on port {} did not answer within 10 s", self.port);
+        let answers = until(Duration::from_secs(30), || self.answers() || self.has_ended());
+        if !answers || self.has_ended() {
+            let log = fs::read_to_string(self.folder.path().join("redis.log")).unwrap_or_default();
+            panic!("redis-server on port {} ended, or did not answer within 30 s; its log:\n{log}", self.port);
+        }
     }
 
     /// Starts it, as a supervisor does that knows nothing of whether it can start.
@@ -359,6 +362,10 @@ impl RedisServer {
             .spawn()
             .expect("redis-server starts (Debian package redis-server; `make setup` installs it)");
         self.child = Some(child);
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None)))
     }
 
     /// The id of its process, while it runs.
