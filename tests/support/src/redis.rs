@@ -364,10 +364,6 @@ impl RedisServer {
         self.child = Some(child);
     }
 
-    fn has_ended(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None)))
-    }
-
     /// The id of its process, while it runs.
     pub fn pid(&self) -> Option<i32> {
         self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok())
