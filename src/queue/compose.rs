@@ -6,7 +6,7 @@ use lettre::{
     Message as Built,
     address::{Address, Envelope},
     message::{
-        Body, Mailboxes, MessageBuilder, MultiPart, SinglePart,
+        Body, Mailboxes, MessageBuilder, MultiPart, MultiPartBuilder, SinglePart,
         header::{self, ContentTransferEncoding, ContentType, HeaderName, HeaderValue},
     },
 };
@@ -16,12 +16,11 @@ use super::{
     encoded::{encode_lines, lines_len},
     mail::{MAX_MESSAGE, is_message_id},
     raw,
+    seven_bit::{self, LONGEST_LINE},
 };
 
 /// Up to this length a text is encoded as a whole, in the way that fits it best.
 const SHORT: usize = 64 * 1024;
-/// The longest line of a message, without its end (RFC 5322 section 2.1.1).
-const LONGEST_LINE: usize = 998;
 
 /// A message that is ready to be sent: CRLF line ends throughout, the last line's included, dots not stuffed (the SMTP part
 /// does that), never a `Bcc`. What is long in it is made of the mail's payload while it is read.
@@ -38,6 +37,15 @@ enum Piece<'a> {
     Text(LongText<'a>),
     /// What follows the headers.
     Body(&'a Raw),
+    Encoded(Box<EncodedParts<'a>>),
+}
+
+/// A message of which some parts are encoded while it is read.
+#[derive(Clone, Debug)]
+struct EncodedParts<'a> {
+    message: Message<'a>,
+    parts: Vec<bool>,
+    length: usize,
 }
 
 impl Message<'_> {
@@ -67,6 +75,18 @@ impl Message<'_> {
         self.pieces.iter().flat_map(Piece::blocks)
     }
 
+    /// For a server that does not take 8 bits.
+    pub fn seven_bit(&self) -> Self {
+        self.clone().encoded(true)
+    }
+
+    /// With parts in quoted-printable: those with lines that are too long, and, when `eight_bit`, those with 8 bits.
+    fn encoded(self, eight_bit: bool) -> Self {
+        let parts = seven_bit::Parts::of(self.blocks()).to_encode(eight_bit);
+        let length = seven_bit::encoded(self.blocks(), &parts).map(|block| block.len()).sum();
+        Self { pieces: vec![Piece::Encoded(Box::new(EncodedParts { message: self, parts, length }))] }
+    }
+
     /// All of it in memory.
     pub fn to_vec(&self) -> Vec<u8> {
         let mut all = Vec::with_capacity(self.len());
@@ -82,6 +102,7 @@ impl Piece<'_> {
             Self::File(file) => file.lines_len(),
             Self::Text(text) => text.len(),
             Self::Body(raw) => raw.body_len(),
+            Self::Encoded(encoded) => encoded.length,
         }
     }
 
@@ -91,6 +112,9 @@ impl Piece<'_> {
             Self::File(file) => Box::new(file.lines().map(Cow::Owned)),
             Self::Text(text) => text.blocks(),
             Self::Body(raw) => Box::new(raw.body().map(Cow::Owned)),
+            Self::Encoded(encoded) => {
+                Box::new(seven_bit::encoded(encoded.message.blocks(), &encoded.parts).map(Cow::Owned))
+            }
         }
     }
 }
@@ -154,7 +178,8 @@ fn gathered<'a>(mut pieces: impl Iterator<Item = Cow<'a, [u8]>> + Send) -> impl 
 
 /// The message of a mail.
 ///
-/// A raw message keeps its bytes, but for line ends, a `Bcc`, and a missing `Message-ID` or `Date`.
+/// A raw message keeps its bytes, but for line ends, a `Bcc`, a missing `Message-ID` or `Date`, and parts with lines that no
+/// server need take.
 pub fn compose<'a>(mail: &'a Mail, message_id: &str, date: UnixMillis) -> Result<Message<'a>, MailError> {
     if !is_message_id(message_id) {
         return Err(MailError::new("id", "gives no Message-ID that can be sent"));
@@ -163,7 +188,7 @@ pub fn compose<'a>(mail: &'a Mail, message_id: &str, date: UnixMillis) -> Result
         Content::Raw(raw) => {
             let mut message = Message::of(raw.head(message_id, date));
             message.pieces.push(Piece::Body(raw));
-            message
+            if raw.has_long_lines() { message.encoded(false) } else { message }
         }
         Content::Parts(parts) => build(parts, headers(mail, parts, message_id, date)?)?,
     };
@@ -210,22 +235,23 @@ enum Part<'a> {
 
 fn build(parts: &Parts, builder: MessageBuilder) -> Result<Message<'_>, MailError> {
     let problem = |error: lettre::error::Error| MailError::new("mail", format!("can't be composed: {error}"));
-    let text = match (&parts.text, &parts.html) {
-        (Some(text), Some(html)) => {
-            let both = vec![text_part(text, ContentType::TEXT_PLAIN), text_part(html, ContentType::TEXT_HTML)];
-            Some(Part::Multi(MultiPart::alternative().build(), both))
-        }
-        (Some(text), None) => Some(text_part(text, ContentType::TEXT_PLAIN)),
-        (None, Some(html)) => Some(text_part(html, ContentType::TEXT_HTML)),
-        (None, None) => None,
-    };
-    let whole = match text {
-        Some(text) if parts.attachments.is_empty() => text,
-        None if parts.attachments.is_empty() => Part::Single(SinglePart::plain(String::new()), None),
-        text => {
-            let files = parts.attachments.iter().map(file);
-            Part::Multi(MultiPart::mixed().build(), text.map(Ok).into_iter().chain(files).collect::<Result<_, _>>()?)
-        }
+    // What the HTML shows belongs to it (RFC 2387); without HTML nothing can show it.
+    let shown = |file: &&Attachment| file.cid.is_some() && parts.html.is_some();
+    let (shown, beside): (Vec<_>, Vec<_>) = parts.attachments.iter().partition(shown);
+    let text = parts.text.as_ref().map(|text| text_part(text, ContentType::TEXT_PLAIN));
+    let html = parts.html.as_ref().map(|html| text_part(html, ContentType::TEXT_HTML));
+    let html = html.map(|html| joined(MultiPart::related(), html, shown.into_iter().map(file))).transpose()?;
+    let calendar = parts.calendar.as_deref().map(calendar_part).transpose()?;
+    // From the plainest to the richest (RFC 2046 section 5.1.4).
+    let mut ways = text.into_iter().chain(html).chain(calendar);
+    let first = ways.next().unwrap_or_else(|| Part::Single(SinglePart::plain(String::new()), None));
+    let text = joined(MultiPart::alternative(), first, ways.map(Ok))?;
+    let said = parts.text.is_some() || parts.html.is_some() || parts.calendar.is_some();
+    let files = beside.into_iter().map(file);
+    let whole = if said || parts.attachments.is_empty() {
+        joined(MultiPart::mixed(), text, files)?
+    } else {
+        Part::Multi(MultiPart::mixed().build(), files.collect::<Result<_, _>>()?)
     };
     // The headers of the message and of its outermost part, which has nothing in it yet.
     match whole {
@@ -241,6 +267,19 @@ fn build(parts: &Parts, builder: MessageBuilder) -> Result<Message<'_>, MailErro
             Ok(message)
         }
     }
+}
+
+/// A part and those that belong to it, or the part alone when none do.
+fn joined<'a>(
+    kind: MultiPartBuilder,
+    first: Part<'a>,
+    others: impl Iterator<Item = Result<Part<'a>, MailError>>,
+) -> Result<Part<'a>, MailError> {
+    let mut parts = vec![first];
+    for other in others {
+        parts.push(other?);
+    }
+    if parts.len() > 1 { Ok(Part::Multi(kind.build(), parts)) } else { Ok(parts.swap_remove(0)) }
 }
 
 /// What comes in where an empty part ends with its line end.
@@ -278,11 +317,34 @@ fn append<'a>(message: &mut Message<'a>, boundary: &str, parts: Vec<Part<'a>>) {
 fn text_part(text: &Text, kind: ContentType) -> Part<'_> {
     let builder = SinglePart::builder().header(kind);
     if text.len() <= SHORT {
-        return Part::Single(builder.body(lines(&text.to_text())), None);
+        return Part::Single(builder.body(short_body(&text.to_text())), None);
     }
     let text = LongText::of(text);
     let body = Body::dangerous_pre_encoded(Vec::new(), text.encoding());
     Part::Single(builder.body(body), Some(Piece::Text(text)))
+}
+
+/// How an invitation is to be taken (RFC 6047 section 2.4) stands in it.
+fn calendar_part(calendar: &str) -> Result<Part<'_>, MailError> {
+    let method = calendar.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.trim().eq_ignore_ascii_case("METHOD").then(|| value.trim().to_ascii_uppercase())
+    });
+    let sound = |method: &String| !method.is_empty() && method.bytes().all(|byte| byte.is_ascii_alphabetic());
+    let method = method.filter(sound).map(|method| format!("; method={method}")).unwrap_or_default();
+    let kind = ContentType::parse(&format!("text/calendar; charset=utf-8{method}"))
+        .map_err(|_| MailError::new("calendar", "its METHOD is no word"))?;
+    Ok(Part::Single(SinglePart::builder().header(kind).body(short_body(calendar)), None))
+}
+
+/// In the encoding that fits it best; NUL is not to be sent as it is (RFC 5321 section 4.5.2).
+fn short_body(text: &str) -> Body {
+    let lines = lines(text);
+    if !lines.contains('\0') {
+        return Body::new(lines);
+    }
+    let encoded = Body::new_with_encoding(lines, ContentTransferEncoding::QuotedPrintable);
+    encoded.unwrap_or_else(Body::new)
 }
 
 /// CRLF throughout before the encoding is chosen: a bare CR would otherwise travel inside quoted-printable.
@@ -295,16 +357,22 @@ fn file(file: &Attachment) -> Result<Part<'_>, MailError> {
     let content_type = ContentType::parse(&file.content_type).map_err(|_| problem("not a media type"))?;
     // Always base64: a text file must arrive with the line ends it has.
     let body = Body::dangerous_pre_encoded(Vec::new(), ContentTransferEncoding::Base64);
-    let part = lettre::message::Attachment::new(file.filename.clone()).body(body, content_type);
+    let name = file.filename.clone();
+    let attachment = match &file.cid {
+        Some(cid) => lettre::message::Attachment::new_inline_with_name(cid.clone(), name),
+        None => lettre::message::Attachment::new(name),
+    };
+    let part = attachment.body(body, content_type);
     Ok(Part::Single(part, Some(Piece::File(&file.content))))
 }
 
 fn envelope(mail: &Mail) -> Result<Envelope, MailError> {
-    let parse = |field: &str, address: &str| {
-        address.parse::<Address>().map_err(|error| MailError::new(field, format!("not an address: {error}")))
+    let address = |text: &String| {
+        let (local, domain) = text.rsplit_once('@')?;
+        Some(Address::new_dangerous(local, domain))
     };
-    let to = mail.recipients.iter().map(|address| parse("to", address)).collect::<Result<_, _>>()?;
-    Envelope::new(Some(parse("from", &mail.reverse_path)?), to).map_err(|error| MailError::new("to", error.to_string()))
+    let to = mail.recipients.iter().filter_map(address).collect();
+    Envelope::new(address(&mail.reverse_path), to).map_err(|error| MailError::new("to", error.to_string()))
 }
 
 #[cfg(test)]
@@ -385,6 +453,95 @@ mod tests {
         assert!(found[2] == decoded(&unescaped(&file), "base64"));
         assert_eq!(found[3], b"a");
         assert_eq!(found.len(), 4);
+    }
+
+    /// The types of the parts in their order, each with what it hangs in.
+    fn kinds(message: &str) -> Vec<String> {
+        let lines = message.split("\r\n");
+        lines
+            .filter_map(|line| line.strip_prefix("Content-Type: "))
+            .map(|kind| kind.split(';').next().unwrap_or_default().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn pictures_of_the_html_belong_to_it_and_other_files_lie_beside_it() {
+        let message = composed(
+            r#"{"from":"a@x.org","to":"b@x.org","text":"x","html":"<img src='cid:logo@1'>","attachments":[
+                {"filename":"a.pdf","contentType":"application/pdf","content":"JVBERg=="},
+                {"filename":"logo.png","contentType":"image/png","content":"iVBORw==","cid":"logo@1"}]}"#,
+        );
+        assert_eq!(
+            kinds(&message),
+            [
+                "multipart/mixed",
+                "multipart/alternative",
+                "text/plain",
+                "multipart/related",
+                "text/html",
+                "image/png",
+                "application/pdf"
+            ]
+        );
+        for line in ["Content-ID: <logo@1>\r\n", "Content-Disposition: inline; filename=\"logo.png\"\r\n"] {
+            assert!(message.contains(line), "{line} in {message}");
+        }
+        // Without HTML there is nothing that shows it.
+        let message = composed(
+            r#"{"from":"a@x.org","to":"b@x.org","text":"x","attachments":[{"content":"iVBORw==","cid":"logo"}]}"#,
+        );
+        assert_eq!(kinds(&message), ["multipart/mixed", "text/plain", "application/octet-stream"]);
+    }
+
+    #[test]
+    fn an_invitation_is_one_more_way_to_read_the_mail() {
+        let message = composed(
+            r#"{"from":"a@x.org","to":"b@x.org","text":"x","calendar":"BEGIN:VCALENDAR\nMETHOD:request\nEND:VCALENDAR\n"}"#,
+        );
+        assert_eq!(kinds(&message), ["multipart/alternative", "text/plain", "text/calendar"]);
+        assert!(message.contains("Content-Type: text/calendar; charset=utf-8; method=REQUEST\r\n"), "{message}");
+    }
+
+    #[test]
+    fn a_subject_may_be_all_that_is_said() {
+        let message = composed(r#"{"from":"a@x.org","to":"b@x.org","subject":"Hello"}"#);
+        assert!(message.contains("Subject: Hello\r\n") && message.ends_with("\r\n\r\n\r\n"), "{message:?}");
+        assert!(crate::queue::parse(r#"{"from":"a@x.org","to":"b@x.org"}"#.to_owned()).is_err());
+    }
+
+    #[test]
+    fn nul_is_never_on_the_wire_as_it_is() {
+        let message = composed(r#"{"from":"a@x.org","to":"b@x.org","subject":"a\u0000b","text":"a\u0000b\u001b[1m"}"#);
+        assert!(!message.contains('\0') && message.contains("a=00b"), "{message}");
+    }
+
+    #[test]
+    fn odd_addresses_stand_in_the_headers_as_in_the_envelope() {
+        let long = format!("reply+{}@reply.example.org", "a1b2c3d4e5".repeat(7));
+        let mail = serde_json::json!({
+            "from": "a@x.org", "to": ["a..b@docomo.example", "info@bücher.example", &long], "replyTo": "x@bücher.example", "text": "x",
+        });
+        let message = composed(&mail.to_string());
+        for line in
+            ["info@xn--bcher-kva.example", "a..b@docomo.example", "Reply-To: x@xn--bcher-kva.example\r\n", &long]
+        {
+            assert!(message.contains(line), "{line}: {message}");
+        }
+        assert!(message.split("\r\n").all(|line| line.len() <= LONGEST_LINE));
+    }
+
+    #[test]
+    fn raw_mail_with_endless_lines_is_encoded_and_only_then() {
+        use base64::Engine as _;
+        let raw = |message: &str| {
+            let raw = base64::engine::general_purpose::STANDARD.encode(message);
+            composed(&serde_json::json!({ "from": "a@x.org", "to": "b@x.org", "raw": raw }).to_string())
+        };
+        let long = raw(&format!("From: a@x.org\nDKIM-Signature: x\n\n{}\nend", "z".repeat(3_000)));
+        assert!(long.split("\r\n").all(|line| line.len() <= 76), "{long}");
+        assert!(long.contains("Content-Transfer-Encoding: quoted-printable\r\n"));
+        let well = format!("From: a@x.org\n\n{}\nend\n", "z".repeat(998));
+        assert!(raw(&well).ends_with(&well.split_once("\n\n").expect("a body").1.replace('\n', "\r\n")));
     }
 
     #[test]

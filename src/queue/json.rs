@@ -140,6 +140,50 @@ impl<'a> Pieces<'a> {
     }
 }
 
+/// The payload without what some writers put into it and JSON does not know: a byte order mark in front, and halves of
+/// characters, where a text was cut between the two escapes of one (U+FFFD comes in their place).
+pub(super) fn mended(mut payload: Bytes) -> Bytes {
+    if payload.starts_with(BYTE_ORDER_MARK) {
+        payload = payload.slice(BYTE_ORDER_MARK.len()..);
+    }
+    let halves = halves(&payload);
+    if halves.is_empty() {
+        return payload;
+    }
+    let mut bytes = Vec::from(payload);
+    for at in halves {
+        bytes[at..at + 4].copy_from_slice(b"fffd");
+    }
+    bytes.into()
+}
+
+/// Where the digits are of escapes that stand for half a character.
+fn halves(payload: &[u8]) -> Vec<usize> {
+    let unit = |at: usize| {
+        let digits = payload.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let (mut found, mut at) = (Vec::new(), 0);
+    while let Some(next) = payload[at..].iter().position(|byte| *byte == b'\\') {
+        at += next;
+        at += match (unit(at), unit(at + 6)) {
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
+            (Some(0xd800..=0xdfff), _) => {
+                found.push(at + 2);
+                6
+            }
+            _ => 2,
+        };
+        if at >= payload.len() {
+            break;
+        }
+    }
+    found
+}
+
+/// In UTF-8.
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// The payload as text, when it is one JSON value; else what is wrong with it.
 pub(super) fn check(payload: &[u8]) -> Result<&str, String> {
     let text = std::str::from_utf8(payload).map_err(|error| format!("byte {} is no UTF-8", error.valid_up_to()))?;
@@ -282,6 +326,24 @@ mod tests {
         let text = Text::read(&payload, std::str::from_utf8(&payload).expect("text")).expect("a text");
         assert_eq!(text.to_text(), serde_json::from_str::<String>(&json).expect("JSON"));
         assert!(text.pieces().all(|piece| !piece.is_empty()));
+    }
+
+    #[test]
+    fn what_is_half_a_character_or_a_byte_order_mark_does_no_harm() {
+        let mend = |text: &str| String::from_utf8(mended(Bytes::from(text.to_owned())).to_vec()).expect("text");
+        assert_eq!(mend("\u{feff}{\"a\":1}"), "{\"a\":1}");
+        for (cut, whole) in [
+            (r#""\ud83d""#, r#""\ufffd""#),
+            (r#""\ude00x""#, r#""\ufffdx""#),
+            (r#""\ud83dx\ude00""#, r#""\ufffdx\ufffd""#),
+            (r#""\ud83d\u0041\ud83d\ude00""#, r#""\ufffd\u0041\ud83d\ude00""#),
+            (r#""\\ud83d \\\ud83d""#, r#""\\ud83d \\\ufffd""#),
+            (r#""\ud83d\ud83d\ude00\\""#, r#""\ufffd\ud83d\ude00\\""#),
+        ] {
+            assert_eq!(mend(cut), whole);
+            assert!(serde_json::from_str::<String>(&mend(cut)).is_ok(), "{cut}");
+        }
+        assert_eq!(mend("\\"), "\\");
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub struct MailError {
 pub struct Mail {
     /// The producer's id, when it gave one.
     pub id: Option<String>,
-    /// Where refusals go: the address in `from`.
+    /// Where refusals go: `returnPath`, or the address in `from`. Empty: nowhere.
     pub reverse_path: String,
     /// Envelope recipients from `to`, `cc` and `bcc`, each address once, in that order.
     pub recipients: Vec<String>,
@@ -109,6 +109,8 @@ pub struct Parts {
     pub text: Option<Text>,
     /// The HTML.
     pub html: Option<Text>,
+    /// An invitation or the like in iCalendar (RFC 5545), as one more way to read the mail.
+    pub calendar: Option<String>,
     /// Other headers, names checked, values free of line ends.
     pub headers: Vec<(String, String)>,
     /// Files.
@@ -124,12 +126,15 @@ pub struct Attachment {
     pub content_type: String,
     /// Its bytes.
     pub content: Encoded,
+    /// What the HTML names it by (`cid:`); it is shown there then, and not beside it.
+    pub cid: Option<String>,
 }
 
 /// The fields of a mail; others are ignored.
-const FIELDS: [&str; 18] = [
+const FIELDS: [&str; 20] = [
     "attachments",
     "bcc",
+    "calendar",
     "cc",
     "expiresAt",
     "from",
@@ -141,6 +146,7 @@ const FIELDS: [&str; 18] = [
     "priority",
     "raw",
     "replyTo",
+    "returnPath",
     "subject",
     "text",
     "to",
@@ -153,7 +159,7 @@ const FIELDS: [&str; 18] = [
 ///
 /// Contents stay in the payload, which the mail shares from then on.
 pub fn parse(payload: impl Into<Bytes>) -> Result<Mail, MailError> {
-    let payload = payload.into();
+    let payload = json::mended(payload.into());
     if payload.len() > MAX_PAYLOAD {
         return Err(MailError::new("mail", format!("{} bytes; at most {MAX_PAYLOAD} are taken", payload.len())));
     }
@@ -162,17 +168,22 @@ pub fn parse(payload: impl Into<Bytes>) -> Result<Mail, MailError> {
     let fields = Fields::of(&payload, object, &FIELDS)
         .ok_or_else(|| MailError::new("mail", "not a JSON object; push an object with from, to and text"))?;
     refuse_other_versions(&fields)?;
-    let from = fields
-        .mailboxes("from")?
-        .into_iter()
-        .next()
-        .ok_or_else(|| MailError::new("from", "missing; give the sender's address"))?;
+    let return_path = fields.return_path()?;
+    let nobody = fields.is_empty_text("from");
+    let from = if nobody { None } else { fields.mailboxes("from")?.into_iter().next() };
+    // A message that is complete has its own From; an answer that must not be answered has no address for refusals.
+    let reverse_path = match (&from, return_path) {
+        (_, Some(path)) => path,
+        (Some(from), None) => from.email.to_string(),
+        (None, None) if nobody && fields.has("raw") => String::new(),
+        (None, None) => return Err(MailError::new("from", "missing; give the sender's address")),
+    };
     let (to, cc, bcc) = (fields.mailboxes("to")?, fields.mailboxes("cc")?, fields.mailboxes("bcc")?);
     let recipients = recipients(&[&to, &cc, &bcc])?;
     let id = fields.id()?;
     let mail = Mail {
         id,
-        reverse_path: from.email.to_string(),
+        reverse_path,
         recipients,
         priority: fields.priority()?,
         not_before: fields.time("notBefore")?,
@@ -217,6 +228,7 @@ pub(super) fn id_of_invalid(payload: &[u8]) -> Option<String> {
 
     let mut id = None;
     // What breaks after the id does not matter.
+    let payload = payload.strip_prefix(json::BYTE_ORDER_MARK).unwrap_or(payload);
     let _ = serde_json::Deserializer::from_slice(payload).deserialize_map(Outermost(&mut id));
     id.filter(|id| is_id(id))
 }
@@ -235,7 +247,10 @@ impl Mail {
         {
             return own;
         }
-        let domain = self.reverse_path.rsplit_once('@').map_or("", |(_, domain)| domain);
+        let domain = match &self.content {
+            Content::Parts(parts) => parts.from.email.domain(),
+            Content::Raw(_) => self.reverse_path.rsplit_once('@').map_or("", |(_, domain)| domain),
+        };
         let domain = if is_dot_atom(domain) { domain } else { "mailrelay.invalid" };
         // An id with other characters gives a digest instead: still the same for the same id.
         let left = if is_dot_atom(id) { id.to_owned() } else { super::names::digest(id) };
@@ -244,6 +259,14 @@ impl Mail {
 }
 
 impl Mail {
+    /// Whether a header names an address that only SMTPUTF8 knows (RFC 6531).
+    pub fn has_utf8_addresses(&self) -> bool {
+        let Content::Parts(parts) = &self.content else { return false };
+        let Parts { from, to, cc, reply_to, .. } = &**parts;
+        let mut others = [to, cc, reply_to].into_iter().flatten();
+        !from.email.user().is_ascii() || others.any(|mailbox| !mailbox.email.user().is_ascii())
+    }
+
     /// Tells this mail from another of the same id or key: 18 bits of SHA-256 over what is sent to whom, as three letters of
     /// base64. Two that differ and look alike only miss a warning.
     pub(super) fn fingerprint(&self) -> String {
@@ -271,6 +294,7 @@ impl Mail {
                     add(&mut digest, name);
                     add(&mut digest, value);
                 }
+                add(&mut digest, parts.calendar.as_deref().unwrap_or_default());
                 for file in &parts.attachments {
                     add(&mut digest, &file.filename);
                     add_file(&mut digest, &file.content);
@@ -315,10 +339,11 @@ fn recipients(lists: &[&Vec<Mailbox>]) -> Result<Vec<String>, MailError> {
     }
 }
 
-fn content(fields: &Fields, from: Mailbox, to: Vec<Mailbox>, cc: Vec<Mailbox>) -> Result<Content, MailError> {
+fn content(fields: &Fields, from: Option<Mailbox>, to: Vec<Mailbox>, cc: Vec<Mailbox>) -> Result<Content, MailError> {
     if let Some(raw) = fields.content("raw")? {
         return Ok(Content::Raw(Raw::read(raw)?));
     }
+    let from = from.ok_or_else(|| MailError::new("from", "missing; give the sender's address"))?;
     let parts = Parts {
         from,
         to,
@@ -327,14 +352,17 @@ fn content(fields: &Fields, from: Mailbox, to: Vec<Mailbox>, cc: Vec<Mailbox>) -
         subject: fields.text("subject")?.map(|subject| one_line(&subject)),
         text: fields.content("text")?,
         html: fields.content("html")?,
+        calendar: fields.text("calendar")?.filter(|calendar| !calendar.trim().is_empty()),
         headers: fields.headers()?,
         attachments: fields.attachments()?,
     };
     if let Some(subject) = &parts.subject {
         check_folding("subject", subject)?;
     }
-    if parts.text.is_none() && parts.html.is_none() && parts.attachments.is_empty() {
-        return Err(MailError::new("text", "nothing to send; give text, html, attachments or raw"));
+    let nothing = parts.text.is_none() && parts.html.is_none() && parts.calendar.is_none();
+    // A subject may say it all.
+    if nothing && parts.attachments.is_empty() && parts.subject.as_deref().unwrap_or_default().is_empty() {
+        return Err(MailError::new("text", "nothing to send; give subject, text, html, attachments or raw"));
     }
     let size = parts.text.as_ref().map_or(0, Text::len)
         + parts.html.as_ref().map_or(0, Text::len)
@@ -389,6 +417,50 @@ mod tests {
         let mut mail = json!({"from": "a@example.com", "to": "b@example.org", "text": "x"});
         mail[field] = value;
         mail
+    }
+
+    #[test]
+    fn refusals_go_where_the_producer_wants_them() {
+        let path = |value: Value| parsed(&value).map(|mail| mail.reverse_path).map_err(|error| error.field);
+        assert_eq!(path(with("returnPath", json!("b-1=x@bounce.example"))), Ok("b-1=x@bounce.example".into()));
+        assert_eq!(path(with("returnPath", json!("<b@x.org>"))), Ok("b@x.org".into()));
+        assert_eq!(path(with("returnPath", json!("<>"))), Ok(String::new()));
+        assert_eq!(path(with("returnPath", json!(""))), Ok(String::new()));
+        assert_eq!(path(with("returnPath", Value::Null)), Ok("a@example.com".into()));
+        assert_eq!(path(with("returnPath", json!("nobody"))), Err("returnPath".into()));
+        // The id does not depend on it.
+        let mail = parsed(&with("returnPath", json!(""))).expect("a mail");
+        assert_eq!(mail.message_id("1"), "<1@example.com>");
+        // An automatic answer that is a whole message; without one, somebody must have written it.
+        let raw = STANDARD_NO_PAD.encode("From: a@example.com\n\nx\n");
+        assert_eq!(path(json!({"from": "", "to": "b@x.org", "raw": raw})), Ok(String::new()));
+        assert_eq!(path(json!({"from": "<>", "to": "b@x.org", "raw": raw})), Ok(String::new()));
+        assert_eq!(path(json!({"to": "b@x.org", "raw": raw})), Err("from".into()));
+        assert_eq!(path(json!({"from": "", "to": "b@x.org", "text": "x"})), Err("from".into()));
+    }
+
+    #[test]
+    fn what_is_no_harm_is_no_error() {
+        for mail in [
+            with("headers", json!({"X-Trace": null})),
+            with("to", json!(["b@example.org", null, ""])),
+            with("priority", json!(1)),
+            with("priority", json!("urgent")),
+            with("expiresAt", json!("2036-11-28 15:00:00+00:00")),
+            with("to", json!("b@example.org; c@example.org")),
+        ] {
+            parsed(&mail).expect("a mail");
+        }
+        let mail = parsed(&with("headers", json!({"X-Tag": ["a", "b"], "X-Other": 1}))).expect("a mail");
+        let Content::Parts(parts) = mail.content else { panic!("parts") };
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(parts.headers, [header("X-Other", "1"), header("X-Tag", "a"), header("X-Tag", "b")]);
+        let error = parsed(&with("headers", json!({"X-Tag": ["a", {}]}))).expect_err("an object");
+        assert_eq!(error.field, "headers.X-Tag[1]");
+        let mail =
+            parse(b"\xef\xbb\xbf{\"from\":\"a@x.org\",\"to\":\"b@x.org\",\"subject\":\"Great \\ud83d\"}".as_slice());
+        let Content::Parts(parts) = mail.expect("a mail").content else { panic!("parts") };
+        assert_eq!(parts.subject.as_deref(), Some("Great \u{fffd}"));
     }
 
     #[test]

@@ -94,6 +94,7 @@
 //! All scripts but enqueue carry `allow-oom`: they drain. BLMOVE fails then, so [`Arrivals::wait`] says [`Wake::Failed`]
 //! once a second, and the claim that follows works.
 
+mod address;
 mod arrivals;
 mod audit;
 mod batch;
@@ -120,6 +121,7 @@ mod retry;
 mod room;
 mod scripts;
 mod settle;
+mod seven_bit;
 mod stage;
 mod store;
 mod time;

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use super::{
     Encoded, MailError, UnixMillis,
-    json::Text,
+    json::{BYTE_ORDER_MARK, Text},
     mail::{MAX_MESSAGE, is_message_id},
+    seven_bit::LONGEST_LINE,
 };
 
 /// How long the headers of a message may be. Servers take 100 KB or so.
@@ -21,6 +22,10 @@ pub struct Raw {
     body_len: usize,
     /// Whether the last line has an end.
     is_ended: bool,
+    /// Whether there are lines that no server need take.
+    long_lines: bool,
+    /// Bytes before the headers that are none: a byte order mark.
+    mark: usize,
 }
 
 impl Raw {
@@ -32,13 +37,23 @@ impl Raw {
             return Err(problem(format!("{} bytes; at most {MAX_MESSAGE} are sent", encoded.len())));
         }
         let (mut head, mut head_end, mut length, mut last) = (Vec::new(), None, 0, [0; 2]);
-        for block in crlf(encoded.decoded()) {
+        let (mut mark, mut line, mut longest) = (0, 0, 0);
+        for mut block in crlf(encoded.decoded()) {
+            if length == 0 && block.starts_with(BYTE_ORDER_MARK) {
+                mark = BYTE_ORDER_MARK.len();
+                block.drain(..mark);
+            }
             if block.contains(&0) {
                 return Err(problem(
                     "holds a NUL byte, which no mail may; encode it in base64 inside the message".into(),
                 ));
             }
             length += block.len();
+            for text in block.split_inclusive(|byte| *byte == b'\n') {
+                line += text.len();
+                longest = longest.max(line);
+                line = if text.ends_with(b"\n") { 0 } else { line };
+            }
             for &byte in &block[block.len().saturating_sub(2)..] {
                 last = [last[1], byte];
             }
@@ -62,7 +77,8 @@ impl Raw {
         if fields(&head).next().is_none() {
             return Err(problem("not a message: its first line is no header; begin with headers such as From".into()));
         }
-        Ok(Self { body_len: length - head.len(), encoded, head, is_ended: last == *b"\r\n" })
+        let long_lines = longest > LONGEST_LINE + 2;
+        Ok(Self { body_len: length - head.len(), encoded, head, is_ended: last == *b"\r\n", long_lines, mark })
     }
 
     /// As the producer wrote it.
@@ -82,7 +98,7 @@ impl Raw {
 
     /// What follows the headers: CRLF line ends throughout, the last line's included.
     pub(super) fn body(&self) -> impl Iterator<Item = Vec<u8>> + Send {
-        let mut skip = self.head.len();
+        let mut skip = self.mark + self.head.len();
         let blocks = crlf(self.encoded.decoded()).map(move |mut block| {
             let skipped = skip.min(block.len());
             skip -= skipped;
@@ -91,6 +107,11 @@ impl Raw {
         });
         let end = (self.body_len > 0 && !self.is_ended).then(|| b"\r\n".to_vec());
         blocks.filter(|block| !block.is_empty()).chain(end)
+    }
+
+    /// Whether there are lines longer than a server need take.
+    pub(super) fn has_long_lines(&self) -> bool {
+        self.long_lines
     }
 
     /// Its own id, when it has a sound one.
@@ -258,6 +279,12 @@ mod tests {
             prepared,
             "From: a@x\r\nTo: b@x\r\nMessage-ID: <id@x>\r\nDate: Fri, 21 Nov 2025 00:08:54 +0000\r\n\r\nBcc: this is body\r\n"
         );
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_message() {
+        let message = "Message-ID: <own@y>\r\nDate: today\r\n\r\nbody\r\n";
+        assert_eq!(prepared(&format!("\u{feff}{message}")), message);
     }
 
     #[test]

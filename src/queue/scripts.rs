@@ -99,6 +99,7 @@ impl Queue {
             &names.held,
             &names.processes,
             names.dead_letter(),
+            &names.put_off,
         ];
         all.extend(keys.iter().map(String::as_str));
         let store = if bytes > LONG { self.store.for_bodies() } else { self.store.clone() };

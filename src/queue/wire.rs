@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use lettre::{Address, message::Mailbox};
+use lettre::message::Mailbox;
 use serde_json::Value;
 
 use super::{
-    Attachment, Encoded, MailError, Priority, UnixMillis,
+    Attachment, Encoded, MailError, Priority, UnixMillis, address,
     json::{self, Text},
     mail::is_id,
 };
@@ -64,6 +64,16 @@ impl<'a> Fields<'a> {
         json::small(text).map_err(|error| MailError::new(field, format!("not JSON: {error}")))
     }
 
+    /// Whether it is there and not null.
+    pub fn has(&self, field: &str) -> bool {
+        self.found.get(field).is_some_and(|value| *value != "null")
+    }
+
+    /// Whether it is there, and says nothing on purpose.
+    pub fn is_empty_text(&self, field: &str) -> bool {
+        self.found.get(field).is_some_and(|value| matches!(*value, "\"\"" | "\"<>\""))
+    }
+
     /// A text, or a number as text.
     pub fn text(&self, field: &str) -> Result<Option<String>, MailError> {
         match self.value(field)? {
@@ -96,9 +106,10 @@ impl<'a> Fields<'a> {
 
     pub fn priority(&self) -> Result<Priority, MailError> {
         match self.text("priority")?.as_deref().map(str::to_ascii_lowercase).as_deref() {
-            None | Some("" | "normal") => Ok(Priority::Normal),
-            Some("high") => Ok(Priority::High),
-            Some("low") => Ok(Priority::Low),
+            None | Some("" | "normal" | "3") => Ok(Priority::Normal),
+            // As X-Priority, Priority and Precedence have them.
+            Some("high" | "urgent" | "1" | "2") => Ok(Priority::High),
+            Some("low" | "non-urgent" | "bulk" | "4" | "5") => Ok(Priority::Low),
             Some(_) => Err(MailError::new("priority", "write high, normal or low")),
         }
     }
@@ -136,14 +147,42 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Custom headers, in the object's order.
+    /// Where refusals go, when that is not the sender: empty is nowhere.
+    pub fn return_path(&self) -> Result<Option<String>, MailError> {
+        let Some(text) = self.text("returnPath")? else { return Ok(None) };
+        let text = text.trim();
+        let bare = text.strip_prefix('<').and_then(|text| text.strip_suffix('>')).unwrap_or(text).trim();
+        if bare.is_empty() {
+            return Ok(Some(String::new()));
+        }
+        Ok(Some(address::address_of("returnPath", bare)?.to_string()))
+    }
+
+    /// Custom headers, in the object's order; a list of values is as many headers.
     pub fn headers(&self) -> Result<Vec<(String, String)>, MailError> {
         let object = match self.value("headers")? {
             Value::Null => return Ok(Vec::new()),
             Value::Object(object) => object,
             _ => return Err(MailError::new("headers", "not an object; write {\"X-Name\": \"value\"}")),
         };
-        object.into_iter().map(|(name, value)| header(name, value)).collect()
+        let mut headers = Vec::new();
+        for (name, value) in object {
+            check_header(&name)?;
+            match value {
+                Value::Null => {}
+                Value::Array(values) => {
+                    for (at, value) in values.into_iter().enumerate() {
+                        let value = header_value(&format!("headers.{name}[{at}]"), value)?;
+                        headers.push((name.clone(), value));
+                    }
+                }
+                value => {
+                    let value = header_value(&format!("headers.{name}"), value)?;
+                    headers.push((name, value));
+                }
+            }
+        }
+        Ok(headers)
     }
 
     pub fn attachments(&self) -> Result<Vec<Attachment>, MailError> {
@@ -163,8 +202,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn header(name: String, value: Value) -> Result<(String, String), MailError> {
-    let field = format!("headers.{}", one_line(&name));
+fn check_header(name: &str) -> Result<(), MailError> {
+    let field = format!("headers.{}", one_line(name));
     let lower = name.to_ascii_lowercase();
     if name.is_empty() || name.len() > 76 || !name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':') {
         return Err(MailError::new(
@@ -175,19 +214,23 @@ fn header(name: String, value: Value) -> Result<(String, String), MailError> {
     if RESERVED.contains(&lower.as_str()) || lower.starts_with("resent-") {
         return Err(MailError::new(field, "reserved; use the mail's own field for it, or raw for a whole message"));
     }
+    Ok(())
+}
+
+fn header_value(field: &str, value: Value) -> Result<String, MailError> {
     let text = match value {
         Value::String(text) => text,
         Value::Number(number) => number.to_string(),
         Value::Bool(flag) => flag.to_string(),
-        _ => return Err(MailError::new(field, "not a text; write a JSON string")),
+        _ => return Err(MailError::new(field, "not a text; write a JSON string, or a list of them")),
     };
     let text = one_line(&text);
-    check_folding(&field, &text)?;
-    Ok((name, text))
+    check_folding(field, &text)?;
+    Ok(text)
 }
 
 fn attachment(field: &str, payload: &Bytes, item: &str) -> Result<Attachment, MailError> {
-    let file = Fields::of(payload, item, &["filename", "contentType", "content"]);
+    let file = Fields::of(payload, item, &["filename", "contentType", "content", "cid"]);
     let file = file.ok_or_else(|| MailError::new(field, "not an object"))?;
     let within = |error: MailError| MailError::new(format!("{field}.{}", error.field), error.problem);
     let filename = one_line(&file.text("filename").map_err(within)?.unwrap_or_else(|| "attachment".into()));
@@ -207,7 +250,18 @@ fn attachment(field: &str, payload: &Bytes, item: &str) -> Result<Attachment, Ma
         .content("content")
         .map_err(within)?
         .ok_or_else(|| MailError::new(format!("{field}.content"), "missing; give the file in base64"))?;
-    Ok(Attachment { filename, content_type, content: Encoded::read(&format!("{field}.content"), content)? })
+    let cid = file.text("cid").map_err(within)?.filter(|cid| !cid.is_empty());
+    if cid.as_deref().is_some_and(|cid| !is_content_id(cid)) {
+        return Err(MailError::new(
+            format!("{field}.cid"),
+            "use at most 200 printable ASCII characters without spaces, quotes and angle brackets",
+        ));
+    }
+    Ok(Attachment { filename, content_type, content: Encoded::read(&format!("{field}.content"), content)?, cid })
+}
+
+fn is_content_id(cid: &str) -> bool {
+    cid.len() <= 200 && cid.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>\"\\(),;".contains(&byte))
 }
 
 /// The text with every control character, line ends above all, made a space: nothing can begin a header of its own.
@@ -227,66 +281,15 @@ pub(super) fn check_folding(field: &str, text: &str) -> Result<(), MailError> {
 
 fn item_mailboxes(field: &str, item: &Value) -> Result<Vec<Mailbox>, MailError> {
     match item {
-        Value::String(text) => {
-            split_list(text).into_iter().filter(|part| !part.is_empty()).map(|part| mailbox(field, part)).collect()
-        }
+        Value::Null => Ok(Vec::new()),
+        Value::String(text) => address::mailboxes(field, text),
         Value::Object(object) => {
             let text = |name: &str| object.get(name).and_then(Value::as_str);
             let address = text("address").or_else(|| text("email")).ok_or_else(|| {
                 MailError::new(field, "an object without address; write {\"name\": .., \"address\": ..}")
             })?;
-            Ok(vec![named(text("name"), address_of(field, address)?)])
+            Ok(vec![address::named(field, text("name"), address)?])
         }
         _ => Err(MailError::new(field, "not an address; write user@example.com or Name <user@example.com>")),
     }
-}
-
-/// Splits at commas outside of quotes and angle brackets.
-fn split_list(text: &str) -> Vec<&str> {
-    let (mut parts, mut start, mut quoted, mut escaped, mut angle) = (Vec::new(), 0, false, false, false);
-    for (at, c) in text.char_indices() {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' if quoted => escaped = true,
-            '"' => quoted = !quoted,
-            '<' if !quoted => angle = true,
-            '>' if !quoted => angle = false,
-            ',' if !quoted && !angle => {
-                parts.push(text[start..at].trim());
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    parts.push(text[start..].trim());
-    parts
-}
-
-fn mailbox(field: &str, text: &str) -> Result<Mailbox, MailError> {
-    let Some(inner) = text.strip_suffix('>') else { return Ok(Mailbox::new(None, address_of(field, text)?)) };
-    let (name, address) = inner.rsplit_once('<').ok_or_else(|| MailError::new(field, "a > without its <"))?;
-    Ok(named(Some(name), address_of(field, address)?))
-}
-
-fn named(name: Option<&str>, address: Address) -> Mailbox {
-    let name = one_line(name.unwrap_or_default());
-    let name = match name.strip_prefix('"').and_then(|name| name.strip_suffix('"')) {
-        Some(quoted) => one_line(&quoted.replace("\\\"", "\"").replace("\\\\", "\\")),
-        None => name,
-    };
-    Mailbox::new(Some(name).filter(|name| !name.is_empty() && name.len() <= 500), address)
-}
-
-/// An address that can't break out of `MAIL FROM:<...>`: no control bytes, spaces, angle brackets, quotes.
-fn address_of(field: &str, text: &str) -> Result<Address, MailError> {
-    let text = text.trim();
-    let tame =
-        |c: char| !c.is_control() && !c.is_whitespace() && !matches!(c, '<' | '>' | '"' | '\\' | ',' | ';' | '(' | ')');
-    if text.len() > 254 || !text.chars().all(tame) {
-        return Err(MailError::new(
-            field,
-            "not an address that can be sent to; write user@example.com without spaces or quotes",
-        ));
-    }
-    text.parse().map_err(|_| MailError::new(field, "not an address; write user@example.com or Name <user@example.com>"))
 }

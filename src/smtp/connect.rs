@@ -2,10 +2,6 @@
 
 use std::{fmt, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
-};
 use tokio::{
     net::lookup_host,
     time::{Instant, timeout, timeout_at},
@@ -17,6 +13,7 @@ use super::{
     ending::{Closed, end_socket},
     heard::heard,
     network::{Connected, Dial, Network},
+    tls::TlsRoots,
     wire::Wire,
 };
 
@@ -73,9 +70,10 @@ impl Default for StepLimits {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(10),
-            greeting: Duration::from_secs(60),
+            // RFC 5321 section 4.5.3.2: a server may ask another one about a recipient, or make strangers wait.
+            greeting: Duration::from_secs(300),
             handshake: Duration::from_secs(30),
-            command: Duration::from_secs(60),
+            command: Duration::from_secs(300),
             data: Duration::from_secs(120),
             block: Duration::from_secs(180),
             dot: Duration::from_secs(600),
@@ -97,76 +95,6 @@ impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Credentials(..)")
     }
-}
-
-/// The certificate authorities that servers are checked against; clones are cheap.
-#[derive(Clone)]
-pub struct TlsRoots(Arc<ClientConfig>);
-
-impl fmt::Debug for TlsRoots {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TlsRoots(..)")
-    }
-}
-
-/// Not knowing an authority for want of a file descriptor would look like a server that cannot be trusted.
-fn out_of_files(error: rustls_native_certs::Error) -> Option<io::Error> {
-    match error.kind {
-        rustls_native_certs::ErrorKind::Io { inner, .. } => is_out_of_files(&inner).then_some(inner),
-        _ => None,
-    }
-}
-
-impl TlsRoots {
-    /// The platform's authorities and those in `extra` (PEM). Reads files, so make it once and again when they change.
-    ///
-    /// Fails when `extra` holds no usable certificate ([`io::ErrorKind::InvalidData`]), or when no file descriptor is
-    /// left to read with. A platform without any is no error: then no handshake succeeds but with `extra`.
-    pub fn platform(extra: Option<&[u8]>) -> Result<Self, io::Error> {
-        let mut roots = RootCertStore::empty();
-        let found = rustls_native_certs::load_native_certs();
-        if let Some(error) = found.errors.into_iter().find_map(out_of_files) {
-            return Err(error);
-        }
-        roots.add_parsable_certificates(found.certs);
-        if let Some(pem) = extra {
-            let invalid = |detail: String| io::Error::new(io::ErrorKind::InvalidData, detail);
-            let mut count = 0;
-            for certificate in CertificateDer::pem_slice_iter(pem) {
-                let certificate =
-                    certificate.map_err(|error| invalid(format!("cannot read the CA certificate: {error}")))?;
-                roots.add(certificate).map_err(|error| invalid(format!("cannot use the CA certificate: {error}")))?;
-                count += 1;
-            }
-            if count == 0 {
-                return Err(invalid("no CA certificate found: write it in PEM".into()));
-            }
-        }
-        Self::of(roots)
-    }
-
-    fn of(roots: RootCertStore) -> Result<Self, io::Error> {
-        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Self(Arc::new(config)))
-    }
-
-    /// Nobody: for servers that are spoken to without TLS.
-    pub fn nobody() -> Result<Self, io::Error> {
-        Self::of(RootCertStore::empty())
-    }
-
-    pub(super) fn config(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.0)
-    }
-}
-
-/// The name that the certificate must carry.
-pub(super) fn server_name(host: &str) -> Result<ServerName<'static>, String> {
-    ServerName::try_from(host.trim_end_matches('.').to_owned()).map_err(|_| "this is no host name".to_owned())
 }
 
 /// No connection: why, and whether the server may have seen one all the same.

@@ -17,14 +17,16 @@ mod reply;
 mod send;
 mod session;
 mod table;
+mod tls;
 mod transaction;
 mod wire;
 mod words;
 
-pub use connect::{Credentials, Endpoint, StepLimits, TlsRoots};
+pub use connect::{Credentials, Endpoint, StepLimits};
 pub use ending::{Closed, Lingering};
 pub use network::{Bytes, Connected, Connection, Dial, Handle, Network, Tcp};
 pub use reply::{Class, Context, EnhancedCode, Event, PauseReason, Reply, Resend, Ruling, Sign, Stage, Verdict, Why};
-pub use session::{Features, Offers, OpenError, Session};
+pub use session::{Chunking, Features, Offers, OpenError, Session};
 pub use table::judge;
+pub use tls::TlsRoots;
 pub use transaction::{Commit, MailData, MailOutcome, RecipientOutcome, Transaction, TransactionError};

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     reply::{Event, Reply, Ruling, Sign, Stage, Why},
-    session::{Session, State},
+    session::{Chunking, Session, State},
     table::judge,
     transaction::{Commit, MailOutcome, Over, Progress, Transaction},
     wire::{Fault, WriteFault},
@@ -21,6 +21,8 @@ const BLOCK: usize = 64 * 1024;
 const SHORT: usize = 64 * 1024;
 /// How long a reply may take of which the first byte is there already.
 const EARLY: Duration = Duration::from_millis(250);
+/// How long the reply may take to a command that a server has read already.
+const AT_ONCE: Duration = Duration::from_secs(30);
 /// A session that was used a moment ago is there still. Otherwise the server may just be closing it, and a whole mail
 /// written into that would have an unknown outcome.
 const FRESH: Duration = Duration::from_secs(2);
@@ -35,6 +37,14 @@ impl Session {
         transaction: &Transaction<'_>,
         before_commit: impl AsyncFnOnce() -> Commit,
     ) -> MailOutcome {
+        // A server that does not offer 8 bits may take them all the same, as most do: better than never.
+        let seven_bit = if transaction.needs_eight_bit && !self.offers.eight_bit && !transaction.needs_utf8 {
+            transaction.message.seven_bit()
+        } else {
+            None
+        };
+        let other = seven_bit.as_deref().and_then(|message| transaction.with(message).ok());
+        let transaction = other.as_ref().unwrap_or(transaction);
         let mut progress = Progress::new(transaction, self.messages > 0);
         if let Some(ruling) = self.cannot_take(transaction) {
             progress.outcome.started = false;
@@ -46,7 +56,8 @@ impl Session {
             return progress.end();
         }
         let fresh = self.last_used.elapsed() < FRESH;
-        let in_one = fresh && self.chunking() && self.pipelining() && transaction.length <= SHORT;
+        let proven = self.chunking() && self.features.chunking == Chunking::Proven;
+        let in_one = fresh && proven && self.pipelining() && transaction.length <= SHORT;
         // Should this be cancelled half-way, both sides are out of step.
         self.state = State::Broken;
         self.messages += 1;
@@ -54,13 +65,13 @@ impl Session {
             self.send_in_one(transaction, &mut progress, before_commit).await
         } else {
             match self.offer(transaction, &mut progress).await {
-                Ok(()) => self.complete(transaction, &mut progress, before_commit).await,
+                Ok(way) => self.complete(transaction, &mut progress, way, before_commit).await,
                 Err(over) => Err(over),
             }
         };
         let mut outcome = progress.end();
         if self.chunking() && outcome.committed && outcome.last_reply.as_ref().is_some_and(knows_no_bdat) {
-            self.features.chunking = false;
+            self.features.chunking = Chunking::Off;
             // It is well, and DATA will do.
             outcome.signs.retain(|sign| *sign != Sign::Failing);
         }
@@ -76,7 +87,18 @@ impl Session {
     }
 
     fn chunking(&self) -> bool {
-        self.offers.chunking && self.features.chunking
+        self.offers.chunking && self.features.chunking != Chunking::Off
+    }
+
+    /// How the message goes, when not with everything else in one write.
+    fn way(&self, transaction: &Transaction<'_>) -> Way {
+        if !self.chunking() {
+            Way::Data
+        } else if self.features.chunking == Chunking::Proven {
+            Way::Chunks { sent: 0 }
+        } else {
+            transaction.harmless_line().map_or(Way::Data, |line| Way::Chunks { sent: line.len() })
+        }
     }
 
     /// Known before a byte is sent.
@@ -85,8 +107,7 @@ impl Session {
             return Some(Ruling::dead(Why::TooLarge));
         }
         let utf8 = transaction.needs_utf8 && !self.offers.smtp_utf8;
-        let eight_bit = transaction.needs_eight_bit && !self.offers.eight_bit;
-        (utf8 || eight_bit).then(|| Ruling::dead(Why::NotSupported))
+        utf8.then(|| Ruling::dead(Why::NotSupported))
     }
 
     /// The server has ended the session while it was at rest: no failure of the mail.
@@ -131,39 +152,48 @@ impl Session {
         if progress.is_open() { self.read_end(progress).await } else { Ok(()) }
     }
 
-    /// MAIL, RCPT and, without CHUNKING, DATA; together, when PIPELINING is offered.
-    async fn offer(&mut self, transaction: &Transaction<'_>, progress: &mut Progress) -> Result<(), Over> {
-        let data = !self.chunking();
+    /// MAIL, RCPT and the command before the message, if there is one; together, when PIPELINING is offered.
+    async fn offer(&mut self, transaction: &Transaction<'_>, progress: &mut Progress) -> Result<Way, Over> {
+        let way = self.way(transaction);
+        let before = match way {
+            Way::Data => Some("DATA".to_owned()),
+            Way::Chunks { sent: 0 } => None,
+            Way::Chunks { sent } => {
+                transaction.harmless_line().map(|line| format!("BDAT {sent}\r\n{}", line.trim_end_matches("\r\n")))
+            }
+        };
         if self.pipelining() {
             let mut text = self.envelope(transaction);
-            if data {
-                text.push_str("DATA\r\n");
+            if let Some(command) = &before {
+                let _ = write!(text, "{command}\r\n");
             }
             if let Err(written) = self.wire.write(text.as_bytes(), self.limits.block).await {
-                return self.not_written(progress, Stage::Mail, &written).await;
+                return self.not_written(progress, Stage::Mail, &written).await.map(|()| way);
             }
-            self.read_envelope(transaction, progress, Stage::Mail, u8::from(data)).await?;
-            if data && progress.is_open() {
+            self.read_envelope(transaction, progress, Stage::Mail, u8::from(before.is_some())).await?;
+            if before.is_some() && progress.is_open() {
                 let reply = self.wire.reply(self.limits.data).await;
-                return self.data_replied(progress, reply);
+                return self.may_send(progress, way, reply).await;
             }
-            return Ok(());
+            return Ok(way);
         }
         let reply = self.exchange(self.mail_command(transaction).trim_end(), self.limits.command).await;
         let reply = self.take(progress, Stage::Mail, Stage::Mail, reply)?;
         if !reply.is_completion() {
-            return self.refused(progress, Stage::Mail, &reply);
+            return self.refused(progress, Stage::Mail, &reply).map(|()| way);
         }
         for (place, recipient) in transaction.recipients.iter().enumerate() {
             let reply = self.exchange(&format!("RCPT TO:<{recipient}>"), self.limits.command).await;
             let reply = self.take(progress, Stage::Rcpt, Stage::Rcpt, reply)?;
             Self::recipient(progress, place, &reply)?;
         }
-        if data && progress.is_open() {
-            let reply = self.exchange("DATA", self.limits.data).await;
-            return self.data_replied(progress, reply);
+        match before {
+            Some(command) if progress.is_open() => {
+                let reply = self.exchange(&command, self.limits.data).await;
+                self.may_send(progress, way, reply).await
+            }
+            _ => Ok(way),
         }
-        Ok(())
     }
 
     /// The replies to MAIL and RCPT that went out together with `more` other commands. A lost reply is judged as of
@@ -195,6 +225,7 @@ impl Session {
         &mut self,
         transaction: &Transaction<'_>,
         progress: &mut Progress,
+        way: Way,
         before_commit: impl AsyncFnOnce() -> Commit,
     ) -> Result<(), Over> {
         if progress.farewell.is_some() {
@@ -203,12 +234,16 @@ impl Session {
         if !progress.is_open() {
             return Ok(());
         }
-        let chunking = self.chunking();
-        let head = transaction.length.saturating_sub(TAIL);
-        let (mut left, mut tail) = (head, Vec::with_capacity(transaction.length - head));
+        let chunking = matches!(way, Way::Chunks { .. });
+        let mut sent = if let Way::Chunks { sent } = way { sent } else { 0 };
+        let length = transaction.length - sent;
+        let head = length.saturating_sub(TAIL);
+        let (mut left, mut tail) = (head, Vec::with_capacity(length - head));
         // A long message is never in memory as a whole because of us.
-        let mut encoder = Encoder::new(chunking, transaction.length);
+        let mut encoder = Encoder::new(chunking, length);
         for block in transaction.message.blocks() {
+            let (before, block) = block.split_at(sent.min(block.len()));
+            sent -= before.len();
             let (early, late) = block.split_at(left.min(block.len()));
             left -= early.len();
             for part in early.chunks(BLOCK) {
@@ -334,9 +369,28 @@ impl Session {
         Ok(())
     }
 
-    fn data_replied(&mut self, progress: &mut Progress, read: Result<Reply, Fault>) -> Result<(), Over> {
-        let reply = self.take(progress, Stage::Data, Stage::Data, read)?;
-        if reply.code == 354 { Ok(()) } else { self.refused(progress, Stage::Data, &reply) }
+    /// The reply to the command before the message.
+    async fn may_send(&mut self, progress: &mut Progress, way: Way, read: Result<Reply, Fault>) -> Result<Way, Over> {
+        let mut reply = self.take(progress, Stage::Data, Stage::Data, read)?;
+        if let Way::Chunks { .. } = way {
+            if reply.is_completion() {
+                self.features.chunking = Chunking::Proven;
+                return Ok(way);
+            }
+            if !knows_no_bdat(&reply) {
+                return self.refused(progress, Stage::Data, &reply).map(|()| way);
+            }
+            self.features.chunking = Chunking::Off;
+            // The line behind it was no command either, and is answered by itself.
+            let read = self.wire.reply(AT_ONCE).await;
+            self.take(progress, Stage::Data, Stage::Data, read)?;
+            let read = self.exchange("DATA", self.limits.data).await;
+            reply = self.take(progress, Stage::Data, Stage::Data, read)?;
+        }
+        if reply.code != 354 {
+            self.refused(progress, Stage::Data, &reply)?;
+        }
+        Ok(Way::Data)
     }
 
     /// Replies to commands that went out behind one that was refused.
@@ -398,7 +452,7 @@ impl Session {
         if self.offers.size.is_some() {
             let _ = write!(line, " SIZE={}", transaction.length);
         }
-        if transaction.needs_eight_bit {
+        if transaction.needs_eight_bit && self.offers.eight_bit {
             line.push_str(" BODY=8BITMIME");
         }
         if transaction.needs_utf8 {
@@ -409,10 +463,18 @@ impl Session {
     }
 }
 
-/// A server, or a box before it, that offers CHUNKING and cannot do it takes BDAT for a mistake, and the message behind it
-/// for commands.
+/// How a message goes.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// After DATA, up to the dot.
+    Data,
+    /// In chunks, by BDAT; so many bytes of it are with the server before the last chunk.
+    Chunks { sent: usize },
+}
+
+/// A server, or a box before it, that offers CHUNKING and cannot do it takes BDAT for a mistake.
 fn knows_no_bdat(reply: &Reply) -> bool {
-    matches!(reply.code, 500 | 502 | 503)
+    matches!(reply.code, 500..=504)
 }
 
 /// A message block by block as BDAT wants it, behind one line that says how long it is, or as DATA does: a dot more before

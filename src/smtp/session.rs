@@ -14,10 +14,11 @@ use tokio::time::{Instant, timeout};
 use crate::api::{Auth, Tls};
 
 use super::{
-    connect::{ConnectFailure, Credentials, Endpoint, StepLimits, connect, server_name},
+    connect::{ConnectFailure, Credentials, Endpoint, StepLimits, connect},
     ending::Closed,
     reply::{Context, Event, Reply, Ruling, Stage},
     table::judge,
+    tls::server_name,
     wire::{Fault, Wire},
 };
 
@@ -84,6 +85,26 @@ impl Offers {
         }
         offers
     }
+
+    /// The mechanism to log in with: the one wanted, or the other that sends the same user and password in the same way.
+    fn login_by(&self, wanted: Auth) -> Option<Auth> {
+        let alike: &[Auth] = match wanted {
+            Auth::Plain => &[Auth::Plain, Auth::Login],
+            Auth::Login => &[Auth::Login, Auth::Plain],
+            Auth::XOAuth2 => &[Auth::XOAuth2],
+        };
+        let offered = |auth: &&Auth| self.auth.iter().any(|offered| offered == keyword(**auth));
+        alike.iter().find(offered).copied()
+    }
+}
+
+/// As it stands in the EHLO reply.
+fn keyword(auth: Auth) -> &'static str {
+    match auth {
+        Auth::Plain => "PLAIN",
+        Auth::Login => "LOGIN",
+        Auth::XOAuth2 => "XOAUTH2",
+    }
 }
 
 /// Whether a session may go on.
@@ -115,12 +136,27 @@ pub struct Features {
     /// Several commands in one write.
     pub pipelining: bool,
     /// BDAT instead of DATA.
-    pub chunking: bool,
+    pub chunking: Chunking,
+}
+
+/// Whether BDAT is used with a server that offers CHUNKING.
+///
+/// A box before the server may pass on an offer that it cannot keep. It then takes BDAT for a mistake, and the message
+/// behind it for commands: whoever wrote the message could send mail of his own by it. So nothing follows the first BDAT but
+/// a line that is no command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chunking {
+    /// It is tried with the first line of a message, which costs that message a round trip.
+    Untried,
+    /// The server has taken a chunk.
+    Proven,
+    /// DATA is used.
+    Off,
 }
 
 impl Default for Features {
     fn default() -> Self {
-        Self { pipelining: true, chunking: true }
+        Self { pipelining: true, chunking: Chunking::Untried }
     }
 }
 
@@ -254,6 +290,9 @@ impl Session {
         }
         let greeting = self.wire.reply(self.limits.greeting).await;
         expect(Stage::Greeting, greeting, 220)?;
+        if endpoint.tls == Tls::None && endpoint.auth.is_none() {
+            return self.ehlo_or_helo(endpoint).await;
+        }
         self.ehlo(endpoint).await?;
         if endpoint.tls == Tls::StartTls {
             if !self.offers.starttls {
@@ -282,20 +321,32 @@ impl Session {
         Ok(())
     }
 
+    /// A server that knows no EHLO offers nothing (RFC 5321 section 3.2): enough, when neither TLS nor a login is wanted.
+    async fn ehlo_or_helo(&mut self, endpoint: &Endpoint) -> Result<(), OpenFault> {
+        match self.ehlo(endpoint).await {
+            Err(OpenFault { reply: Some(Reply { code: 500 | 502, .. }), .. }) => {
+                self.command(Stage::Ehlo, &format!("HELO {}", endpoint.helo), 250).await
+            }
+            other => other,
+        }
+    }
+
     async fn authenticate(&mut self, mechanism: Auth, credentials: &Credentials) -> Result<(), OpenFault> {
         let Credentials { username, secret } = credentials;
-        let name = match mechanism {
-            Auth::Plain => "PLAIN",
-            Auth::Login => "LOGIN",
-            Auth::XOAuth2 => "XOAUTH2",
+        let Some(mechanism) = self.offers.login_by(mechanism) else {
+            let offered = if self.offers.auth.is_empty() { "no login".into() } else { self.offers.auth.join(", ") };
+            let problem = format!("the server does not offer AUTH {}; it offers {offered}", keyword(mechanism));
+            return Err(OpenFault::unable(Stage::Auth, &problem));
         };
-        if !self.offers.auth.iter().any(|offered| offered == name) {
-            return Err(OpenFault::unable(Stage::Auth, &format!("the server does not offer AUTH {name}")));
-        }
         match mechanism {
             Auth::Plain => {
                 let response = BASE64_STANDARD.encode(format!("\0{username}\0{secret}"));
-                self.command(Stage::Auth, &format!("AUTH PLAIN {response}"), 235).await
+                let said = self.say(Stage::Auth, &format!("AUTH PLAIN {response}")).await?;
+                if said.code == 334 {
+                    // It takes no response along with the command, and asks for it (RFC 4954 section 4).
+                    return self.command(Stage::Auth, &response, 235).await;
+                }
+                expect(Stage::Auth, Ok(said), 235)
             }
             Auth::Login => {
                 self.command(Stage::Auth, "AUTH LOGIN", 334).await?;
@@ -368,7 +419,7 @@ impl Session {
         self.features = features;
     }
 
-    /// Which of the extensions that are offered are used: CHUNKING no more, once the server has refused BDAT.
+    /// Which of the extensions that are offered are used, and what was learned of CHUNKING.
     pub fn features(&self) -> Features {
         self.features
     }

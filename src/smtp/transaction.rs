@@ -35,6 +35,11 @@ pub enum TransactionError {
 pub trait MailData: Sync {
     /// Its bytes from the beginning, in blocks; the same bytes each time.
     fn blocks(&self) -> Box<dyn Iterator<Item = Cow<'_, [u8]>> + Send + '_>;
+
+    /// The same in 7 bits, as far as that can be, for a server without 8BITMIME; none when it can't be had.
+    fn seven_bit(&self) -> Option<Box<dyn MailData + Send + '_>> {
+        None
+    }
 }
 
 impl<T: AsRef<[u8]> + Sync> MailData for T {
@@ -85,11 +90,44 @@ impl<'a> Transaction<'a> {
         self
     }
 
+    /// Says that headers of the message have addresses beyond ASCII, so that it needs SMTPUTF8.
+    pub fn utf8_headers(mut self, utf8: bool) -> Self {
+        self.needs_utf8 |= utf8;
+        self
+    }
+
+    /// This transaction with another form of its message.
+    pub(super) fn with<'b>(&self, message: &'b dyn MailData) -> Result<Transaction<'b>, TransactionError>
+    where
+        'a: 'b,
+    {
+        let other = Transaction::new(self.reverse_path, self.recipients, message)?;
+        Ok(other.resent(self.resent).utf8_headers(self.needs_utf8))
+    }
+
+    /// The first line, when no server can take it for a command: a header whose name is none.
+    pub(super) fn harmless_line(&self) -> Option<String> {
+        let block = self.message.blocks().next()?;
+        let end = block.iter().position(|byte| *byte == b'\n')? + 1;
+        let line = std::str::from_utf8(&block[..end]).ok()?;
+        let (name, _) = line.split_once(':')?;
+        let is_name = name.len() > 1 && name.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'-');
+        let verb = &name[..name.len().min(4)];
+        let is_command = COMMANDS.iter().any(|command| verb.eq_ignore_ascii_case(&command[..4]));
+        (is_name && !is_command && line.len() <= 998 && line.is_ascii()).then(|| line.to_owned())
+    }
+
     /// Bytes of the message.
     pub fn length(&self) -> usize {
         self.length
     }
 }
+
+/// What servers may know as commands; some read no further than four letters.
+const COMMANDS: [&str; 24] = [
+    "ATRN", "AUTH", "BDAT", "BURL", "DATA", "EHLO", "ETRN", "EXPN", "HELO", "HELP", "LHLO", "MAIL", "NOOP", "QUIT",
+    "RCPT", "RSET", "SAML", "SEND", "SOML", "STARTTLS", "TURN", "VRFY", "XCLIENT", "XFORWARD",
+];
 
 /// How many bytes a message has, and whether all are ASCII.
 fn measure(message: &dyn MailData) -> Result<(usize, bool), TransactionError> {
@@ -264,6 +302,30 @@ mod tests {
         assert_eq!(check("", &["a@b"], b"a"), Err(TransactionError::Unterminated));
         assert_eq!(check("", &["a@b"], b""), Err(TransactionError::Unterminated));
         assert_eq!(check("", &["a@b"], b"a\r\n\r\n"), Ok(()));
+    }
+
+    #[test]
+    fn a_line_that_may_be_a_command_is_not_harmless() {
+        let recipients = ["a@b".to_owned()];
+        let line = |text: &'static str| {
+            let message = text.as_bytes();
+            Transaction::new("", &recipients, &message).expect("a good mail").harmless_line()
+        };
+        assert_eq!(line("From: a@b\r\nTo: c\r\n").as_deref(), Some("From: a@b\r\n"));
+        assert_eq!(line("Message-ID: <a@b>\r\n").as_deref(), Some("Message-ID: <a@b>\r\n"));
+        for text in [
+            "DATA: x\r\n",
+            "Sender: a@b\r\n",
+            "data : x\r\n",
+            "MAIL FROM:<a@b>\r\n",
+            "Rset:\r\n",
+            "X\r\n",
+            "\r\n",
+            ": x\r\n",
+            "F\u{f6}: x\r\n",
+        ] {
+            assert_eq!(line(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -204,7 +204,7 @@ impl Sender {
     async fn send(&mut self, work: Work) -> Result<(), End> {
         let context = Arc::clone(&self.context);
         let claimed = Arc::clone(&work.claimed);
-        let composed = compose(&claimed.mail, &claimed.header.message_id, claimed.header.first_seen);
+        let composed = compose(&claimed.mail, &claimed.header.message_id, claimed.header.since);
         let message = match composed {
             Ok(message) => Outgoing(message),
             Err(error) => {
@@ -214,7 +214,9 @@ impl Sender {
         };
         let mail = &claimed.mail;
         let transaction = match Transaction::new(&mail.reverse_path, &mail.recipients, &message) {
-            Ok(transaction) => transaction.resent(outcome::was_resent(&claimed.header)),
+            Ok(transaction) => {
+                transaction.resent(outcome::was_resent(&claimed.header)).utf8_headers(mail.has_utf8_addresses())
+            }
             Err(error) => {
                 self.refuse(work, error.to_string());
                 return Ok(());
@@ -452,6 +454,10 @@ struct Outgoing<'a>(Message<'a>);
 impl MailData for Outgoing<'_> {
     fn blocks(&self) -> Box<dyn Iterator<Item = Cow<'_, [u8]>> + Send + '_> {
         Box::new(self.0.blocks())
+    }
+
+    fn seven_bit(&self) -> Option<Box<dyn MailData + Send + '_>> {
+        Some(Box::new(Outgoing(self.0.seven_bit())))
     }
 }
 

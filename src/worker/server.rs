@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     api::{self, Unavailable},
     lease::{Slot, SlotPool, TOO_MANY, Timing, Withheld},
-    smtp::{Closed, Features, Lingering, OpenError, PauseReason, Sign, Why},
+    smtp::{Chunking, Closed, Features, Lingering, OpenError, PauseReason, Sign, Why},
     telemetry::log::mask,
 };
 
@@ -54,7 +54,7 @@ pub struct Server {
     sessions: AtomicUsize,
     good: AtomicU64,
     /// It offers CHUNKING and has refused BDAT.
-    knows_no_bdat: AtomicBool,
+    chunking: Mutex<Chunking>,
     changed: Arc<Notify>,
 }
 
@@ -103,7 +103,7 @@ impl Server {
             opening: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
             good: AtomicU64::new(0),
-            knows_no_bdat: AtomicBool::new(false),
+            chunking: Mutex::new(Chunking::Untried),
             changed,
         }
     }
@@ -128,12 +128,20 @@ impl Server {
 
     /// Which of the extensions that it offers are used.
     pub fn features(&self) -> Features {
-        Features { chunking: !self.knows_no_bdat.load(Ordering::Relaxed), ..Features::default() }
+        let chunking = *self.chunking.lock().unwrap_or_else(PoisonError::into_inner);
+        Features { chunking, ..Features::default() }
     }
 
     /// What a session found out of its extensions.
     pub fn learn_features(&self, features: Features) {
-        if !features.chunking && !self.knows_no_bdat.swap(true, Ordering::Relaxed) {
+        let mut known = self.chunking.lock().unwrap_or_else(PoisonError::into_inner);
+        let learned = match (*known, features.chunking) {
+            // A session that was told less than is known now.
+            (Chunking::Off, _) | (_, Chunking::Untried) => *known,
+            (_, learned) => learned,
+        };
+        let refused = std::mem::replace(&mut *known, learned) != Chunking::Off && learned == Chunking::Off;
+        if refused {
             tracing::warn!(
                 server.name = self.name,
                 "the server offers CHUNKING and refuses BDAT; DATA is used from now on"

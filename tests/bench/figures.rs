@@ -15,7 +15,7 @@ use std::{
 
 use mailrelay::{
     queue::{At, Claimed, EnqueueLimits, OperationId, Progress, Queue, QueueNames, Settlement, Stage},
-    smtp::Features,
+    smtp::{Chunking, Features},
     store::{Store, StoreOptions},
 };
 use mailsink::Behaviour;
@@ -143,9 +143,11 @@ async fn move_and_remove(store: Store, list: String) -> u32 {
 async fn commands() {
     let sink = smtp::sink_with(Behaviour { reply_delay_ms: 20, ..Behaviour::default() }).await;
     let mut slowest = None;
-    for (name, pipelining, chunking) in
-        [("command by command", false, false), ("PIPELINING", true, false), ("PIPELINING and CHUNKING", true, true)]
-    {
+    for (name, pipelining, chunking) in [
+        ("command by command", false, Chunking::Off),
+        ("PIPELINING", true, Chunking::Off),
+        ("PIPELINING and CHUNKING", true, Chunking::Proven),
+    ] {
         let mut session = smtp::open(&sink).await;
         session.restrict(Features { pipelining, chunking });
         let start = Instant::now();

@@ -487,3 +487,25 @@ async fn depths_tell_since_when_the_oldest_waits() {
     fixture.queue.enqueue(mail("timed").as_bytes(), NO_LIMITS, second(25)).await.expect("enqueued");
     assert_eq!(fixture.queue.depths(second(40)).await.expect("depths").oldest, Some(second(25)));
 }
+
+/// A mail that the server puts off again and again is the queue's oldest; one that is meant for later waits for nothing.
+#[tokio::test]
+async fn a_mail_that_is_put_off_is_as_old_as_it_is() {
+    let fixture = fixture();
+    let second = |n: u64| NOW.after(Duration::from_secs(n));
+    let oldest = async |at| fixture.queue.depths(at).await.expect("depths").oldest;
+    let later = r#"{"from":"a@x.org","to":"b@x.org","text":"x","notBefore":"2099-01-01T00:00:00Z"}"#;
+    fixture.queue.enqueue(later.as_bytes(), NO_LIMITS, NOW).await.expect("enqueued");
+    assert_eq!(oldest(second(1)).await, None);
+    fixture.push("mail_queue", mail("slow")).await;
+    for _ in 0..3 {
+        let claim = fixture.claim_one(ONE).await;
+        assert_eq!(fixture.settle(ONE, &claim, delayed(Duration::from_secs(60))).await, Settled::Done);
+        assert_eq!(oldest(second(30)).await, Some(claim.header.since));
+        assert_eq!(fixture.queue.promote_due(second(60), 10).await.expect("promoted"), 1);
+    }
+    let claim = fixture.claim_one(ONE).await;
+    assert_eq!(fixture.settle(ONE, &claim, delivered()).await, Settled::Done);
+    assert_eq!(oldest(second(300)).await, None);
+    fixture.balanced().await;
+}

@@ -258,7 +258,7 @@ async fn only_a_2yz_after_the_dot_is_a_delivery_and_everything_odd_is_unknown() 
     let odd = [
         Failure::raw(FailureStage::Dot, "354 go on\r\n"),
         Failure::raw(FailureStage::Dot, "ok queued\r\n"),
-        Failure::raw(FailureStage::Dot, "250 ok\n"),
+        Failure::raw(FailureStage::Dot, "250\tok\r\n"),
         Failure::raw(FailureStage::Dot, "250-ok\r\n451 no\r\n"),
         Failure::closing(FailureStage::Dot),
         Failure::closing(FailureStage::Dot).accepting(),

@@ -1,5 +1,6 @@
 //! SMTP against the counting sink and a real Postfix.
 
+mod corners;
 mod early;
 mod mails;
 mod postfix;

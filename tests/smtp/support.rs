@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use mailrelay::{
     api::Tls,
-    smtp::{Commit, Endpoint, MailOutcome, Session, StepLimits, Tcp, TlsRoots, Transaction},
+    smtp::{Chunking, Commit, Endpoint, Features, MailOutcome, Session, StepLimits, Tcp, TlsRoots, Transaction},
 };
 use mailsink::{Behaviour, Sink, SinkConfig};
 
@@ -35,8 +35,15 @@ pub async fn sink_with(behaviour: Behaviour) -> Sink {
     sink
 }
 
-/// A session with it, in clear.
+/// A session with it, in clear, which knows that the sink takes BDAT.
 pub async fn open(sink: &Sink) -> Session {
+    let mut session = open_first(sink).await;
+    session.restrict(Features { chunking: Chunking::Proven, ..Features::default() });
+    session
+}
+
+/// A session as a worker's first one with a server.
+pub async fn open_first(sink: &Sink) -> Session {
     Session::open(&endpoint(sink.smtp(), Tls::None, None), None).await.expect("a session")
 }
 

@@ -36,6 +36,12 @@ pub struct Behaviour {
     pub size: Option<usize>,
     /// Keywords left out of the EHLO reply, such as `PIPELINING`.
     pub hide: Vec<String>,
+    /// What AUTH offers; absent: `PLAIN LOGIN XOAUTH2`.
+    pub mechanisms: Option<String>,
+    /// AUTH PLAIN takes no response along with the command: it is asked for.
+    pub asks_for_response: bool,
+    /// Replies end with LF alone.
+    pub bare_lf: bool,
     /// What fails; the first that fits is taken.
     pub failures: Vec<Failure>,
 }

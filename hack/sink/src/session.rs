@@ -178,7 +178,11 @@ impl Session {
             let line = self.line().await?;
             let (verb, rest) = line.split_once(' ').unwrap_or((&line, ""));
             match verb.to_ascii_uppercase().as_str() {
-                "EHLO" | "HELO" => self.ehlo().await?,
+                "EHLO" => self.ehlo().await?,
+                "HELO" => {
+                    self.reset();
+                    self.say("250 mailsink");
+                }
                 "STARTTLS" => self.starttls().await?,
                 "AUTH" => self.auth(rest).await?,
                 "MAIL" => self.mail(rest).await?,
@@ -248,7 +252,8 @@ impl Session {
             keywords.push("STARTTLS".into());
         }
         if self.shared.login.is_some() && self.encrypted {
-            keywords.push("AUTH PLAIN LOGIN XOAUTH2".into());
+            let mechanisms = behaviour.mechanisms.as_deref().unwrap_or("PLAIN LOGIN XOAUTH2");
+            keywords.push(format!("AUTH {mechanisms}"));
         }
         keywords.push("ENHANCEDSTATUSCODES".into());
         keywords.retain(|keyword| !behaviour.hide.iter().any(|hidden| keyword.starts_with(hidden.as_str())));
@@ -307,7 +312,8 @@ impl Session {
         let (mechanism, first) = rest.split_once(' ').unwrap_or((rest, ""));
         let good = match mechanism.to_ascii_uppercase().as_str() {
             "PLAIN" => {
-                let given = if first.is_empty() { self.ask("334 ").await? } else { decode(first) };
+                let asks = first.is_empty() || self.shared.state.behaviour().asks_for_response;
+                let given = if asks { self.ask("334 ").await? } else { decode(first) };
                 given == format!("\0{}\0{}", login.username, login.password).into_bytes()
             }
             "LOGIN" => {
@@ -468,7 +474,7 @@ impl Session {
 
     fn say(&mut self, reply: &str) {
         self.output.extend(reply.bytes());
-        self.output.extend(b"\r\n");
+        self.output.extend(if self.shared.state.behaviour().bare_lf { "\n" } else { "\r\n" }.bytes());
     }
 
     /// Sends the replies gathered so far.

@@ -1,4 +1,4 @@
--- KEYS[12]: differences that were accepted. ARGV: how many were before; what corrects the sum; how many counted mails should wait by
+-- KEYS[13]: differences that were accepted. ARGV: how many were before; what corrects the sum; how many counted mails should wait by
 -- the counter, and how many do ('' when nobody knows); now; what is written down of it.
 -- A person has seen that the sum is wrong: the audit goes on from there. Answers 'done', or 'changed' when somebody else did
 -- the same, or the counter moved.
@@ -8,5 +8,5 @@ count('corrections', 1)
 count('accepted', ARGV[2])
 if ARGV[4] ~= '' then redis.call('HSET', COUNTERS, 'counted', ARGV[4]) end
 if redis.call('HEXISTS', COUNTERS, 'began') == 0 then redis.call('HSET', COUNTERS, 'began', ARGV[5]) end
-if redis.call('LPUSH', KEYS[12], ARGV[6]) > 100 then redis.call('RPOP', KEYS[12]) end
+if redis.call('LPUSH', KEYS[13], ARGV[6]) > 100 then redis.call('RPOP', KEYS[13]) end
 return 'done'

@@ -1,12 +1,12 @@
--- KEYS: 12 claims, 13 stages, then the buckets of each claim's records in turn, and behind them where its dead letter lies
+-- KEYS: 13 claims, 14 stages, then the buckets of each claim's records in turn, and behind them where its dead letter lies
 -- when that is long. ARGV: now, and for each claim: claim, action
 -- (kept, dead, duplicate), header ('' keeps the entry), id, serial, not before, expires, reason, dead letter, what its
 -- envelope is (raw; headed: to be checked here; forged: found out), fingerprint, recipients that are left out, whether
 -- doubts about another's record were looked into, names of the records, Message-ID.
 -- Answers one word for each claim: kept, delayed, dead, expired, duplicate, delivered, gone; or what must be thought over,
 -- and nothing was changed: missing (its dead letter), forged, doubtful, or partly and a line for each address that has it.
-local CLAIMS, STAGES, now = KEYS[12], KEYS[13], clock(ARGV[1])
-local answers, first = {}, 14
+local CLAIMS, STAGES, now = KEYS[13], KEYS[14], clock(ARGV[1])
+local answers, first = {}, 15
 for at = 2, #ARGV, 15 do
   local claim, action, header, id, serial = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   local due, expires, reason, letter = ARGV[at + 5], ARGV[at + 6], ARGV[at + 7], ARGV[at + 8]

@@ -1,4 +1,4 @@
--- Somebody's decision on dead letters. KEYS[12..]: buckets of each letter's records in turn. ARGV: action (requeue, discard),
+-- Somebody's decision on dead letters. KEYS[13..]: buckets of each letter's records in turn. ARGV: action (requeue, discard),
 -- now, and for each letter, oldest first: how it begins, or all of it; the entry to queue, id, serial, names of the records,
 -- its place from the end of the list (negative), its length, Message-ID.
 -- Answers one word for each letter: done, or gone when another lies there.
@@ -22,7 +22,7 @@ for at = 3, #ARGV, 8 do
   table.insert(answers, answer)
 end
 if goes > 0 then redis.call('LREM', DEAD, -goes, '') end
-local first = 12
+local first = 13
 for number, answer in ipairs(answers) do
   local at = 8 * number - 5
   local entry, id, serial, fields = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]

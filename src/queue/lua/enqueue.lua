@@ -1,10 +1,10 @@
--- KEYS[12..]: buckets of the mail's records. ARGV: entry, serial, id, max length, max bytes, now, not before or '', token,
+-- KEYS[13..]: buckets of the mail's records. ARGV: entry, serial, id, max length, max bytes, now, not before or '', token,
 -- expires or '', fingerprint, whether doubts about another's record were looked into, names of the records.
 -- The one script that is refused at maxmemory: it fills the queue, the others drain it.
 local entry, serial, id, now, due, token = ARGV[1], ARGV[2], ARGV[3], clock(ARGV[6]), ARGV[7], ARGV[8]
 local expires, sum, sure = ARGV[9], ARGV[10], ARGV[11] ~= ''
 if expires ~= '' and tonumber(expires) <= tonumber(now) then return {'expired'} end
-local records = look_all(12, ARGV[12])
+local records = look_all(13, ARGV[12])
 for _, found in ipairs(records) do
   if forbids(found, serial) then
     if not sure and doubtful(found) then return {'doubtful'} end

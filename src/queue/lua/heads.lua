@@ -1,4 +1,4 @@
--- KEYS: 12 a hash of entries. ARGV: cursor, after how many bytes to stop, how many lines of each entry are wanted, and
+-- KEYS: 13 a hash of entries. ARGV: cursor, after how many bytes to stop, how many lines of each entry are wanted, and
 -- perhaps fields: then of these alone.
 -- Answers the next cursor ('0' at the end), and for each entry its field, its length, and its first lines. Headers lie there;
 -- whoever decides about a hundred large mails must not hold them.
@@ -19,12 +19,12 @@ local function tell(field, entry)
 end
 if #ARGV > 3 then
   for at = 4, #ARGV do
-    local entry = redis.call('HGET', KEYS[12], ARGV[at])
+    local entry = redis.call('HGET', KEYS[13], ARGV[at])
     if entry then tell(ARGV[at], entry) end
   end
 else
   repeat
-    local page = redis.call('HSCAN', KEYS[12], cursor, 'COUNT', 4)
+    local page = redis.call('HSCAN', KEYS[13], cursor, 'COUNT', 4)
     cursor = page[1]
     for at = 1, #page[2], 2 do tell(page[2][at], page[2][at + 1]) end
   until cursor == '0' or seen >= tonumber(ARGV[2])

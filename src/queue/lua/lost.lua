@@ -1,7 +1,7 @@
--- KEYS[12..]: buckets of records, then the claims of every process. ARGV: now, id and serial of the mail that they forbid,
+-- KEYS[13..]: buckets of records, then the claims of every process. ARGV: now, id and serial of the mail that they forbid,
 -- names of the records, processes. Ends the records whose mail is nowhere any more. Answers the ids of those mails; or
 -- nothing at all when the set of processes changed meanwhile.
-local now, id, serial, records = clock(ARGV[1]), ARGV[2], ARGV[3], look_all(12, ARGV[4])
+local now, id, serial, records = clock(ARGV[1]), ARGV[2], ARGV[3], look_all(13, ARGV[4])
 if redis.call('HLEN', PROCESSES) ~= #ARGV - 4 then return false end
 for at = 5, #ARGV do
   if redis.call('HEXISTS', PROCESSES, ARGV[at]) == 0 then return false end
@@ -9,7 +9,7 @@ end
 
 local function in_hand(found)
   local words = '"serial":"' .. found.serial
-  for at = 12 + #records, #KEYS do
+  for at = 13 + #records, #KEYS do
     for _, claim in ipairs(redis.call('HKEYS', KEYS[at])) do
       local entry = redis.call('HGET', KEYS[at], claim)
       local line = headed(entry) and string.sub(entry, 1, string.find(entry, '\n', 1, true) or #entry) or ''

@@ -1,3 +1,3 @@
--- KEYS: 12 a hash of entries. ARGV: field, and which bytes of its entry are wanted: from, to. Nothing when it is not there.
-local entry = redis.call('HGET', KEYS[12], ARGV[1])
+-- KEYS: 13 a hash of entries. ARGV: field, and which bytes of its entry are wanted: from, to. Nothing when it is not there.
+local entry = redis.call('HGET', KEYS[13], ARGV[1])
 return entry and string.sub(entry, ARGV[2], ARGV[3])

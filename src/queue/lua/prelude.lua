@@ -3,6 +3,8 @@
 -- the mail where it goes, then takes it from where it was, and writes records and events last. Nothing is lost then.
 local COUNTERS, EVENTS, NORMAL, HIGH, LOW, ARRIVED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local DELAYED, DELAYED_MAILS, HELD, PROCESSES, DEAD = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+-- Since when those of the delayed mails wait that are put off, and not only meant for later.
+local PUT_OFF = KEYS[12]
 local MAGIC = 'mailrelay/1 '
 local DAY = 86400000
 -- The time by which a script acts, and the same as records have it, rounded down to seconds.
@@ -84,9 +86,23 @@ local function give(entry, push)
   redis.call(push or 'RPUSH', list, entry)
 end
 
+-- Since when the mail of an entry with a header waits.
+local function since_of(entry)
+  local line = string.sub(entry, 1, (string.find(entry, '\n', 1, true) or 1) - 1)
+  return tonumber(string.match(line, '"since":(%d+)') or string.match(line, '"firstSeen":(%d+)'))
+end
+
 local function delay(token, due, entry)
   redis.call('HSET', DELAYED_MAILS, token, entry)
   redis.call('ZADD', DELAYED, due, token)
+  local since = headed(entry) and since_of(entry)
+  if since and since <= NOW then redis.call('ZADD', PUT_OFF, string.format('%.0f', since), token) end
+end
+
+local function no_longer_delayed(token)
+  redis.call('ZREM', DELAYED, token)
+  redis.call('ZREM', PUT_OFF, token)
+  redis.call('HDEL', DELAYED_MAILS, token)
 end
 
 -- Whether a dead letter is here as a whole: `letter` is its text, or '=' and the length of one that was brought in parts and

@@ -25,7 +25,6 @@ for at = room, 1, -1 do
     give(seal(entry, 'n'))
     moved = moved + 1
   end
-  redis.call('ZREM', DELAYED, tokens[at])
-  redis.call('HDEL', DELAYED_MAILS, tokens[at])
+  no_longer_delayed(tokens[at])
 end
 return moved

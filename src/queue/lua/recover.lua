@@ -1,12 +1,12 @@
--- KEYS: 12 claims, 13 stages, then the buckets of each claim's records in turn, and behind them where its dead letter lies
+-- KEYS: 13 claims, 14 stages, then the buckets of each claim's records in turn, and behind them where its dead letter lies
 -- when that is long. ARGV: process, now, and for each claim:
 -- claim, stage it must be at ('early' is any before committing), action (queue, held, resend, dead), header ('' keeps the
 -- entry), dead letter or what is known of a held mail, wait, id, serial, reason, names of the records, Message-ID.
 -- The header of a claim that was only taken was not checked yet: its records are written only if they are its own already.
 -- Answers one word for each claim: the action, or skipped.
-local CLAIMS, STAGES, process, now = KEYS[12], KEYS[13], ARGV[1], clock(ARGV[2])
+local CLAIMS, STAGES, process, now = KEYS[13], KEYS[14], ARGV[1], clock(ARGV[2])
 local STATE = {queue = 'queued', held = 'held', resend = 'resend', dead = 'dead'}
-local answers, first, silent = {}, 14, false
+local answers, first, silent = {}, 15, false
 for at = 3, #ARGV, 11 do
   local claim, expected, action, header, extra, wait = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
   local id, serial, reason, records = ARGV[at + 6], ARGV[at + 7], ARGV[at + 8], look_all(first, ARGV[at + 9])

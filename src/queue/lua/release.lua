@@ -1,10 +1,10 @@
--- A person's decision on a held mail. KEYS[12..]: buckets of the records. ARGV: claim, action (release, discard), now, id,
+-- A person's decision on a held mail. KEYS[13..]: buckets of the records. ARGV: claim, action (release, discard), now, id,
 -- serial, names of the records, the stage it was at: a header that was only taken was not checked, so its records must be
 -- its own already. Then the Message-ID.
 local parked = redis.call('HGET', HELD, ARGV[1])
 if not parked then return 'gone' end
 local now, id, serial = clock(ARGV[3]), ARGV[4], ARGV[5]
-local records = look_all(12, ARGV[6])
+local records = look_all(13, ARGV[6])
 local trusted = #records > 0 and (ARGV[7] ~= 'taken' or records[1].serial == serial)
 local state, has = 'discarded', '*'
 if ARGV[2] == 'release' then

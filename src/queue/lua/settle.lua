@@ -1,9 +1,9 @@
--- KEYS: 12 claims, 13 stages, 14.. buckets of the records, then where a dead letter lies that is long. ARGV: claim, operation, action, now, header, wait, dead letter or
+-- KEYS: 13 claims, 14 stages, 15.. buckets of the records, then where a dead letter lies that is long. ARGV: claim, operation, action, now, header, wait, dead letter or
 -- what is known of a held mail, serial, id, reason, reply, addresses that have it since this try, names of the
 -- records, Message-ID.
-local CLAIMS, STAGES, claim, operation, action, now = KEYS[12], KEYS[13], ARGV[1], ARGV[2], ARGV[3], clock(ARGV[4])
+local CLAIMS, STAGES, claim, operation, action, now = KEYS[13], KEYS[14], ARGV[1], ARGV[2], ARGV[3], clock(ARGV[4])
 local header, wait, extra, serial, id, reason = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
-local reply, has, records, message_id, answer = ARGV[11], ARGV[12], look_all(14, ARGV[13]), ARGV[14], 'done'
+local reply, has, records, message_id, answer = ARGV[11], ARGV[12], look_all(15, ARGV[13]), ARGV[14], 'done'
 local parks = action ~= 'delivered' and action ~= 'dead'
 local due = action == 'delayed' and after(now, wait) or ''
 
@@ -28,10 +28,7 @@ if not entry then
     entry = redis.call('HGET', DELAYED_MAILS, claim)
     -- Put off again, it stays in its place with a new time.
     leave = function()
-      if action ~= 'delayed' then
-        redis.call('ZREM', DELAYED, claim)
-        redis.call('HDEL', DELAYED_MAILS, claim)
-      end
+      if action ~= 'delayed' then no_longer_delayed(claim) end
     end
   elseif known == LETTER.resend and action == 'delivered' then
     -- It already lies in a list to be sent again: leave word for the claim that finds it there.
@@ -44,7 +41,7 @@ if not entry then
   answer = 'late'
 end
 
-local parts = KEYS[14 + #records]
+local parts = KEYS[15 + #records]
 if action == 'dead' and not is_here(extra, parts) then return 'missing' end
 if action == 'delivered' then
   count('delivered', 1)

@@ -1,4 +1,4 @@
--- KEYS: 12 claims, 13 stages of the process. ARGV: process, pod, now, most bytes (and, after a space, how many the first
+-- KEYS: 13 claims, 14 stages of the process. ARGV: process, pod, now, most bytes (and, after a space, how many the first
 -- entry may have all the same), claim ids.
 -- Takes from `arrived` first, then by weight, so that the urgent overtakes and nothing starves. A long entry is taken alone,
 -- so that the others do not wait until it is read.
@@ -71,8 +71,8 @@ for at = 5, #ARGV do
   else
     accept(now)
   end
-  redis.call('HSET', KEYS[13], ARGV[at], 'taken ' .. now .. ' ' .. letter)
-  redis.call('HSET', KEYS[12], ARGV[at], entry)
+  redis.call('HSET', KEYS[14], ARGV[at], 'taken ' .. now .. ' ' .. letter)
+  redis.call('HSET', KEYS[13], ARGV[at], entry)
   remove(list, place)
   bytes = bytes + #entry
   table.insert(taken, ARGV[at])
