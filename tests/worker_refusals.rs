@@ -4,7 +4,8 @@ mod scene;
 
 use std::time::{Duration, Instant};
 
-use mailsink::{Behaviour, Failure, FailureStage};
+use mailrelay::{api, queue::Filter};
+use mailsink::{Behaviour, Failure, FailureStage, Sink, SinkConfig};
 use scene::{Scene, eventually, mail};
 use serde_json::json;
 use testkit::throughout;
@@ -145,5 +146,32 @@ async fn a_server_that_offers_chunking_and_refuses_bdat_gets_data_from_then_on()
     let log = scene.workers[0].log();
     assert_eq!(log.matches("DATA is used from now on").count(), 1, "{log}");
     assert_eq!(log.matches("put off").count(), 0, "{log}");
+    scene.logs_are_clean();
+}
+
+/// What is too large for one server of a relay goes to the other, and dies only when it is too large for all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_that_one_server_cannot_take_goes_to_another_that_can() {
+    let mut scene = Scene::sixteen(1, json!({})).await;
+    scene.sink.set_behaviour(Behaviour { size: Some(2_000), ..Behaviour::default() });
+    let large = Sink::start(SinkConfig::default()).await.expect("the sink starts");
+    large.set_behaviour(Behaviour { size: Some(200_000), ..Behaviour::default() });
+    let port = large.smtp().port();
+    scene
+        .change(|record| {
+            let second = api::Server { name: "second".into(), port, ..record.spec.servers[0].clone() };
+            record.spec.servers.push(second);
+        })
+        .await;
+    let mail = |number: usize, length: usize| json!({ "id": format!("m{number}"), "from": "a@example.com", "to": format!("b{number}@example.org"), "text": "hello world\n".repeat(length / 12) });
+    for number in 0..60 {
+        scene.send_one(mail(number, if number % 2 == 0 { 100 } else { 10_000 })).await;
+    }
+    scene.send_one(mail(60, 300_000)).await;
+    let audit = scene.audit_until("all are settled", |audit| audit.delivered + audit.dead == 61).await;
+    assert_eq!((audit.delivered, audit.dead), (60, 1), "{audit:?}");
+    assert!(large.stats().accepted >= 30, "{:?}", large.stats());
+    let dead = scene.queue.dead_list(&Filter::default(), 10).await.expect("the dead letters");
+    assert_eq!((dead[0].id.as_str(), dead[0].reason.as_str()), ("m60", "TooLarge"));
     scene.logs_are_clean();
 }

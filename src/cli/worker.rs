@@ -27,8 +27,8 @@ pub struct Arguments {
     /// Folder with SERVER/{username,password,token,ca.crt,allowed-hosts}
     #[arg(long, env = "MAILRELAY_CREDENTIALS_DIR", value_name = "PATH", default_value = "/etc/mailrelay/credentials")]
     credentials_dir: PathBuf,
-    /// Where /livez, /readyz and /metrics are served
-    #[arg(long, env = "MAILRELAY_HTTP", value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
+    /// Where /livez, /readyz and /metrics are served: all addresses, at a port that applications do not use
+    #[arg(long, env = "MAILRELAY_HTTP", value_name = "ADDRESS", default_value = "[::]:9425")]
     http: SocketAddr,
     /// How long mails that are being sent may take to finish after SIGTERM; less than the pod's grace period
     #[arg(long, env = "MAILRELAY_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "25s")]

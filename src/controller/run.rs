@@ -64,7 +64,7 @@ pub struct ControllerOptions {
     #[arg(long, env = "MAILRELAY_SHARED_BUDGETS")]
     pub shared_budgets: bool,
     /// Where to serve /livez, /readyz and /metrics
-    #[arg(long = "http", env = "MAILRELAY_HTTP", default_value = "0.0.0.0:8080")]
+    #[arg(long = "http", env = "MAILRELAY_HTTP", default_value = "[::]:8080")]
     pub http: SocketAddr,
 }
 

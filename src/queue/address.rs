@@ -15,7 +15,7 @@ const LONGEST_NAME: usize = 500;
 /// The addresses in a text: separated by commas or semicolons, with or without names, comments and groups.
 pub(super) fn mailboxes(field: &str, text: &str) -> Result<Vec<Mailbox>, MailError> {
     let parts = split_list(text);
-    parts.into_iter().filter(|part| !part.is_empty()).map(|part| mailbox(field, part)).collect()
+    parts.iter().filter(|part| !part.is_empty()).map(|part| mailbox(field, part)).collect()
 }
 
 /// An address with a name beside it.
@@ -68,8 +68,8 @@ fn split_list(text: &str) -> Vec<String> {
     parts.iter().map(|part| part.trim().to_owned()).collect()
 }
 
-fn mailbox(field: &str, text: String) -> Result<Mailbox, MailError> {
-    let Some(inner) = text.strip_suffix('>') else { return named(field, None, &text) };
+fn mailbox(field: &str, text: &str) -> Result<Mailbox, MailError> {
+    let Some(inner) = text.strip_suffix('>') else { return named(field, None, text) };
     let (name, address) = inner.rsplit_once('<').ok_or_else(|| MailError::new(field, "a > without its <"))?;
     named(field, Some(name), address)
 }

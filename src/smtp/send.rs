@@ -101,6 +101,11 @@ impl Session {
         }
     }
 
+    /// Whether the server can take this mail at all, by what it says of itself.
+    pub fn takes(&self, transaction: &Transaction<'_>) -> bool {
+        self.cannot_take(transaction).is_none()
+    }
+
     /// Known before a byte is sent.
     fn cannot_take(&self, transaction: &Transaction<'_>) -> Option<Ruling> {
         if self.offers.size.flatten().is_some_and(|limit| transaction.length > limit) {

@@ -4,7 +4,14 @@
 //! Whoever reaches the port may be anybody, and the process has mail to send: connections are few, small and short, and
 //! the oldest one makes room for the next, so that neither silence nor half a request keeps a probe out.
 
-use std::{collections::VecDeque, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -97,9 +104,21 @@ pub async fn serve(address: SocketAddr, routes: Routes) {
     }
 }
 
+/// Where there is no IPv6, all addresses are those of IPv4.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    match listen_on(address) {
+        Err(_) if address.ip() == Ipv6Addr::UNSPECIFIED => listen_on((Ipv4Addr::UNSPECIFIED, address.port()).into()),
+        listening => listening,
+    }
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // Probes come by the pod's address, whatever its family is.
+        socket.set_only_v6(false)?;
+    }
     // Before listening, so that every connection has it.
     socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
     socket.set_nonblocking(true)?;
@@ -235,6 +254,21 @@ mod tests {
     }
 
     const PROBE: &[u8] = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    #[tokio::test]
+    async fn probes_are_answered_at_addresses_of_either_family() {
+        let listener = listen("[::]:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let pages = Routes::new(watch::channel(true).1, Arc::default()).router();
+        tokio::spawn(async move { accept_all(&listener, &pages, LONG).await });
+        let mut families = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()))];
+        if address.is_ipv6() {
+            families.push((Ipv6Addr::LOCALHOST, address.port()).into());
+        }
+        for address in families {
+            assert!(said(address, PROBE).await.starts_with("HTTP/1.1 200"), "{address}");
+        }
+    }
 
     #[tokio::test]
     async fn the_oldest_of_too_many_connections_makes_room_for_a_probe() {

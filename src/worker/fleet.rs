@@ -122,7 +122,13 @@ impl Fleet {
 
     /// Opens up to `wanted` sessions, each on the server whose share is used least; how many.
     pub fn open(&self, wanted: usize, context: &Arc<Context>) -> usize {
+        self.open_at(|_| true, wanted, context)
+    }
+
+    /// The same, at those servers only whose name `fits`.
+    pub fn open_at(&self, fits: impl Fn(&str) -> bool, wanted: usize, context: &Arc<Context>) -> usize {
         let mut servers = self.servers();
+        servers.retain(|server| fits(&server.name));
         for opened in 0..wanted {
             servers.sort_by_cached_key(|server| match server.pool.status().limit {
                 0 => usize::MAX,

@@ -11,7 +11,13 @@ use tokio::{
     time::Instant,
 };
 
-use super::{backoff::Backoff, context::Context, fleet::Room, settle::Work};
+use super::{
+    backoff::Backoff,
+    context::{self, Context},
+    fleet::Room,
+    outcome::{self, Moment},
+    settle::Work,
+};
 use crate::{
     api::RelayRecord,
     queue::{Arrivals, At, Batch, Queue, QueueNames},
@@ -34,15 +40,25 @@ const KEPT: Duration = Duration::from_secs(10);
 /// Where free sessions ask for mail. Clones are the same place.
 #[derive(Clone)]
 pub struct Intake {
-    requests: mpsc::UnboundedSender<Wish>,
+    requests: mpsc::UnboundedSender<Request>,
 }
 
-/// The asking of all sessions, for the task that answers.
-pub type Requests = mpsc::UnboundedReceiver<Wish>;
+/// What all sessions say, for the task that answers.
+pub type Requests = mpsc::UnboundedReceiver<Request>;
+
+/// What a session says.
+pub enum Request {
+    /// It asks for a mail.
+    Next(Wish),
+    /// Its server cannot take this one.
+    PassOn(Box<Work>),
+}
 
 /// A session that asks for a mail.
 pub struct Wish {
     pub(super) session: oneshot::Sender<Work>,
+    /// The name of its server.
+    server: String,
     /// How long it asks, unless a mail is being claimed for it then.
     until: Instant,
 }
@@ -57,10 +73,18 @@ impl Intake {
     /// The next mail; `None` when none came within `rest`, or no more will come. One that is being claimed by then is
     /// waited for, however long that takes. Cancelling withdraws the wish: a mail that is being claimed for it goes to
     /// another session, to one that is opened for it, or back to the queue.
-    pub async fn next(&self, rest: Duration) -> Option<Work> {
+    pub async fn next(&self, server: &str, rest: Duration) -> Option<Work> {
         let (session, mail) = oneshot::channel();
-        self.requests.send(Wish { session, until: Instant::now() + rest }).ok()?;
+        let wish = Wish { session, server: server.to_owned(), until: Instant::now() + rest };
+        self.requests.send(Request::Next(wish)).ok()?;
         mail.await.ok()
+    }
+
+    /// Gives a mail, of which nothing was sent, to a session of a server that it fits; or back to the queue, should none be
+    /// to be had.
+    pub fn pass_on(&self, work: Work) {
+        // Without a task that answers, it goes back to the queue as it is dropped.
+        let _ = self.requests.send(Request::PassOn(Box::new(work)));
     }
 }
 
@@ -82,8 +106,9 @@ struct Task {
     context: Arc<Context>,
     source: Option<Source>,
     waiting: VecDeque<Wish>,
-    /// Mails whose sessions ended while they were claimed, kept until then for sessions that are being opened for them:
-    /// claimed anew, a mail that takes longer than its server lets a session rest would never be sent.
+    /// Mails whose sessions ended while they were claimed, or whose servers cannot take them, kept until then for sessions
+    /// that are being opened for them: claimed anew, a mail that takes longer than its server lets a session rest would
+    /// never be sent, and one that is too large for a server could come to it again and again.
     kept: VecDeque<(Work, Instant)>,
     claims: FuturesUnordered<BoxFuture<'static, Claim>>,
     /// Whether mail may wait that nobody was given: look before waiting for more.
@@ -125,14 +150,15 @@ pub async fn run(context: Arc<Context>, mut requests: Requests) {
             biased;
             () = stop.cancelled() => break,
             request = requests.recv() => match request {
-                Some(wish) => task.take_in(wish),
+                Some(Request::Next(wish)) => task.take_in(wish),
+                Some(Request::PassOn(work)) => task.pass_on(*work),
                 None => break,
             },
             Some(claim) = task.claims.next() => task.hand_out(claim),
             changed = relay.changed() => if changed.is_ok() { task.look = true } else { break },
             () = until(task.not_before) => task.not_before = None,
             () = until(rested) => task.dismiss(Instant::now()),
-            () = until(kept) => drop(task.kept.pop_front()),
+            () = until(kept) => task.give_up_first_kept(),
             () = until(room.opens()) => task.look = true,
             // A large mail may have waited for that.
             () = task.context.room.freed() => {
@@ -186,13 +212,29 @@ impl Task {
     }
 
     fn take_in(&mut self, wish: Wish) {
+        let fitting = self.kept.iter().position(|(work, _)| work.fits(&wish.server));
         self.waiting.push_back(wish);
-        if let Some((work, until)) = self.kept.pop_front()
+        if let Some((work, until)) = fitting.and_then(|at| self.kept.remove(at))
             && let Some(work) = offer(work, &mut self.waiting)
         {
             self.kept.push_front((work, until));
         }
         self.look = true;
+    }
+
+    fn pass_on(&mut self, work: Work) {
+        if let Some(work) = offer(work, &mut self.waiting) {
+            self.keep(work);
+        }
+        self.look = true;
+    }
+
+    /// No session came for it: it goes back to the queue, to be tried at once, or later when few servers would do.
+    fn give_up_first_kept(&mut self) {
+        let Some((work, _)) = self.kept.pop_front().filter(|(work, _)| work.is_choosy()) else { return };
+        let moment = Moment { now: work.queue.estimate(At::Redis), random: context::throw() };
+        let conclusion = outcome::unplaced(&work.claimed.header, &self.context.settler.policy(), moment);
+        self.context.settler.settle(work, conclusion, || {});
     }
 
     /// When a session that asks has rested long enough. None has while a claim is on its way that may have mail for it.
@@ -212,7 +254,8 @@ impl Task {
         let Some(queue) = self.source.as_ref().map(|source| source.queue.clone()) else { return };
         self.open_for_kept();
         self.waiting.retain(|wish| !wish.session.is_closed());
-        if self.context.settler.open() >= SETTLEMENTS {
+        // Many mails that few servers can take must not fill the memory.
+        if self.context.settler.open() >= SETTLEMENTS || self.kept.len() >= BATCH {
             return self.pause();
         }
         if !self.waiting.is_empty() {
@@ -298,8 +341,17 @@ impl Task {
         let fleet = &self.context.fleet;
         let opening = fleet.opening();
         let missing = self.kept.len().saturating_sub(opening);
-        if fleet.open(missing, &self.context) == 0 && opening == 0 && fleet.room(Instant::now()) == Room::None {
-            self.kept.clear();
+        if fleet.open_at(|server| fits_any(&self.kept, server), missing, &self.context) > 0 || opening > 0 {
+            return;
+        }
+        if fleet.room(Instant::now()) == Room::None {
+            // Sessions of servers that do for them come for more, sooner or later.
+            self.kept.retain(|(work, _)| work.is_choosy());
+        }
+        // Servers may share a budget: one that rests at a server which takes none of these makes room.
+        let served = fleet.servers().iter().any(|server| fits_any(&self.kept, &server.name) && server.sessions() > 0);
+        if !self.kept.is_empty() && !served {
+            self.waiting.pop_front();
         }
     }
 
@@ -328,9 +380,15 @@ impl Task {
     }
 }
 
-/// Gives a mail to the first session that is still there; the mail again when none is.
+/// Whether this server may take one of these mails.
+fn fits_any(mails: &VecDeque<(Work, Instant)>, server: &str) -> bool {
+    mails.iter().any(|(work, _)| work.fits(server))
+}
+
+/// Gives a mail to the first session that is still there, of a server that it fits; the mail again when none is.
 fn offer(mut work: Work, sessions: &mut VecDeque<Wish>) -> Option<Work> {
-    while let Some(wish) = sessions.pop_front() {
+    while let Some(at) = sessions.iter().position(|wish| work.fits(&wish.server)) {
+        let Some(wish) = sessions.remove(at) else { break };
         match wish.session.send(work) {
             Ok(()) => return None,
             Err(returned) => work = returned,

@@ -194,6 +194,17 @@ pub fn stuck(header: &Header, policy: &Policy, moment: Moment) -> Conclusion {
     }
 }
 
+/// The servers that could take it are not to be had now.
+pub fn unplaced(header: &Header, policy: &Policy, moment: Moment) -> Conclusion {
+    let reply = "some servers of the relay cannot take this mail, and none of the others had room for it".into();
+    let failure = Failure { schedule: Schedule::Free, reason: "NoServerFits".into(), reply, delay: None };
+    Conclusion {
+        settlement: next_step(header, failure, &policy.retry, moment.now, moment.random),
+        progress: Progress::default(),
+        label: "deferred",
+    }
+}
+
 /// Redis refuses to record an outcome: the mail is held, with what should have been recorded.
 pub fn not_recorded(settlement: &Settlement, error: &dyn std::fmt::Display) -> Settlement {
     let what = match settlement {

@@ -184,7 +184,7 @@ impl Sender {
             () = self.slot.expired() => Err(End::Expired),
             () = self.slot.revoked() => Err(End::Orderly),
             () = self.server.stop.cancelled() => Err(End::Orderly),
-            work = self.context.intake.next(self.context.idle) => work.ok_or(End::Orderly),
+            work = self.context.intake.next(&self.server.name, self.context.idle) => work.ok_or(End::Orderly),
             // The server ended the session while it was at rest: nobody's failure.
             () = self.session.ended() => {
                 self.note_early_end();
@@ -222,6 +222,16 @@ impl Sender {
                 return Ok(());
             }
         };
+        if !self.session.takes(&transaction) {
+            // When it is the last one, what it lacks is the mail's end.
+            let others = context.fleet.servers();
+            if others.iter().any(|other| other.name != self.server.name && work.fits(&other.name)) {
+                let mut work = work;
+                work.rule_out(&self.server.name);
+                context.intake.pass_on(work);
+                return Ok(());
+            }
+        }
         let _company = match self.begin(&work).await {
             Ok(company) => company,
             // Dropped, the mail goes back to the queue.

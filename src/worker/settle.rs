@@ -45,6 +45,8 @@ pub struct Work {
     begun: AtomicBool,
     committed: OnceLock<Instant>,
     ended: bool,
+    /// Servers that cannot take it as it is: too large for them, or it needs an extension that they lack.
+    unfit: Vec<String>,
 }
 
 impl Work {
@@ -58,7 +60,23 @@ impl Work {
             begun: AtomicBool::new(false),
             committed: OnceLock::new(),
             ended: false,
+            unfit: Vec::new(),
         }
+    }
+
+    /// Notes that this server cannot take it as it is.
+    pub fn rule_out(&mut self, server: &str) {
+        self.unfit.push(server.to_owned());
+    }
+
+    /// Whether this server may take it, as far as is known.
+    pub fn fits(&self, server: &str) -> bool {
+        !self.unfit.iter().any(|unfit| unfit == server)
+    }
+
+    /// Whether some server could not take it.
+    pub fn is_choosy(&self) -> bool {
+        !self.unfit.is_empty()
     }
 
     /// From now on Redis may know it at a later stage.
@@ -274,7 +292,7 @@ mod tests {
     use crate::{
         queue::{Depths, QueueNames},
         store::{Store, StoreOptions},
-        worker::intake::Intake,
+        worker::intake::{Intake, Request},
     };
 
     struct Scene {
@@ -314,9 +332,9 @@ mod tests {
     async fn a_mail_for_a_session_that_just_went_goes_back_to_the_queue() {
         let scene = Scene::open();
         let (intake, mut requests) = Intake::new();
-        let mut next = Box::pin(intake.next(Duration::from_secs(60)));
+        let mut next = Box::pin(intake.next("primary", Duration::from_secs(60)));
         assert!(futures::poll!(&mut next).is_pending());
-        let wish = requests.recv().await.expect("it asks");
+        let Some(Request::Next(wish)) = requests.recv().await else { panic!("it asks") };
         assert!(wish.session.send(scene.work().await).is_ok(), "it is still there");
         // Its lease was revoked in the same moment.
         drop(next);

@@ -270,7 +270,7 @@ async fn addresses(stage: &Stage, namespace: &str) -> Result<Vec<(String, String
 pub(crate) async fn metrics(address: &str) -> Result<Vec<u8>> {
     let mut answer = Vec::new();
     let asking = async {
-        let mut stream = TcpStream::connect((address, 8080)).await?;
+        let mut stream = TcpStream::connect((address, 9425)).await?;
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
         stream.read_to_end(&mut answer).await
     };
