@@ -12,15 +12,17 @@ use std::{
     time::Duration,
 };
 
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, RedisConnectionInfo,
     RedisError, RedisResult, Script, TlsCertificates,
     aio::{AsyncStream, MultiplexedConnection, PubSub},
 };
 
-/// How long a connection to Redis may take.
-pub const CONNECT_LIMIT: Duration = Duration::from_millis(300);
+/// How long a connection to Redis may take at first: one that a lost packet holds up is given up before its lease is.
+const CONNECT_LIMIT: Duration = Duration::from_millis(300);
+/// How long it may take at most, where Redis is far away.
+const CONNECT_LIMIT_FAR: Duration = Duration::from_millis(2_400);
 
 /// Where Redis is and how to prove who we are. Every field can come from the environment.
 #[derive(Clone, clap::Args)]
@@ -134,18 +136,128 @@ pub trait Dialer: Send + Sync {
     fn dial(&self) -> BoxFuture<'static, io::Result<Box<dyn AsyncStream + Send + Sync + Unpin>>>;
 }
 
-/// How connections are made. No `Debug` here: the client knows the password.
+/// How connections are made. No `Debug` here: both know the password.
 enum Way {
-    Tcp(Box<Client>),
+    Tcp { options: Box<StoreOptions>, login: Mutex<Login> },
     Dialed(Arc<dyn Dialer>),
 }
 
+/// What the options and their files said when they were last read.
+#[derive(Clone)]
+struct Login {
+    settings: Settings,
+    client: Client,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Settings {
+    url: String,
+    username: Option<String>,
+    password: Option<String>,
+    authorities: Option<Vec<u8>>,
+}
+
+impl Settings {
+    /// Reads the files.
+    fn read(options: &StoreOptions) -> Result<Self, StoreError> {
+        let invalid = |what: String| StoreError::Options { what };
+        let url = match &options.url {
+            Some(url) => url.clone(),
+            None => match (options.text_in_dir("url")?, &options.dir) {
+                (Some(url), _) => url,
+                (None, None) => "redis://127.0.0.1:6379".to_owned(),
+                (None, Some(dir)) => {
+                    return Err(invalid(format!(
+                        "no file `url` in {}; add the key `url` to the Secret",
+                        dir.display()
+                    )));
+                }
+            },
+        };
+        let username = match &options.username {
+            Some(username) => Some(username.clone()),
+            None => options.text_in_dir("username")?,
+        };
+        let password = match &options.password_file {
+            None => options.text_in_dir("password")?,
+            Some(path) => Some(
+                std::fs::read_to_string(path)
+                    .map_err(|error| invalid(format!("cannot read the password file {}: {error}", path.display())))?,
+            ),
+        };
+        let password = password.map(|password| password.trim_end_matches(['\r', '\n']).to_owned());
+        let ca_in_dir = options.dir.as_ref().map(|dir| dir.join("ca.crt")).filter(|path| path.exists());
+        let authorities = match options.ca_file.clone().or(ca_in_dir) {
+            None => None,
+            Some(path) => Some(
+                std::fs::read(&path)
+                    .map_err(|error| invalid(format!("cannot read the CA file {}: {error}", path.display())))?,
+            ),
+        };
+        Ok(Self { url, username, password, authorities })
+    }
+
+    fn into_login(self) -> Result<Login, StoreError> {
+        let invalid = |what: String| StoreError::Options { what };
+        // The library's message may repeat the URL, and with it a password.
+        let info = self.url.as_str().into_connection_info().map_err(|_| {
+            invalid("the URL is not one of Redis; write redis://host:port or rediss://host:port".into())
+        })?;
+        let mut login = info.redis_settings().clone().set_lib_name("mailrelay", env!("CARGO_PKG_VERSION"));
+        if let Some(username) = &self.username {
+            login = login.set_username(username);
+        }
+        if let Some(password) = &self.password {
+            login = login.set_password(password);
+        }
+        let info = info.set_redis_settings(login);
+        let client = match &self.authorities {
+            None => Client::open(info),
+            Some(pem) => {
+                let root_cert = Some(pem.clone());
+                Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert })
+            }
+        };
+        let client = client.map_err(|error| invalid(error.to_string()))?;
+        Ok(Login { settings: self, client })
+    }
+}
+
+impl Login {
+    fn address(&self) -> String {
+        match self.client.get_connection_info().addr() {
+            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => format!("{host}:{port}"),
+            other => other.to_string(),
+        }
+    }
+}
+
 impl Way {
-    async fn connect(&self, limit: Duration) -> RedisResult<MultiplexedConnection> {
+    /// Reads the files again; whether something changed there. Another Redis is not gone over to: what is kept there is not
+    /// what we know of this one.
+    fn renew(&self) -> bool {
+        let Self::Tcp { options, login } = self else { return false };
+        let Ok(settings) = Settings::read(options) else { return false };
+        let mut login = login.lock().unwrap_or_else(PoisonError::into_inner);
+        if settings == login.settings {
+            return false;
+        }
+        match settings.into_login() {
+            Ok(renewed) if renewed.address() == login.address() => {
+                *login = renewed;
+                tracing::info!("the login for Redis changed; it is used from now on");
+                true
+            }
+            _ => false,
+        }
+    }
+
+    async fn connect(&self, limit: Duration, patience: Duration) -> RedisResult<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new().set_response_timeout(Some(limit));
         match self {
-            Self::Tcp(client) => {
-                let config = config.set_connection_timeout(Some(CONNECT_LIMIT));
+            Self::Tcp { login, .. } => {
+                let client = login.lock().unwrap_or_else(PoisonError::into_inner).client.clone();
+                let config = config.set_connection_timeout(Some(patience));
                 client.get_multiplexed_async_connection_with_config(&config).await
             }
             Self::Dialed(dialer) => {
@@ -161,7 +273,10 @@ impl Way {
 
     async fn subscribe(&self) -> RedisResult<PubSub> {
         match self {
-            Self::Tcp(client) => client.get_async_pubsub().await,
+            Self::Tcp { login, .. } => {
+                let client = login.lock().unwrap_or_else(PoisonError::into_inner).client.clone();
+                client.get_async_pubsub().await
+            }
             Self::Dialed(dialer) => PubSub::new(&RedisConnectionInfo::default(), dialer.dial().await?).await,
         }
     }
@@ -173,6 +288,8 @@ struct Inner {
     current: [Mutex<Current>; 2],
     /// What is long goes one after the other, so that each has its time for itself.
     turn: tokio::sync::Mutex<()>,
+    /// How long a connection may take now.
+    patience: Mutex<Duration>,
 }
 
 #[derive(Default)]
@@ -184,56 +301,9 @@ struct Current {
 impl Store {
     /// Reads the options and the files they name; does not connect.
     pub fn new(options: &StoreOptions) -> Result<Self, StoreError> {
-        let invalid = |what: String| StoreError::Options { what };
-        let url = match &options.url {
-            Some(url) => url.clone(),
-            None => match (options.text_in_dir("url")?, &options.dir) {
-                (Some(url), _) => url,
-                (None, None) => "redis://127.0.0.1:6379".to_owned(),
-                (None, Some(dir)) => {
-                    return Err(invalid(format!(
-                        "no file `url` in {}; add the key `url` to the Secret",
-                        dir.display()
-                    )));
-                }
-            },
-        };
-        // The library's message may repeat the URL, and with it a password.
-        let mut info = url.as_str().into_connection_info().map_err(|_| {
-            invalid("the URL is not one of Redis; write redis://host:port or rediss://host:port".into())
-        })?;
-        let mut login = info.redis_settings().clone().set_lib_name("mailrelay", env!("CARGO_PKG_VERSION"));
-        if let Some(username) =
-            options.username.clone().map_or_else(|| options.text_in_dir("username"), |u| Ok(Some(u)))?
-        {
-            login = login.set_username(username);
-        }
-        let password = match &options.password_file {
-            None => options.text_in_dir("password")?,
-            Some(path) => Some(
-                std::fs::read_to_string(path)
-                    .map_err(|error| invalid(format!("cannot read the password file {}: {error}", path.display())))?,
-            ),
-        };
-        if let Some(password) = password {
-            login = login.set_password(password.trim_end_matches(['\r', '\n']));
-        }
-        info = info.set_redis_settings(login);
-        let address = match info.addr() {
-            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => format!("{host}:{port}"),
-            other => other.to_string(),
-        };
-        let ca_in_dir = options.dir.as_ref().map(|dir| dir.join("ca.crt")).filter(|path| path.exists());
-        let client = match options.ca_file.clone().or(ca_in_dir) {
-            None => Client::open(info),
-            Some(path) => {
-                let root_cert = std::fs::read(&path)
-                    .map_err(|error| invalid(format!("cannot read the CA file {}: {error}", path.display())))?;
-                Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert: Some(root_cert) })
-            }
-        }
-        .map_err(|error| invalid(error.to_string()))?;
-        Ok(Self::by(Way::Tcp(Box::new(client)), address))
+        let login = Settings::read(options)?.into_login()?;
+        let address = login.address();
+        Ok(Self::by(Way::Tcp { options: Box::new(options.clone()), login: Mutex::new(login) }, address))
     }
 
     /// A Redis whose connections `dialer` makes; does not connect. `address` is for messages.
@@ -243,7 +313,13 @@ impl Store {
 
     fn by(way: Way, address: String) -> Self {
         Self {
-            inner: Arc::new(Inner { way, address, current: Default::default(), turn: tokio::sync::Mutex::default() }),
+            inner: Arc::new(Inner {
+                way,
+                address,
+                current: Default::default(),
+                turn: tokio::sync::Mutex::default(),
+                patience: Mutex::new(CONNECT_LIMIT),
+            }),
             lane: Lane::Short,
         }
     }
@@ -297,20 +373,51 @@ impl Store {
 
     /// A connection of its own, for blocking commands; `limit` bounds each answer.
     pub async fn dedicated(&self, limit: Duration) -> Result<MultiplexedConnection, StoreError> {
-        let connecting = self.inner.way.connect(limit);
-        // The library's own limit does not cover the greeting of a server that accepts and says nothing.
-        match tokio::time::timeout(CONNECT_LIMIT * 2, connecting).await {
-            Ok(connected) => connected.map_err(|error| self.error(&error, CONNECT_LIMIT)),
-            Err(_) => Err(StoreError::TimedOut { address: self.inner.address.clone(), limit: CONNECT_LIMIT * 2 }),
-        }
+        let way = &self.inner.way;
+        self.connecting(|patience| way.connect(limit, patience).boxed()).await
     }
 
     /// A connection of its own, for subscriptions.
     pub async fn subscriber(&self) -> Result<PubSub, StoreError> {
-        match tokio::time::timeout(CONNECT_LIMIT * 2, self.inner.way.subscribe()).await {
-            Ok(connected) => connected.map_err(|error| self.error(&error, CONNECT_LIMIT)),
-            Err(_) => Err(StoreError::TimedOut { address: self.inner.address.clone(), limit: CONNECT_LIMIT * 2 }),
+        let way = &self.inner.way;
+        self.connecting(|_| way.subscribe().boxed()).await
+    }
+
+    /// Connects, once more with the login that the files have now, should they have changed.
+    async fn connecting<'a, T>(
+        &self,
+        connect: impl Fn(Duration) -> BoxFuture<'a, RedisResult<T>>,
+    ) -> Result<T, StoreError> {
+        let patience = self.patience();
+        let connected = self.connected(patience, connect(patience)).await;
+        if connected.is_err() && self.inner.way.renew() {
+            return self.connected(patience, connect(patience)).await;
         }
+        connected
+    }
+
+    async fn connected<T>(
+        &self,
+        patience: Duration,
+        connecting: BoxFuture<'_, RedisResult<T>>,
+    ) -> Result<T, StoreError> {
+        let began = tokio::time::Instant::now();
+        // The library's own limit does not cover the greeting of a server that accepts and says nothing.
+        let connected = match tokio::time::timeout(patience * 2, connecting).await {
+            Ok(connected) => connected.map_err(|error| self.error(&error, patience)),
+            Err(_) => Err(StoreError::TimedOut { address: self.inner.address.clone(), limit: patience * 2 }),
+        };
+        let took = connected.is_ok().then(|| began.elapsed());
+        let timed_out = matches!(connected, Err(StoreError::TimedOut { .. }));
+        if took.is_some() || timed_out {
+            *self.inner.patience.lock().unwrap_or_else(PoisonError::into_inner) = next_patience(patience, took);
+        }
+        connected
+    }
+
+    /// How long a connection, or a first answer on it, may take now.
+    pub fn patience(&self) -> Duration {
+        *self.inner.patience.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Turns an error of a connection made by [`Store::dedicated`] or [`Store::subscriber`] into ours.
@@ -385,5 +492,26 @@ impl Store {
             let other = if matches!(self.lane, Lane::Short) { Lane::Bodies } else { Lane::Short };
             Self { inner: Arc::clone(&self.inner), lane: other }.current().connection = None;
         }
+    }
+}
+
+/// How long the next connection may take, after one that `took` so long, or that took too long: a Redis far away is waited
+/// for, and one that is near is not waited for long.
+fn next_patience(patience: Duration, took: Option<Duration>) -> Duration {
+    let wanted = took.map_or(patience * 2, |took| took * 4);
+    wanted.clamp(CONNECT_LIMIT, CONNECT_LIMIT_FAR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_grows_with_the_way_to_redis_and_not_beyond_a_lease() {
+        let ms = Duration::from_millis;
+        assert_eq!(next_patience(CONNECT_LIMIT, None), ms(600));
+        assert_eq!(next_patience(ms(2_000), None), CONNECT_LIMIT_FAR);
+        assert_eq!(next_patience(ms(1_200), Some(ms(400))), ms(1_600));
+        assert_eq!(next_patience(ms(2_400), Some(ms(1))), CONNECT_LIMIT);
     }
 }

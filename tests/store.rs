@@ -1,6 +1,7 @@
 //! What every use of Redis rests on, against a real one.
 
 use std::{
+    net::Ipv4Addr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,7 +11,7 @@ use std::{
 
 use mailrelay::store::{Store, StoreOptions};
 use redis::Script;
-use testkit::{Persistence, RedisServer};
+use testkit::{Door, Persistence, RedisServer, eventually};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -53,4 +54,61 @@ async fn after_a_restart_of_redis_neither_connection_is_used_again() {
     for lane in [store.for_bodies(), store.clone()] {
         lane.query::<String>(&ping, LIMIT).await.expect("by a new connection");
     }
+}
+
+/// A Secret that is changed after Redis was: what was logged in by the old password goes on, by the new one, without a restart.
+#[tokio::test]
+async fn a_new_password_in_the_files_is_used_as_soon_as_the_old_one_is_refused() {
+    let redis = RedisServer::start(Persistence::Off);
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("a file");
+    let admin = async |password: &str, words: &[&str]| {
+        let url = redis.url().replace("redis://", &format!("redis://:{password}@"));
+        let store = Store::new(&StoreOptions::from_url(url)).expect("options");
+        let mut command = redis::cmd(words[0]);
+        words[1..].iter().for_each(|word| drop(command.arg(*word)));
+        store.query::<redis::Value>(&command, LIMIT).await.expect("done");
+    };
+    redis.command(&["CONFIG", "SET", "requirepass", "old"]).expect("set");
+    write("url", &redis.url());
+    write("password", "old\n");
+    let options = StoreOptions { url: None, dir: Some(folder.path().into()), ..StoreOptions::from_url("") };
+    let store = Store::new(&options).expect("options");
+    let ping = redis::cmd("PING");
+    for lane in [store.clone(), store.for_bodies()] {
+        lane.query::<String>(&ping, LIMIT).await.expect("answered");
+    }
+    admin("old", &["CONFIG", "SET", "requirepass", "new"]).await;
+    admin("new", &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+    // The files come later, as kubelet has it.
+    store.query::<String>(&ping, LIMIT).await.expect_err("killed");
+    let refused = store.query::<String>(&ping, LIMIT).await.expect_err("the old password");
+    assert!(refused.to_string().contains("authentication failed"), "{refused}");
+    write("password", "new\n");
+    for lane in [store.clone(), store.for_bodies()] {
+        eventually("it is used", async || lane.query::<String>(&ping, LIMIT).await).await;
+    }
+    store.subscriber().await.expect("the new one");
+    // Another Redis is none that the same files lead to.
+    write("url", "redis://127.0.0.1:1");
+    write("password", "newer\n");
+    admin("new", &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+    store.query::<String>(&ping, LIMIT).await.expect_err("killed");
+    eventually("the same Redis", async || store.query::<String>(&ping, LIMIT).await).await;
+}
+
+#[tokio::test]
+async fn a_redis_far_away_is_reached() {
+    let redis = RedisServer::start(Persistence::Off);
+    let door = Door::open(Ipv4Addr::LOCALHOST.into(), redis.address()).await.expect("a door");
+    door.delay(Duration::from_millis(200));
+    let store = Store::new(&StoreOptions::from_url(format!("redis://{}", door.address()))).expect("options");
+    let ping = redis::cmd("PING");
+    let mut tries = 0;
+    eventually("an answer", async || {
+        tries += 1;
+        store.query::<String>(&ping, LIMIT).await
+    })
+    .await;
+    assert!(tries <= 4, "{tries}");
 }

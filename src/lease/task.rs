@@ -12,10 +12,7 @@ use super::{
     state::{ClearReply, LeaveReply, SyncRequest},
     store::LedgerStore,
 };
-use crate::{
-    store::{CONNECT_LIMIT, StoreError},
-    system,
-};
+use crate::{store::StoreError, system};
 
 /// The least sleep of whoever waits for a moment on another clock.
 const LEAST_SLEEP: Duration = Duration::from_millis(1);
@@ -151,9 +148,10 @@ pub(super) async fn listen(shared: &Shared, ledger: &LedgerStore) {
 async fn follow(shared: &Shared, ledger: &LedgerStore) -> Result<(), StoreError> {
     let store = ledger.store();
     let mut events = store.subscriber().await?;
-    match tokio::time::timeout(CONNECT_LIMIT, events.subscribe(ledger.channel())).await {
-        Ok(subscribed) => subscribed.map_err(|error| store.error(&error, CONNECT_LIMIT))?,
-        Err(_) => return Err(StoreError::TimedOut { address: store.address().to_owned(), limit: CONNECT_LIMIT }),
+    let limit = store.patience();
+    match tokio::time::timeout(limit, events.subscribe(ledger.channel())).await {
+        Ok(subscribed) => subscribed.map_err(|error| store.error(&error, limit))?,
+        Err(_) => return Err(StoreError::TimedOut { address: store.address().to_owned(), limit }),
     }
     // Something may have happened before we listened.
     shared.with(|holder, _| holder.hear("listening -"));
