@@ -6,6 +6,7 @@
 //! [`crate::queue`]).
 
 use std::{
+    collections::BTreeMap,
     io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -21,6 +22,8 @@ use redis::{
 
 /// How long a connection to Redis may take at first: one that a lost packet holds up is given up before its lease is.
 const CONNECT_LIMIT: Duration = Duration::from_millis(300);
+/// How long the same refusal of Redis is not told again.
+const TELL_AGAIN: Duration = Duration::from_secs(600);
 /// How long it may take at most, where Redis is far away.
 const CONNECT_LIMIT_FAR: Duration = Duration::from_millis(2_400);
 
@@ -138,7 +141,7 @@ pub trait Dialer: Send + Sync {
 
 /// How connections are made. No `Debug` here: both know the password.
 enum Way {
-    Tcp { options: Box<StoreOptions>, login: Mutex<Login> },
+    Tcp { options: Box<StoreOptions>, login: Box<Mutex<Login>> },
     Dialed(Arc<dyn Dialer>),
 }
 
@@ -290,6 +293,8 @@ struct Inner {
     turn: tokio::sync::Mutex<()>,
     /// How long a connection may take now.
     patience: Mutex<Duration>,
+    /// When it was last said that Redis refuses something, by its words.
+    told: Mutex<BTreeMap<String, tokio::time::Instant>>,
 }
 
 #[derive(Default)]
@@ -303,7 +308,7 @@ impl Store {
     pub fn new(options: &StoreOptions) -> Result<Self, StoreError> {
         let login = Settings::read(options)?.into_login()?;
         let address = login.address();
-        Ok(Self::by(Way::Tcp { options: Box::new(options.clone()), login: Mutex::new(login) }, address))
+        Ok(Self::by(Way::Tcp { options: Box::new(options.clone()), login: Box::new(Mutex::new(login)) }, address))
     }
 
     /// A Redis whose connections `dialer` makes; does not connect. `address` is for messages.
@@ -319,6 +324,7 @@ impl Store {
                 current: Default::default(),
                 turn: tokio::sync::Mutex::default(),
                 patience: Mutex::new(CONNECT_LIMIT),
+                told: Mutex::default(),
             }),
             lane: Lane::Short,
         }
@@ -407,6 +413,9 @@ impl Store {
             Ok(connected) => connected.map_err(|error| self.error(&error, patience)),
             Err(_) => Err(StoreError::TimedOut { address: self.inner.address.clone(), limit: patience * 2 }),
         };
+        if let Err(error) = &connected {
+            self.tell(error);
+        }
         let took = connected.is_ok().then(|| began.elapsed());
         let timed_out = matches!(connected, Err(StoreError::TimedOut { .. }));
         if took.is_some() || timed_out {
@@ -451,10 +460,23 @@ impl Store {
             Ok(Err(error)) => self.error(&error, limit),
             Err(_) => StoreError::TimedOut { address: self.inner.address.clone(), limit },
         };
+        self.tell(&outcome);
         if !matches!(outcome, StoreError::Garbled { .. } | StoreError::Refused { .. }) || Self::is_stale(&outcome) {
             self.forget(generation, matches!(outcome, StoreError::Unreachable { .. }));
         }
         Err(outcome)
+    }
+
+    /// Says that Redis refuses what is asked, once in a while: a person must mend that, and nothing else would say so.
+    fn tell(&self, error: &StoreError) {
+        let StoreError::Refused { detail, .. } = error else { return };
+        let now = tokio::time::Instant::now();
+        let mut told = self.inner.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.get(detail).is_none_or(|last| now.duration_since(*last) >= TELL_AGAIN) {
+            told.retain(|_, last| now.duration_since(*last) < TELL_AGAIN);
+            told.insert(detail.clone(), now);
+            tracing::warn!(%error, "redis refuses a command");
+        }
     }
 
     /// A refusal that a new connection may cure: the node became a replica, or our login was withdrawn.

@@ -66,7 +66,7 @@ async fn a_new_password_in_the_files_is_used_as_soon_as_the_old_one_is_refused()
         let url = redis.url().replace("redis://", &format!("redis://:{password}@"));
         let store = Store::new(&StoreOptions::from_url(url)).expect("options");
         let mut command = redis::cmd(words[0]);
-        words[1..].iter().for_each(|word| drop(command.arg(*word)));
+        command.arg(&words[1..]);
         store.query::<redis::Value>(&command, LIMIT).await.expect("done");
     };
     redis.command(&["CONFIG", "SET", "requirepass", "old"]).expect("set");
