@@ -9,6 +9,8 @@ mod look;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 
+use crate::api::UnknownOutcome;
+
 use super::{Entry, Header, Priority, Refusal, Stage, Try, UnixMillis, envelope, ids::fresh_id};
 pub use decide::{Action, Bulk};
 
@@ -94,6 +96,9 @@ pub struct DeadLetter {
     /// What the server said of single recipients.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<Refusal>,
+    /// What becomes of it when its final answer is lost, when its producer said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown_outcome: Option<UnknownOutcome>,
     /// Where the JSON lay, when the list held only an id; the JSON itself is in `payload` if it was there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload_key: Option<String>,
@@ -126,6 +131,7 @@ impl DeadLetter {
         let (attempts, deferrals, crashes) =
             header.as_ref().map(|h| (h.attempts, h.deferrals, h.crashes)).unwrap_or_default();
         let first_seen = header.as_ref().map_or(now, |h| h.first_seen);
+        let unknown_outcome = header.as_ref().and_then(|h| h.unknown_outcome);
         let (key, tries, remaining, refused) =
             header.map(|h| (h.key, h.tries, h.remaining, h.refused)).unwrap_or_default();
         Self {
@@ -145,6 +151,7 @@ impl DeadLetter {
             tries,
             remaining,
             refused,
+            unknown_outcome,
             payload_key: None,
             payload: None,
             payload_base64: None,
@@ -241,6 +248,7 @@ impl DeadLetter {
             patience: super::Patience::default(),
             recipients: std::collections::BTreeMap::new(),
             tries: Vec::new(),
+            unknown_outcome: self.unknown_outcome,
         };
         let mut entry = header.encode(self.priority);
         entry.extend_from_slice(&payload);

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::UnknownOutcome;
+
 use super::{Mail, Patience, Priority, UnixMillis, ids::sortable_id};
 
 /// How every envelope begins; the scripts know it too.
@@ -49,6 +51,8 @@ pub struct Header {
     pub recipients: BTreeMap<String, Patience>,
     /// The last tries, oldest first; at most [`MAX_TRIES`] are kept.
     pub tries: Vec<Try>,
+    /// What becomes of it when its final answer is lost, when its producer said so.
+    pub unknown_outcome: Option<UnknownOutcome>,
 }
 
 /// A header as it is written: without what follows from the rest, since a million of them wait in memory.
@@ -84,6 +88,8 @@ struct Line {
     recipients: BTreeMap<String, Patience>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     tries: Vec<Try>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unknown_outcome: Option<UnknownOutcome>,
 }
 
 impl From<Header> for Line {
@@ -103,6 +109,7 @@ impl From<Header> for Line {
             patience,
             recipients,
             tries,
+            unknown_outcome,
         } = header;
         let domain = message_id.strip_prefix('<').and_then(|rest| rest.strip_prefix(&*id)?.strip_suffix('>'));
         let message_id = match domain.filter(|domain| domain.starts_with('@')) {
@@ -127,6 +134,7 @@ impl From<Header> for Line {
             patience,
             recipients,
             tries,
+            unknown_outcome,
         }
     }
 }
@@ -148,6 +156,7 @@ impl From<Line> for Header {
             patience,
             recipients,
             tries,
+            unknown_outcome,
         } = line;
         let id = id.unwrap_or_else(|| sortable_id(first_seen, &serial));
         let message_id = if message_id.starts_with('@') { format!("<{id}{message_id}>") } else { message_id };
@@ -168,6 +177,7 @@ impl From<Line> for Header {
             patience,
             recipients,
             tries,
+            unknown_outcome,
         }
     }
 }
@@ -267,6 +277,7 @@ impl Header {
             patience: Patience::default(),
             recipients: BTreeMap::new(),
             tries: Vec::new(),
+            unknown_outcome: mail.unknown_outcome,
             id,
         }
     }
@@ -354,6 +365,7 @@ pub(super) mod tests {
             patience: Patience::default(),
             recipients: BTreeMap::new(),
             tries: Vec::new(),
+            unknown_outcome: None,
         }
     }
 

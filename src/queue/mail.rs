@@ -12,6 +12,8 @@ use serde::{
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::api::UnknownOutcome;
+
 use super::{
     Encoded, Raw, Text, UnixMillis, json,
     wire::{Fields, check_folding, one_line},
@@ -79,6 +81,8 @@ pub struct Mail {
     pub idempotency_key: Option<String>,
     /// W3C trace context of the producer.
     pub traceparent: Option<String>,
+    /// What becomes of it when its final answer is lost, unless that is the relay's to say.
+    pub unknown_outcome: Option<UnknownOutcome>,
     /// What is sent.
     pub content: Content,
 }
@@ -131,7 +135,7 @@ pub struct Attachment {
 }
 
 /// The fields of a mail; others are ignored.
-const FIELDS: [&str; 20] = [
+const FIELDS: [&str; 21] = [
     "attachments",
     "bcc",
     "calendar",
@@ -151,6 +155,7 @@ const FIELDS: [&str; 20] = [
     "text",
     "to",
     "traceparent",
+    "unknownOutcome",
     "version",
 ];
 
@@ -190,6 +195,7 @@ pub fn parse(payload: impl Into<Bytes>) -> Result<Mail, MailError> {
         expires_at: fields.time("expiresAt")?,
         idempotency_key: fields.text("idempotencyKey")?.filter(|key| !key.is_empty()),
         traceparent: fields.text("traceparent").ok().flatten().filter(|text| is_traceparent(text)),
+        unknown_outcome: fields.unknown_outcome()?,
         content: content(&fields, from, to, cc)?,
     };
     if mail.idempotency_key.as_ref().is_some_and(|key| key.len() > MAX_KEY) {

@@ -182,7 +182,9 @@ impl Queue {
                 _ => None,
             };
             let crashes = header.as_ref().map_or(0, |header| header.crashes);
-            let resolution = resolve(stage, crashes, Suspicion { sending, length: *length }, options);
+            let own = header.as_ref().and_then(|header| header.unknown_outcome);
+            let options = RecoverOptions { unknown: own.unwrap_or(options.unknown), ..*options };
+            let resolution = resolve(stage, crashes, Suspicion { sending, length: *length }, &options);
             // Only a dead letter has the payload in it.
             let whole = match resolution {
                 Resolution::Poison { .. } => match self.entry(&self.names.claims(process), claim, *length).await? {

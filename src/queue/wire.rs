@@ -6,6 +6,8 @@ use bytes::Bytes;
 use lettre::message::Mailbox;
 use serde_json::Value;
 
+use crate::api::UnknownOutcome;
+
 use super::{
     Attachment, Encoded, MailError, Priority, UnixMillis, address,
     json::{self, Text},
@@ -111,6 +113,16 @@ impl<'a> Fields<'a> {
             Some("high" | "urgent" | "1" | "2") => Ok(Priority::High),
             Some("low" | "non-urgent" | "bulk" | "4" | "5") => Ok(Priority::Low),
             Some(_) => Err(MailError::new("priority", "write high, normal or low")),
+        }
+    }
+
+    /// As the relay's field of this name.
+    pub fn unknown_outcome(&self) -> Result<Option<UnknownOutcome>, MailError> {
+        match self.text("unknownOutcome")?.as_deref().map(str::to_ascii_lowercase).as_deref() {
+            None | Some("") => Ok(None),
+            Some("hold") => Ok(Some(UnknownOutcome::Hold)),
+            Some("resend") => Ok(Some(UnknownOutcome::Resend)),
+            Some(_) => Err(MailError::new("unknownOutcome", "write Hold or Resend, or leave it to the relay")),
         }
     }
 

@@ -20,7 +20,7 @@ const LONE_CONFIRMATIONS: usize = 3;
 pub struct Policy {
     /// When a mail that was put off is tried again.
     pub retry: Retry,
-    /// What becomes of a mail whose final answer was lost.
+    /// What becomes of a mail whose final answer was lost, unless it says so itself.
     pub unknown: UnknownOutcome,
 }
 
@@ -259,7 +259,7 @@ fn unknown(
     moment: Moment,
 ) -> Conclusion {
     let reason = why.as_str().to_owned();
-    let settlement = match policy.unknown {
+    let settlement = match header.unknown_outcome.unwrap_or(policy.unknown) {
         UnknownOutcome::Hold => Settlement::Held { reason, reply },
         // Counted, so that a server that never answers ends in the dead letters and not in a loop.
         UnknownOutcome::Resend => {

@@ -301,3 +301,22 @@ async fn a_key_of_the_wrong_type_stops_a_move_but_loses_no_mail() {
     assert_eq!(fixture.queue.promote_due(NOW, 1).await.expect("promoted"), 1);
     assert_eq!(fixture.claim(ONE, 5).await.len(), 1);
 }
+
+/// A mail may say for itself what becomes of it when its final answer is lost; a re-drive of its dead letter keeps that.
+#[tokio::test]
+async fn a_mail_says_for_itself_what_becomes_of_it_when_its_outcome_is_unknown() {
+    for (own, of_relay, held) in [("Hold", UnknownOutcome::Resend, 1), ("resend", UnknownOutcome::Hold, 0)] {
+        let fixture = fixture();
+        let mail = format!(r#"{{"id":"m","from":"a@x.org","to":"b@x.org","text":"x","unknownOutcome":"{own}"}}"#);
+        fixture.push("mail_queue", mail).await;
+        let claim = fixture.claim_one(ONE).await;
+        fixture.settle(ONE, &claim, dead("Policy")).await;
+        fixture.queue.dead_requeue(&Filter::default(), 1, NOW).await.expect("requeued");
+        let claim = fixture.claim_one(ONE).await;
+        fixture.advance(ONE, &claim, Stage::Committing).await;
+        let options = RecoverOptions { unknown: of_relay, fence_changed: false, crashed: false, out_of_memory: false };
+        fixture.queue.recover(ONE, &options, NOW).await.expect("recovered");
+        let depths = fixture.queue.depths(NOW).await.expect("depths");
+        assert_eq!((depths.held, depths.delayed), (held, 1 - held), "{own}");
+    }
+}

@@ -26,6 +26,7 @@ fn header() -> Header {
         patience: Patience::default(),
         recipients: BTreeMap::new(),
         tries: Vec::new(),
+        unknown_outcome: None,
     }
 }
 
