@@ -41,6 +41,7 @@
 //! | [`budget`] | the division of a budget, pure | |
 //! | [`store`] | the connection to Redis: limits, and what a failure means | |
 //! | [`lease`] | the ledger: pure state machine, scripts, the worker's slots, the leader's watch | `store` |
+//! | [`rate`] | how many mails a server takes in a time: token buckets | `api`, `store` |
 //! | [`delivery_log`] | what the log of a mail server says of messages, pure | |
 //! | [`queue`] | a mail's wire form, stages, scripts, retries, the audit | `api`, `store` |
 //! | [`smtp`] | the reply table (pure), sessions, transactions | `api` |
@@ -58,6 +59,7 @@
 //! | `mailrelay:{<budget>}:ledger` | HASH: one budget's ledger, without expiry | [`lease::LedgerStore`] |
 //! | `mailrelay:{<budget>}:log` | STREAM: grants, reaps, recoveries and refused writes, about the last 1,000 | [`lease::LedgerStore`] |
 //! | `mailrelay:{<budget>}:events` | channel: a hint that a SYNC is worth it | [`lease::LedgerStore`] |
+//! | `mailrelay:{<budget>}:rate` | HASH: the token buckets of its rate limits | [`rate::Buckets`] |
 //! | `mailrelay:config:<namespace>/<name>` | STRING: the record; the channel of that name tells of changes | [`api::record_key`]; written by [`controller`] |
 //! | `mailrelay:reports:<namespace>/<name>` | HASH: pod UID -> what a worker says of its servers | [`api::reports_key`]; written by [`worker`] |
 //! | the queue's list and `{<queue>}:*`, the dead-letter list, `<payloadPrefix><id>` | mail in all its states | the table in [`queue`] |
@@ -73,6 +75,7 @@ pub mod controller;
 pub mod delivery_log;
 pub mod lease;
 pub mod queue;
+pub mod rate;
 pub mod smtp;
 pub mod store;
 pub mod system;

@@ -77,8 +77,8 @@ fn nonsense_is_refused_with_a_sentence_that_names_the_field() {
         ("/spec/servers/0/host", json!("two words"), "host must be a host name"),
         ("/spec/servers/0/sessionTimeout", json!("0s"), "sessionTimeout must be from 1s"),
         ("/spec/servers/0/closeGrace", json!("1h"), "closeGrace must be from 100ms to 5m"),
-        ("/spec/servers/0/rateLimit", json!({ "messages": 30, "interval": "0s" }), "interval must be from 1s"),
-        ("/spec/servers/0/rateLimit", json!({ "messages": 30, "interval": "1m" }), "rateLimit is not enforced"),
+        ("/spec/servers/0/rateLimits", json!([{ "count": 30, "interval": "0s" }]), "interval must be from 1s"),
+        ("/spec/servers/0/rateLimits", json!([{ "count": 0, "interval": "1m" }]), "count"),
         ("/spec/retry", json!({ "initialBackoff": "2m" }), "retry.maxBackoff must not be shorter"),
         ("/spec/retry", json!({ "initialBackoff": "0s" }), "initialBackoff must be from 10ms"),
         (

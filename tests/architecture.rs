@@ -7,13 +7,14 @@ use std::{
 };
 
 /// From top to bottom. `telemetry` is a leaf that imports nothing of ours; everybody below may use it.
-const ORDER: [&str; 12] = [
+const ORDER: [&str; 13] = [
     "telemetry",
     "system",
     "api",
     "budget",
     "store",
     "lease",
+    "rate",
     "delivery_log",
     "queue",
     "smtp",

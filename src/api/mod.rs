@@ -15,7 +15,7 @@ pub use duration::{DurationText, ParseDurationError};
 pub use record::{RelayRecord, ServerReport, Unavailable, WorkerReport, record_key, reports_key};
 pub use retention::Retention;
 pub use spec::{
-    Auth, Breaker, MailRelay, MailRelaySpec, Queue, RateLimit, Retry, Server, Tls, UnknownOutcome, Workers,
+    Auth, Breaker, MailRelay, MailRelaySpec, Queue, RateLimit, Retry, Server, Tls, Unit, UnknownOutcome, Workers,
 };
 pub use status::{
     BudgetStatus, Condition, HolderStatus, LeaseStatus, MailRelayStatus, QuarantineStatus, QueueStatus, ServerStatus,

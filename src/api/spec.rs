@@ -101,7 +101,6 @@ pub struct MailRelaySpec {
 #[serde(rename_all = "camelCase")]
 #[x_kube(cel)]
 #[x_kube(validation = Rule::new("!has(self.auth) || self.tls != 'None'").message("auth needs tls: credentials never travel in clear text"))]
-#[x_kube(validation = Rule::new("!has(self.rateLimit)").message("rateLimit is not enforced by this version; leave it out"))]
 pub struct Server {
     /// A name for this server, unique in the relay.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
@@ -131,9 +130,10 @@ pub struct Server {
     #[schemars(range(min = 1, max = 10000))]
     pub max_connections: i32,
 
-    /// How many mails the server takes in a time, from all pods together.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rate_limit: Option<RateLimit>,
+    /// How many mails, or recipients, the server takes in a time, from everyone who names it together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "atomic"))]
+    pub rate_limits: Vec<RateLimit>,
 
     /// How the worker proves who it is. Credentials are files in the worker: `/etc/mailrelay/credentials/<server>/{username,password,token}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -156,21 +156,34 @@ pub struct Server {
     pub close_grace: DurationText,
 }
 
-/// At most `messages` in each `interval`, `burst` of them at once.
+/// At most `count` in each `interval`, evenly, with `burst` of them at once.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(cel)]
 pub struct RateLimit {
-    /// How many mails.
+    /// What is counted.
+    #[serde(default)]
+    pub unit: Unit,
+    /// How many.
     #[schemars(range(min = 1, max = 1_000_000))]
-    pub messages: i32,
+    pub count: i32,
     /// In what time.
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("interval must be from 1s to 24h"))]
     pub interval: DurationText,
-    /// How many of them at once.
+    /// How many of them at once, after a time with less: in no `interval` are more than `count + burst` used.
     #[serde(default = "default_burst")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub burst: i32,
+}
+
+/// What a rate limit counts.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Unit {
+    /// Each mail, however many it is for.
+    #[default]
+    Message,
+    /// Each recipient of each mail.
+    Recipient,
 }
 
 /// How a session is encrypted.

@@ -20,6 +20,7 @@ use crate::{
     lease::{
         BootTime, ConnectionTable, DeadManSwitch, ProcessId, SlotOptions, SlotPool, SwitchError, Timing, Unprotected,
     },
+    rate::Buckets,
     telemetry::metrics::{ByPool, ByServer, WorkerMetrics},
 };
 
@@ -102,7 +103,7 @@ impl Fleet {
         for server in &self.members().servers {
             let status = server.pool.status();
             match server.permit(now) {
-                Permit::Granted if status.counted < status.limit => return Room::Now,
+                Permit::Granted if status.counted < status.limit && server.wants_more() => return Room::Now,
                 Permit::At(at) => {
                     room = match room {
                         Room::At(earlier) if earlier < at => room,
@@ -268,7 +269,8 @@ impl Fleet {
             });
             // A pool that is leaving comes back through `leave`, which calls this again.
             let Pool::InUse(pool, _) = pool else { continue };
-            servers.push(Arc::new(Server::new(settings, pool.clone(), limits, Arc::clone(&self.changed))));
+            let (buckets, changed) = (Buckets::new(context.store.clone(), &name), Arc::clone(&self.changed));
+            servers.push(Arc::new(Server::new(settings, pool.clone(), buckets, limits, changed)));
         }
         for server in &record.spec.servers {
             // The record carries the budget's value, the longest among all servers and relays that share it.

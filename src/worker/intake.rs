@@ -16,6 +16,7 @@ use super::{
     context::{self, Context},
     fleet::Room,
     outcome::{self, Moment},
+    pace::{Pace, Permits},
     settle::Work,
 };
 use crate::{
@@ -59,6 +60,7 @@ pub struct Wish {
     pub(super) session: oneshot::Sender<Work>,
     /// The name of its server.
     server: String,
+    pace: Arc<Pace>,
     /// How long it asks, unless a mail is being claimed for it then.
     until: Instant,
 }
@@ -73,9 +75,10 @@ impl Intake {
     /// The next mail; `None` when none came within `rest`, or no more will come. One that is being claimed by then is
     /// waited for, however long that takes. Cancelling withdraws the wish: a mail that is being claimed for it goes to
     /// another session, to one that is opened for it, or back to the queue.
-    pub async fn next(&self, server: &str, rest: Duration) -> Option<Work> {
+    pub async fn next(&self, server: &str, pace: &Arc<Pace>, rest: Duration) -> Option<Work> {
         let (session, mail) = oneshot::channel();
-        let wish = Wish { session, server: server.to_owned(), until: Instant::now() + rest };
+        let until = Instant::now() + rest;
+        let wish = Wish { session, server: server.to_owned(), pace: Arc::clone(pace), until };
         self.requests.send(Request::Next(wish)).ok()?;
         mail.await.ok()
     }
@@ -98,6 +101,8 @@ struct Source {
 struct Claim {
     queue: Queue,
     sessions: VecDeque<Wish>,
+    /// Leave for their mails; sessions of servers for which there was none get nothing this time.
+    permits: Vec<Permits>,
     wanted: usize,
     claimed: Result<Batch, StoreError>,
 }
@@ -144,8 +149,9 @@ pub async fn run(context: Arc<Context>, mut requests: Requests) {
         }
         let room = task.context.fleet.room(Instant::now());
         // Mail is waited for only when a session could take it; otherwise what arrives is for others, or for later.
-        let listen = active && !task.look && (!task.waiting.is_empty() || room == Room::Now);
+        let listen = active && !task.look && (task.may_send(Instant::now()) || room == Room::Now);
         let (rested, kept) = (task.rests_until(), task.kept.front().map(|(_, until)| *until));
+        let paced = task.paced_until(Instant::now());
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
@@ -158,6 +164,7 @@ pub async fn run(context: Arc<Context>, mut requests: Requests) {
             changed = relay.changed() => if changed.is_ok() { task.look = true } else { break },
             () = until(task.not_before) => task.not_before = None,
             () = until(rested) => task.dismiss(Instant::now()),
+            () = until(paced) => task.look = true,
             () = until(kept) => task.give_up_first_kept(),
             () = until(room.opens()) => task.look = true,
             // A large mail may have waited for that.
@@ -258,10 +265,15 @@ impl Task {
         if self.context.settler.open() >= SETTLEMENTS || self.kept.len() >= BATCH {
             return self.pause();
         }
-        if !self.waiting.is_empty() {
+        if self.may_send(Instant::now()) {
             if self.claims.len() < CLAIMS && self.is_worth_it(&queue).await {
                 self.claim(queue);
             }
+            return;
+        }
+        if !self.waiting.is_empty() {
+            // All wait for their servers' rate limits: then is the time to look.
+            self.look = false;
             return;
         }
         if !self.claims.is_empty() || self.context.fleet.room(Instant::now()) != Room::Now {
@@ -285,23 +297,45 @@ impl Task {
         }
     }
 
-    /// Starts a claim for all sessions that wait.
+    /// Whether a session waits whose server may get mail now.
+    fn may_send(&self, now: Instant) -> bool {
+        self.waiting.iter().any(|wish| wish.pace.rests_until(now).is_none())
+    }
+
+    /// When the first of the sessions that wait for their server's rate limit may send.
+    fn paced_until(&self, now: Instant) -> Option<Instant> {
+        self.waiting.iter().filter_map(|wish| wish.pace.rests_until(now)).min()
+    }
+
+    /// Starts a claim for all sessions that wait and may send.
     fn claim(&mut self, queue: Queue) {
-        let wanted = self.waiting.len().min(BATCH);
-        let sessions: VecDeque<_> = self.waiting.drain(..wanted).collect();
+        let now = Instant::now();
+        let (mut sessions, mut others) = (VecDeque::new(), VecDeque::new());
+        for wish in self.waiting.drain(..) {
+            let takes_part = sessions.len() < BATCH && wish.pace.rests_until(now).is_none();
+            if takes_part { sessions.push_back(wish) } else { others.push_back(wish) }
+        }
+        self.waiting = others;
         let context = Arc::clone(&self.context);
         let claim = async move {
+            let permits = permits_for(&sessions).await;
+            let wanted = permits.iter().map(Permits::count).sum();
             let (process, pod) = (context.process.as_str(), &context.identity.pod);
-            let claimed = queue.claim(process, pod, wanted, At::Redis).await;
-            Claim { queue, sessions, wanted, claimed }
+            let claimed = match wanted {
+                0 => Ok(Batch { mails: Vec::new(), ended: 0 }),
+                wanted => queue.claim(process, pod, wanted, At::Redis).await,
+            };
+            Claim { queue, sessions, permits, wanted, claimed }
         };
         self.claims.push(claim.boxed());
     }
 
     /// Gives what was claimed to the sessions; those that get nothing wait on.
     fn hand_out(&mut self, claim: Claim) {
-        let Claim { queue, mut sessions, wanted, claimed } = claim;
+        let Claim { queue, mut sessions, mut permits, wanted, claimed } = claim;
         match claimed {
+            // No server may get mail now.
+            Ok(_) if wanted == 0 => self.look = true,
             Ok(Batch { mails, ended }) => {
                 let count = mails.len();
                 // Entries that yield nothing must not hold up the mail behind them.
@@ -312,7 +346,9 @@ impl Task {
                 self.context.metrics.claims.inc_by(count as u64);
                 for claimed in mails {
                     let work = Work::new(claimed, queue.clone(), self.context.settler.clone());
-                    if let Some(work) = offer(work, &mut sessions).and_then(|work| offer(work, &mut self.waiting)) {
+                    if let Some(work) = give(work, &mut sessions, &mut permits)
+                        .and_then(|work| give(work, &mut self.waiting, &mut permits))
+                    {
                         self.keep(work);
                     }
                 }
@@ -383,6 +419,40 @@ impl Task {
 /// Whether this server may take one of these mails.
 fn fits_any(mails: &VecDeque<(Work, Instant)>, server: &str) -> bool {
     mails.iter().any(|(work, _)| work.fits(server))
+}
+
+/// Leave for a mail of each of these sessions, as far as their servers' rate limits have any.
+async fn permits_for(sessions: &VecDeque<Wish>) -> Vec<Permits> {
+    let mut paces: Vec<(Arc<Pace>, usize)> = Vec::new();
+    for wish in sessions {
+        match paces.iter_mut().find(|(pace, _)| Arc::ptr_eq(pace, &wish.pace)) {
+            Some((_, count)) => *count += 1,
+            None => paces.push((Arc::clone(&wish.pace), 1)),
+        }
+    }
+    let mut permits = Vec::with_capacity(paces.len());
+    for (pace, count) in paces {
+        permits.extend(pace.permits(count).await);
+    }
+    permits
+}
+
+/// Gives a mail, and leave to send it, to the first session for which there is leave.
+fn give(mut work: Work, sessions: &mut VecDeque<Wish>, permits: &mut [Permits]) -> Option<Work> {
+    loop {
+        let leave = |wish: &Wish| permits.iter().position(|permits| permits.count() > 0 && permits.is_of(&wish.pace));
+        let found = sessions.iter().enumerate().find_map(|(at, wish)| Some((at, leave(wish)?)));
+        let Some((at, of)) = found else { return Some(work) };
+        let Some(wish) = sessions.remove(at) else { return Some(work) };
+        work.permit = permits[of].split_one();
+        match wish.session.send(work) {
+            Ok(()) => return None,
+            Err(returned) => {
+                work = returned;
+                permits[of].join(work.permit.take());
+            }
+        }
+    }
 }
 
 /// Gives a mail to the first session that is still there, of a server that it fits; the mail again when none is.

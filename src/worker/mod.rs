@@ -22,6 +22,7 @@ mod intake;
 mod kernel_sockets;
 mod memory;
 mod outcome;
+mod pace;
 mod recover;
 mod run;
 mod sender;

@@ -9,6 +9,7 @@ use super::{
     breaker::Generation,
     context::{self, Context},
     outcome::{self, Conclusion, Moment, Standing},
+    pace::Permits,
     server::{Opening, Server, Unopened},
     settle::Work,
     suspects::Offered,
@@ -27,6 +28,8 @@ use crate::{
 const SLOW: Duration = Duration::from_secs(2);
 /// A session that the server ends sooner than this, and before its first mail, counts against the server.
 const EARLY: Duration = Duration::from_secs(1);
+/// How long a mail in hand waits for its server's rate limits.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How often a session at rest looks whether its lease was renewed.
 const LEASE_LOOK: Duration = Duration::from_millis(50);
 
@@ -166,6 +169,9 @@ impl Sender {
     async fn next(&mut self) -> Result<Work, End> {
         loop {
             let Some(rest) = self.server.rest(self.generation, Instant::now()) else { return Err(End::Orderly) };
+            if self.server.pace.rests_until(Instant::now()).is_some() && rest > self.context.idle {
+                return Err(End::Orderly);
+            }
             let wait = if self.slot.may_start() { rest } else { rest.max(LEASE_LOOK) };
             if wait.is_zero() {
                 break;
@@ -184,7 +190,7 @@ impl Sender {
             () = self.slot.expired() => Err(End::Expired),
             () = self.slot.revoked() => Err(End::Orderly),
             () = self.server.stop.cancelled() => Err(End::Orderly),
-            work = self.context.intake.next(&self.server.name, self.context.idle) => work.ok_or(End::Orderly),
+            work = self.context.intake.next(&self.server.name, &self.server.pace, self.context.idle) => work.ok_or(End::Orderly),
             // The server ended the session while it was at rest: nobody's failure.
             () = self.session.ended() => {
                 self.note_early_end();
@@ -201,7 +207,7 @@ impl Sender {
     }
 
     /// Sends one mail and settles it.
-    async fn send(&mut self, work: Work) -> Result<(), End> {
+    async fn send(&mut self, mut work: Work) -> Result<(), End> {
         let context = Arc::clone(&self.context);
         let claimed = Arc::clone(&work.claimed);
         let composed = compose(&claimed.mail, &claimed.header.message_id, claimed.header.since);
@@ -226,7 +232,6 @@ impl Sender {
             // When it is the last one, what it lacks is the mail's end.
             let others = context.fleet.servers();
             if others.iter().any(|other| other.name != self.server.name && work.fits(&other.name)) {
-                let mut work = work;
                 work.rule_out(&self.server.name);
                 context.intake.pass_on(work);
                 return Ok(());
@@ -237,6 +242,10 @@ impl Sender {
             // Dropped, the mail goes back to the queue.
             Err(end) => return end,
         };
+        match self.leave(&mut work).await {
+            Ok(leave) => leave.used(),
+            Err(end) => return end,
+        }
         self.slot.set_busy(true);
         let busy = context.metrics.sessions_busy.get_or_create_owned(&self.label);
         busy.inc();
@@ -263,6 +272,33 @@ impl Sender {
             () = tokio::time::sleep(self.context.deadlines.company()) => {
                 self.note_stuck("company", &work.claimed);
                 Err(Ok(()))
+            }
+        }
+    }
+
+    /// Waits until the server's rate limits allow the mail; how the session goes on when that takes too long.
+    async fn leave(&self, work: &mut Work) -> Result<Permits, Result<(), End>> {
+        let pace = &self.server.pace;
+        let recipients = work.claimed.mail.recipients.len();
+        if let Some(permit) = work.permit.take().filter(|permit| permit.covers(pace, recipients)) {
+            return Ok(permit);
+        }
+        let patience = Instant::now() + LONGEST_WAIT;
+        loop {
+            if let Some(permit) = pace.permit_for(recipients).await {
+                return Ok(permit);
+            }
+            let again = pace.rests_until(Instant::now()).unwrap_or_else(Instant::now);
+            if again > patience {
+                return Err(Ok(()));
+            }
+            tokio::select! {
+                biased;
+                () = self.slot.expired() => return Err(Err(End::Expired)),
+                () = self.slot.revoked() => return Err(Err(End::Orderly)),
+                () = self.server.stop.cancelled() => return Err(Err(End::Orderly)),
+                () = self.context.stop.cancelled() => return Err(Err(End::Orderly)),
+                () = tokio::time::sleep_until(again) => {}
             }
         }
     }

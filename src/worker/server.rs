@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     breaker::{Breaker, Generation, LONG_PAUSE, Limits, Permit, Trouble},
     credentials::{CredentialsError, CredentialsFolder},
+    pace::Pace,
     settle_time::SettleTime,
     suspects::{self, Offered, Party, Suspects},
     withhold::Withholding,
@@ -21,6 +22,7 @@ use super::{
 use crate::{
     api::{self, Unavailable},
     lease::{Slot, SlotPool, TOO_MANY, Timing, Withheld},
+    rate::Buckets,
     smtp::{Chunking, Closed, Features, Lingering, OpenError, PauseReason, Sign, Why},
     telemetry::log::mask,
 };
@@ -46,6 +48,8 @@ pub struct Server {
     pub name: String,
     /// Where its slots come from; shared with every server of the same budget.
     pub pool: SlotPool,
+    /// Its rate limits.
+    pub pace: Arc<Pace>,
     /// Ends when the spec no longer has this server as it was.
     pub stop: CancellationToken,
     settings: Mutex<Arc<api::Server>>,
@@ -83,10 +87,11 @@ pub enum Unopened<'a> {
 
 impl Server {
     /// A server that nothing is known of; `changed` is told whenever a session may have become possible.
-    pub fn new(settings: &api::Server, pool: SlotPool, limits: Limits, changed: Arc<Notify>) -> Self {
+    pub fn new(settings: &api::Server, pool: SlotPool, buckets: Buckets, limits: Limits, changed: Arc<Notify>) -> Self {
         Self {
             name: settings.name.clone(),
             pool,
+            pace: Arc::new(Pace::new(buckets, &settings.rate_limits)),
             stop: CancellationToken::new(),
             settings: Mutex::new(Arc::new(settings.clone())),
             state: Mutex::new(State {
@@ -115,6 +120,7 @@ impl Server {
 
     /// Takes over what may change while sessions are open.
     pub fn adjust(&self, settings: &api::Server, limits: Limits) {
+        self.pace.adjust(&settings.rate_limits);
         *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings.clone());
         self.state().breaker.set_limits(limits);
     }
@@ -162,15 +168,21 @@ impl Server {
     /// Whether another session may be opened, as far as the server is concerned.
     pub fn permit(&self, now: Instant) -> Permit {
         let state = self.state();
-        match state.rests_until {
-            Some(until) if until > now => Permit::At(until),
-            _ => state.breaker.permit(now),
+        let paced = self.pace.rests_until(now);
+        match state.rests_until.filter(|until| *until > now).max(paced) {
+            Some(until) => Permit::At(until),
+            None => state.breaker.permit(now),
         }
+    }
+
+    /// Whether one session more could be of use.
+    pub fn wants_more(&self) -> bool {
+        self.sessions() < self.pace.worth()
     }
 
     /// A slot for a session, if the lease has one free and the server may be used.
     pub fn try_open(self: &Arc<Self>, now: Instant) -> Option<(Slot, Opening)> {
-        if self.stop.is_cancelled() || self.permit(now) != Permit::Granted {
+        if self.stop.is_cancelled() || self.permit(now) != Permit::Granted || !self.wants_more() {
             return None;
         }
         let slot = self.pool.try_acquire()?;

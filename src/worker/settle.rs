@@ -21,6 +21,7 @@ use super::{
     deadline::Deadlines,
     follow::Followed,
     outcome::{self, Conclusion, Policy},
+    pace::Permits,
 };
 use crate::{
     lease::ProcessId,
@@ -45,6 +46,8 @@ pub struct Work {
     begun: AtomicBool,
     committed: OnceLock<Instant>,
     ended: bool,
+    /// Leave to send it, by the server's rate limits.
+    pub permit: Option<Permits>,
     /// Servers that cannot take it as it is: too large for them, or it needs an extension that they lack.
     unfit: Vec<String>,
 }
@@ -60,6 +63,7 @@ impl Work {
             begun: AtomicBool::new(false),
             committed: OnceLock::new(),
             ended: false,
+            permit: None,
             unfit: Vec::new(),
         }
     }
@@ -291,12 +295,17 @@ mod tests {
     use super::*;
     use crate::{
         queue::{Depths, QueueNames},
+        rate::Buckets,
         store::{Store, StoreOptions},
-        worker::intake::{Intake, Request},
+        worker::{
+            intake::{Intake, Request},
+            pace::Pace,
+        },
     };
 
     struct Scene {
         redis: RedisServer,
+        store: Store,
         queue: Queue,
         settler: Settler,
     }
@@ -308,7 +317,8 @@ mod tests {
             let metrics = WorkerMetrics::register(&mut Registry::default());
             let deadlines = Deadlines::new(Duration::ZERO);
             let settler = Settler::new(ProcessId::random(), watch::channel(None).1, metrics, deadlines);
-            Self { redis, queue: Queue::new(store, QueueNames::new("mail_queue", "dead")), settler }
+            let queue = Queue::new(store.clone(), QueueNames::new("mail_queue", "dead"));
+            Self { redis, store, queue, settler }
         }
 
         async fn work(&self) -> Work {
@@ -332,7 +342,8 @@ mod tests {
     async fn a_mail_for_a_session_that_just_went_goes_back_to_the_queue() {
         let scene = Scene::open();
         let (intake, mut requests) = Intake::new();
-        let mut next = Box::pin(intake.next("primary", Duration::from_secs(60)));
+        let pace = Arc::new(Pace::new(Buckets::new(scene.store.clone(), "primary"), &[]));
+        let mut next = Box::pin(intake.next("primary", &pace, Duration::from_secs(60)));
         assert!(futures::poll!(&mut next).is_pending());
         let Some(Request::Next(wish)) = requests.recv().await else { panic!("it asks") };
         assert!(wish.session.send(scene.work().await).is_ok(), "it is still there");
