@@ -157,7 +157,7 @@ pub struct Server {
 }
 
 /// At most `count` in each `interval`, evenly, with `burst` of them at once.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(cel)]
 pub struct RateLimit {

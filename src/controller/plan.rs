@@ -12,7 +12,7 @@ use kube::{
 };
 
 use super::observe::PodFacts;
-use crate::api::{DurationText, MailRelay, MailRelaySpec, RELAY_LABEL, Server};
+use crate::api::{DurationText, MailRelay, MailRelaySpec, RELAY_LABEL, RateLimit, Server};
 
 /// Namespace and name of a relay.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,6 +78,8 @@ pub struct PoolPlan {
     pub session_timeout: DurationText,
     /// The longest `closeGrace`.
     pub close_grace: DurationText,
+    /// All limits; of those of one unit and interval, the strictest.
+    pub rate_limits: Vec<RateLimit>,
     /// Which servers it is for, as words: [`Server::address`], and `relay:NAMESPACE/NAME/SERVER` of each entry that names it.
     pub servers: BTreeSet<String>,
 }
@@ -150,6 +152,7 @@ pub fn plan(relays: &[Candidate], pods: &[PodFacts], shared_budgets: bool) -> Pl
         for server in relay.published.servers.iter_mut().filter(|_| relay.stalled.is_none()) {
             if let Some(pool) = plan.pools.get(&server.pool()) {
                 (server.session_timeout, server.close_grace) = (pool.session_timeout, pool.close_grace);
+                server.rate_limits.clone_from(&pool.rate_limits);
             }
         }
     }
@@ -284,15 +287,30 @@ fn add_to_pools(
             members: BTreeSet::new(),
             session_timeout: server.session_timeout,
             close_grace: server.close_grace,
+            rate_limits: Vec::new(),
             servers: BTreeSet::new(),
         });
         pool.servers.extend([server.address(), server_word(key, &server.name)]);
         pool.budget = pool.budget.min(budget);
         pool.session_timeout = pool.session_timeout.max(server.session_timeout);
         pool.close_grace = pool.close_grace.max(server.close_grace);
+        tighten(&mut pool.rate_limits, &server.rate_limits);
         // A suspended relay sends nothing: its part serves those who share the budget.
         if !relay.spec.suspend {
             pool.members.extend(workers.keys().cloned());
+        }
+    }
+}
+
+/// Adds limits to those of a server: both hold.
+fn tighten(limits: &mut Vec<RateLimit>, more: &[RateLimit]) {
+    for limit in more {
+        match limits.iter_mut().find(|known| (known.unit, known.interval) == (limit.unit, limit.interval)) {
+            Some(known) => {
+                known.count = known.count.min(limit.count);
+                known.burst = known.burst.min(limit.burst);
+            }
+            None => limits.push(limit.clone()),
         }
     }
 }

@@ -145,6 +145,7 @@ mod tests {
             members: members.iter().map(ToString::to_string).collect(),
             session_timeout: DurationText::from_secs(300),
             close_grace: DurationText::from_secs(2),
+            rate_limits: Vec::new(),
             servers: BTreeSet::new(),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use lettre::{
     Message as Built,
     address::{Address, Envelope},
@@ -19,6 +20,10 @@ use super::{
     seven_bit::{self, LONGEST_LINE},
 };
 
+/// How long a line of the headers should be (RFC 5322 section 2.1.1).
+const FOLDED_LINE: usize = 78;
+/// Bytes of an encoded word: with what is around it, it is no longer than 75 characters.
+const ENCODED_WORD: usize = 45;
 /// Up to this length a text is encoded as a whole, in the way that fits it best.
 const SHORT: usize = 64 * 1024;
 
@@ -216,14 +221,32 @@ fn headers(mail: &Mail, parts: &Parts, message_id: &str, date: UnixMillis) -> Re
         builder = builder.header(header::ReplyTo::from(Mailboxes::from(parts.reply_to.clone())));
     }
     if let Some(subject) = &parts.subject {
-        builder = builder.subject(subject.clone());
+        builder = builder.raw_header(unstructured(HeaderName::new_from_ascii_str("Subject"), subject));
     }
     for (name, value) in &parts.headers {
         let name = HeaderName::new_from_ascii(name.clone())
             .map_err(|_| MailError::new(format!("headers.{name}"), "not a header name"))?;
-        builder = builder.raw_header(HeaderValue::new(name, value.clone()));
+        builder = builder.raw_header(unstructured(name, value));
     }
     Ok(builder)
+}
+
+/// A header of any text. lettre encodes word by word; what stands between two encoded words is lost to the reader (RFC 2047
+/// section 6.2), so that blanks in a row have to be in the words.
+fn unstructured(name: HeaderName, text: &str) -> HeaderValue {
+    if text.is_ascii() || !text.contains("  ") {
+        return HeaderValue::new(name, text.to_owned());
+    }
+    let (mut words, mut word) = (Vec::new(), String::new());
+    for c in text.chars() {
+        if word.len() + c.len_utf8() > ENCODED_WORD {
+            words.push(std::mem::take(&mut word));
+        }
+        word.push(c);
+    }
+    words.push(word);
+    let encoded: Vec<String> = words.iter().map(|word| format!("=?utf-8?b?{}?=", STANDARD.encode(word))).collect();
+    HeaderValue::dangerous_new_pre_encoded(name, text.to_owned(), encoded.join("\r\n "))
 }
 
 /// A part of a message, as long as it may yet become.
@@ -256,17 +279,51 @@ fn build(parts: &Parts, builder: MessageBuilder) -> Result<Message<'_>, MailErro
     // The headers of the message and of its outermost part, which has nothing in it yet.
     match whole {
         Part::Single(part, long) => {
-            let mut message = Message::of(raw::normalise(&builder.singlepart(part).map_err(problem)?.formatted()));
+            let built = builder.singlepart(part).map_err(problem)?;
+            let mut message = Message::of(folded(raw::normalise(&built.formatted())));
             insert(&mut message, long);
             Ok(message)
         }
         Part::Multi(part, inner) => {
             let boundary = part.boundary();
-            let mut message = Message::of(raw::normalise(&builder.multipart(part).map_err(problem)?.formatted()));
+            let built = builder.multipart(part).map_err(problem)?;
+            let mut message = Message::of(folded(raw::normalise(&built.formatted())));
             append(&mut message, &boundary, inner);
             Ok(message)
         }
     }
+}
+
+/// The message with the headers' lines no longer than need be: lettre puts addresses without names into one line, however
+/// many there are. They are cut behind commas (RFC 5322 section 2.2.3).
+fn folded(message: Vec<u8>) -> Vec<u8> {
+    let end = message.windows(4).position(|window| window == b"\r\n\r\n").map_or(message.len(), |at| at + 2);
+    let (head, rest) = message.split_at(end);
+    if head.split(|byte| *byte == b'\n').all(|line| line.len() <= FOLDED_LINE + 1) {
+        return message;
+    }
+    let mut lines = Vec::with_capacity(message.len() + message.len() / 16);
+    for line in head.split_inclusive(|byte| *byte == b'\n') {
+        let mut line = line;
+        while line.len() > FOLDED_LINE + 2 {
+            let commas = line.windows(2).enumerate().filter(|(_, pair)| *pair == b", ").map(|(at, _)| at + 1);
+            // The last one that keeps the line short, or the first one of all.
+            let mut cut = None;
+            for at in commas {
+                if cut.is_some() && at > FOLDED_LINE {
+                    break;
+                }
+                cut = Some(at);
+            }
+            let Some(cut) = cut else { break };
+            lines.extend_from_slice(&line[..cut]);
+            lines.extend_from_slice(b"\r\n");
+            line = &line[cut..];
+        }
+        lines.extend_from_slice(line);
+    }
+    lines.extend_from_slice(rest);
+    lines
 }
 
 /// A part and those that belong to it, or the part alone when none do.
@@ -531,10 +588,37 @@ mod tests {
     }
 
     #[test]
+    fn blanks_in_a_row_are_kept_between_words_that_are_encoded() {
+        let text = "ä  ö   ü ".repeat(20);
+        let message = composed(&format!(r#"{{"from":"a@x.org","to":"b@x.org","subject":"{text}","text":"x"}}"#));
+        let subject = message.split("Subject: ").nth(1).expect("a subject").split("\r\nMIME").next().expect("its end");
+        assert!(subject.split("\r\n ").all(|word| word.len() <= 75), "{subject}");
+        let words = subject.split("\r\n ").map(|word| word.strip_prefix("=?utf-8?b?")?.strip_suffix("?="));
+        let bytes: Vec<u8> = words.flat_map(|word| STANDARD.decode(word.expect("a word")).expect("base64")).collect();
+        assert_eq!(String::from_utf8(bytes).expect("text"), text.trim());
+    }
+
+    #[test]
+    fn many_recipients_stand_in_lines_that_every_server_takes() {
+        let to: Vec<String> =
+            (0..60).map(|number| format!("somebody.with.a.long.name{number}@mail.example.org")).collect();
+        let named = r#"{"name": "Smith, (Ann), and, others", "address": "s@x.org"}"#;
+        let json = format!(
+            r#"{{"from":"a@x.org","to":{},"cc":[{named},"c@x.org"],"text":"x"}}"#,
+            serde_json::to_string(&to).expect("JSON")
+        );
+        let message = composed(&json);
+        let head = message.split("\r\n\r\n").next().expect("a head");
+        assert!(head.split("\r\n").all(|line| line.len() <= FOLDED_LINE && !line.trim().is_empty()), "{head}");
+        let unfolded = head.replace("\r\n ", " ");
+        assert!(unfolded.contains(&format!("To: {}\r\n", to.join(", "))), "{head}");
+        assert!(unfolded.contains("?= <s@x.org>, c@x.org\r\n"), "{head}");
+    }
+
+    #[test]
     fn raw_mail_with_endless_lines_is_encoded_and_only_then() {
-        use base64::Engine as _;
         let raw = |message: &str| {
-            let raw = base64::engine::general_purpose::STANDARD.encode(message);
+            let raw = STANDARD.encode(message);
             composed(&serde_json::json!({ "from": "a@x.org", "to": "b@x.org", "raw": raw }).to_string())
         };
         let long = raw(&format!("From: a@x.org\nDKIM-Signature: x\n\n{}\nend", "z".repeat(3_000)));

@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::api::Unit;
 
 /// A relay of namespace `mail`, created at the second `age`.
 fn relay(name: &str, age: u32, spec: &Value) -> Candidate {
@@ -259,5 +260,21 @@ fn workers_of_every_relay_that_shares_a_budget_use_its_longest_holds() {
             (server.session_timeout, server.close_grace),
             (DurationText::from_secs(1200), DurationText::from_secs(2))
         );
+    }
+}
+
+#[test]
+fn workers_of_every_relay_that_shares_a_budget_keep_to_the_strictest_limits_of_all() {
+    let mut limited = spec("mx", "q2", 16);
+    limited["servers"][0]["rateLimits"] =
+        json!([{ "count": 30, "interval": "1m", "burst": 3 }, { "unit": "Recipient", "count": 9, "interval": "1h" }]);
+    let mut stricter = spec("mx", "q3", 16);
+    stricter["servers"][0]["rateLimits"] = json!([{ "count": 20, "interval": "60s", "burst": 5 }]);
+    let relays = [relay("one", 1, &spec("mx", "q1", 16)), relay("two", 2, &limited), relay("three", 3, &stricter)];
+    let plan = plan(&relays, &[], false);
+    for relay in plan.relays.values() {
+        let limits = &relay.published.servers[0].rate_limits;
+        let figures: Vec<_> = limits.iter().map(|limit| (limit.unit, limit.count, limit.burst)).collect();
+        assert_eq!(figures, [(Unit::Message, 20, 3), (Unit::Recipient, 9, 1)]);
     }
 }

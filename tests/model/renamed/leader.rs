@@ -151,6 +151,7 @@ fn plan(budget: &str) -> Plan {
         members: members.clone(),
         session_timeout: server.session_timeout,
         close_grace: server.close_grace,
+        rate_limits: Vec::new(),
         servers: BTreeSet::from([server.address(), format!("relay:{key}/s")]),
     };
     let published = relay.spec.clone();
