@@ -79,11 +79,12 @@ async fn a_bucket_that_nobody_knows_begins_empty_and_all_buckets_count_or_none()
     let again = buckets.take(&[slow, quick.clone()], ONE, 1).await.expect("an answer");
     assert!(matches!(again, Taken::Wait { askers: 2, .. }), "{again:?}");
     // Other figures act at once. What the slow one holds is not waited for any more.
-    let granted = testkit::eventually("a token", async || match buckets.take(&[quick.clone()], ONE, 3).await {
-        Ok(Taken::Granted(count)) => Ok(count),
-        other => Err(format!("{other:?}")),
-    })
-    .await;
+    let granted =
+        testkit::eventually("a token", async || match buckets.take(std::slice::from_ref(&quick), ONE, 3).await {
+            Ok(Taken::Granted(count)) => Ok(count),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
     assert!((1..=3).contains(&granted));
 }
 
