@@ -223,6 +223,7 @@ impl Lead {
             members: scene.workers.iter().map(|worker| worker.pod.uid.clone()).collect(),
             session_timeout: DurationText::from_secs(10),
             close_grace: DurationText::from_secs(2),
+            rate_limits: Vec::new(),
             servers: BTreeSet::new(),
         };
         let mut pool = Pool::new(scene.store.clone(), scene.ledger().pool());
