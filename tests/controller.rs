@@ -54,6 +54,7 @@ fn pool_plan(members: &[&str]) -> PoolPlan {
         members: members.iter().map(ToString::to_string).collect(),
         session_timeout: DurationText::from_secs(300),
         close_grace: DurationText::new(Duration::from_millis(500)),
+        rate_limits: Vec::new(),
         servers: servers(),
     }
 }
