@@ -8,6 +8,8 @@ local parks = action ~= 'delivered' and action ~= 'dead'
 local due = action == 'delayed' and after(now, wait) or ''
 
 local entry = redis.call('HGET', CLAIMS, claim)
+-- One that was only taken was sent by nobody: a take that came again put another mail under the id of a claim that had ended.
+if entry and word(redis.call('HGET', STAGES, claim)) == 'taken' then entry = nil end
 local function leave()
   redis.call('HDEL', CLAIMS, claim)
   redis.call('HDEL', STAGES, claim)
