@@ -5,7 +5,7 @@ use std::time::Duration;
 use mailrelay::{
     api::UnknownOutcome,
     queue::{
-        Advance, Claimed, Filter, OperationId, Progress, Queue, RecoverOptions, Refusal, Settled, Settlement, Stage,
+        Advance, At, Claimed, Filter, OperationId, Progress, Queue, RecoverOptions, Refusal, Settled, Settlement, Stage,
     },
 };
 use redis::cmd;
@@ -154,22 +154,70 @@ async fn a_take_that_is_run_twice_takes_nothing_in_the_place_of_what_it_took() {
 async fn a_take_that_comes_again_when_its_claim_is_settled_makes_no_other_mail_the_settled_one() {
     let fixture = fixture();
     let courier = Courier::open(&fixture, 0, &[]).await;
-    let queue = warm(&fixture, &courier).await;
-    fixture.push("mail_queue", mail("one")).await;
-    courier.disorder(Disorder { again: 1_000, ..Disorder::default() });
-    let claim = queue.claim(ONE, "pod", 1, NOW).await.expect("claim").mails.remove(0);
-    courier.disorder(Disorder::default());
+    let queue = courier.queue();
+    let claim = claimed_and_again(&fixture, &courier, &queue).await;
     queue.advance(ONE, &claim.claim_id, Stage::Committing, NOW).await.expect("advanced");
     let (operation, progress) = (OperationId::random(), Progress::default());
     let settle = async || queue.settle(ONE, &claim, &operation, &delivered(), &progress, NOW).await.expect("settled");
     assert_eq!(settle().await, Settled::Done);
+    take_another(&fixture, &courier).await;
+    assert_ne!(settle().await, Settled::Done, "it is another mail");
+    let audit = fixture.balanced().await;
+    assert_eq!((audit.delivered, audit.queued + audit.in_flight), (1, 1), "{audit:?}");
+}
+
+/// A claim of a mail, whose take comes again later.
+async fn claimed_and_again(fixture: &Fixture, courier: &Courier, queue: &Queue) -> Claimed {
+    fixture.push("mail_queue", mail("one")).await;
+    courier.disorder(Disorder { again: 1_000, ..Disorder::default() });
+    // Not by a time that stands still: when it was taken tells a claim from another of its id.
+    let claim = queue.claim(ONE, "pod", 1, At::Redis).await.expect("claim").mails.remove(0);
+    courier.disorder(Disorder::default());
+    claim
+}
+
+/// It comes, and takes another mail under the same claim.
+async fn take_another(fixture: &Fixture, courier: &Courier) {
     fixture.push("mail_queue", mail("two")).await;
     while courier.under_way() > 0 {
         courier.arrive().await;
     }
-    assert_ne!(settle().await, Settled::Done, "it is another mail");
-    let audit = fixture.balanced().await;
-    assert_eq!((audit.delivered, audit.queued + audit.in_flight), (1, 2), "{audit:?}");
+}
+
+const LOST: RecoverOptions =
+    RecoverOptions { unknown: UnknownOutcome::Hold, fence_changed: true, crashed: false, out_of_memory: false };
+
+#[tokio::test]
+async fn a_late_settlement_ends_no_other_mail_that_is_held_under_its_claim() {
+    let fixture = fixture();
+    let courier = Courier::open(&fixture, 0, &[]).await;
+    let queue = courier.queue();
+    let claim = claimed_and_again(&fixture, &courier, &queue).await;
+    queue.advance(ONE, &claim.claim_id, Stage::Sending, NOW).await.expect("advanced");
+    queue.recover(ONE, &RecoverOptions { fence_changed: false, ..LOST }, NOW).await.expect("recovered");
+    assert_eq!(fixture.claim_one(TWO).await.header.id, "one", "another process has it");
+    take_another(&fixture, &courier).await;
+    queue.recover(ONE, &LOST, NOW).await.expect("recovered");
+    assert_eq!(fixture.balanced().await.held, 1);
+    assert_eq!(fixture.settle(ONE, &claim, delivered()).await, Settled::Lost, "it is another mail");
+    assert_eq!(fixture.balanced().await.held, 1);
+}
+
+#[tokio::test]
+async fn mails_that_were_taken_under_one_claim_are_parked_each_for_itself() {
+    for unknown in [UnknownOutcome::Hold, UnknownOutcome::Resend] {
+        let fixture = fixture();
+        let courier = Courier::open(&fixture, 0, &[]).await;
+        let queue = courier.queue();
+        let claim = claimed_and_again(&fixture, &courier, &queue).await;
+        queue.advance(ONE, &claim.claim_id, Stage::Committing, NOW).await.expect("advanced");
+        for _ in 0..2 {
+            queue.recover(ONE, &RecoverOptions { unknown, ..LOST }, NOW).await.expect("recovered");
+            take_another(&fixture, &courier).await;
+        }
+        let audit = fixture.balanced().await;
+        assert_eq!((audit.held + audit.delayed, audit.queued), (2, 1), "{audit:?}");
+    }
 }
 
 #[tokio::test]
@@ -371,13 +419,17 @@ async fn a_header_that_a_producer_wrote_becomes_ours_in_no_way() {
         // What a worker leaves that dies between the two scripts of a claim.
         let courier = Courier::open(&fixture, 0, &[]).await;
         let queue = warm(&fixture, &courier).await;
-        fixture.push("mail_queue", forged("forged", r#","attempts":3"#)).await;
+        let more =
+            r#","attempts":3,"remaining":["victim@x.org"],"refused":[{"recipient":"b@example.org","reply":"550"}]"#;
+        fixture.push("mail_queue", forged("forged", more)).await;
         courier.hold(digest!("admit"));
         queue.claim(TWO, "pod", 1, NOW).await.expect_err("the second script does not come");
         fixture.balanced().await;
         fixture.queue.recover(TWO, &options, NOW).await.expect("recovered");
         fixture.balanced().await;
         if way == "held" {
+            let shown = fixture.queue.held_show("forged").await.expect("held").expect("it is held");
+            assert!(shown.remaining.is_none() && shown.refused.is_empty(), "{shown:?}");
             assert_eq!(fixture.queue.held_release(&Filter::default(), 1, NOW).await.expect("released").done, 1);
         }
         let claim = fixture.claim_one(ONE).await;

@@ -8,7 +8,7 @@ use std::{
 use mailrelay::{
     api::UnknownOutcome,
     queue::{
-        Advance, Claimed, Counted, DeadLetter, EnqueueError, Entry, Filter, OperationId, Progress, Queue,
+        Advance, At, Claimed, Counted, DeadLetter, EnqueueError, Entry, Filter, OperationId, Progress, Queue,
         RecoverOptions, Refusal, Schedule, Settled, Settlement, Stage, UnixMillis,
     },
 };
@@ -96,7 +96,7 @@ impl<'a> Life<'a> {
             courier,
             edits: manners.edits,
             random: StdRng::seed_from_u64(seed),
-            now: NOW,
+            now: fixture.queue.ask_time().await.expect("TIME"),
             marks: 0,
             workers: Vec::new(),
             graves: Vec::new(),
@@ -206,8 +206,9 @@ impl<'a> Life<'a> {
 
     /// The mails that the worker got, and how many ended instead.
     async fn claim(&mut self, worker: usize, max: usize) -> usize {
-        let (now, worker) = (self.now, &mut self.workers[worker]);
-        let batch = again(async || worker.queue.claim(&worker.process, "pod", max, now).await).await;
+        let worker = &mut self.workers[worker];
+        // Not by a time that stands still: when it was taken tells a claim from another of its id.
+        let batch = again(async || worker.queue.claim(&worker.process, "pod", max, At::Redis).await).await;
         let yielded = batch.mails.len() + batch.ended;
         worker.claims.extend(batch.mails.into_iter().map(|claim| (claim, Doing::At(Stage::Claimed))));
         yielded
