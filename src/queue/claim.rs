@@ -346,6 +346,7 @@ impl Queue {
                 if looked.sure { "1" } else { "" }.into(),
                 fields,
                 message_id.into(),
+                looked.taken.since.0.to_string().into(),
             ]);
             keys.extend(buckets);
             keys.extend(parts);

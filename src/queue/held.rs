@@ -128,14 +128,16 @@ impl Queue {
         self.held_decide(filter, limit, "discard", at.into()).await
     }
 
-    /// One held mail by its id or claim, the oldest of several, with everything known about it.
+    /// One held mail by its id or claim, the oldest of several, with everything known about it; of a header that was not
+    /// checked yet only what the mail's record vouches for, since it may be a producer's.
     pub async fn held_show(&self, id: &str) -> Result<Option<HeldDetails>, StoreError> {
         let Some(mail) = self.held_list(&Filter::id(id), 1).await?.pop() else { return Ok(None) };
         let Some(envelope) = self.held_envelope(&mail).await? else { return Ok(None) };
         let entry = Entry::decode(&envelope);
         let payload = String::from_utf8_lossy(entry.payload()).into_owned();
+        let checked = mail.stage != Some(Stage::Taken) || self.vouches(&mail.id, &mail.serial).await?;
         let (tries, refused, remaining) = match entry {
-            Entry::Sealed(header, _) => (header.tries, header.refused, header.remaining),
+            Entry::Sealed(header, _) if checked => (header.tries, header.refused, header.remaining),
             _ => Default::default(),
         };
         Ok(Some(HeldDetails { mail, tries, refused, remaining, payload }))

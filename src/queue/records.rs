@@ -95,6 +95,18 @@ impl Queue {
         Ok(value.as_deref().and_then(Record::read).map(|record| record.state))
     }
 
+    /// Whether the record of this id is that of the mail of this serial: then a header that names both is ours.
+    pub(super) async fn vouches(&self, id: &str, serial: &str) -> Result<bool, StoreError> {
+        let Records { buckets, fields } = self.records(id, None);
+        if buckets.is_empty() {
+            return Ok(false);
+        }
+        let mut ask = cmd("HGET");
+        ask.arg(&buckets).arg(&fields);
+        let value: Option<String> = self.store.query(&ask, SCRIPT_LIMIT).await?;
+        Ok(value.is_some_and(|value| value.get(17..17 + SERIAL) == Some(&*short(serial))))
+    }
+
     /// The same without Message-ID and reply, which only the stream tells: for whoever asks for many mails.
     pub async fn state(&self, id: &str) -> Result<Option<MailStatus>, StoreError> {
         if !is_id(id) {

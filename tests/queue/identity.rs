@@ -5,24 +5,40 @@ use std::time::Duration;
 use mailrelay::{
     api::UnknownOutcome,
     queue::{
-        Advance, Claimed, Filter, OperationId, Progress, Queue, RecoverOptions, Refusal, Settled, Settlement, Stage,
+        Advance, At, Claimed, Filter, OperationId, Progress, Queue, RecoverOptions, Refusal, Settled, Settlement, Stage,
     },
 };
 use redis::cmd;
 
-use super::{late::Detour, support::*};
+use super::{
+    courier::{Courier, Disorder},
+    support::*,
+};
 
-/// The digest of a script that drains, as the product sends it.
+/// The digest of a script, as the product sends it; of one that drains unless its flags are given.
 macro_rules! digest {
     ($name:literal) => {
+        digest!($name, " flags=allow-oom")
+    };
+    ($name:literal, $flags:literal) => {
         redis::Script::new(concat!(
-            "#!lua flags=allow-oom\n",
+            "#!lua",
+            $flags,
+            "\n",
             include_str!("../../src/queue/lua/prelude.lua"),
             include_str!(concat!("../../src/queue/lua/", $name, ".lua"))
         ))
         .get_hash()
         .to_owned()
     };
+}
+
+/// A client whose scripts of a claim are loaded, so that each is one command from now on.
+async fn warm(fixture: &Fixture, courier: &Courier) -> Queue {
+    let queue = courier.queue();
+    fixture.push("mail_queue", mail("warm")).await;
+    assert_eq!(queue.claim(ONE, "pod", 1, NOW).await.expect("claim").mails.len(), 1);
+    queue
 }
 
 #[tokio::test]
@@ -36,13 +52,14 @@ async fn a_late_admission_does_not_make_a_mail_a_duplicate_of_itself() {
     ];
     futures::future::join_all(entries.map(async |entry| {
         let fixture = fixture();
-        let detour = Detour::open(&fixture).await;
+        let courier = Courier::open(&fixture, 0, &[]).await;
+        let queue = warm(&fixture, &courier).await;
         let stored = mail_with("other", r#""idempotencyKey":"s""#);
         let _: () = fixture.store.query(cmd("SET").arg("mail:stored").arg(&stored), LIMIT).await.expect("SET");
         fixture.push("mail_queue", &entry).await;
-        detour.hold(digest!("admit"));
-        detour.queue.claim(ONE, "pod", 1, NOW).await.expect_err("its answer does not come");
-        let claimed = detour.queue.claim(ONE, "pod", 1, NOW.after(Duration::from_secs(3))).await.expect("claim").mails;
+        courier.hold(digest!("admit"));
+        queue.claim(ONE, "pod", 1, NOW).await.expect_err("its answer does not come");
+        let claimed = queue.claim(ONE, "pod", 1, NOW.after(Duration::from_secs(3))).await.expect("claim").mails;
         assert_eq!(claimed.len(), 1, "{entry}");
         let status = fixture.queue.status(&claimed[0].header.id).await.expect("status");
         assert_eq!(status.map(|status| status.state).as_deref(), Some("claimed"), "{entry}: under the id it has");
@@ -102,16 +119,121 @@ async fn whichever_command_of_a_mail_comes_late_it_is_delivered_once_and_the_sum
     ];
     futures::future::join_all(scripts.map(async |digest| {
         let fixture = fixture();
-        let detour = Detour::open(&fixture).await;
-        live(&fixture, &detour.queue, "first").await;
+        let courier = Courier::open(&fixture, 0, &[]).await;
+        let queue = warm(&fixture, &courier).await;
+        live(&fixture, &queue, "first").await;
         fixture.balanced().await;
-        detour.hold(digest);
-        live(&fixture, &detour.queue, "second").await;
+        courier.hold(digest);
+        live(&fixture, &queue, "second").await;
         let audit = fixture.balanced().await;
         assert_eq!((audit.delivered, audit.duplicates, audit.in_flight), (2, 0, 1), "{audit:?}");
         assert_eq!(audit.accepted, 3, "{audit:?}");
     }))
     .await;
+}
+
+#[tokio::test]
+async fn a_take_that_is_run_twice_takes_nothing_in_the_place_of_what_it_took() {
+    let fixture = fixture();
+    let courier = Courier::open(&fixture, 0, &[]).await;
+    let queue = warm(&fixture, &courier).await;
+    for id in ["one", "two", "three"] {
+        fixture.push("mail_queue", mail(id)).await;
+    }
+    courier.twice(digest!("take"));
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let batch = queue.claim(ONE, "pod", 1, NOW).await.expect("claim");
+        ids.extend(batch.mails.into_iter().map(|claim| claim.header.id));
+    }
+    assert_eq!(ids, ["one", "two", "three"]);
+    assert_eq!(fixture.balanced().await.in_flight, 4);
+}
+
+#[tokio::test]
+async fn a_take_that_comes_again_when_its_claim_is_settled_makes_no_other_mail_the_settled_one() {
+    let fixture = fixture();
+    let courier = Courier::open(&fixture, 0, &[]).await;
+    let queue = courier.queue();
+    let claim = claimed_and_again(&fixture, &courier, &queue).await;
+    queue.advance(ONE, &claim.claim_id, Stage::Committing, NOW).await.expect("advanced");
+    let (operation, progress) = (OperationId::random(), Progress::default());
+    let settle = async || queue.settle(ONE, &claim, &operation, &delivered(), &progress, NOW).await.expect("settled");
+    assert_eq!(settle().await, Settled::Done);
+    take_another(&fixture, &courier).await;
+    assert_ne!(settle().await, Settled::Done, "it is another mail");
+    let audit = fixture.balanced().await;
+    assert_eq!((audit.delivered, audit.queued + audit.in_flight), (1, 1), "{audit:?}");
+}
+
+/// A claim of a mail, whose take comes again later.
+async fn claimed_and_again(fixture: &Fixture, courier: &Courier, queue: &Queue) -> Claimed {
+    fixture.push("mail_queue", mail("one")).await;
+    courier.disorder(Disorder { again: 1_000, ..Disorder::default() });
+    // Not by a time that stands still: when it was taken tells a claim from another of its id.
+    let claim = queue.claim(ONE, "pod", 1, At::Redis).await.expect("claim").mails.remove(0);
+    courier.disorder(Disorder::default());
+    claim
+}
+
+/// It comes, and takes another mail under the same claim.
+async fn take_another(fixture: &Fixture, courier: &Courier) {
+    fixture.push("mail_queue", mail("two")).await;
+    while courier.under_way() > 0 {
+        courier.arrive().await;
+    }
+}
+
+const LOST: RecoverOptions =
+    RecoverOptions { unknown: UnknownOutcome::Hold, fence_changed: true, crashed: false, out_of_memory: false };
+
+#[tokio::test]
+async fn a_late_settlement_ends_no_other_mail_that_is_held_under_its_claim() {
+    let fixture = fixture();
+    let courier = Courier::open(&fixture, 0, &[]).await;
+    let queue = courier.queue();
+    let claim = claimed_and_again(&fixture, &courier, &queue).await;
+    queue.advance(ONE, &claim.claim_id, Stage::Sending, NOW).await.expect("advanced");
+    queue.recover(ONE, &RecoverOptions { fence_changed: false, ..LOST }, NOW).await.expect("recovered");
+    assert_eq!(fixture.claim_one(TWO).await.header.id, "one", "another process has it");
+    take_another(&fixture, &courier).await;
+    queue.recover(ONE, &LOST, NOW).await.expect("recovered");
+    assert_eq!(fixture.balanced().await.held, 1);
+    assert_eq!(fixture.settle(ONE, &claim, delivered()).await, Settled::Lost, "it is another mail");
+    assert_eq!(fixture.balanced().await.held, 1);
+}
+
+#[tokio::test]
+async fn mails_that_were_taken_under_one_claim_are_parked_each_for_itself() {
+    for unknown in [UnknownOutcome::Hold, UnknownOutcome::Resend] {
+        let fixture = fixture();
+        let courier = Courier::open(&fixture, 0, &[]).await;
+        let queue = courier.queue();
+        let claim = claimed_and_again(&fixture, &courier, &queue).await;
+        queue.advance(ONE, &claim.claim_id, Stage::Committing, NOW).await.expect("advanced");
+        for _ in 0..2 {
+            queue.recover(ONE, &RecoverOptions { unknown, ..LOST }, NOW).await.expect("recovered");
+            take_another(&fixture, &courier).await;
+        }
+        let audit = fixture.balanced().await;
+        assert_eq!((audit.held + audit.delayed, audit.queued), (2, 1), "{audit:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_enqueueing_that_is_run_twice_is_one_mail() {
+    for body in [mail("one"), mail("one").replace(r#""id":"one","#, "")] {
+        let fixture = fixture();
+        let courier = Courier::open(&fixture, 0, &[]).await;
+        let queue = courier.queue();
+        queue.enqueue(mail("warm").as_bytes(), NO_LIMITS, NOW).await.expect("enqueued");
+        courier.twice(digest!("enqueue", ""));
+        assert!(!queue.enqueue(body.as_bytes(), NO_LIMITS, NOW).await.expect("enqueued").duplicate);
+        let audit = fixture.balanced().await;
+        assert_eq!((audit.accepted, audit.queued), (2, 2), "{body}: {audit:?}");
+        // Two workers at once would send it twice.
+        assert_eq!(fixture.claim(ONE, 2).await.len() + fixture.claim(TWO, 2).await.len(), 2, "{body}");
+    }
 }
 
 #[tokio::test]
@@ -295,14 +417,19 @@ async fn a_header_that_a_producer_wrote_becomes_ours_in_no_way() {
     for (way, options) in ways {
         let fixture = fixture();
         // What a worker leaves that dies between the two scripts of a claim.
-        let detour = Detour::open(&fixture).await;
-        fixture.push("mail_queue", forged("forged", r#","attempts":3"#)).await;
-        detour.hold(digest!("admit"));
-        detour.queue.claim(TWO, "pod", 1, NOW).await.expect_err("the second script does not come");
+        let courier = Courier::open(&fixture, 0, &[]).await;
+        let queue = warm(&fixture, &courier).await;
+        let more =
+            r#","attempts":3,"remaining":["victim@x.org"],"refused":[{"recipient":"b@example.org","reply":"550"}]"#;
+        fixture.push("mail_queue", forged("forged", more)).await;
+        courier.hold(digest!("admit"));
+        queue.claim(TWO, "pod", 1, NOW).await.expect_err("the second script does not come");
         fixture.balanced().await;
         fixture.queue.recover(TWO, &options, NOW).await.expect("recovered");
         fixture.balanced().await;
         if way == "held" {
+            let shown = fixture.queue.held_show("forged").await.expect("held").expect("it is held");
+            assert!(shown.remaining.is_none() && shown.refused.is_empty(), "{shown:?}");
             assert_eq!(fixture.queue.held_release(&Filter::default(), 1, NOW).await.expect("released").done, 1);
         }
         let claim = fixture.claim_one(ONE).await;

@@ -96,6 +96,42 @@ async fn what_others_put_into_our_lists_is_shown_and_left_alone() {
 }
 
 #[tokio::test]
+async fn a_letter_whose_id_another_mail_has_by_now_is_driven_again_as_a_repeat_of_that_and_counted_once() {
+    for ended in [false, true] {
+        let fixture = fixture();
+        fixture.push("{mail_queue}:high", mail("one")).await;
+        let claim = fixture.claim_one(ONE).await;
+        fixture.settle(ONE, &claim, dead("Policy")).await;
+        fixture.push("mail_queue", mail("one")).await;
+        let other = fixture.claim_one(ONE).await;
+        if ended {
+            fixture.settle(ONE, &other, delivered()).await;
+        }
+        assert_eq!(fixture.queue.dead_requeue(&Filter::default(), 1, NOW).await.expect("requeued").done, 1);
+        fixture.balanced().await;
+        assert_eq!(fixture.length("{mail_queue}:high").await, 1, "it keeps its priority");
+        assert!(fixture.claim(TWO, 1).await.is_empty(), "the other one stands for it");
+        let audit = fixture.balanced().await;
+        assert_eq!((audit.accepted, audit.duplicates), (2, 1), "{audit:?}");
+    }
+}
+
+#[tokio::test]
+async fn letters_of_one_id_that_are_driven_again_at_once_are_one_mail_and_counted_once_each() {
+    let fixture = fixture();
+    for _ in 0..3 {
+        fixture.push("mail_queue", mail("one")).await;
+        let claim = fixture.claim_one(ONE).await;
+        fixture.settle(ONE, &claim, dead("Policy")).await;
+    }
+    assert_eq!(fixture.queue.dead_requeue(&Filter::default(), 3, NOW).await.expect("requeued").done, 3);
+    fixture.balanced().await;
+    assert_eq!(fixture.claim(TWO, 3).await.len(), 1);
+    let audit = fixture.balanced().await;
+    assert_eq!((audit.accepted, audit.duplicates, audit.in_flight), (3, 2, 1), "{audit:?}");
+}
+
+#[tokio::test]
 async fn two_people_at_the_same_dead_letters_decide_each_once() {
     let fixture = fixture();
     for number in 0..300 {

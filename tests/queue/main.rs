@@ -10,9 +10,9 @@ mod real {
     use testkit::RedisServer;
     mod arrivals;
     mod claims;
+    mod courier;
     mod events;
     mod identity;
-    mod late;
     mod letters;
     /// A simulated one has no memory of its own.
     mod memory;
@@ -34,9 +34,9 @@ mod simulated {
     use simredis::SimRedisServer as RedisServer;
     mod arrivals;
     mod claims;
+    mod courier;
     mod events;
     mod identity;
-    mod late;
     mod letters;
     mod model;
     mod recovery;

@@ -36,6 +36,14 @@ pub enum Broken {
     NoVersions,
     /// A server's processes take longer to end than a slot rests.
     NoSettle,
+    /// A raw mail is another one at each look, so that a late `admit` makes it a duplicate of itself.
+    OtherAtEachLook,
+    /// Nobody remembers who has a mail that others did not get.
+    HavingForgotten,
+    /// What a producer wrote is believed where only our scripts may write.
+    ForgedBelieved,
+    /// A `sending` that comes late takes `committing` back.
+    CommittingTakenBack,
 }
 
 impl Broken {
@@ -54,6 +62,11 @@ impl Broken {
             Self::NoSettle => &[Fault::ScriptFlush],
             _ => &[],
         }
+    }
+
+    /// Whether it is about mail, so that producers, recipients and single commands must be of all kinds.
+    pub fn is_of_mail(self) -> bool {
+        matches!(self, Self::OtherAtEachLook | Self::HavingForgotten | Self::ForgedBelieved | Self::CommittingTakenBack)
     }
 
     /// Words of the scripts, and those that take their place.
@@ -79,6 +92,15 @@ impl Broken {
             Self::MissingForgotten => &[("if inc == '-' or redis.call('HEXISTS'", "if false and redis.call('HEXISTS'")],
             Self::RenamedOpens => {
                 &[("'HSET', ledger, 'servers', servers)", "'HSET', ledger, 'servers', 'elsewhere:25')")]
+            }
+            Self::OtherAtEachLook => &[(
+                "  local own, other, has = records[1], nil, nil\n",
+                "  if envelope == 'raw' and stage == 'claimed' then serial = 'another look' end\n  local own, other, has = records[1], nil, nil\n",
+            )],
+            Self::HavingForgotten => &[("join(found.has, has), sum", "'', sum")],
+            Self::ForgedBelieved => &[("(not own or own.serial ~= serial)", "false")],
+            Self::CommittingTakenBack => {
+                &[("sending = {claimed = true, sending = true}", "sending = {claimed = true, committing = true}")]
             }
             _ => &[],
         }

@@ -1,9 +1,9 @@
 //! The oracles: what must hold in every world, computed from what the mail server saw and from the product's audit.
 //!
 //! - O1: never more sessions at the server than the budget, at any event.
-//! - O2: every mail that the queue took is delivered, held, dead for a reason, or still waits; the audit balances; and a
-//!   mail that the queue calls delivered is at the server.
-//! - O3: no Message-ID is taken twice, unless unknown outcomes are to be sent again.
+//! - O2: every recipient of every mail that the queue took has it, or the mail is held or dead for that recipient, and
+//!   dead only for a reason that befell it; the audit balances; no recipient who has a mail is told that it is dead.
+//! - O3: no recipient has a mail twice, unless unknown outcomes are to be sent again; then under the same Message-ID.
 //! - O4: once the faults are over everything comes to rest: all mail is settled, the ledger is open, every pod has its
 //!   share and nothing is withheld any more.
 //! - O5: no task panics.
@@ -19,11 +19,14 @@ use std::{
     sync::Once,
 };
 
-use mailrelay::lease::LedgerState;
+use mailrelay::{lease::LedgerState, queue::POISON_FROM};
 
 use crate::{
     broken::Broken,
+    mail::{Recipient, Seen},
+    observer::{Look, Parked},
     plan::Plan,
+    post::Post,
     process::{Time, begin_world, end_world},
     trace::Trace,
     world::World,
@@ -102,11 +105,18 @@ fn count(world: &World) -> BTreeMap<String, u64> {
     world.mail.seen(|seen| {
         add("sessions", seen.sessions);
         add("sessions sent away", seen.sent_away);
-        add("mails taken", seen.taken.values().map(|taken| taken.at.len() as u64).sum());
+        add("recipients served", seen.recipients.values().map(|who| who.taken.len() as u64).sum());
+        add("recipients refused", seen.recipients.values().map(|who| u64::from(who.refused)).sum());
+        add("recipients put off", seen.recipients.values().map(|who| u64::from(who.deferred)).sum());
         add("worlds with all slots in use", u64::from(seen.peak == world.plan.budget));
     });
+    for (what, met) in world.courier.met() {
+        add(&what, met);
+    }
     let inner = world.observer.inner();
     add("mails queued", inner.accepted.len() as u64);
+    add("mails sent again by producers", (world.posts.len() - world.plan.arrivals.len()) as u64);
+    add("mails with forged headers", world.posts.iter().filter(|post| post.forged.is_some()).count() as u64);
     if let Some(look) = &inner.look {
         add("mails held", look.audit.held);
         add("mails dead", look.audit.dead);
@@ -124,13 +134,9 @@ fn judge(world: &World, rested: bool) -> Vec<String> {
     if world.lost_by_store {
         return violations;
     }
-    let resend = world.plan.resend;
     world.mail.seen(|seen| {
-        for (id, taken) in &seen.taken {
-            if taken.at.len() > 1 && !resend {
-                violations.push(format!("O3: {id} was taken {} times: {:?}", taken.at.len(), taken.at));
-            }
-        }
+        let recipients = seen.recipients.iter().filter(|(_, who)| who.taken.len() > 1);
+        violations.extend(recipients.filter_map(|(address, who)| judge_repetition(world, address, who)));
     });
     if !rested {
         return violations;
@@ -140,30 +146,68 @@ fn judge(world: &World, rested: bool) -> Vec<String> {
     if look.audit.difference != 0 {
         violations.push(format!("O2: the audit does not balance: {:?}", look.audit));
     }
-    for id in &inner.accepted {
-        let Some((state, message_id)) = look.mails.get(id) else {
-            violations.push(format!("O2: {id} is lost"));
-            continue;
-        };
-        let taken = world.mail.seen(|seen| seen.taken.contains_key(message_id));
-        if state == "delivered" && !taken {
-            violations.push(format!("O2: {id} is called delivered, and the server does not have it"));
-        }
-        if !matches!(state.as_str(), "delivered" | "held" | "dead" | "delayed" | "resend") {
-            violations.push(format!("O2: {id} is {state} at the end"));
-        }
-        if state == "dead" && taken && !resend {
-            violations.push(format!("O2: {id} is dead, and the server has it"));
+    let known = |post: &&Post| post.has_id && post.recipients > 0 && inner.accepted.contains(&post.number);
+    for post in world.posts.iter().filter(known) {
+        let state = look.states.get(&post.id()).map_or("unknown", String::as_str);
+        if !matches!(state, "delivered" | "held" | "dead" | "delayed" | "resend" | "duplicate") {
+            violations.push(format!("O2: {} is {state} at the end", post.id()));
         }
     }
+    world.mail.seen(|seen| {
+        for number in &inner.accepted {
+            let of_it: Vec<&Post> = world.posts.iter().filter(|post| post.number == *number).collect();
+            for address in of_it[0].addresses() {
+                let said = judge_recipient(world, seen, look, &address, of_it.len() > 1);
+                violations.extend(said.map(|said| format!("O2: {address} {said}")));
+            }
+        }
+    });
     violations
+}
+
+/// What is wrong with a recipient whom the server took a mail for more than once.
+fn judge_repetition(world: &World, address: &str, who: &Recipient) -> Option<String> {
+    if !world.plan.resend {
+        return Some(format!("O3: {address} has it {} times: {:?}", who.taken.len(), who.taken));
+    }
+    // Of a mail that its producer sent again each may have been sent, after nobody knew of the one before.
+    let once = world.posts.iter().filter(|post| Post::number_of(address) == Some(post.number)).count() == 1;
+    let ids: BTreeSet<&str> = who.taken.iter().map(|(_, id)| &**id).collect();
+    (once && ids.len() > 1).then(|| format!("O3: {address} has it under several Message-IDs: {ids:?}"))
+}
+
+/// What is wrong with a recipient of a mail that was taken in, once all is at rest.
+fn judge_recipient(world: &World, seen: &Seen, look: &Look, address: &str, repeated: bool) -> Option<String> {
+    let nothing = Recipient::default();
+    let who = seen.recipients.get(address).unwrap_or(&nothing);
+    let parked = look.parked.get(address).map_or(&[][..], Vec::as_slice);
+    if who.taken.is_empty() && parked.is_empty() {
+        return Some("has it not, and nobody is told".into());
+    }
+    let dead: Vec<&str> = parked
+        .iter()
+        .filter_map(|parked| if let Parked::Dead(reason) = parked { Some(&**reason) } else { None })
+        .collect();
+    // A repetition goes to those for whom the first is dead, and the first one's letter stays.
+    if !who.taken.is_empty() && !dead.is_empty() && !repeated && !world.plan.resend {
+        return Some(format!("has it, and a dead letter says {dead:?}"));
+    }
+    let put_off = who.deferred + seen.deferred > 0;
+    let groundless = dead.into_iter().find(|reason| match *reason {
+        "Poison" => world.deaths < POISON_FROM,
+        "TooOld" => !world.queue_time_moved,
+        "RetriesExhausted" => !put_off,
+        "InvalidMail" | "PayloadMissing" | "PayloadUnreadable" | "Malformed" => true,
+        _ => who.refused == 0 && !put_off,
+    });
+    groundless.map(|reason| format!("is told {reason}, and nothing of that kind befell it"))
 }
 
 /// Why shares are not as they should be, mail waits, or something is withheld; `None` once all is at rest.
 pub fn unrest(world: &World) -> Option<String> {
     let inner = world.observer.inner();
-    if inner.tried < world.plan.mails {
-        return Some(format!("{} of {} mails were sent off", inner.tried, world.plan.mails));
+    if inner.tried < world.posts.len() {
+        return Some(format!("{} of {} mails were sent off", inner.tried, world.posts.len()));
     }
     let Some(look) = &inner.look else { return Some("nobody could look yet".into()) };
     if look.at <= world.plan.calm.max(inner.last_try) {

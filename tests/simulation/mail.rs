@@ -43,6 +43,9 @@ pub struct Habits {
     pub defers: u32,
     /// 5xx.
     pub refuses: u32,
+    /// The same to single recipients, on top.
+    pub defers_some: u32,
+    pub refuses_some: u32,
     /// 421 and the end.
     pub quits: u32,
     /// The connection breaks, before or after the mail was taken.
@@ -52,13 +55,15 @@ pub struct Habits {
     pub chunking: bool,
 }
 
-/// A mail that the server took.
+/// What the server said of a mail for one recipient.
 #[derive(Clone, Debug, Default)]
-pub struct Taken {
-    /// When.
-    pub at: Vec<Time>,
-    /// Whether the client was told each time, as far as the server knows.
-    pub told: u32,
+pub struct Recipient {
+    /// When it took the mail, and under which Message-ID.
+    pub taken: Vec<(Time, String)>,
+    /// How often it refused it for good.
+    pub refused: u32,
+    /// How often it said later.
+    pub deferred: u32,
 }
 
 /// What the server saw.
@@ -70,9 +75,10 @@ pub struct Seen {
     pub processes: u32,
     pub sessions: u64,
     pub sent_away: u64,
-    pub taken: BTreeMap<String, Taken>,
-    /// Refused for good.
-    pub refused: BTreeMap<String, u32>,
+    /// By address.
+    pub recipients: BTreeMap<String, Recipient>,
+    /// How often it said later before it knew for whom.
+    pub deferred: u32,
     pub violations: Vec<String>,
 }
 
@@ -209,6 +215,31 @@ impl MailServer {
         (Counted { server: self.clone(), serial }, (!too_many).then(|| Counting(self.clone())))
     }
 
+    /// What it says of a recipient.
+    fn tell(&self, address: &str, habits: &Habits) -> Result<(), &'static str> {
+        let (greylists, busy) = (self.happens(habits.defers), self.happens(habits.defers_some));
+        let defers = greylists || busy;
+        let refuses = !defers && (self.happens(habits.refuses) || self.happens(habits.refuses_some));
+        let mut inner = self.inner();
+        let recipient = inner.seen.recipients.entry(address.to_owned()).or_default();
+        (recipient.deferred, recipient.refused) =
+            (recipient.deferred + u32::from(defers), recipient.refused + u32::from(refuses));
+        match (greylists, busy, refuses) {
+            (true, ..) => Err("450 4.2.0 greylisted"),
+            (_, true, _) => Err("450 4.2.1 mailbox busy"),
+            (.., true) => Err("550 5.1.1 no such user"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes something of all recipients of a mail.
+    fn note(&self, recipients: &[String], note: impl Fn(&mut Recipient)) {
+        let mut inner = self.inner();
+        for address in recipients {
+            note(inner.seen.recipients.entry(address.clone()).or_default());
+        }
+    }
+
     /// Whether something happens that happens so often in a thousand.
     fn happens(&self, per_mille: u32) -> bool {
         let mut inner = self.inner();
@@ -274,7 +305,8 @@ impl MailServer {
             return Err(Over::Ours);
         }
         say(stream, "220 mx.test ESMTP").await?;
-        let mut recipients = 0_usize;
+        // None without a mail that they could be of.
+        let mut recipients: Option<Vec<String>> = None;
         let mut chunks = Vec::new();
         loop {
             let line = self.line(stream, habits.patience).await?;
@@ -290,30 +322,30 @@ impl MailServer {
                 lines.extend(["250-8BITMIME", "250 SMTPUTF8"]);
                 say(stream, &lines.join("\r\n")).await?;
             } else if upper.starts_with("MAIL") {
-                recipients = 0;
                 if self.happens(habits.quits) {
                     say(stream, "421 4.3.2 mx.test going down").await?;
                     return Err(Over::Ours);
                 }
                 let defers = self.happens(habits.defers);
                 say(stream, if defers { "451 4.3.0 try again" } else { "250 2.1.0 Ok" }).await?;
-                recipients = if defers { usize::MAX } else { recipients };
+                self.inner().seen.deferred += u32::from(defers);
+                recipients = (!defers).then(Vec::new);
             } else if upper.starts_with("RCPT") {
-                if recipients == usize::MAX {
+                let Some(recipients) = &mut recipients else {
                     say(stream, "503 5.5.1 MAIL first").await?;
-                } else if self.happens(habits.defers) {
-                    say(stream, "450 4.2.0 greylisted").await?;
-                } else if self.happens(habits.refuses) {
-                    say(stream, "550 5.1.1 no such user").await?;
-                } else {
-                    recipients += 1;
-                    say(stream, "250 2.1.5 Ok").await?;
+                    continue;
+                };
+                let address = line.split(['<', '>']).nth(1).unwrap_or_default();
+                let said = self.tell(address, &habits);
+                if said.is_ok() {
+                    recipients.push(address.to_owned());
                 }
+                say(stream, said.err().unwrap_or("250 2.1.5 Ok")).await?;
             } else if upper.starts_with("DATA") {
-                if matches!(recipients, 0 | usize::MAX) {
+                let Some(recipients) = recipients.take().filter(|some| !some.is_empty()) else {
                     say(stream, "554 5.5.1 no valid recipients").await?;
                     continue;
-                }
+                };
                 say(stream, "354 go on").await?;
                 let (mut content, mut undigested) = (Vec::new(), 0);
                 while !content.ends_with(b"\r\n.\r\n") {
@@ -327,7 +359,7 @@ impl MailServer {
                     }
                     self.digest(&mut undigested).await;
                 }
-                self.take(stream, &habits, &content).await?;
+                self.take(stream, &habits, &recipients, &content).await?;
             } else if let Some(arguments) = upper.strip_prefix("BDAT ") {
                 let size: usize = arguments.split(' ').next().and_then(|size| size.parse().ok()).unwrap_or(0);
                 let (mut start, mut undigested) = (chunks.len(), 0);
@@ -343,17 +375,17 @@ impl MailServer {
                     }
                     self.digest(&mut undigested).await;
                 }
-                let content = std::mem::take(&mut chunks);
-                if matches!(recipients, 0 | usize::MAX) {
+                if recipients.as_ref().is_none_or(Vec::is_empty) {
+                    chunks.clear();
                     say(stream, "554 5.5.1 no valid recipients").await?;
                 } else if arguments.ends_with("LAST") {
-                    self.take(stream, &habits, &content).await?;
+                    let (content, to) = (std::mem::take(&mut chunks), recipients.take().unwrap_or_default());
+                    self.take(stream, &habits, &to, &content).await?;
                 } else {
-                    chunks = content;
                     say(stream, "250 2.0.0 more").await?;
                 }
             } else if upper.starts_with("RSET") || upper.starts_with("NOOP") {
-                recipients = 0;
+                recipients = None;
                 say(stream, "250 2.0.0 Ok").await?;
             } else if upper.starts_with("QUIT") {
                 say(stream, "221 2.0.0 Bye").await?;
@@ -378,39 +410,36 @@ impl MailServer {
         }
     }
 
-    /// The whole message is here: takes it, or does not, and says so, or does not.
-    async fn take(&self, stream: &mut BufReader<Stream>, habits: &Habits, content: &[u8]) -> Result<(), Over> {
+    /// The whole message is here: takes it for all these, or does not, and says so, or does not.
+    async fn take(
+        &self,
+        stream: &mut BufReader<Stream>,
+        habits: &Habits,
+        recipients: &[String],
+        content: &[u8],
+    ) -> Result<(), Over> {
         self.dawdle(habits.mail_ms).await;
         let id = message_id(content);
         if self.happens(habits.breaks) {
             return Err(Over::Broken);
         }
         if self.happens(habits.defers) {
+            self.note(recipients, |recipient| recipient.deferred += 1);
             say(stream, "451 4.3.0 try again later").await?;
             return Ok(());
         }
         if self.happens(habits.refuses) {
-            *self.inner().seen.refused.entry(id).or_default() += 1;
+            self.note(recipients, |recipient| recipient.refused += 1);
             say(stream, "554 5.7.1 not this one").await?;
             return Ok(());
         }
-        {
-            let mut inner = self.inner();
-            let Inner { seen, trace, .. } = &mut *inner;
-            let taken = seen.taken.entry(id.clone()).or_default();
-            taken.at.push(now());
-            let times = taken.at.len();
-            trace.note(|| format!("mail: took {id}, {times} times"));
-        }
+        self.note(recipients, |recipient| recipient.taken.push((now(), id.clone())));
+        self.inner().trace.note(|| format!("mail: took {id} for {}", recipients.join(" ")));
         if self.happens(habits.breaks) {
             return Err(Over::Broken);
         }
         self.dawdle(habits.slow_ms).await;
-        say(stream, "250 2.0.0 Ok: queued").await?;
-        if let Some(taken) = self.inner().seen.taken.get_mut(&id) {
-            taken.told += 1;
-        }
-        Ok(())
+        say(stream, "250 2.0.0 Ok: queued").await
     }
 }
 

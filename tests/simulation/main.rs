@@ -15,18 +15,22 @@
 //! | `supervisor` | what outlives a worker: the list of its connections, watched in the kernel's table |
 //! | `mail`, `api` | the mail server, the API server |
 //! | `cluster` | nodes, pods, the machine under a worker |
-//! | `observer` | the producer of mails and the audit |
+//! | `courier` | what befalls single commands on their way to Redis |
+//! | `post` | what producers send: mails of all kinds, forgeries, garbage |
+//! | `observer` | the producer of mails, and the one who looks at the end |
 //! | `plan`, `world` | what a seed stands for, and how it comes to pass |
 //! | `judge` | the oracles |
 
 mod api;
 mod broken;
 mod cluster;
+mod courier;
 mod judge;
 mod mail;
 mod net;
 mod observer;
 mod plan;
+mod post;
 mod process;
 mod supervisor;
 mod trace;
@@ -182,4 +186,8 @@ noticed! {
     an_older_copy_of_a_ledger_that_passes_for_the_ledger_is_noticed: NoVersions, "O1", 500;
     a_slot_that_does_not_rest_is_noticed: NoSettle, "O1", 1_000;
     a_renamed_budget_that_opens_at_once_is_noticed: RenamedOpens, "O1", 500;
+    a_raw_mail_that_is_another_at_each_look_is_noticed: OtherAtEachLook, "O2", 500;
+    recipients_who_have_a_mail_and_are_forgotten_are_noticed: HavingForgotten, "O3", 500;
+    headers_of_producers_that_are_believed_are_noticed: ForgedBelieved, "O2", 500;
+    a_late_command_that_takes_committing_back_is_noticed: CommittingTakenBack, "O3", 1_000;
 }

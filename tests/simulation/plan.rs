@@ -6,8 +6,10 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use crate::{
     broken::Broken,
+    courier::Disorder,
     mail::Habits,
     net::{Latency, Patience, Ways},
+    post::Customs,
     process::Time,
 };
 
@@ -196,13 +198,15 @@ pub struct Plan {
     pub budget: u32,
     pub nodes: usize,
     pub pods: usize,
-    pub mails: usize,
     /// How many mails a session takes.
     pub per_session: u32,
     /// Bytes of text in a mail, at least and at most.
     pub size: (usize, usize),
-    /// When mails come.
+    /// When mails come, and how.
     pub arrivals: Vec<Time>,
+    pub customs: Customs,
+    /// What befalls single commands between the processes and Redis.
+    pub disorder: Disorder,
     pub habits: Habits,
     /// Unknown outcomes are sent again.
     pub resend: bool,
@@ -252,6 +256,8 @@ impl Plan {
             mail_ms: some(&mut pick, &[5, 100, 400, 1_500, 5_000]).into(),
             defers: some(&mut pick, &[0, 0, 20, 100]),
             refuses: some(&mut pick, &[0, 0, 20]),
+            defers_some: 0,
+            refuses_some: 0,
             quits: some(&mut pick, &[0, 0, 10, 40]),
             breaks: some(&mut pick, &[0, 0, 10, 40]),
             pipelining: pick(0..4) > 0,
@@ -293,10 +299,11 @@ impl Plan {
             budget,
             nodes,
             pods,
-            mails,
             per_session: some(&mut pick, &[1_000, 1_000, 1_000, 3, 1]),
             size: if slow { (500, 8_000) } else { (13, 200) },
             arrivals,
+            customs: Customs::PLAIN,
+            disorder: Disorder::default(),
             habits,
             resend: pick(0..3) == 0,
             loses_queue: pick(0..4) == 0,
@@ -331,8 +338,33 @@ impl Plan {
         }
         if !broken.weapons().is_empty() {
             plan.press(&mut pick);
+        } else if pick(0..3) > 0 || broken.is_of_mail() {
+            plan.vary(&mut pick);
         }
         plan
+    }
+
+    /// Producers and recipients of all kinds, and single commands that go astray.
+    fn vary(&mut self, pick: &mut dyn FnMut(Range<u64>) -> u64) {
+        let mut of = |of: &[u32]| of[usize::try_from(pick(0..of.len() as u64)).expect("small")];
+        self.customs = Customs::VARIED;
+        (self.habits.defers_some, self.habits.refuses_some) = (of(&[0, 60, 200]), of(&[0, 60, 200]));
+        let often = if self.broken.is_of_mail() { 80 } else { of(&[0, 8, 30, 80]) };
+        self.disorder = Disorder {
+            late: of(&[0, often]),
+            overtaken: of(&[0, often]),
+            again: of(&[0, often]),
+            unanswered: of(&[0, often]),
+            most_ms: of(&[1_000, 3_000, 9_000]).into(),
+        };
+        if self.broken.is_of_mail() {
+            self.disorder.late = if self.broken == Broken::CommittingTakenBack { 500 } else { often };
+            self.habits.refuses_some = 200;
+            let end = u64::try_from(self.calm.as_millis()).expect("short");
+            for pod in 0..6 {
+                self.faults.insert(Duration::from_millis(pick(2_000..end)), Fault::KillWorker { pod });
+            }
+        }
     }
 
     /// All slots are wanted all the time, and what tells a world without a rule from the others befalls it several times.
@@ -352,7 +384,6 @@ impl Plan {
         };
         (self.per_session, self.calm) = (1_000, ms(20_000));
         self.arrivals = (1..20).flat_map(|second| vec![ms(second * 1_000); 3]).collect();
-        self.mails = self.arrivals.len();
         let weapons = self.broken.weapons();
         for turn in 0..3 {
             for weapon in weapons {
@@ -372,7 +403,6 @@ impl Plan {
             Broken::RenamedOpens => {
                 self.habits.mail_ms = 9_000;
                 self.arrivals.retain(|at| *at < ms(9_000));
-                self.mails = self.arrivals.len();
             }
             _ => {}
         }
@@ -391,7 +421,6 @@ impl Plan {
         }
         // In bursts that keep all slots busy.
         self.arrivals = (1..11).flat_map(|burst| vec![ms(burst * 4_000); 12]).collect();
-        self.mails = self.arrivals.len();
     }
 
     fn fault(&self, pick: &mut dyn FnMut(Range<u64>) -> u64) -> Fault {

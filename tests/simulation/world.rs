@@ -18,11 +18,13 @@ use spec::Spec;
 use crate::{
     api::{ApiServer, Mood},
     cluster::{MAIL, NAMESPACE, Node, OBSERVER, Pod, REDIS, RELAY},
+    courier::Courier,
     judge::unrest,
     mail::MailServer,
     net::{Net, Place},
     observer::Observer,
     plan::{Fault, Plan},
+    post::Post,
     process::{Running, Step, Time, set_world},
     trace::Trace,
 };
@@ -135,9 +137,14 @@ pub struct World {
     pub trace: Trace,
     pub mail: MailServer,
     pub observer: Observer,
+    /// What producers send.
+    pub posts: Arc<Vec<Post>>,
+    pub courier: Courier,
     pub counts: BTreeMap<String, u64>,
     pub now: Time,
     pub lost_by_store: bool,
+    /// How often a worker's process ended.
+    pub deaths: u32,
     chance: SmallRng,
     net: Net,
     api: ApiServer,
@@ -168,6 +175,8 @@ impl World {
         let (redis_port, mail_port) = (net.listen(REDIS, None), net.listen(MAIL, Some(plan.habits.room)));
         let (redis_seed, serving) = (chance.next_u64(), mail.clone());
         let mut made = None;
+        let courier = Courier::new(plan.disorder, plan.calm, plan.seed ^ 0xc0de, trace.clone());
+        let deciding = courier.clone();
         let servers = Running::start("servers", 0, &skews[plan.nodes + 1], chance.next_u64(), |process| {
             // Made inside its runtime, whose clock is its clock.
             let wall = Arc::new(|| {
@@ -180,9 +189,9 @@ impl World {
             async move {
                 tokio::spawn(serving.serve(mail_port));
                 loop {
-                    let (stream, _) = redis_port.accept().await;
-                    let redis = redis.clone();
-                    tokio::spawn(async move { redis.serve(stream).await });
+                    let (stream, from) = redis_port.accept().await;
+                    let (redis, courier) = (redis.clone(), deciding.clone());
+                    tokio::spawn(async move { redis.serve_by(stream, |words| courier.fate(from, words)).await });
                 }
             }
         });
@@ -194,8 +203,8 @@ impl World {
             redis.alter_scripts(from, to);
         }
         let observer = Observer::default();
-        let sized = |at: &Time| (*at, chance.random_range(plan.size.0..=plan.size.1));
-        let mails = plan.arrivals.iter().map(sized).collect();
+        let posts = Arc::new(Post::all(chance.next_u64(), plan.customs, &plan.arrivals, plan.size, plan.calm));
+        let mails = posts.clone();
         let (watching, way, trace_of_it) = (observer.clone(), net.clone(), trace.clone());
         let watcher = Running::start("observer", OBSERVER, &Arc::default(), chance.next_u64(), |process| {
             watching.run(way, process, mails, trace_of_it)
@@ -212,9 +221,12 @@ impl World {
             trace,
             mail,
             observer,
+            posts,
+            courier,
             counts: BTreeMap::new(),
             now: Time::ZERO,
             lost_by_store: false,
+            deaths: 0,
             chance,
             net,
             api,

@@ -2,18 +2,20 @@
 -- when that is long. ARGV: now, and for each claim: claim, action
 -- (kept, dead, duplicate), header ('' keeps the entry), id, serial, not before, expires, reason, dead letter, what its
 -- envelope is (raw; headed: to be checked here; forged: found out), fingerprint, recipients that are left out, whether
--- doubts about another's record were looked into, names of the records, Message-ID.
+-- doubts about another's record were looked into, names of the records, Message-ID, and when the entry was taken: with
+-- its claim that names what was looked at, since a take that comes again takes another one under the same claim.
 -- Answers one word for each claim: kept, delayed, dead, expired, duplicate, delivered, gone; or what must be thought over,
 -- and nothing was changed: missing (its dead letter), forged, doubtful, or partly and a line for each address that has it.
 local CLAIMS, STAGES, now = KEYS[13], KEYS[14], clock(ARGV[1])
 local answers, first = {}, 15
-for at = 2, #ARGV, 15 do
+for at = 2, #ARGV, 16 do
   local claim, action, header, id, serial = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   local due, expires, reason, letter = ARGV[at + 5], ARGV[at + 6], ARGV[at + 7], ARGV[at + 8]
   local envelope, sum, spared, sure = ARGV[at + 9], ARGV[at + 10], ARGV[at + 11], ARGV[at + 12] ~= ''
   local message_id, records = ARGV[at + 14], look_all(first, ARGV[at + 13])
   local entry = redis.call('HGET', CLAIMS, claim)
-  local stage = word(redis.call('HGET', STAGES, claim))
+  local mark = redis.call('HGET', STAGES, claim)
+  local stage = word(mark)
   local own, other, has = records[1], nil, nil
   for _, found in ipairs(records) do
     if forbids(found, serial) then
@@ -31,7 +33,7 @@ for at = 2, #ARGV, 15 do
   local late = own and own.serial == serial and (own.state == LETTER.delivered or own.state == LETTER.late)
   local sends = action == 'kept' or action == 'delayed'
   local answer, parts = action, string.sub(letter, 1, 1) == '=' and KEYS[first + #records]
-  if not entry or (stage ~= 'taken' and stage ~= 'claimed') then
+  if not entry or (stage ~= 'taken' and stage ~= 'claimed') or (stage == 'taken' and string.match(mark, '^taken (%d+)') ~= ARGV[at + 15]) then
     answer = 'gone'
   elseif envelope == 'headed' and stage == 'taken' and (not own or own.serial ~= serial) then
     -- A record is born with its header, by our scripts; nobody else knows its serial.

@@ -5,6 +5,8 @@ local entry, serial, id, now, due, token = ARGV[1], ARGV[2], ARGV[3], clock(ARGV
 local expires, sum, sure = ARGV[9], ARGV[10], ARGV[11] ~= ''
 if expires ~= '' and tonumber(expires) <= tonumber(now) then return {'expired'} end
 local records = look_all(13, ARGV[12])
+-- Nobody else has this serial: the very same command was run before, and its answer was lost or it comes twice.
+if records[1].serial == serial then return {'queued', id} end
 for _, found in ipairs(records) do
   if forbids(found, serial) then
     if not sure and doubtful(found) then return {'doubtful'} end

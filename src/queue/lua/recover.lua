@@ -19,6 +19,9 @@ for at = 3, #ARGV, 11 do
   if not entry or not fits or not is_here(extra, parts) then
     action = 'skipped'
   else
+    -- A take that came again took another mail under a claim that had been parked: that one stays where it is.
+    local name = claim
+    while redis.call('HEXISTS', HELD, name) + redis.call('HEXISTS', DELAYED_MAILS, name) > 0 do name = name .. '+' end
     local trusted = #records > 0 and (stage ~= 'taken' or records[1].serial == serial)
     if header ~= '' then
       entry = header .. payload(entry)
@@ -30,16 +33,16 @@ for at = 3, #ARGV, 11 do
       give(entry)
       silent = silent or not trusted
     elseif action == 'held' then
-      redis.call('HSET', HELD, claim, extra .. '\n' .. entry)
+      redis.call('HSET', HELD, name, extra .. '\n' .. entry)
     elseif action == 'resend' then
-      delay(claim, due, entry)
+      delay(name, due, entry)
     else
       bury(extra, parts)
     end
     redis.call('HDEL', CLAIMS, claim)
     redis.call('HDEL', STAGES, claim)
     if trusted then
-      local rest = action == 'queue' and drains() or action == 'dead' and ending(NO_OPERATION, reason) or claim
+      local rest = action == 'queue' and drains() or action == 'dead' and ending(NO_OPERATION, reason) or name
       record(records, serial, STATE[action], '', nil, rest, id, due)
     end
     if expected ~= 'early' then

@@ -8,6 +8,8 @@ local parks = action ~= 'delivered' and action ~= 'dead'
 local due = action == 'delayed' and after(now, wait) or ''
 
 local entry = redis.call('HGET', CLAIMS, claim)
+-- One that was only taken was sent by nobody: a take that came again put another mail under the id of a claim that had ended.
+if entry and word(redis.call('HGET', STAGES, claim)) == 'taken' then entry = nil end
 local function leave()
   redis.call('HDEL', CLAIMS, claim)
   redis.call('HDEL', STAGES, claim)
@@ -19,7 +21,9 @@ if not entry then
   local shape = parks and LETTER[action] or '[dxl]'
   if known and string.find(known, shape) and string.sub(own.rest, 1, #mark) == mark then return 'repeated' end
   local parked = redis.call('HGET', HELD, claim)
-  if parked then
+  local told = parked and string.sub(parked, 1, string.find(parked, '\n', 1, true) or #parked)
+  -- What was only taken under this claim, when the take came again, is another mail.
+  if told and string.find(told, '"serial":"' .. serial, 1, true) then
     -- Recovered as an unknown outcome, and still nobody's: the truth wins.
     if action == 'held' then return 'repeated' end
     leave = function() redis.call('HDEL', HELD, claim) end

@@ -4,6 +4,8 @@
 -- so that the others do not wait until it is read.
 -- Answers the time, and for each claim: its id, letter of its list, length, and the entry, or nothing when it is too long to
 -- come along. One word more is the length of an entry that was left, since the first may not be so long.
+-- A claim id is used once. When something lies under one of them, this very command was run before: it takes nothing more,
+-- and answers what was taken then and not looked at yet.
 local LONG, ANSWER = 64 * 1024, 128 * 1024
 local PLACES = 5
 local TURNS = 'hnhlhnh'
@@ -51,6 +53,24 @@ local process, pod, now = ARGV[1], ARGV[2], clock(ARGV[3])
 local most, of_first = string.match(ARGV[4], '^(%d+) ?(%d*)$')
 most, of_first = tonumber(most), tonumber(of_first) or math.huge
 local taken, bytes, left = {now}, 0, nil
+local function answer(claim, letter, entry)
+  table.insert(taken, claim)
+  table.insert(taken, letter)
+  table.insert(taken, string.format('%.0f', #entry))
+  table.insert(taken, #entry > LONG and '' or entry)
+end
+
+local before = false
+for place, mark in ipairs(redis.call('HMGET', KEYS[14], unpack(ARGV, 5))) do
+  if mark then
+    before = true
+    local claim, letter = ARGV[place + 4], string.match(mark, '^taken %d+ ([hnl])$')
+    local entry = letter and redis.call('HGET', KEYS[13], claim)
+    if entry then answer(claim, letter, entry) end
+  end
+end
+if before then return taken end
+
 for at = 5, #ARGV do
   local entry, letter, list, place = next_entry()
   if not entry then
@@ -75,10 +95,7 @@ for at = 5, #ARGV do
   redis.call('HSET', KEYS[13], ARGV[at], entry)
   remove(list, place)
   bytes = bytes + #entry
-  table.insert(taken, ARGV[at])
-  table.insert(taken, letter)
-  table.insert(taken, string.format('%.0f', #entry))
-  table.insert(taken, #entry > LONG and '' or entry)
+  answer(ARGV[at], letter, entry)
   if #entry > LONG then break end
 end
 if left then table.insert(taken, string.format('%.0f', left)) end

@@ -52,7 +52,7 @@ impl Generator {
         clear.extend(lists.into_iter().chain(own));
         let take = ["p1", "pod", now, "1000", "c1"];
         let admit =
-            [now, "c1", "kept", HEADERS[1], "i1", serial, "", "", "", "", "raw", "sum", "", "", fields, "<m@x>"];
+            [now, "c1", "kept", HEADERS[1], "i1", serial, "", "", "", "", "raw", "sum", "", "", fields, "<m@x>", now];
         let resend =
             ["p1", now, "c1", "committing", "resend", "", "", "0", "i1", serial, "ProcessDied", fields, "<m@x>"];
         let settle =
@@ -197,6 +197,7 @@ impl Draw<'_> {
             let fields = self.records(2);
             self.push(fields);
             self.push("<m@x>");
+            self.push_one(NOW);
         }
     }
 

@@ -17,6 +17,7 @@ mod commands;
 mod config;
 mod connection;
 mod failure;
+mod fate;
 mod faults;
 mod glob;
 mod keyspace;
@@ -34,6 +35,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream},
     net::TcpListener,
@@ -42,6 +44,7 @@ use tokio::{
     time::Instant,
 };
 
+pub use fate::Fate;
 pub use faults::Snapshot;
 pub use look::StreamEntry;
 pub use node::WallClock;
@@ -135,7 +138,16 @@ impl SimRedis {
     /// Serves one client on a stream until the client goes, or this Redis crashes; the stream is closed then. Dropping the
     /// future is the same as a client that goes.
     pub async fn serve(&self, stream: impl AsyncRead + AsyncWrite + Unpin) {
-        connection::serve(self.shared.clone(), stream).await;
+        self.serve_by(stream, |_| Fate::Prompt).await;
+    }
+
+    /// The same for a client whose commands meet a fate on their way: `fates` is asked for each, its words given.
+    pub async fn serve_by(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        fates: impl FnMut(&[Bytes]) -> Fate + Send,
+    ) {
+        connection::serve(self.shared.clone(), stream, Box::new(fates)).await;
     }
 
     /// A new connection, served by a task of the current runtime; a frozen Redis takes it and says nothing.
@@ -147,7 +159,8 @@ impl SimRedis {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         let (ours, theirs) = tokio::io::duplex(PIPE);
-        tokio::spawn(connection::serve(self.shared.clone(), ours));
+        let redis = self.clone();
+        tokio::spawn(async move { redis.serve(ours).await });
         Ok(theirs)
     }
 
@@ -160,7 +173,8 @@ impl SimRedis {
         loop {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            clients.spawn(connection::serve(self.shared.clone(), stream));
+            let redis = self.clone();
+            clients.spawn(async move { redis.serve(stream).await });
             while clients.try_join_next().is_some() {}
         }
     }

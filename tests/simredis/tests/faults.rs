@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use simredis::SimRedis;
+use simredis::{Fate, SimRedis};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     time::{Instant, timeout},
@@ -186,4 +186,79 @@ async fn the_same_seed_and_the_same_commands_give_the_same_bytes() {
     assert_eq!(start.0, run(7).await.0);
     assert_eq!(start.1, run(7).await.1);
     assert_ne!(start.1, run(8).await.1);
+}
+
+/// A connection on which the first command of this name meets a fate.
+fn fated(redis: &SimRedis, name: &'static str, fate: Fate) -> DuplexStream {
+    let (ours, theirs) = tokio::io::duplex(4_096);
+    let (redis, mut once) = (redis.clone(), Some(fate));
+    tokio::spawn(async move {
+        redis
+            .serve_by(ours, |words| match once {
+                Some(_) if words[0] == name.as_bytes() => once.take().unwrap_or(Fate::Prompt),
+                _ => Fate::Prompt,
+            })
+            .await;
+    });
+    theirs
+}
+
+const WHILE: Duration = Duration::from_secs(5);
+
+async fn hears_nothing(stream: &mut DuplexStream) {
+    timeout(WHILE * 2, stream.read(&mut [0; 64])).await.expect_err("no answer, and no end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_command_is_run_after_newer_ones_though_its_client_is_gone() {
+    let redis = SimRedis::new(1);
+    let mut client = fated(&redis, "SET", Fate::Late(WHILE));
+    say(&mut client, "SET k late").await;
+    tokio::time::sleep(WHILE / 2).await;
+    drop(client);
+    let mut other = redis.connect().expect("up");
+    assert_eq!(ask(&mut other, "SET k newer").await, "+OK\r\n");
+    tokio::time::sleep(WHILE).await;
+    assert_eq!(ask(&mut other, "GET k").await, "$4\r\nlate\r\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_command_that_its_client_waits_for_is_answered_late_and_dies_with_the_server() {
+    let redis = SimRedis::new(1);
+    let (mut client, start) = (fated(&redis, "SET", Fate::Late(WHILE)), Instant::now());
+    assert_eq!(ask(&mut client, "SET k v").await, "+OK\r\n");
+    assert!(start.elapsed() >= WHILE);
+    let mut client = fated(&redis, "DEL", Fate::Overtaken(WHILE));
+    say(&mut client, "DEL k").await;
+    tokio::time::sleep(WHILE / 2).await;
+    redis.crash();
+    redis.restart();
+    tokio::time::sleep(WHILE).await;
+    assert_eq!(ask(&mut redis.connect().expect("up"), "GET k").await, "$1\r\nv\r\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_is_overtaken_is_run_after_those_behind_it_and_nothing_is_answered() {
+    let redis = SimRedis::new(1);
+    let mut client = fated(&redis, "SET", Fate::Overtaken(WHILE));
+    say(&mut client, "SET k first\r\nRPUSH l second").await;
+    tokio::time::sleep(WHILE / 2).await;
+    let mut other = redis.connect().expect("up");
+    assert_eq!(ask(&mut other, "LLEN l").await, ":1\r\n");
+    assert_eq!(ask(&mut other, "EXISTS k").await, ":0\r\n");
+    hears_nothing(&mut client).await;
+    assert_eq!(ask(&mut other, "GET k").await, "$5\r\nfirst\r\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_is_sent_again_is_run_twice_and_one_without_an_answer_once() {
+    let redis = SimRedis::new(1);
+    let mut client = fated(&redis, "RPUSH", Fate::Again(WHILE));
+    assert_eq!(ask(&mut client, "RPUSH l x").await, ":1\r\n");
+    tokio::time::sleep(WHILE * 2).await;
+    assert_eq!(ask(&mut client, "LLEN l").await, ":2\r\n");
+    let mut client = fated(&redis, "RPUSH", Fate::Unanswered);
+    say(&mut client, "RPUSH l x").await;
+    hears_nothing(&mut client).await;
+    assert_eq!(ask(&mut redis.connect().expect("up"), "LLEN l").await, ":3\r\n");
 }

@@ -85,7 +85,7 @@ impl World {
     pub(super) fn end_worker(&mut self, pod: usize) {
         let place = self.pods[pod].place;
         self.net.hang_up(place);
-        self.pods[pod].running = None;
+        self.deaths += u32::from(self.pods[pod].running.take().is_some());
         self.pods[pod].supervisor.bury(self.now, &self.net.table(place, MAIL));
     }
 

@@ -1,0 +1,547 @@
+//! The steps: of producers, of workers that live, die, or only seem to have died, of a server, and of people.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use mailrelay::{
+    api::UnknownOutcome,
+    queue::{
+        Advance, At, Claimed, Counted, DeadLetter, EnqueueError, Entry, Filter, OperationId, Progress, Queue,
+        RecoverOptions, Refusal, Schedule, Settled, Settlement, Stage, UnixMillis,
+    },
+};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use redis::cmd;
+
+use super::{
+    super::{
+        courier::{Courier, Disorder},
+        support::*,
+    },
+    posts::Made,
+};
+
+/// Words of scripts and those that take their place.
+pub type Broken = &'static [(&'static str, &'static str)];
+
+/// What may happen in a case.
+#[derive(Clone, Copy)]
+pub struct Manners {
+    pub disorder: Disorder,
+    /// People delete what they should not.
+    pub edits: bool,
+}
+
+/// How far a worker is with a claim.
+enum Doing {
+    At(Stage),
+    /// The server has answered.
+    Sent(Settlement, Progress, OperationId),
+}
+
+struct Worker {
+    process: String,
+    queue: Queue,
+    claims: Vec<(Claimed, Doing)>,
+}
+
+pub struct Life<'a> {
+    pub fixture: &'a Fixture,
+    pub courier: Courier,
+    edits: bool,
+    random: StdRng,
+    pub now: UnixMillis,
+    /// Of an observer.
+    pub queue: Queue,
+    marks: u64,
+    workers: Vec<Worker>,
+    /// Processes that died, or seem to have died.
+    graves: Vec<Worker>,
+    processes: u32,
+    pub made: Vec<Made>,
+    /// How often the server took a mail for a recipient.
+    pub has: BTreeMap<String, u32>,
+    /// For whom it said no, or later.
+    pub judged: BTreeSet<String>,
+    /// Who may have a mail twice, since somebody took that risk.
+    pub risked: BTreeSet<String>,
+    /// Whose mail a person discarded or removed; and discarded in particular.
+    pub dropped: BTreeSet<String>,
+    pub discarded: BTreeSet<String>,
+    /// Crashes that may speak against a mail.
+    pub crashes: u32,
+    /// Counted entries that were removed behind the scripts' back.
+    pub removed: i64,
+    pub wrong: Vec<String>,
+}
+
+/// Again until Redis answers: what every caller does.
+async fn again<T, E>(ask: impl AsyncFn() -> Result<T, E>) -> T {
+    loop {
+        if let Ok(answer) = ask().await {
+            return answer;
+        }
+    }
+}
+
+impl<'a> Life<'a> {
+    pub async fn new(fixture: &'a Fixture, seed: u64, manners: Manners, broken: Broken) -> Self {
+        let courier = Courier::open(fixture, seed, broken).await;
+        courier.disorder(manners.disorder);
+        let mut life = Self {
+            fixture,
+            queue: courier.queue(),
+            courier,
+            edits: manners.edits,
+            random: StdRng::seed_from_u64(seed),
+            now: fixture.queue.ask_time().await.expect("TIME"),
+            marks: 0,
+            workers: Vec::new(),
+            graves: Vec::new(),
+            processes: 0,
+            made: Vec::new(),
+            has: BTreeMap::new(),
+            judged: BTreeSet::new(),
+            risked: BTreeSet::new(),
+            dropped: BTreeSet::new(),
+            discarded: BTreeSet::new(),
+            crashes: 0,
+            removed: 0,
+            wrong: Vec::new(),
+        };
+        life.start();
+        life.start();
+        life
+    }
+
+    /// Another worker process.
+    fn start(&mut self) {
+        self.processes += 1;
+        let process = format!("{:032x}", self.processes);
+        self.workers.push(Worker { process, queue: self.courier.queue(), claims: Vec::new() });
+    }
+
+    fn some(&mut self, below: usize) -> usize {
+        self.random.random_range(0..below)
+    }
+
+    pub async fn step(&mut self) {
+        self.now = self.now.after(Duration::from_millis(self.random.random_range(0..500)));
+        match self.random.random_range(0..100) {
+            0..=15 => self.produce().await,
+            16..=19 => self.repeat().await,
+            20..=34 => {
+                let (worker, max) = (self.some(self.workers.len()), self.random.random_range(1..5));
+                self.claim(worker, max).await;
+            }
+            35..=79 => {
+                let worker = self.some(self.workers.len());
+                self.work(worker).await;
+            }
+            80..=82 => self.die(),
+            83..=85 => self.recover().await,
+            86..=88 => self.haunt().await,
+            89..=92 => {
+                let (now, cap) = (self.now.after(Duration::from_secs(5)), self.some(4));
+                let _ = self.queue.promote_due(now, cap).await;
+            }
+            93..=96 => self.decide().await,
+            97 if self.edits => self.edit().await,
+            _ => self.courier.arrive().await,
+        }
+    }
+
+    async fn produce(&mut self) {
+        if self.random.random_bool(0.1) {
+            return self.fixture.push("mail_queue", "{").await;
+        }
+        self.made.push(Made::next(&self.made, &mut self.random));
+        self.send(self.made.len() - 1).await;
+    }
+
+    /// A producer sends a mail again, be it that it is not sure.
+    async fn repeat(&mut self) {
+        let named: Vec<usize> = (0..self.made.len()).filter(|number| self.made[*number].is_named()).collect();
+        if !named.is_empty() {
+            let number = named[self.some(named.len())];
+            self.send(number).await;
+        }
+    }
+
+    async fn send(&mut self, number: usize) {
+        self.marks += 1;
+        let (made, mark) = (self.made[number].clone(), self.marks);
+        let took = match self.random.random_range(0..10) {
+            0..=4 => {
+                let tries = if made.is_named() { 20 } else { 1 };
+                self.enqueue(&made, mark, tries).await.is_some()
+            }
+            5 => {
+                let entry = made.forged(mark, &mut self.random);
+                self.fixture.push("mail_queue", entry).await;
+                true
+            }
+            way => {
+                let lists = ["mail_queue", "{mail_queue}:high", "{mail_queue}:low", "{mail_queue}:arrived"];
+                self.fixture.push(lists[way - 6], made.json(mark)).await;
+                true
+            }
+        };
+        self.made[number].accepted |= took;
+    }
+
+    /// Whether it is a duplicate; none when nobody knows whether it was taken.
+    async fn enqueue(&self, made: &Made, mark: u64, tries: usize) -> Option<bool> {
+        for _ in 0..tries {
+            match self.queue.enqueue(made.json(mark).as_bytes(), NO_LIMITS, self.now).await {
+                Ok(enqueued) => return Some(enqueued.duplicate),
+                Err(EnqueueError::Store { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        None
+    }
+
+    /// The mails that the worker got, and how many ended instead.
+    async fn claim(&mut self, worker: usize, max: usize) -> usize {
+        let worker = &mut self.workers[worker];
+        // Not by a time that stands still: when it was taken tells a claim from another of its id.
+        let batch = again(async || worker.queue.claim(&worker.process, "pod", max, At::Redis).await).await;
+        let yielded = batch.mails.len() + batch.ended;
+        worker.claims.extend(batch.mails.into_iter().map(|claim| (claim, Doing::At(Stage::Claimed))));
+        yielded
+    }
+
+    /// A worker goes on with one of its claims.
+    async fn work(&mut self, worker: usize) {
+        let Worker { process, queue, claims } = &mut self.workers[worker];
+        if claims.is_empty() {
+            return;
+        }
+        let at = self.random.random_range(0..claims.len());
+        let (claim, doing) = claims.swap_remove(at);
+        let (process, queue) = (process.clone(), queue.clone());
+        if let Some(doing) = self.go_on(&process, &queue, &claim, doing).await {
+            self.workers[worker].claims.push((claim, doing));
+        }
+    }
+
+    /// One step with a claim; none when it is over.
+    async fn go_on(&mut self, process: &str, queue: &Queue, claim: &Claimed, doing: Doing) -> Option<Doing> {
+        let now = self.now;
+        match doing {
+            Doing::At(Stage::Committing) => Some(self.transact(claim)),
+            Doing::At(Stage::Claimed) if self.random.random_bool(0.1) => {
+                again(async || queue.requeue_claim(process, &claim.claim_id, now).await).await;
+                None
+            }
+            Doing::At(stage) => {
+                let next = if stage == Stage::Claimed { Stage::Sending } else { Stage::Committing };
+                let advance = again(async || queue.advance(process, &claim.claim_id, next, now).await).await;
+                (advance == Advance::Done).then_some(Doing::At(next))
+            }
+            Doing::Sent(settlement, progress, operation) => {
+                let settle = async || queue.settle(process, claim, &operation, &settlement, &progress, now).await;
+                again(settle).await;
+                if self.random.random_bool(0.1) {
+                    let answer = again(settle).await;
+                    if !matches!(answer, Settled::Repeated | Settled::Lost) {
+                        self.wrong.push(format!("twice settled: {answer:?}"));
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    /// The server judges each recipient, and then the mail.
+    fn transact(&mut self, claim: &Claimed) -> Doing {
+        let mut progress = Progress::default();
+        for recipient in &claim.mail.recipients {
+            match self.random.random_range(0..20) {
+                0..=2 => {
+                    progress.refused.push(Refusal { recipient: recipient.clone(), reply: "550 5.1.1 who?".into() });
+                }
+                3..=5 => progress.judged.push((recipient.clone(), Schedule::Judged)),
+                _ => progress.accepted.push(recipient.clone()),
+            }
+        }
+        let (refused, put_off) = (&progress.refused, &progress.judged);
+        let judged = refused.iter().map(|refusal| &refusal.recipient).chain(put_off.iter().map(|(who, _)| who));
+        self.judged.extend(judged.cloned());
+        // What the server says of the whole mail.
+        let (takes, answers) = match self.random.random_range(0..20) {
+            _ if progress.accepted.is_empty() => (false, true),
+            0 => (false, true),
+            1 => (false, false),
+            2 => (true, false),
+            _ => (true, true),
+        };
+        if takes {
+            for recipient in &progress.accepted {
+                *self.has.entry(recipient.clone()).or_default() += 1;
+            }
+        } else if answers {
+            let later = std::mem::take(&mut progress.accepted);
+            self.judged.extend(later.iter().cloned());
+            progress.judged.extend(later.into_iter().map(|recipient| (recipient, Schedule::Judged)));
+        }
+        let settlement = if !answers {
+            // Of those whom it accepted nobody knows.
+            progress.accepted.clear();
+            Settlement::Held { reason: "OutcomeUnknown".into(), reply: String::new() }
+        } else if !progress.judged.is_empty() {
+            let wait = Duration::from_secs(self.random.random_range(0..10));
+            let (reason, reply) = ("Greylisted".into(), "450 4.2.0 later".into());
+            Settlement::Delayed { wait, counted: Counted::Attempt, reason, reply }
+        } else if takes {
+            delivered()
+        } else {
+            dead("RecipientRefused")
+        };
+        Doing::Sent(settlement, progress, OperationId::random())
+    }
+
+    /// A worker dies, or seems to; another takes its place.
+    fn die(&mut self) {
+        let worker = self.some(self.workers.len());
+        self.graves.push(self.workers.swap_remove(worker));
+        self.start();
+    }
+
+    /// The claims of one that seems dead are resolved. Its connections are closed by then: what was committing is over.
+    async fn recover(&mut self) {
+        if self.graves.is_empty() {
+            return;
+        }
+        let grave = self.some(self.graves.len());
+        let resends = self.random.random_bool(0.2);
+        for (claim, doing) in std::mem::take(&mut self.graves[grave].claims) {
+            let doing = match doing {
+                Doing::At(Stage::Committing) => self.transact(&claim),
+                other => other,
+            };
+            if resends && let Doing::Sent(..) = doing {
+                self.risked.extend(claim.mail.recipients.iter().cloned());
+            }
+            self.graves[grave].claims.push((claim, doing));
+        }
+        let unknown = if resends { UnknownOutcome::Resend } else { UnknownOutcome::Hold };
+        let options = RecoverOptions {
+            unknown,
+            fence_changed: self.random.random_bool(0.1),
+            crashed: self.random.random_bool(0.5),
+            out_of_memory: false,
+        };
+        self.crashes += u32::from(options.crashed);
+        let (process, now, queue) = (self.graves[grave].process.clone(), self.now, self.queue.clone());
+        again(async || queue.recover(&process, &options, now).await).await;
+    }
+
+    /// One that was recovered goes on, since it does not know.
+    async fn haunt(&mut self) {
+        if self.graves.is_empty() {
+            return;
+        }
+        let grave = self.some(self.graves.len());
+        let Some((claim, doing)) = self.graves[grave].claims.pop() else { return };
+        let (process, queue) = (self.graves[grave].process.clone(), self.graves[grave].queue.clone());
+        if let Some(doing) = self.go_on(&process, &queue, &claim, doing).await {
+            self.graves[grave].claims.push((claim, doing));
+        }
+    }
+
+    /// A person decides on parked mail.
+    async fn decide(&mut self) {
+        let (queue, now, all) = (self.queue.clone(), self.now, Filter::default());
+        let held = again(async || queue.held_list(&all, 1).await).await.pop();
+        match self.random.random_range(0..8) {
+            0..=2 => drop(queue.dead_requeue(&all, 2, now).await),
+            3 => {
+                let letters = self.fixture.letters().await;
+                if let Some(letter) = letters.last().filter(|letter| !letter.id.is_empty()) {
+                    let of_it = Filter::id(letter.id.clone());
+                    let alike = letters.iter().filter(|other| other.id == letter.id);
+                    self.discard(alike.flat_map(recipients_of_letter).collect());
+                    let _ = queue.dead_discard(&of_it, 1, now).await;
+                }
+            }
+            _ if held.is_none() => {}
+            choice => {
+                let Some(held) = held else { return };
+                let of_it = Filter::id(held.claim_id.clone());
+                let details = again(async || queue.held_show(&held.claim_id).await).await;
+                let Some(details) = details else { return };
+                let mut who = details.remaining.unwrap_or_else(|| recipients(details.payload.as_bytes()));
+                who.extend(details.refused.into_iter().map(|refusal| refusal.recipient));
+                let has_it = who.iter().any(|recipient| self.has.contains_key(recipient));
+                if choice == 4 {
+                    // Without a look at the server's log.
+                    self.risked.extend(who);
+                    let _ = queue.held_release(&of_it, 1, now).await;
+                } else if has_it {
+                    // It was delivered, and that is all there is to it.
+                    self.discard(who);
+                    let _ = queue.held_discard(&of_it, 1, now).await;
+                } else {
+                    let _ = queue.held_release(&of_it, 1, now).await;
+                }
+            }
+        }
+    }
+
+    fn discard(&mut self, who: Vec<String>) {
+        self.dropped.extend(who.iter().cloned());
+        self.discarded.extend(who);
+    }
+
+    /// A person removes what no script removed.
+    async fn edit(&mut self) {
+        let store = &self.fixture.store;
+        let lists = ["mail_queue", "{mail_queue}:high", "{mail_queue}:low", "{mail_queue}:arrived"];
+        let list = lists[self.random.random_range(0..lists.len())];
+        let entries: Vec<Vec<u8>> = store.query(cmd("LRANGE").arg(list).arg(0).arg(-1), LIMIT).await.expect("LRANGE");
+        let delayed: Vec<Vec<u8>> =
+            store.query(cmd("HVALS").arg("{mail_queue}:delayed:mails"), LIMIT).await.expect("HVALS");
+        let gone = match self.random.random_range(0..3) {
+            0 => {
+                let _: i64 = store.query(cmd("DEL").arg(list), LIMIT).await.expect("DEL");
+                entries
+            }
+            1 if !entries.is_empty() => {
+                let entry = entries[self.random.random_range(0..entries.len())].clone();
+                let removed: usize = store.query(cmd("LREM").arg(list).arg(1).arg(&entry), LIMIT).await.expect("LREM");
+                vec![entry; removed]
+            }
+            _ => {
+                let keys = ["{mail_queue}:delayed", "{mail_queue}:delayed:mails"];
+                let _: i64 = store.query(cmd("DEL").arg(&keys), LIMIT).await.expect("DEL");
+                delayed
+            }
+        };
+        for entry in &gone {
+            let decoded = Entry::decode(entry);
+            // What a producer forged was never counted, though it looks so.
+            let counted = matches!(&decoded, Entry::Sealed(header, _) if header.first_seen >= NOW);
+            self.removed += i64::from(counted);
+            self.dropped.extend(recipients(decoded.payload()));
+        }
+    }
+
+    /// Everything comes to rest: what is under way arrives, who is dead is recovered, what waits is sent.
+    pub async fn rest(&mut self) {
+        self.courier.disorder(Disorder::default());
+        for _ in 0..20 {
+            while self.courier.under_way() > 0 {
+                self.courier.arrive().await;
+            }
+            self.finish_all().await;
+            self.drain().await;
+            let audit = self.queue.audit().await.expect("audit");
+            if audit.queued + audit.in_flight + audit.delayed == 0 {
+                break;
+            }
+        }
+    }
+
+    /// Workers finish what they have and go; the claims of all that are gone are resolved.
+    async fn finish_all(&mut self) {
+        for worker in std::mem::take(&mut self.workers) {
+            let Worker { process, queue, claims } = worker;
+            for (claim, mut doing) in claims {
+                while let Some(next) = self.go_on(&process, &queue, &claim, doing).await {
+                    doing = next;
+                }
+            }
+            self.graves.push(Worker { process, queue, claims: Vec::new() });
+        }
+        while !self.graves.is_empty() {
+            self.graves.rotate_left(1);
+            self.haunt_last().await;
+            self.recover_last().await;
+        }
+        // A take that came late gave mails to processes that nobody remembers.
+        let options = RecoverOptions {
+            unknown: UnknownOutcome::Hold,
+            fence_changed: false,
+            crashed: false,
+            out_of_memory: false,
+        };
+        for process in self.queue.processes().await.expect("processes") {
+            self.queue.recover(&process.process, &options, self.now).await.expect("recovered");
+        }
+        self.start();
+    }
+
+    async fn haunt_last(&mut self) {
+        let Some(grave) = self.graves.last_mut() else { return };
+        let (process, queue) = (grave.process.clone(), grave.queue.clone());
+        for (claim, mut doing) in std::mem::take(&mut grave.claims) {
+            while let Some(next) = self.go_on(&process, &queue, &claim, doing).await {
+                doing = next;
+            }
+        }
+    }
+
+    async fn recover_last(&mut self) {
+        let Some(grave) = self.graves.pop() else { return };
+        let options = RecoverOptions {
+            unknown: UnknownOutcome::Hold,
+            fence_changed: false,
+            crashed: false,
+            out_of_memory: false,
+        };
+        self.queue.recover(&grave.process, &options, self.now).await.expect("recovered");
+    }
+
+    /// One worker sends what waits, to a server that takes all of it.
+    async fn drain(&mut self) {
+        for _ in 0..200 {
+            self.now = self.now.after(Duration::from_secs(20));
+            let moved = self.queue.promote_due(self.now, 100).await.expect("promoted");
+            let yielded = self.claim(0, 5).await;
+            let Worker { process, queue, claims } = &mut self.workers[0];
+            let (process, queue) = (process.clone(), queue.clone());
+            for (claim, _) in std::mem::take(claims) {
+                let committed = queue.advance(&process, &claim.claim_id, Stage::Committing, self.now).await;
+                if committed.expect("advanced") == Advance::Done {
+                    for recipient in &claim.mail.recipients {
+                        *self.has.entry(recipient.clone()).or_default() += 1;
+                    }
+                    let (operation, progress) = (OperationId::random(), Progress::default());
+                    let settled = queue.settle(&process, &claim, &operation, &delivered(), &progress, self.now).await;
+                    settled.expect("settled");
+                }
+            }
+            if moved == 0 && yielded == 0 {
+                break;
+            }
+        }
+        let audit = self.queue.audit().await.expect("audit");
+        if audit.queued > 0 {
+            self.wrong.push(format!("waits: a claim yielded nothing, and {} mails wait", audit.queued));
+        }
+    }
+
+    /// A mail whose id or key must be free is sent again; whether it is dropped.
+    pub async fn is_blocked(&mut self, number: usize) -> bool {
+        self.marks += 1;
+        let made = self.made[number].clone();
+        let blocked = self.enqueue(&made, self.marks, 1).await.expect("an answer");
+        self.drain().await;
+        blocked
+    }
+}
+
+/// Whom a producer's bytes are for.
+pub fn recipients(payload: &[u8]) -> Vec<String> {
+    let mail: serde_json::Value = serde_json::from_slice(payload).unwrap_or_default();
+    mail["to"].as_array().into_iter().flatten().filter_map(|to| to.as_str().map(str::to_owned)).collect()
+}
+
+/// For whom a dead letter is dead.
+pub fn recipients_of_letter(letter: &DeadLetter) -> Vec<String> {
+    letter.remaining.clone().unwrap_or_else(|| recipients(&letter.payload_bytes().unwrap_or_default()))
+}
