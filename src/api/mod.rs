@@ -12,7 +12,7 @@ mod status;
 
 pub use crd::crd_yaml;
 pub use duration::{DurationText, ParseDurationError};
-pub use record::{RelayRecord, ServerReport, Unavailable, WorkerReport, record_key, reports_key};
+pub use record::{ReadError, RelayRecord, SCHEMA, ServerReport, Unavailable, WorkerReport, record_key, reports_key};
 pub use retention::Retention;
 pub use spec::{
     Auth, Breaker, MailRelay, MailRelaySpec, Queue, RateLimit, Retry, Server, Tls, UnknownOutcome, Workers,

@@ -28,10 +28,10 @@ use super::{
     plan::{RelayKey, RelayPlan, pools_of},
     pools::World,
     safety::Safety,
-    status::{Facts, Measured, status, steady},
+    status::{Facts, Measured, Reports, status, steady},
 };
 use crate::{
-    api::{FINALIZER, MailRelay, MailRelayStatus, WorkerReport, reports_key},
+    api::{FINALIZER, MailRelay, MailRelayStatus, reports_key},
     lease::BootTime,
     queue::{At, Audit},
     store::{Store, StoreError},
@@ -270,7 +270,7 @@ impl Relays {
     }
 
     /// What workers say; what pods said that are gone is removed.
-    async fn reports(&self, world: &World, key: &RelayKey) -> Result<BTreeMap<String, WorkerReport>, StoreError> {
+    async fn reports(&self, world: &World, key: &RelayKey) -> Result<Reports, StoreError> {
         let redis_key = reports_key(&key.namespace, &key.name);
         let raw: BTreeMap<String, String> =
             self.store.query(redis::cmd("HGETALL").arg(&redis_key), STORE_LIMIT).await?;
@@ -283,8 +283,7 @@ impl Relays {
             }
             self.store.query::<i64>(&command, STORE_LIMIT).await?;
         }
-        // A report that cannot be read is of another version; it says nothing.
-        Ok(known.into_iter().filter_map(|(uid, json)| Some((uid, serde_json::from_str(&json).ok()?))).collect())
+        Ok(Reports::read(known))
     }
 
     /// Puts the finalizer on, and takes it off when the relay's shares are taken back.
@@ -414,13 +413,14 @@ fn differs(old: &World, new: &World) -> bool {
             let registered: Vec<String> =
                 ledger.into_iter().flat_map(|ledger| ledger.holders.iter().map(|h| h.inc.clone())).collect();
             let withheld: Vec<String> = pool.mirror.quarantine.iter().map(|w| w.entry.id.clone()).collect();
-            (name.clone(), shares, registered, withheld)
+            (name.clone(), shares, registered, withheld, pool.trouble.clone(), pool.lent.clone())
         });
         pools.collect::<Vec<_>>()
     };
     old.plan != new.plan
         || old.released != new.released
         || old.store_problem.is_some() != new.store_problem.is_some()
+        || old.records != new.records
         || shape(old) != shape(new)
 }
 

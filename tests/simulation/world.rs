@@ -14,9 +14,9 @@ use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
 use serde_json::json;
 use simredis::{SimRedis, Snapshot};
 use spec::Spec;
+use testkit::{ApiServer, Mood};
 
 use crate::{
-    api::{ApiServer, Mood},
     cluster::{MAIL, NAMESPACE, Node, OBSERVER, Pod, REDIS, RELAY},
     judge::unrest,
     mail::MailServer,
@@ -162,7 +162,10 @@ impl World {
         let trace = Trace::new(print);
         let mut chance = SmallRng::seed_from_u64(plan.seed ^ 0x5eed_5eed);
         let net = Net::new(chance.next_u64(), plan.ways, plan.broken);
-        let api = ApiServer::new(chance.next_u64(), trace.clone());
+        let api = ApiServer::new(chance.next_u64(), {
+            let trace = trace.clone();
+            move |line| trace.note(|| line)
+        });
         let mail = MailServer::new(plan.budget, plan.habits.clone(), chance.next_u64(), trace.clone());
         let skews: Vec<Arc<AtomicI64>> = (0..plan.nodes + 2).map(|_| Arc::default()).collect();
         let (redis_port, mail_port) = (net.listen(REDIS, None), net.listen(MAIL, Some(plan.habits.room)));

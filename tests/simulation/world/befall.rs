@@ -2,9 +2,10 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
+use testkit::Mood;
+
 use super::{CONTROLLERS, Event, Restart, World};
 use crate::{
-    api::Mood,
     broken::Broken,
     cluster::{ALIAS, MAIL, NAMESPACE, REDIS, RELAY, SERVER, Shown},
     net::{Box, Place},

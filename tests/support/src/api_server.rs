@@ -1,5 +1,6 @@
-//! The API server: objects with resource versions, lists, watches, compare-and-swap, and its bad days. Each controller
-//! reaches it through a `tower` service of its own, so kube's client is the real one.
+//! An API server: objects with resource versions, lists, watches, compare-and-swap, and its bad days. Each controller
+//! reaches it through a `tower` service of its own, so kube's client is the real one. It waits by tokio's clock, so that it
+//! serves a simulation as well as real processes.
 
 use std::{
     collections::BTreeMap,
@@ -20,8 +21,6 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout_at},
 };
-
-use crate::trace::Trace;
 
 /// The real client gives up after so long without a byte.
 const READ_LIMIT: Duration = Duration::from_secs(30);
@@ -51,7 +50,9 @@ struct Inner {
     generation: u64,
     mood: Mood,
     chance: SmallRng,
-    trace: Trace,
+    /// How many requests came, by method and collection.
+    requests: BTreeMap<(String, String), u64>,
+    note: Arc<dyn Fn(String) + Send + Sync>,
 }
 
 /// The API server; clones are the same.
@@ -70,7 +71,8 @@ struct Target {
 }
 
 impl ApiServer {
-    pub fn new(seed: u64, trace: Trace) -> Self {
+    /// An empty one. `note` is told of each write.
+    pub fn new(seed: u64, note: impl Fn(String) + Send + Sync + 'static) -> Self {
         let inner = Inner {
             version: 1,
             objects: BTreeMap::new(),
@@ -79,7 +81,8 @@ impl ApiServer {
             generation: 0,
             mood: Mood::default(),
             chance: SmallRng::seed_from_u64(seed),
-            trace,
+            requests: BTreeMap::new(),
+            note: Arc::new(note),
         };
         Self { inner: Arc::new(Mutex::new(inner)), changed: watch::Sender::new(0) }
     }
@@ -133,6 +136,16 @@ impl ApiServer {
         self.changed.send_modify(|count| *count += 1);
     }
 
+    /// An object as it is now.
+    pub fn get(&self, collection: &str, key: &str) -> Option<Value> {
+        self.inner().objects.get(collection)?.get(key).cloned()
+    }
+
+    /// How many requests of a method came so far for a collection.
+    pub fn requests(&self, method: &str, collection: &str) -> u64 {
+        self.inner().requests.get(&(method.to_owned(), collection.to_owned())).copied().unwrap_or(0)
+    }
+
     /// Removes an object.
     pub fn delete(&self, collection: &str, key: &str) {
         self.inner().remove(collection, key);
@@ -171,7 +184,11 @@ impl ApiServer {
             let seconds = parameter("timeoutSeconds").and_then(|seconds| seconds.parse().ok()).unwrap_or(290);
             return self.watch(target.collection, from, Duration::from_secs(seconds));
         }
-        let answered = self.inner().act(&parts.method, &target, &body);
+        let answered = {
+            let mut inner = self.inner();
+            *inner.requests.entry((parts.method.to_string(), target.collection.clone())).or_default() += 1;
+            inner.act(&parts.method, &target, &body)
+        };
         if parts.method != Method::GET {
             self.changed.send_modify(|count| *count += 1);
         }
@@ -254,7 +271,7 @@ impl Inner {
                 if self.objects.get(collection).is_some_and(|all| all.contains_key(&key)) {
                     return failure(StatusCode::CONFLICT, "AlreadyExists", &key);
                 }
-                self.trace.note(|| format!("api: create {collection} {key}"));
+                (self.note)(format!("api: create {collection} {key}"));
                 created(&self.store(collection, &key, object))
             }
             ("PUT", Some(key)) => {
@@ -266,7 +283,16 @@ impl Inner {
                 if !is.is_null() && was != is {
                     return failure(StatusCode::CONFLICT, "Conflict", "the object has been modified");
                 }
-                self.trace.note(|| format!("api: replace {collection} {key}"));
+                // As Kubernetes has it: what is written over it must be the same, and annotations are not part of that.
+                if old["immutable"] == json!(true)
+                    && (old["data"] != object["data"] || object["immutable"] != json!(true))
+                {
+                    let message = format!(
+                        "ConfigMap {key} is invalid: data: Forbidden: field is immutable when `immutable` is set"
+                    );
+                    return failure(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", &message);
+                }
+                (self.note)(format!("api: replace {collection} {key}"));
                 ok(&self.store(collection, key, object))
             }
             ("PATCH", Some(key)) => {
@@ -288,7 +314,7 @@ impl Inner {
                 } else {
                     merge(&mut object, &patch);
                 }
-                self.trace.note(|| format!("api: patch {collection} {key} {status}"));
+                (self.note)(format!("api: patch {collection} {key} {status}"));
                 ok(&self.store(collection, key, object))
             }
             _ => failure(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", method.as_str()),
