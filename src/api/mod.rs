@@ -5,6 +5,7 @@
 mod address;
 mod crd;
 mod duration;
+mod names;
 mod record;
 mod retention;
 mod spec;
@@ -12,6 +13,7 @@ mod status;
 
 pub use crd::crd_yaml;
 pub use duration::{DurationText, ParseDurationError};
+pub use names::{BudgetName, Host, KeyPrefix, NameError, QueueName};
 pub use record::{ReadError, RelayRecord, SCHEMA, ServerReport, Unavailable, WorkerReport, record_key, reports_key};
 pub use retention::Retention;
 pub use spec::{

@@ -10,6 +10,7 @@
 //! | `pools` | the loop of the steps so far: the only writer of ledgers and records |
 //! | `claims`, `cleanup`, `retention`, `safety` | I/O beside it: mail of dead workers, how much of it there is, old dead letters, how Redis keeps its data |
 //! | `status`, `conditions` | pure: what a relay's status says |
+//! | `debts` | pure: whose status is written next |
 //! | `mirror` | pure: what of the ledgers is shown in the statuses, and read back by the next leader |
 //! | `events` | pure: what is worth an Event; and publishing it |
 //! | `relays` | I/O: the only writer of `MailRelay` objects |
@@ -23,6 +24,7 @@ mod apply;
 mod claims;
 mod cleanup;
 mod conditions;
+mod debts;
 mod events;
 mod evidence;
 mod leader;

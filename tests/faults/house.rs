@@ -53,7 +53,7 @@ impl House {
         let (ready, _) = watch::channel(false);
         let replica = Replica::new(options, store, self.api.client(), &mut Registry::default(), ready);
         self.controller = Some(tokio::spawn(async move {
-            let ended = replica.run(std::future::pending()).await;
+            let ended = Box::pin(replica.run(std::future::pending())).await;
             panic!("the controller ended: {ended:?}");
         }));
     }

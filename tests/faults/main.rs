@@ -6,6 +6,7 @@
 //! | `ledgers` | what one pool's ledger, or one relay's record, holds |
 //! | `ownership` | what a relay asks for |
 //! | `pods` | what runs in a pod |
+//! | `statuses` | how much there is to tell |
 //! | `marks` | the `ConfigMap` in which the leader writes down what must outlive Redis |
 
 mod house;
@@ -13,3 +14,4 @@ mod ledgers;
 mod marks;
 mod ownership;
 mod pods;
+mod statuses;

@@ -57,7 +57,7 @@ async fn an_immutable_config_map_holds_up_a_new_pool_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mark_that_cannot_be_written_is_tried_again_at_growing_intervals() {
     let house = immutable().await;
-    let tries = || house.api.requests("PUT", "configmaps");
+    let tries = || house.api.requests("PUT", "configmaps", Some(MARKS));
     house.relay("new", 2);
     house.pod("new-0", "new");
     house.until("new", "Ready", "False", "MarkNotWritten").await;

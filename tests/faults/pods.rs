@@ -34,13 +34,13 @@ async fn the_share_of_a_pod_that_never_registers_is_lent_within_fifteen_seconds_
         .await;
     house.shares("one", &[("works", 16), ("silent", 0)]).await;
     let mut late = house.register("one", "silent").await;
-    works.alive_while(late.alive_while(house.shares("one", &[("works", 8), ("silent", 8)]))).await;
-    works
-        .alive_while(late.alive_while(eventually("nothing is missing any more", async || {
-            let found = house.says("one", "WorkersMissing");
-            if found.1.is_empty() { Ok(()) } else { Err(format!("{found:?}")) }
-        })))
-        .await;
+    let halves = late.alive_while(house.shares("one", &[("works", 8), ("silent", 8)]));
+    works.alive_while(Box::pin(halves)).await;
+    let settled = eventually("nothing is missing any more", async || {
+        let found = house.says("one", "WorkersMissing");
+        if found.1.is_empty() { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+    works.alive_while(Box::pin(late.alive_while(settled))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -71,7 +71,7 @@ struct Owner {
 #[derive(Default)]
 pub struct Owners {
     /// The first owner first.
-    owners: BTreeMap<Thing, Vec<Owner>>,
+    by_thing: BTreeMap<Thing, Vec<Owner>>,
     /// What is kept for relays that cannot be read, by words alone.
     kept_unread: Owned,
     /// The working relays that name each budget.
@@ -87,7 +87,7 @@ impl Owners {
             for thing in Thing::of(relay) {
                 let rank = |uid: &String| ownership.owned.get(&thing.word())?.iter().position(|known| known == uid);
                 if rank(&owner.uid).is_some() {
-                    let owners = kept.owners.entry(thing.clone()).or_default();
+                    let owners = kept.by_thing.entry(thing.clone()).or_default();
                     owners.push(owner.clone());
                     owners.sort_by_key(|owner| rank(&owner.uid));
                 }
@@ -98,7 +98,7 @@ impl Owners {
                 uids.iter().filter(|uid| ownership.unreadable.contains_key(*uid)).cloned().collect();
             let first = unread.first().and_then(|uid| ownership.unreadable.get(uid).cloned().map(|key| (uid, key)));
             if let (Some((uid, key)), Some(thing)) = (first, parse(word)) {
-                kept.owners.entry(thing).or_default().insert(0, Owner { uid: uid.clone(), key });
+                kept.by_thing.entry(thing).or_default().insert(0, Owner { uid: uid.clone(), key });
             }
             if !unread.is_empty() {
                 kept.kept_unread.insert(word.clone(), unread);
@@ -129,7 +129,7 @@ impl Owners {
         let queue = &relay.spec.queue;
         let lists = [("name", queue.name.to_string()), ("deadLetterName", queue.dead_letter_name.to_string())];
         lists.into_iter().find_map(|(field, list)| {
-            let owner = self.owners.get(&Thing::List(list.clone()))?.first().filter(|owner| owner.uid != uid)?;
+            let owner = self.by_thing.get(&Thing::List(list.clone()))?.first().filter(|owner| owner.uid != uid)?;
             let owner = &owner.key;
             let message =
                 format!("the Redis list {list} belongs to the relay {owner}; choose another spec.queue.{field}");
@@ -143,7 +143,7 @@ impl Owners {
         let (own, lists) =
             (queue.payload_prefix.to_string(), [queue.name.to_string(), queue.dead_letter_name.to_string()]);
         let other = |owners: &[Owner]| owners.first().filter(|owner| owner.uid != uid).map(|owner| owner.key.clone());
-        let theirs = self.owners.range(Thing::List(own.clone())..).map_while(|(thing, owners)| match thing {
+        let theirs = self.by_thing.range(Thing::List(own.clone())..).map_while(|(thing, owners)| match thing {
             Thing::List(list) if list.starts_with(&own) => Some((list, owners)),
             _ => None,
         });
@@ -154,7 +154,7 @@ impl Owners {
                  spec.queue.payloadPrefix"
             ))
         });
-        let prefixes = self.owners.range(Thing::Payloads(String::new())..).map_while(|(thing, owners)| match thing {
+        let prefixes = self.by_thing.range(Thing::Payloads(String::new())..).map_while(|(thing, owners)| match thing {
             Thing::Payloads(prefix) => Some((prefix, owners)),
             _ => None,
         });
@@ -180,7 +180,7 @@ impl Owners {
     /// A tenant must not use up or lower another one's budget.
     fn foreign_budget(&self, uid: &str, key: &RelayKey, server: &Server) -> Option<Stall> {
         let pool = server.pool();
-        let owner = self.owners.get(&Thing::Budget(pool.clone()))?.first()?;
+        let owner = self.by_thing.get(&Thing::Budget(pool.clone()))?.first()?;
         if owner.uid == uid || owner.key.namespace == key.namespace {
             return None;
         }
@@ -203,7 +203,7 @@ impl Owners {
     /// The budgets that count the connections of a server, each with its first owner.
     fn budgets_of<'a>(&'a self, of: &'a str) -> impl Iterator<Item = (&'a String, &'a Owner)> {
         let first = Thing::Server { address: of.to_owned(), budget: String::new() };
-        self.owners.range(first..).map_while(move |(thing, owners)| match thing {
+        self.by_thing.range(first..).map_while(move |(thing, owners)| match thing {
             Thing::Server { address, budget } if address == of => Some((budget, owners.first()?)),
             _ => None,
         })
@@ -216,7 +216,7 @@ impl Owners {
             self.working.entry(budget).or_default().push(owner.key.clone());
         }
         for thing in Thing::of(relay) {
-            let owners = self.owners.entry(thing).or_default();
+            let owners = self.by_thing.entry(thing).or_default();
             if !owners.contains(&owner) {
                 owners.push(owner.clone());
             }
@@ -231,7 +231,7 @@ impl Owners {
     /// Who owns what, to be written down.
     pub fn owned(&self) -> Owned {
         let mut owned = self.kept_unread.clone();
-        for (thing, owners) in &self.owners {
+        for (thing, owners) in &self.by_thing {
             let uids = owned.entry(thing.word()).or_default();
             for Owner { uid, .. } in owners {
                 if !uids.contains(uid) {

@@ -207,7 +207,7 @@ fn two_budgets_for_one_server_are_refused_however_its_address_is_written() {
         spec["servers"][0]["budgetName"] = json!(budget);
         spec
     };
-    for host in ["MX.Example.com", "mx.example.com."] {
+    for host in ["MX.Example.com", "mx.EXAMPLE.com"] {
         let relays =
             [relay("young", 2, &named(host, "q2", "mine")), relay("old", 1, &spec("mx.example.com", "q1", 16))];
         let plan = plan(&relays, &[pod("a", "young")], true, &Ownership::default());

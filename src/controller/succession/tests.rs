@@ -134,7 +134,7 @@ fn each_change_of_host_port_or_name_waits_and_a_change_under_one_name_does_not()
 
 #[test]
 fn another_relay_that_takes_the_address_waits_too() {
-    let all = stand(&planned(&[("t", "new", "MX.", 25)]), &known(&[OLD]));
+    let all = stand(&planned(&[("t", "new", "Mx", 25)]), &known(&[OLD]));
     assert_eq!(waits(&all["new"]), ["old"]);
 }
 

@@ -50,8 +50,8 @@ struct Inner {
     generation: u64,
     mood: Mood,
     chance: SmallRng,
-    /// How many requests came, by method and collection.
-    requests: BTreeMap<(String, String), u64>,
+    /// How many requests came, by method, collection and, for one object, its key.
+    requests: BTreeMap<(String, String, Option<String>), u64>,
     note: Arc<dyn Fn(String) + Send + Sync>,
 }
 
@@ -141,9 +141,13 @@ impl ApiServer {
         self.inner().objects.get(collection)?.get(key).cloned()
     }
 
-    /// How many requests of a method came so far for a collection.
-    pub fn requests(&self, method: &str, collection: &str) -> u64 {
-        self.inner().requests.get(&(method.to_owned(), collection.to_owned())).copied().unwrap_or(0)
+    /// How many requests of a method came so far for a collection, or for one object of it.
+    pub fn requests(&self, method: &str, collection: &str, key: Option<&str>) -> u64 {
+        let inner = self.inner();
+        let meant = inner.requests.iter().filter(|((by, of, about), _)| {
+            by == method && of == collection && (key.is_none() || about.as_deref() == key)
+        });
+        meant.map(|(_, count)| count).sum()
     }
 
     /// Removes an object.
@@ -186,7 +190,8 @@ impl ApiServer {
         }
         let answered = {
             let mut inner = self.inner();
-            *inner.requests.entry((parts.method.to_string(), target.collection.clone())).or_default() += 1;
+            let about = (parts.method.to_string(), target.collection.clone(), target.key.clone());
+            *inner.requests.entry(about).or_default() += 1;
             inner.act(&parts.method, &target, &body)
         };
         if parts.method != Method::GET {
