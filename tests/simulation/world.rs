@@ -45,6 +45,8 @@ const LONG_WINDOW_MS: u64 = 50;
 #[derive(Clone, Copy)]
 enum Event {
     Fault(Fault),
+    /// A person has seen what is wrong with the ledgers.
+    MendLedgers,
     /// The kubelet starts, or starts again, the worker's container.
     StartContainer {
         pod: usize,
@@ -143,6 +145,8 @@ pub struct World {
     api: ApiServer,
     redis: SimRedis,
     copies: Vec<Snapshot>,
+    /// Whether the ledgers hold what makes no sense: such a copy would bring it back after it was mended.
+    garbled: bool,
     servers: Running,
     watcher: Running,
     controllers: Vec<Controller>,
@@ -223,6 +227,7 @@ impl World {
             api,
             redis,
             copies: Vec::new(),
+            garbled: false,
             servers,
             watcher,
             controllers: vec![Controller { running: None, starts: 0 }, Controller { running: None, starts: 0 }],
@@ -417,6 +422,7 @@ impl World {
             }
             Event::Mood(mood) => self.api.set_mood(mood),
             Event::RedisUp(restart) => self.start_redis(restart),
+            Event::MendLedgers => self.garble(None),
             Event::Thaw => self.servers.within(|| self.redis.thaw()),
             Event::MailUp => self.net.refuse(MAIL, false),
             Event::Mend { from, to } => self.net.cut(from, to, false),
@@ -428,7 +434,7 @@ impl World {
             }
             Event::Hasten { from, to } => self.net.delay(from, to, Duration::ZERO),
             Event::Copy => {
-                if !self.redis.is_down() {
+                if !self.redis.is_down() && !self.garbled {
                     let copy = self.servers.within(|| self.redis.snapshot());
                     self.copies.push(copy);
                     // From two to six seconds old.

@@ -36,6 +36,8 @@ pub struct Mood {
     pub slow_ms: u64,
     /// Of a thousand writes, so many are refused as conflicts.
     pub conflicts: u32,
+    /// Refuses every write of a `ConfigMap`.
+    pub no_config_maps: bool,
 }
 
 struct Inner {
@@ -249,6 +251,9 @@ impl Inner {
         let conflicts = self.mood.conflicts;
         if *method != Method::GET && collection != "events" && self.chance.random_range(0..1000) < conflicts {
             return failure(StatusCode::CONFLICT, "Conflict", "the object has been modified");
+        }
+        if *method != Method::GET && collection == "configmaps" && self.mood.no_config_maps {
+            return failure(StatusCode::FORBIDDEN, "Forbidden", "configmaps is forbidden: exceeded quota");
         }
         match (method.as_str(), key) {
             ("GET", None) => {
