@@ -108,9 +108,36 @@ pub enum StoreError {
         /// What was wrong.
         detail: String,
     },
+    /// A newer version of mailrelay wrote it, in a schema that this one does not know.
+    #[error(
+        "{what} has schema {found} and this version knows {known}: a newer version of mailrelay wrote it; update this one"
+    )]
+    Newer {
+        /// What was read.
+        what: String,
+        /// Its schema.
+        found: u64,
+        /// The newest one that is known.
+        known: u64,
+    },
 }
 
 impl StoreError {
+    /// Whether Redis said nothing at all. Everything else is an answer, and belongs to what was asked for.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::Options { .. } | Self::Unreachable { .. } | Self::TimedOut { .. })
+    }
+
+    /// Whether the reason may lie with the node or the login, so that nobody may get a better answer.
+    pub fn may_concern_all(&self) -> bool {
+        match self {
+            // The type of one key, and an error in a script that met what it did not expect.
+            Self::Refused { code, .. } => !matches!(code.as_str(), "WRONGTYPE" | "ERR"),
+            Self::Garbled { .. } | Self::Newer { .. } => false,
+            _ => true,
+        }
+    }
+
     /// Whether the command surely took no effect.
     pub fn is_definite(&self) -> bool {
         matches!(self, Self::Options { .. } | Self::Refused { .. })
@@ -461,7 +488,7 @@ impl Store {
             Err(_) => StoreError::TimedOut { address: self.inner.address.clone(), limit },
         };
         self.tell(&outcome);
-        if !matches!(outcome, StoreError::Garbled { .. } | StoreError::Refused { .. }) || Self::is_stale(&outcome) {
+        if outcome.is_silence() || Self::is_stale(&outcome) {
             self.forget(generation, matches!(outcome, StoreError::Unreachable { .. }));
         }
         Err(outcome)

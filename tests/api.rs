@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use kube::core::cel::validate_cel_schema;
 use mailrelay::api::{MailRelay, Retention, crd_yaml};
 use serde_json::{Value, json};
 
@@ -48,10 +49,11 @@ fn corporate() -> Value {
     })
 }
 
-/// The sentences with which the rules refuse a relay.
+/// The sentences with which the API server's rules refuse a relay: with its defaults, when our types can hold it at all.
 fn objections(relay: Value) -> String {
-    let relay: MailRelay = serde_json::from_value(relay).expect("the rules see what has the right types");
-    relay.validate_cel().map_or_else(|errors| errors.to_string(), |()| String::new())
+    let whole = serde_json::from_value::<MailRelay>(relay.clone()).ok();
+    let whole = whole.map_or(relay, |relay| serde_json::to_value(relay).expect("JSON"));
+    validate_cel_schema::<MailRelay>(&whole, None).map_or_else(|errors| errors.to_string(), |()| String::new())
 }
 
 #[test]
@@ -86,6 +88,11 @@ fn nonsense_is_refused_with_a_sentence_that_names_the_field() {
             json!({ "name": "a", "deadLetterName": "a" }),
             "queue.name and queue.deadLetterName must differ",
         ),
+        (
+            "/spec/queue",
+            json!({ "name": "mail:orders" }),
+            "queue.name and queue.deadLetterName must not begin with queue.payloadPrefix",
+        ),
         ("/spec/queue", json!({ "oldestThreshold": "0s" }), "oldestThreshold must be from 1s"),
         ("/spec/queue", json!({ "deadLetterRetention": "1s" }), "deadLetterRetention must be Forever or from 1m"),
         ("/spec/queue", json!({ "recordRetention": "721h" }), "recordRetention must be from 1m"),
@@ -100,6 +107,29 @@ fn nonsense_is_refused_with_a_sentence_that_names_the_field() {
         relay.pointer_mut(parent).expect("the field's parent")[name] = value.clone();
         let objections = objections(relay);
         assert!(objections.contains(sentence), "{field} = {value}: {objections:?} should say {sentence:?}");
+    }
+}
+
+#[test]
+fn names_of_our_own_keys_are_refused_by_the_rules_and_by_the_types() {
+    let names = |name: &str, dead: &str, prefix: &str| {
+        let mut relay = corporate();
+        relay["spec"]["queue"] = json!({ "name": name, "deadLetterName": dead, "payloadPrefix": prefix });
+        relay
+    };
+    for (relay, sentence) in [
+        (names("q", "{q}:high", "mail:"), "is a key of the queue in its braces"),
+        (names("q", "{other}:records:7", "mail:"), "is a key of the queue in its braces"),
+        (names("q", "mailrelay:config:x", "mail:"), "are mailrelay's own"),
+        (names("mailrelay:x", "dead", "mail:"), "are mailrelay's own"),
+        (names("q", "dead", "mailrelay"), "are mailrelay's own"),
+        (names("q", "dead", "{q}:delayed:"), "after the braces of queue.payloadPrefix"),
+    ] {
+        assert!(objections(relay.clone()).contains(sentence), "{relay}: {}", objections(relay.clone()));
+        assert!(serde_json::from_value::<MailRelay>(relay.clone()).is_err(), "{relay}");
+    }
+    for relay in [names("q", "{q}:dead", "mail:"), names("q", "dead", "{q}:body:"), names("a:b", "a:c", "p-")] {
+        assert_eq!(objections(relay), "");
     }
 }
 

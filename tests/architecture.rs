@@ -30,7 +30,7 @@ const FORBIDDEN: [(&str, &str); 3] = [("worker", "controller"), ("worker", "budg
 const KUBERNETES: [&str; 2] = ["api", "controller"];
 
 /// Sources that decide and do nothing else: clock and randomness are arguments, and nothing waits.
-const PURE: [&str; 30] = [
+const PURE: [&str; 33] = [
     "api/spec.rs",
     "api/record.rs",
     "budget.rs",
@@ -50,9 +50,12 @@ const PURE: [&str; 30] = [
     "smtp/words.rs",
     "smtp/words/wait.rs",
     "controller/conditions.rs",
+    "controller/conditions/workers.rs",
+    "controller/debts.rs",
     "controller/evidence.rs",
     "controller/mirror.rs",
     "controller/plan.rs",
+    "controller/plan/ownership.rs",
     "controller/saturation.rs",
     "controller/shares.rs",
     "controller/succession.rs",

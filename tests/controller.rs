@@ -9,9 +9,9 @@ use std::{
 use mailrelay::{
     api::{DurationText, MailRelay, RelayRecord, Retention, record_key},
     controller::{
-        ApplyError, Candidate, Deposed, Driven, Expired, Happening, Incident, Plan, Pool, PoolPlan, Records, RelayKey,
-        Safety, Standing, StoreFacts, Topology, Turn, ask, discard_expired, highest_epoch, judge, keep_records, mirror,
-        plan,
+        ApplyError, Candidate, Deposed, Driven, Expired, Happening, Incident, Ownership, Plan, Pool, PoolPlan, Records,
+        RelayKey, Safety, Standing, StoreFacts, Topology, Turn, ask, discard_expired, highest_epoch, judge,
+        keep_records, mirror, plan,
     },
     lease::{
         BootTime, Evidence, LedgerState, LedgerStore, LedgerView, OldPrimary, ProcessId, SyncReply, SyncRequest, Timing,
@@ -429,7 +429,7 @@ fn relay_plan(generation: i64) -> (RelayKey, Plan) {
         "spec": { "servers": [{ "name": "primary", "host": POOL }] },
     });
     let relay = Candidate { relay: Arc::new(serde_json::from_value(relay).expect("a relay")), objection: None };
-    (RelayKey { namespace: "mail".into(), name: "corporate".into() }, plan(&[relay], &[], false))
+    (RelayKey { namespace: "mail".into(), name: "corporate".into() }, plan(&[relay], &[], false, &Ownership::default()))
 }
 
 async fn published(store: &Store) -> Option<RelayRecord> {

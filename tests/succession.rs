@@ -11,7 +11,7 @@ use std::{
 };
 
 use mailrelay::{
-    controller::{Candidate, Known, Plan, Pool, Topology, Turn, plan, stand},
+    controller::{Candidate, Known, Ownership, Plan, Pool, Topology, Turn, plan, stand},
     lease::{Evidence, Identity, LedgerState, LedgerStore, LedgerView, Mirror, Numbers, ProcessId, SlotPool, Timing},
     store::{Store, StoreOptions},
 };
@@ -36,7 +36,7 @@ fn planned((budget, host, port): Server<'_>) -> Plan {
         }] },
     });
     let relay = Candidate { relay: Arc::new(serde_json::from_value(relay).expect("a relay")), objection: None };
-    let mut plan = plan(&[relay], &[], false);
+    let mut plan = plan(&[relay], &[], false, &Ownership::default());
     for pod in PODS {
         for relay in plan.relays.values_mut() {
             relay.workers.insert(pod.into(), pod.into());

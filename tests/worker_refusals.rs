@@ -175,3 +175,36 @@ async fn a_mail_that_one_server_cannot_take_goes_to_another_that_can() {
     assert_eq!((dead[0].id.as_str(), dead[0].reason.as_str()), ("m60", "TooLarge"));
     scene.logs_are_clean();
 }
+
+/// Waits until the worker says why it does not follow the record.
+async fn refuses_record(scene: &Scene, worker: usize) -> String {
+    eventually("the worker says what it cannot read", async || {
+        let report = scene.report(worker).await.ok_or_else(|| "no report".to_owned())?;
+        match report.record {
+            Some(refused) if refused.reason == "NewerVersion" => Ok(refused.message),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_of_a_newer_version_is_refused_and_told_and_the_last_one_stays_in_force() {
+    let mut scene = Scene::sixteen(1, json!({})).await;
+    scene.send(5).await;
+    scene.all_delivered(5).await;
+    scene.change(|record| (record.schema, record.spec.suspend) = (2, true)).await;
+    let told = refuses_record(&scene, 0).await;
+    assert!(told.contains("schema 2") && told.contains("update"), "{told}");
+    scene.send(5).await;
+    scene.all_delivered(10).await;
+    // One that never had another says so, too, and sends nothing.
+    scene.add_worker();
+    refuses_record(&scene, 1).await;
+    scene.change(|record| (record.schema, record.spec.suspend) = (1, false)).await;
+    eventually("it is followed again", async || {
+        let report = scene.report(1).await.ok_or_else(|| "no report".to_owned())?;
+        report.record.map_or(Ok(()), |refused| Err(refused.message))
+    })
+    .await;
+}

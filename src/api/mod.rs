@@ -5,6 +5,7 @@
 mod address;
 mod crd;
 mod duration;
+mod names;
 mod record;
 mod retention;
 mod spec;
@@ -12,7 +13,8 @@ mod status;
 
 pub use crd::crd_yaml;
 pub use duration::{DurationText, ParseDurationError};
-pub use record::{RelayRecord, ServerReport, Unavailable, WorkerReport, record_key, reports_key};
+pub use names::{BudgetName, Host, KeyPrefix, NameError, QueueName};
+pub use record::{ReadError, RelayRecord, SCHEMA, ServerReport, Unavailable, WorkerReport, record_key, reports_key};
 pub use retention::Retention;
 pub use spec::{
     Auth, Breaker, MailRelay, MailRelaySpec, Queue, RateLimit, Retry, Server, Tls, Unit, UnknownOutcome, Workers,

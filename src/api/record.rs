@@ -1,13 +1,51 @@
 //! What the controller tells the workers of a relay, through Redis: they have no Kubernetes token.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::MailRelaySpec;
+
+/// The newest schema of a record and of a report that is known here. It grows when an older version could misread a newer one.
+pub const SCHEMA: u64 = 1;
+
+/// All that is asked of a record or a report before it is known to be of a schema that can be read.
+#[derive(Deserialize)]
+struct Header {
+    #[serde(default = "first_schema")]
+    schema: u64,
+}
+
+/// Why a record or a report cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// A newer version of mailrelay wrote it.
+    #[error(
+        "it has schema {0} and this version knows {SCHEMA}: a newer version of mailrelay wrote it; update this one"
+    )]
+    Newer(u64),
+    /// It is no such thing.
+    #[error("it makes no sense: {0}")]
+    Malformed(#[from] serde_json::Error),
+}
+
+/// Reads a record or a report, unless a newer version wrote it.
+fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, ReadError> {
+    match serde_json::from_slice(json)? {
+        Header { schema } if schema > SCHEMA => Err(ReadError::Newer(schema)),
+        Header { .. } => Ok(serde_json::from_slice(json)?),
+    }
+}
+
+fn first_schema() -> u64 {
+    1
+}
 
 /// The relay as its workers see it. Published by the leading controller, followed live by the workers.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RelayRecord {
+    /// How it is to be read: [`SCHEMA`]. Records of the first version do not say it.
+    #[serde(default = "first_schema")]
+    pub schema: u64,
     /// Epoch of the leader that wrote this; an older leader's record never replaces it.
     pub epoch: u64,
     /// Order within an epoch.
@@ -35,14 +73,34 @@ pub fn record_key(namespace: &str, name: &str) -> String {
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerReport {
+    /// How it is to be read: [`SCHEMA`]. Reports of the first version do not say it.
+    #[serde(default = "first_schema")]
+    pub schema: u64,
     /// Name of the pod.
     pub pod: String,
     /// Id of the worker process, 32 hexadecimal digits.
     pub process: String,
     /// Version of the worker.
     pub version: String,
+    /// Why it cannot follow the relay's record as it is; the last one that it could follow, if any, stays in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<Unavailable>,
     /// One entry for each server of the spec.
     pub servers: Vec<ServerReport>,
+}
+
+impl RelayRecord {
+    /// Reads a record.
+    pub fn read(json: &[u8]) -> Result<Self, ReadError> {
+        read(json)
+    }
+}
+
+impl WorkerReport {
+    /// Reads a report.
+    pub fn read(json: &[u8]) -> Result<Self, ReadError> {
+        read(json)
+    }
 }
 
 /// How one server looks from one worker.
@@ -56,7 +114,7 @@ pub struct ServerReport {
     pub unavailable: Option<Unavailable>,
 }
 
-/// Why a server can't be used.
+/// Why a server can't be used, or a record not be followed.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Unavailable {

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DurationText, MailRelayStatus, Retention, address::canonical};
+use super::{BudgetName, DurationText, Host, KeyPrefix, MailRelayStatus, QueueName, Retention, address::canonical};
 
 /// A mail relay: mail servers with a connection budget each, the worker pods that share it, and the queue they drain.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -109,12 +109,12 @@ pub struct Server {
     /// A host name or an IP address, without scheme, port or trailing dot.
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?([.][A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?)*$') || self.matches('^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$')").message("host must be a host name or an IP address, without scheme, port or trailing dot"))]
-    pub host: String,
+    pub host: Host,
 
     /// The budget this server draws on; servers with the same name share one. Default: the host in lower case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([-a-z0-9.:]*[a-z0-9])?$"))]
-    pub budget_name: Option<String>,
+    pub budget_name: Option<BudgetName>,
 
     /// The port of the server.
     #[serde(default = "default_port")]
@@ -232,19 +232,23 @@ pub struct Workers {
 #[schemars(extend("default" = {}))]
 #[x_kube(cel)]
 #[x_kube(validation = Rule::new("self.name != self.deadLetterName").message("queue.name and queue.deadLetterName must differ"))]
+#[x_kube(validation = Rule::new("!self.name.startsWith(self.payloadPrefix) && !self.deadLetterName.startsWith(self.payloadPrefix)").message("queue.name and queue.deadLetterName must not begin with queue.payloadPrefix: an id could name the list"))]
+#[x_kube(validation = Rule::new("!self.name.startsWith('mailrelay:') && !self.deadLetterName.startsWith('mailrelay:') && !self.payloadPrefix.startsWith('mailrelay:') && !'mailrelay:'.startsWith(self.payloadPrefix)").message("keys that begin with mailrelay: are mailrelay's own: choose other names in queue"))]
+#[x_kube(validation = Rule::new(r"!self.deadLetterName.matches('^[{].*[}]:(high|low|arrived|processes|delayed|held|counters|events|samples|corrections|claims|stages|batch|letters|records)(:.*)?$')").message("queue.deadLetterName is a key of the queue in its braces; choose another word after them, such as dead"))]
+#[x_kube(validation = Rule::new(r"!self.payloadPrefix.startsWith('{') || (self.payloadPrefix.matches('^[{].*[}]:[^:]+:') && !self.payloadPrefix.matches('^[{].*[}]:(high|low|arrived|processes|delayed|held|counters|events|samples|corrections|claims|stages|batch|letters|records):'))").message("after the braces of queue.payloadPrefix must come a word and a colon, such as body:, and none of the words of the queue's own keys"))]
 pub struct Queue {
     /// The list that producers push to.
     #[serde(default = "default_queue_name")]
     #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9_.:-]+$"))]
-    pub name: String,
+    pub name: QueueName,
     /// Where mail that needs a person is parked.
     #[serde(default = "default_dead_letter_name")]
-    #[schemars(length(min = 1, max = 160), regex(pattern = "^[A-Za-z0-9_.:{}-]+$"))]
-    pub dead_letter_name: String,
+    #[schemars(length(min = 1, max = 160), regex(pattern = "^([{][A-Za-z0-9_.:-]+[}]:)?[A-Za-z0-9_.:-]+$"))]
+    pub dead_letter_name: QueueName,
     /// Where the JSON of a mail lies when the list holds only its id.
-    #[serde(default = "default_payload_prefix")]
-    #[schemars(length(min = 1, max = 128))]
-    pub payload_prefix: String,
+    #[serde(default)]
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^([{][A-Za-z0-9_.:-]+[}]:)?[A-Za-z0-9_.:-]+$"))]
+    pub payload_prefix: KeyPrefix,
     /// How many mails may wait; more are refused by the enqueue script.
     #[serde(default = "default_max_length")]
     #[schemars(range(min = 1, max = 100_000_000))]
@@ -338,7 +342,7 @@ pub enum UnknownOutcome {
 impl Server {
     /// The pool this server draws its slots from: `budgetName`, or the host as [`Server::address`] writes it.
     pub fn pool(&self) -> String {
-        self.budget_name.clone().unwrap_or_else(|| canonical(&self.host))
+        self.budget_name.as_ref().map_or_else(|| canonical(&self.host), ToString::to_string)
     }
 
     /// `host:port`, the same for each way to write one address: two servers with one address are one mail server.
@@ -359,7 +363,7 @@ impl Default for Queue {
         Self {
             name: default_queue_name(),
             dead_letter_name: default_dead_letter_name(),
-            payload_prefix: default_payload_prefix(),
+            payload_prefix: KeyPrefix::default(),
             max_length: default_max_length(),
             depth_threshold: default_depth_threshold(),
             oldest_threshold: default_oldest_threshold(),
@@ -411,14 +415,11 @@ const fn default_close_grace() -> DurationText {
 fn default_container() -> String {
     "mailrelay".into()
 }
-fn default_queue_name() -> String {
-    "mail_queue".into()
+fn default_queue_name() -> QueueName {
+    QueueName::default_queue()
 }
-fn default_dead_letter_name() -> String {
-    "mail_dead_letter_queue".into()
-}
-fn default_payload_prefix() -> String {
-    "mail:".into()
+fn default_dead_letter_name() -> QueueName {
+    QueueName::default_dead_letters()
 }
 const fn default_max_length() -> i64 {
     100_000

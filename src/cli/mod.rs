@@ -119,6 +119,7 @@ fn hint(error: &StoreError) -> &'static str {
             "nothing was reported as done; check that Redis runs, and name it with --redis-url or MAILRELAY_REDIS_URL"
         }
         StoreError::Refused { .. } => "check the Redis user's password and rights, and how much memory Redis may use",
+        StoreError::Newer { .. } => "nothing was changed",
         StoreError::Options { .. } | StoreError::Garbled { .. } => {
             "check --redis-url, --redis-dir and the files they name"
         }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::CliError;
 use crate::{
-    api::{self, RelayRecord, record_key},
+    api::{self, NameError, RelayRecord, record_key},
     queue::{Queue, QueueNames},
     store::{Store, StoreError, StoreOptions},
 };
@@ -66,31 +66,32 @@ impl RelayArguments {
         };
         let spec = match &record {
             Some(record) => record.spec.queue.clone(),
-            None => self.named(),
+            None => self.named()?,
         };
         let queue = Queue::new(store.clone(), QueueNames::from_spec(&spec));
         Ok(Target { store, queue, spec, record })
     }
 
-    fn named(&self) -> api::Queue {
+    fn named(&self) -> Result<api::Queue, CliError> {
+        let wrong = |error: NameError| CliError::Usage(error.to_string());
         let mut spec = api::Queue::default();
         if let Some(name) = &self.queue {
-            spec.name.clone_from(name);
+            spec.name = name.parse().map_err(wrong)?;
         }
         if let Some(name) = &self.dead_letter {
-            spec.dead_letter_name.clone_from(name);
+            spec.dead_letter_name = name.parse().map_err(wrong)?;
         }
         if let Some(prefix) = &self.payload_prefix {
-            spec.payload_prefix.clone_from(prefix);
+            spec.payload_prefix = prefix.parse().map_err(wrong)?;
         }
-        spec
+        Ok(spec)
     }
 }
 
 impl Target {
     /// The names, for JSON results.
     pub fn named(&self) -> Named {
-        Named { queue: self.spec.name.clone(), dead_letter: self.spec.dead_letter_name.clone() }
+        Named { queue: self.spec.name.to_string(), dead_letter: self.spec.dead_letter_name.to_string() }
     }
 }
 
@@ -108,7 +109,7 @@ async fn record(store: &Store, relay: &str) -> Result<RelayRecord, CliError> {
             store.address()
         )));
     };
-    serde_json::from_slice(&text).map_err(|error| {
+    RelayRecord::read(&text).map_err(|error| {
         CliError::from(StoreError::Garbled {
             address: store.address().to_owned(),
             detail: format!("the record of relay {relay} cannot be read: {error}"),
@@ -122,7 +123,9 @@ mod tests {
 
     #[test]
     fn names_not_given_are_the_defaults() {
-        let spec = RelayArguments { queue: Some("other".into()), ..RelayArguments::default() }.named();
-        assert_eq!((spec.name.as_str(), spec.dead_letter_name.as_str()), ("other", "mail_dead_letter_queue"));
+        let named = |queue: &str| RelayArguments { queue: Some(queue.into()), ..RelayArguments::default() }.named();
+        let spec = named("other").expect("a name");
+        assert_eq!((&*spec.name, &*spec.dead_letter_name), ("other", "mail_dead_letter_queue"));
+        assert!(matches!(named("mailrelay:{mx}:ledger"), Err(CliError::Usage(_))), "no key of ours is a queue");
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use super::{
     plan::PoolPlan,
     saturation::Saturation,
-    shares,
+    shares::{self, Absent},
     succession::{Known, Standing},
     topology::Topology,
 };
@@ -54,6 +54,43 @@ pub enum ApplyError {
     /// Redis did not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Why one pool, or one relay's record, is not as it should be, while all others go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// A condition reason.
+    pub reason: &'static str,
+    /// A sentence that says what to do.
+    pub message: String,
+    /// Whether nothing moves there before a person does something.
+    pub needs_a_person: bool,
+}
+
+/// The reason for what a newer version wrote.
+pub const NEWER_VERSION: &str = "NewerVersion";
+
+impl Trouble {
+    /// A ledger that cannot be looked at or written. Whatever it holds stays as it is.
+    pub fn of_ledger(key: &str, error: &StoreError) -> Self {
+        let (reason, remedy) = match error {
+            StoreError::Newer { .. } => (NEWER_VERSION, ""),
+            error if error.may_concern_all() => ("StoreUnreachable", ""),
+            _ => (
+                "LedgerUnreadable",
+                "; no slot of it is granted before it can be read again: mend it, or delete the key, and workers say again \
+                 what they hold",
+            ),
+        };
+        let message = format!("the ledger {key} cannot be used: {error}{remedy}");
+        Self { reason, message, needs_a_person: !error.may_concern_all() }
+    }
+
+    /// A relay's record that cannot be published.
+    pub fn of_record(key: &str, error: &StoreError) -> Self {
+        let message = format!("the record {key}, which the workers follow, cannot be written: {error}");
+        Self { reason: "RecordNotWritten", message, needs_a_person: false }
+    }
 }
 
 /// Something that people should hear of.
@@ -137,6 +174,7 @@ pub struct Pool {
     /// UIDs of pods that hold slots or have a share; `None` while nothing grants.
     held: Option<BTreeSet<String>>,
     standing: Standing,
+    absent: Absent,
     /// What the server takes; `None` until the record of the leader before was read.
     saturation: Option<Saturation>,
 }
@@ -158,6 +196,7 @@ impl Pool {
             exists: false,
             held: None,
             standing: Standing::default(),
+            absent: Absent::default(),
             saturation: None,
         }
     }
@@ -171,6 +210,16 @@ impl Pool {
         self.may_be_older = (self.may_be_older || ran_before) && !succeeds && !self.succeeds;
         self.succeeds |= succeeds;
         self.standing = standing;
+    }
+
+    /// UIDs of its pods whose workers never registered, so that their shares are lent to the others.
+    pub fn lent(&self) -> BTreeSet<String> {
+        self.absent.lent(BootTime::now())
+    }
+
+    /// The key of its ledger.
+    pub fn key(&self) -> &str {
+        self.ledger.key()
     }
 
     /// The pools that owe it a server.
@@ -238,6 +287,8 @@ impl Pool {
     ) -> Result<Driven, ApplyError> {
         let mut driven = self.look(turn).await?;
         for _ in 1..LOOKS {
+            let members = plan.map(|plan| &plan.members);
+            self.absent.learn(members.unwrap_or(&BTreeSet::new()), driven.snapshot.in_force(), BootTime::now());
             if let Some(plan) = plan {
                 self.weigh(plan, &driven.snapshot).await?;
             }
@@ -312,8 +363,9 @@ impl Pool {
     /// The policy that should be in force: the shares of what the server takes.
     fn target(&self, plan: Option<&PoolPlan>, view: Option<&LedgerView>, turn: &Turn<'_>) -> Policy {
         let Standing { waiting, servers, .. } = &self.standing;
+        let without = waiting.union(&self.lent()).cloned().collect();
         let target = |plan: Option<&PoolPlan>| {
-            let target = shares::target(plan, waiting, &self.shares, view, self.budget, turn.epoch, turn.timing.lease);
+            let target = shares::target(plan, &without, &self.shares, view, self.budget, turn.epoch, turn.timing.lease);
             Policy { servers: servers.clone(), ..target }
         };
         match (plan, self.saturation.as_ref().filter(|saturation| saturation.is_lowered())) {

@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     metrics::ControllerMetrics,
-    plan::{RelayKey, RelayPlan},
+    plan::{RelayKey, RelayPlan, pools_of},
     pools::World,
     safety::Safety,
 };
@@ -80,10 +80,11 @@ impl Pass<'_> {
         let processes = queue.processes().await?;
         let now = BootTime::now();
         first_seen.retain(|(key, process), _| key != self.key || processes.iter().any(|p| p.process == *process));
+        let pools = pools_of(&self.relay.relay);
         let mut done = Vec::new();
         for found in processes {
             let seen = *first_seen.entry((self.key.clone(), found.process.clone())).or_insert(now);
-            let silence = self.world.liveness.silence(&found.process, seen, now);
+            let silence = self.world.liveness.silence(&found.process, &pools, seen, now);
             if silence < self.timing.reclaim {
                 continue;
             }

@@ -1,10 +1,13 @@
 //! Conditions: a list of small pure functions, each from the facts to one condition.
 
+mod workers;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
+    apply::{NEWER_VERSION, Trouble},
     safety::Safety,
     status::{Facts, PoolFigures, unavailable, waiting},
 };
@@ -12,6 +15,10 @@ use crate::api::{Condition, QuarantineStatus, Unavailable};
 
 /// The reason of `SlotsQuarantined` when a pod holds slots that the API server does not know any more.
 pub const HELD_BY_VANISHED: &str = "HeldByVanishedPod";
+
+/// The reasons of `Ready` when nothing is sent since someone wants it so.
+pub const SCALED_TO_ZERO: &str = "ScaledToZero";
+pub const SUSPENDED: &str = "Suspended";
 
 /// How many pods a message names.
 const NAMED: usize = 4;
@@ -33,7 +40,7 @@ fn say(status: bool, reason: impl Into<String>, message: impl Into<String>) -> V
 type Judge = fn(&Facts<'_>) -> Verdict;
 
 /// All conditions in the order in which they are shown, each with the function that judges it.
-const JUDGES: [(&str, Judge); 16] = [
+const JUDGES: [(&str, Judge); 18] = [
     ("Ready", ready),
     ("Reconciling", reconciling),
     ("Stalled", stalled),
@@ -47,7 +54,9 @@ const JUDGES: [(&str, Judge); 16] = [
     ("ServerRefusesUs", server_refuses_us),
     ("DeadLetterSurge", dead_letter_surge),
     ("ServerSaturated", server_saturated),
+    ("WorkersMissing", workers::workers_missing),
     ("StoreUnsafe", store_unsafe),
+    ("VersionSkew", version_skew),
     ("SlotsQuarantined", slots_quarantined),
     ("SharedBudget", shared_budget),
 ];
@@ -97,7 +106,10 @@ fn ready(facts: &Facts<'_>) -> Verdict {
         return say(false, "StoreUnreachable", problem);
     }
     if facts.relay.relay.spec.suspend {
-        return say(false, "Suspended", "spec.suspend is true: mail is accepted and not sent");
+        return say(false, SUSPENDED, "spec.suspend is true: mail is accepted and not sent");
+    }
+    if let Some(trouble) = standing_still(facts).or(facts.record) {
+        return say(false, trouble.reason, &trouble.message);
     }
     let waiting = waiting_for_others(facts);
     if facts.pools.values().any(|pool| pool.ledger.is_none() && !pool.waits_for.is_empty()) {
@@ -116,8 +128,13 @@ fn ready(facts: &Facts<'_>) -> Verdict {
         }
         return say(false, "LedgerRecovering", message);
     }
+    if !facts.relay.selects_any {
+        let message = format!("no pod matches {}; mail is accepted, and sent when one runs", facts.relay.selector);
+        return say(false, SCALED_TO_ZERO, message);
+    }
     if facts.relay.workers.is_empty() {
-        let message = format!("no running pod matches {}", facts.relay.selector);
+        let (selector, container) = (&facts.relay.selector, &facts.relay.relay.spec.workers.container);
+        let message = format!("pods match {selector}, and in none of them runs the container {container}");
         return say(false, "WaitingForWorkers", message);
     }
     let registered = facts.registered();
@@ -145,6 +162,13 @@ fn ready(facts: &Facts<'_>) -> Verdict {
     say(true, "SharesMoving", format!("{workers} workers; shares are on their way from one to another"))
 }
 
+/// What is wrong when no pool of the relay moves.
+fn standing_still<'a>(facts: &Facts<'a>) -> Option<&'a Trouble> {
+    let mut troubles = facts.pools.values().map(|pool| pool.trouble);
+    let first = troubles.next()??;
+    troubles.all(|trouble| trouble.is_some()).then_some(first)
+}
+
 /// kstatus: there while the controller is behind.
 fn reconciling(facts: &Facts<'_>) -> Verdict {
     if facts.relay.stalled.is_some() {
@@ -156,7 +180,15 @@ fn reconciling(facts: &Facts<'_>) -> Verdict {
     if let Some(waiting) = waiting_for_others(facts) {
         return say(true, "ServerInOtherBudget", waiting);
     }
-    let behind = facts.pools.iter().find(|(_, pool)| !is_in_force(pool));
+    if let Some(trouble) = facts.record {
+        return say(true, trouble.reason, &trouble.message);
+    }
+    let standing = facts.pools.values().filter_map(|pool| pool.trouble).find(|trouble| !trouble.needs_a_person);
+    if let Some(trouble) = standing {
+        return say(true, trouble.reason, &trouble.message);
+    }
+    // What stands still until a person does something is not on its way.
+    let behind = facts.pools.iter().find(|(_, pool)| pool.trouble.is_none() && !is_in_force(pool));
     let (name, _) = behind?;
     say(true, "Progressing", format!("the shares of {name} are being written"))
 }
@@ -186,14 +218,22 @@ fn stalled(facts: &Facts<'_>) -> Verdict {
     if let Some(stall) = &facts.relay.stalled {
         return say(true, stall.reason, &stall.message);
     }
-    let missing = troubles(facts).find(|(_, trouble)| trouble.reason == "SecretMissing")?;
-    say(true, "SecretMissing", format!("server {}: {}", missing.0, missing.1.message))
+    if let Some(trouble) = standing_still(facts).filter(|trouble| trouble.needs_a_person) {
+        return say(true, trouble.reason, &trouble.message);
+    }
+    let (reason, message) = workers::all_need_a_person(facts)?;
+    say(true, reason, message)
 }
 
-fn troubles<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = (&'a str, &'a Unavailable)> {
-    let mine = facts.measured.reports.iter().filter(|(uid, _)| facts.relay.workers.contains_key(*uid));
-    mine.flat_map(|(_, report)| &report.servers)
-        .filter_map(|server| Some((&*server.name, server.unavailable.as_ref()?)))
+/// What a worker says of its servers.
+fn troubles<'a>(facts: &'a Facts<'_>, uid: &str) -> impl Iterator<Item = (&'a str, &'a Unavailable)> {
+    let servers = facts.measured.reports.read.get(uid).map(|report| &report.servers);
+    servers.into_iter().flatten().filter_map(|server| Some((&*server.name, server.unavailable.as_ref()?)))
+}
+
+/// What all of the relay's workers say of their servers.
+fn all_troubles<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = (&'a str, &'a Unavailable)> {
+    facts.relay.workers.keys().flat_map(|uid| troubles(facts, uid))
 }
 
 fn queue_depth_high(facts: &Facts<'_>) -> Verdict {
@@ -271,7 +311,7 @@ fn server_unavailable(facts: &Facts<'_>) -> Verdict {
 
 /// The server is there and takes no mail of ours: nothing dies, one mail at a time asks again, and this says where to look.
 fn server_refuses_us(facts: &Facts<'_>) -> Verdict {
-    let refusing = || troubles(facts).filter_map(|(name, why)| Some((name, why, setting(&why.reason)?)));
+    let refusing = || all_troubles(facts).filter_map(|(name, why)| Some((name, why, setting(&why.reason)?)));
     let (_, first, _) = refusing().next()?;
     // Workers say it in the words that each has heard: one of each server is enough.
     let mut named = BTreeMap::new();
@@ -308,7 +348,7 @@ fn setting(reason: &str) -> Option<&'static str> {
 
 /// Most of the last mails died: the relay asks with one at a time until a server takes one.
 fn dead_letter_surge(facts: &Facts<'_>) -> Verdict {
-    let (name, why) = troubles(facts).find(|(_, why)| why.reason == "DeadLetterSurge")?;
+    let (name, why) = all_troubles(facts).find(|(_, why)| why.reason == "DeadLetterSurge")?;
     let message = format!(
         "server {name}: {}; the relay rests and asks with one mail at a time until one is taken; see `mailrelay dead list`, and \
          set retry.deadLetterGuard to false to go on all the same",
@@ -326,7 +366,7 @@ fn server_saturated(facts: &Facts<'_>) -> Verdict {
         );
         return say(true, "ServerLimitBelowBudget", message);
     }
-    let (name, trouble) = troubles(facts).find(|(_, trouble)| trouble.reason == "TooManyConnections")?;
+    let (name, trouble) = all_troubles(facts).find(|(_, trouble)| trouble.reason == "TooManyConnections")?;
     say(true, "ServerLimitBelowBudget", format!("server {name}: {}", trouble.message))
 }
 
@@ -339,6 +379,23 @@ fn store_unsafe(facts: &Facts<'_>) -> Verdict {
             Some(Saying { status: "Unknown", reason: "SettingsHidden".into(), message: message.clone() })
         }
     }
+}
+
+/// Something that this version, or a worker's, does not know since a newer one wrote it: it is left as it is.
+fn version_skew(facts: &Facts<'_>) -> Verdict {
+    let ledgers =
+        facts.pools.values().filter_map(|pool| pool.trouble).filter(|trouble| trouble.reason == NEWER_VERSION);
+    let ledgers = ledgers.map(|trouble| trouble.message.clone());
+    let workers = || facts.relay.workers.iter();
+    let records = workers().filter_map(|(uid, pod)| {
+        let refused = facts.measured.reports.read.get(uid)?.record.as_ref()?;
+        (refused.reason == NEWER_VERSION).then(|| format!("the worker of pod {pod} says of {}", refused.message))
+    });
+    let reports = workers()
+        .filter_map(|(uid, pod)| Some(format!("the report of pod {pod}: {}", facts.measured.reports.newer.get(uid)?)));
+    let sentences: Vec<String> = ledgers.chain(records).chain(reports).take(NAMED).collect();
+    (!sentences.is_empty()).then_some(())?;
+    say(true, NEWER_VERSION, sentences.join("; "))
 }
 
 /// Nobody may use them: since the server may still count their connections, or since a pod holds them that is gone from

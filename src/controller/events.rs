@@ -14,7 +14,7 @@ use super::{
     apply::{Happening, Incident},
     claims::Recovered,
     cleanup::Decisions,
-    conditions::HELD_BY_VANISHED,
+    conditions::{HELD_BY_VANISHED, SCALED_TO_ZERO, SUSPENDED},
     leader::API_LIMIT,
     plan::RelayKey,
 };
@@ -66,7 +66,14 @@ pub fn transitions(old: &MailRelayStatus, new: &MailRelayStatus) -> Vec<Note> {
         let ready = condition.type_ == "Ready";
         match (&*condition.status, ready) {
             ("True", true) => notes.push(Note::normal("Ready", &condition.message)),
-            ("False", true) if before == "True" => notes.push(Note::warning(&condition.reason, &condition.message)),
+            ("False", true) if before == "True" => {
+                // What someone wanted is no failure.
+                let warning = !matches!(&*condition.reason, SCALED_TO_ZERO | SUSPENDED);
+                notes.push(Note { warning, reason: condition.reason.clone(), text: condition.message.clone() });
+            }
+            ("True", false) if condition.type_ == "SharedBudget" => {
+                notes.push(Note::normal("SharedBudget", &condition.message));
+            }
             // Being behind ends by itself, and withheld slots are told of with the worker that held them.
             ("True", false) if !matches!(&*condition.type_, "Reconciling" | "SlotsQuarantined") => {
                 notes.push(Note::warning(&condition.type_, format!("{}: {}", condition.reason, condition.message)));

@@ -6,10 +6,11 @@
 //! | `observe` | I/O: relays and pods, by two watches |
 //! | `plan` | pure: which relay may work, which pods share which budget |
 //! | `shares`, `succession`, `topology` | pure: the policy each ledger should have; who was heard of when; one server, one ledger; how long the Redis that was left may go on |
-//! | `apply`, `records` | I/O: one pool's ledger; the relays' records |
+//! | `apply`, `records`, `marking` | I/O: one pool's ledger; the relays' records; what must outlive Redis |
 //! | `pools` | the loop of the steps so far: the only writer of ledgers and records |
 //! | `claims`, `cleanup`, `retention`, `safety` | I/O beside it: mail of dead workers, how much of it there is, old dead letters, how Redis keeps its data |
 //! | `status`, `conditions` | pure: what a relay's status says |
+//! | `debts` | pure: whose status is written next |
 //! | `mirror` | pure: what of the ledgers is shown in the statuses, and read back by the next leader |
 //! | `events` | pure: what is worth an Event; and publishing it |
 //! | `relays` | I/O: the only writer of `MailRelay` objects |
@@ -23,9 +24,11 @@ mod apply;
 mod claims;
 mod cleanup;
 mod conditions;
+mod debts;
 mod events;
 mod evidence;
 mod leader;
+mod marking;
 mod metrics;
 pub mod mirror;
 mod observe;
@@ -43,7 +46,7 @@ mod succession;
 mod topology;
 
 pub use apply::{ApplyError, Deposed, Driven, Happening, Incident, Pool, Turn};
-pub use plan::{Candidate, Plan, PoolPlan, RelayKey, RelayPlan, Stall, plan};
+pub use plan::{Candidate, Owned, Ownership, Plan, PoolPlan, RelayKey, RelayPlan, Stall, plan};
 pub use records::{Records, highest_epoch};
 pub use retention::{Expired, discard_expired, keep_records};
 pub use run::{ControllerError, ControllerOptions, Replica, run};

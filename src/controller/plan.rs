@@ -1,5 +1,7 @@
 //! Step 2, pure: which relay may work, which pods share which budget.
 
+mod ownership;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -11,8 +13,11 @@ use kube::{
     core::{Selector, SelectorExt},
 };
 
+use ownership::Owners;
+pub use ownership::{Owned, Ownership};
+
 use super::observe::PodFacts;
-use crate::api::{DurationText, MailRelay, MailRelaySpec, RELAY_LABEL, RateLimit, Server};
+use crate::api::{DurationText, MailRelay, MailRelaySpec, RELAY_LABEL, RateLimit};
 
 /// Namespace and name of a relay.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,6 +63,8 @@ pub struct RelayPlan {
     pub stalled: Option<Stall>,
     /// Its running worker pods: UID to name.
     pub workers: BTreeMap<String, String>,
+    /// Whether any pod is selected, whatever runs in it.
+    pub selects_any: bool,
     /// Who else draws on its budgets, as a sentence.
     pub shared: Option<String>,
     /// The object.
@@ -91,6 +98,8 @@ pub struct Plan {
     pub relays: BTreeMap<RelayKey, RelayPlan>,
     /// All pools that a working relay names.
     pub pools: BTreeMap<String, PoolPlan>,
+    /// Who owns what from now on.
+    pub owned: Owned,
 }
 
 /// A relay, and what the rules of the API say against it (for objects that were stored before a rule existed).
@@ -104,12 +113,13 @@ pub struct Candidate {
 
 /// Decides for all relays at once: budgets and queues are shared across them.
 ///
-/// Older relays come first; what they own is refused to younger ones. Relays that are being deleted own nothing.
-pub fn plan(relays: &[Candidate], pods: &[PodFacts], shared_budgets: bool) -> Plan {
+/// Whoever owns a queue or a budget keeps it; what nobody owns goes to the oldest who asks. Relays that are being deleted own
+/// nothing.
+pub fn plan(relays: &[Candidate], pods: &[PodFacts], shared_budgets: bool, ownership: &Ownership) -> Plan {
     let mut relays: Vec<_> = relays.iter().filter(|c| c.relay.metadata.deletion_timestamp.is_none()).collect();
     relays.sort_by_cached_key(|c| (c.relay.metadata.creation_timestamp.clone(), c.relay.uid(), RelayKey::of(&c.relay)));
     let mut plan = Plan::default();
-    let mut owners = Owners::default();
+    let mut owners = Owners::keep(ownership, &relays);
     for Candidate { relay, objection } in relays {
         let key = RelayKey::of(relay);
         let selector = selector(relay);
@@ -117,22 +127,24 @@ pub fn plan(relays: &[Candidate], pods: &[PodFacts], shared_budgets: bool) -> Pl
             Err(stall) => Some(stall.clone()),
             Ok(_) => match objection {
                 Some(message) => Some(Stall { reason: "InvalidSpec", message: message.clone() }),
-                None => owners.conflict(&key, relay, shared_budgets),
+                None => owners.conflict(relay, shared_budgets),
             },
         };
         let mut workers = BTreeMap::new();
+        let mut selects_any = false;
         if let Ok(selector) = &selector {
-            let container = &relay.spec.workers.container;
-            let mine = pods.iter().filter(|pod| {
-                pod.namespace == key.namespace
-                    && !pod.terminating
-                    && pod.running.contains(container)
-                    && selector.matches(&pod.labels)
-            });
-            workers.extend(mine.map(|pod| (pod.uid.clone(), pod.name.clone())));
+            let mine = pods
+                .iter()
+                .filter(|pod| pod.namespace == key.namespace && !pod.terminating && selector.matches(&pod.labels));
+            for pod in mine {
+                selects_any = true;
+                if pod.running.contains(&relay.spec.workers.container) {
+                    workers.insert(pod.uid.clone(), pod.name.clone());
+                }
+            }
         }
         if stalled.is_none() {
-            owners.add(&key, relay);
+            owners.add(relay);
             add_to_pools(&mut plan.pools, &key, relay, &workers);
         }
         let entry = RelayPlan {
@@ -141,6 +153,7 @@ pub fn plan(relays: &[Candidate], pods: &[PodFacts], shared_budgets: bool) -> Pl
             selector: selector.map(|s| s.to_string()).unwrap_or_default(),
             stalled,
             workers,
+            selects_any,
             shared: None,
             relay: Arc::clone(relay),
             published: relay.spec.clone(),
@@ -148,7 +161,7 @@ pub fn plan(relays: &[Candidate], pods: &[PodFacts], shared_budgets: bool) -> Pl
         plan.relays.insert(key, entry);
     }
     for (key, relay) in &mut plan.relays {
-        relay.shared = owners.shared(key, relay, &plan.pools);
+        relay.shared = shared(relay, key, &owners, &plan.pools);
         for server in relay.published.servers.iter_mut().filter(|_| relay.stalled.is_none()) {
             if let Some(pool) = plan.pools.get(&server.pool()) {
                 (server.session_timeout, server.close_grace) = (pool.session_timeout, pool.close_grace);
@@ -156,111 +169,25 @@ pub fn plan(relays: &[Candidate], pods: &[PodFacts], shared_budgets: bool) -> Pl
             }
         }
     }
+    plan.owned = owners.owned();
     plan
 }
 
-/// Whose queues and budgets are whose.
-#[derive(Default)]
-struct Owners {
-    queues: BTreeMap<String, RelayKey>,
-    pools: BTreeMap<String, Vec<RelayKey>>,
-    /// The pool of each server's address, and the first relay that named it.
-    addresses: BTreeMap<String, (String, RelayKey)>,
-}
-
-impl Owners {
-    fn conflict(&self, key: &RelayKey, relay: &MailRelay, shared_budgets: bool) -> Option<Stall> {
-        let queue = &relay.spec.queue;
-        for (field, name) in [("name", &queue.name), ("deadLetterName", &queue.dead_letter_name)] {
-            if let Some(owner) = self.queues.get(name) {
-                return Some(Stall {
-                    reason: "QueueConflict",
-                    message: format!(
-                        "the Redis list {name} belongs to the older relay {owner}; choose another spec.queue.{field}"
-                    ),
-                });
-            }
-        }
-        let servers = &relay.spec.servers;
-        let twice = |server: &Server| {
-            let other = servers.iter().find(|o| o.address() == server.address() && o.pool() != server.pool())?;
-            Some(duplicate(server, &other.pool(), &format!("its server {}", other.name), true))
-        };
-        let stall = servers.iter().find_map(twice);
-        let stall = stall.or_else(|| servers.iter().find_map(|server| self.duplicate(key, server, shared_budgets)));
-        if shared_budgets {
-            return stall;
-        }
-        stall.or_else(|| servers.iter().find_map(|server| self.foreign(key, server)))
+/// Who else draws on a relay's budgets.
+fn shared(relay: &RelayPlan, key: &RelayKey, owners: &Owners, pools: &BTreeMap<String, PoolPlan>) -> Option<String> {
+    if relay.stalled.is_some() {
+        return None;
     }
-
-    /// Two budgets for one mail server would let twice as many connections be open.
-    fn duplicate(&self, key: &RelayKey, server: &Server, shared_budgets: bool) -> Option<Stall> {
-        let (pool, owner) = self.addresses.get(&server.address()).filter(|(pool, _)| *pool != server.pool())?;
-        let may_share = shared_budgets || owner.namespace == key.namespace;
-        Some(duplicate(server, pool, &format!("the older relay {owner}"), may_share))
-    }
-
-    /// A tenant must not use up or lower another one's budget.
-    fn foreign(&self, key: &RelayKey, server: &Server) -> Option<Stall> {
-        let (pool, address) = (server.pool(), server.address());
-        let other = self.pools.get(&pool)?.iter().find(|owner| owner.namespace != key.namespace)?;
-        // Another name for the budget of the same server would be a second budget for it.
-        let remedy = if self.addresses.contains_key(&address) {
-            "name another mail server"
-        } else {
-            "set another spec.servers[].budgetName, since it is another mail server"
-        };
-        Some(Stall {
-            reason: "BudgetConflict",
-            message: format!(
-                "the budget {pool} of server {} belongs to the relay {other} of another namespace; let the installation \
-                 allow sharing (chart value sharedBudgets), or {remedy}",
-                server.name
-            ),
+    let sentences: Vec<String> = pools_of(&relay.relay)
+        .into_iter()
+        .filter_map(|pool| {
+            let others = owners.working(&pool).iter().filter(|other| *other != key);
+            let others: Vec<String> = others.map(ToString::to_string).collect();
+            let budget = pools.get(&pool)?.budget;
+            (!others.is_empty()).then(|| format!("{pool}: {budget} connections shared with {}", others.join(", ")))
         })
-    }
-
-    fn add(&mut self, key: &RelayKey, relay: &MailRelay) {
-        let queue = &relay.spec.queue;
-        self.queues.insert(queue.name.clone(), key.clone());
-        self.queues.insert(queue.dead_letter_name.clone(), key.clone());
-        for pool in pools_of(relay) {
-            self.pools.entry(pool).or_default().push(key.clone());
-        }
-        for server in &relay.spec.servers {
-            self.addresses.entry(server.address()).or_insert_with(|| (server.pool(), key.clone()));
-        }
-    }
-
-    fn shared(&self, key: &RelayKey, relay: &RelayPlan, pools: &BTreeMap<String, PoolPlan>) -> Option<String> {
-        if relay.stalled.is_some() {
-            return None;
-        }
-        let sentences: Vec<String> = pools_of(&relay.relay)
-            .into_iter()
-            .filter_map(|pool| {
-                let others: Vec<String> =
-                    self.pools.get(&pool)?.iter().filter(|other| *other != key).map(ToString::to_string).collect();
-                let budget = pools.get(&pool)?.budget;
-                (!others.is_empty()).then(|| format!("{pool}: {budget} connections shared with {}", others.join(", ")))
-            })
-            .collect();
-        (!sentences.is_empty()).then(|| sentences.join("; "))
-    }
-}
-
-/// One mail server, one budget: the stall of a `server` whose address draws on `pool` already, by `owner`.
-fn duplicate(server: &Server, pool: &str, owner: &str, may_share: bool) -> Stall {
-    let (address, name, own) = (server.address(), &server.name, server.pool());
-    let share = if may_share { "" } else { ", once the installation allows sharing (chart value sharedBudgets)" };
-    Stall {
-        reason: "DuplicateBudget",
-        message: format!(
-            "server {name} is {address}, whose connections are the budget {pool} of {owner}; with a budget {own} of its own \
-             the server would get the connections of both: set budgetName {pool} here{share}, or name another mail server"
-        ),
-    }
+        .collect();
+    (!sentences.is_empty()).then(|| sentences.join("; "))
 }
 
 /// The word for one entry of `spec.servers`: whatever becomes of its host, what its pods hold at the server before is

@@ -14,17 +14,17 @@ use futures::{FutureExt, StreamExt, future::BoxFuture};
 use kube::{Resource, ResourceExt};
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
     time::{Instant, MissedTickBehavior},
 };
 
 use super::{
-    apply::{ApplyError, Deposed, Driven, Incident, Pool, Turn},
+    apply::{ApplyError, Deposed, Driven, Incident, Pool, Trouble, Turn},
     evidence::Pods,
-    leader::{LeaderError, Marks},
+    leader::LeaderError,
+    marking::Marking,
     metrics::ControllerMetrics,
     observe::{Observed, PodFacts},
-    plan::{Candidate, Plan, PoolPlan, RelayKey, plan},
+    plan::{Candidate, Ownership, Plan, PoolPlan, RelayKey, plan, pools_of},
     records::Records,
     safety::{StoreFacts, ask},
     shares::Liveness,
@@ -32,7 +32,8 @@ use super::{
     topology::Topology,
 };
 use crate::{
-    lease::{BootTime, LedgerView, Mirror, Timing},
+    api::record_key,
+    lease::{BootTime, LedgerState, LedgerView, Mirror, Timing},
     store::{Store, StoreError},
 };
 
@@ -56,6 +57,10 @@ pub struct PoolView {
     pub waits_for: BTreeSet<String>,
     /// It opens only when every worker has come over from a node that may still take writes (R8).
     pub by_roll_call: bool,
+    /// Why it stands still.
+    pub trouble: Option<Trouble>,
+    /// UIDs of pods whose workers never registered, so that their shares are lent to the others.
+    pub lent: BTreeSet<String>,
 }
 
 /// What the leader knows: for those who show it.
@@ -65,8 +70,10 @@ pub struct World {
     pub plan: Arc<Plan>,
     /// The pools, by name.
     pub pools: BTreeMap<String, PoolView>,
-    /// Why Redis cannot be used now.
+    /// Why Redis cannot be used now, by anyone.
     pub store_problem: Option<String>,
+    /// Why the records of these relays are not as the plan says.
+    pub records: BTreeMap<RelayKey, Trouble>,
     /// Relays that are gone from the plan and hold no share any more: their finalizer may go.
     pub released: BTreeSet<RelayKey>,
     /// When processes were last heard of.
@@ -102,10 +109,8 @@ pub struct Pools {
     pub timing: Timing,
     /// Whether relays of several namespaces may share a budget.
     pub shared_budgets: bool,
-    /// The durable marks.
-    pub marks: Marks,
-    /// The pools that were ever opened.
-    pub opened: BTreeSet<String>,
+    /// What must outlive Redis.
+    pub marking: Marking,
     /// The pools that have a ledger, whoever named them.
     pub known: BTreeSet<String>,
     /// What the leader before wrote down, by pool; taken in by the first turn.
@@ -129,11 +134,9 @@ struct Memory {
     objections: BTreeMap<(String, i64), Option<String>>,
     pods: Pods,
     fence: Option<String>,
-    marking: Option<JoinHandle<Result<BTreeSet<String>, LeaderError>>>,
-    unmark: BTreeSet<String>,
-    /// Pools that this leader removed since nobody held anything of them. Their marks may be there still and mean nothing.
-    removed: BTreeSet<String>,
     topology: Topology,
+    /// Whether there is a plan of this leader's.
+    planned: bool,
     /// Pods in which something ran already when this leader began.
     older: Option<BTreeSet<String>>,
     world: World,
@@ -165,12 +168,12 @@ impl Pools {
             if let Err(error) = self.turn(&mut memory).await {
                 return error;
             }
-            if memory.marking.is_some() {
-                // A new pool opens as soon as its mark is durable; the next turn waits for that, a tick at most.
-                continue;
-            }
             tokio::select! {
                 _ = tick.tick() => {}
+                // A new pool opens as soon as its mark is durable.
+                written = self.marking.written() => if let Err(error) = written {
+                    return error.into();
+                },
                 moved = changes.changed() => {
                     if moved.is_ok() {
                         self.replan(&mut memory);
@@ -185,10 +188,9 @@ impl Pools {
 
     /// Pure but for its inputs: relays and pods as they are now.
     fn replan(&self, memory: &mut Memory) {
+        let relays = self.observed.relays();
         let mut objections = std::mem::take(&mut memory.objections);
-        let candidates: Vec<Candidate> = self
-            .observed
-            .relays()
+        let candidates: Vec<Candidate> = relays
             .iter()
             .filter_map(|relay| relay.0.as_ref().ok())
             .map(|relay| {
@@ -202,22 +204,30 @@ impl Pools {
             })
             .collect();
         let pods = self.observed.pods();
+        let unreadable = relays.iter().filter(|relay| relay.0.is_err()).map(|relay| {
+            let key = RelayKey { namespace: relay.namespace().unwrap_or_default(), name: relay.name_any() };
+            (relay.uid().unwrap_or_default(), key)
+        });
+        // What this leader decided is in force before it is written down.
+        let owned = memory.planned.then(|| memory.world.plan.owned.clone());
+        let owned = owned.unwrap_or_else(|| self.marking.owned().clone());
+        let ownership = Ownership { owned, unreadable: unreadable.collect() };
         let running = || pods.iter().filter(|pod| !pod.running.is_empty()).map(|pod| pod.uid.clone()).collect();
         memory.older.get_or_insert_with(running);
         memory.note_pods(&pods);
-        memory.world.plan = Arc::new(plan(&candidates, &pods, self.shared_budgets));
+        memory.world.plan = Arc::new(plan(&candidates, &pods, self.shared_budgets, &ownership));
+        memory.planned = true;
     }
 
     async fn turn(&mut self, memory: &mut Memory) -> Result<(), PoolsError> {
         let started = Instant::now();
-        self.take_marks(memory).await?;
         let plan = Arc::clone(&memory.world.plan);
         for (name, mirror) in std::mem::take(&mut self.mirrors) {
             let mut pool = Pool::new(self.store.clone(), &name);
             pool.restore(&mirror);
             memory.pools.insert(name, pool);
         }
-        let marked: BTreeSet<String> = self.opened.difference(&memory.removed).cloned().collect();
+        let marked = self.marking.marked();
         for name in plan.pools.keys().chain(&marked).chain(&self.known) {
             if !memory.pools.contains_key(name) {
                 memory.pools.insert(name.clone(), Pool::new(self.store.clone(), name));
@@ -233,7 +243,7 @@ impl Pools {
         }
         let outcomes: Vec<Outcome> = futures::stream::iter(drives).buffer_unordered(AT_ONCE).collect().await;
         let problem = self.note_outcomes(memory, outcomes)?;
-        let problem = problem.or(self.ask_topology(memory).await.err());
+        let problem = problem.or(self.ask_topology(memory).await.err().filter(StoreError::is_silence));
         let problem = match problem {
             Some(problem) => Some(problem),
             None => self.publish(memory, &plan, &turn).await?,
@@ -246,13 +256,15 @@ impl Pools {
         Ok(())
     }
 
-    /// Takes in how each pool's turn ended. Returns the store's problem, if it had one.
+    /// Takes in how each pool's turn ended. What one pool's ledger answered is that pool's alone. Returns the store's problem,
+    /// when no pool could be driven, for a reason that may concern all.
     fn note_outcomes(&mut self, memory: &mut Memory, outcomes: Vec<Outcome>) -> Result<Option<StoreError>, PoolsError> {
         let now = BootTime::now();
         for error in outcomes.iter().filter_map(|outcome| outcome.driven.as_ref().err()) {
             self.metrics.refused(error);
         }
         let mut problem = None;
+        let any_went_well = outcomes.iter().any(|outcome| outcome.driven.is_ok());
         let mut wanted = BTreeSet::new();
         for Outcome { name, driven, incidents, mirror } in outcomes {
             for incident in incidents {
@@ -262,39 +274,46 @@ impl Pools {
             match driven {
                 Ok(driven) => {
                     let ledger = driven.snapshot.in_force().cloned();
-                    memory.world.liveness.learn(&name, ledger.as_ref(), true, now);
+                    memory.world.liveness.learn(&name, ledger.as_ref(), now);
                     memory.note_fence(driven.snapshot.node_fence, now);
+                    // One that is open, and whose mark was lost, need not wait for it.
+                    let waits =
+                        driven.wants_mark && ledger.as_ref().is_none_or(|ledger| ledger.state == LedgerState::Rec);
+                    let trouble = self.marking.trouble().filter(|_| waits);
                     if driven.wants_mark {
                         wanted.insert(name.clone());
                     }
                     if driven.removed {
                         memory.pools.remove(&name);
                         memory.world.pools.remove(&name);
+                        memory.world.liveness.forget(&name);
                         self.known.remove(&name);
-                        if self.opened.contains(&name) {
-                            memory.unmark.insert(name.clone());
-                            memory.removed.insert(name);
-                        }
+                        self.marking.unmark(&name);
                         continue;
                     }
                     let Driven { effective, by_roll_call, .. } = driven;
-                    let waits_for = memory.pools.get(&name).map(Pool::waits_for).unwrap_or_default();
-                    let view = PoolView { ledger, effective, mirror, waits_for, by_roll_call };
-                    memory.world.pools.insert(name, view);
+                    let (waits_for, lent) =
+                        memory.pools.get(&name).map_or_else(Default::default, |pool| (pool.waits_for(), pool.lent()));
+                    let view = PoolView { ledger, effective, mirror, waits_for, by_roll_call, trouble, lent };
+                    memory.note_pool(name, view);
                 }
                 Err(ApplyError::Deposed(deposed)) => return Err(deposed.into()),
                 Err(ApplyError::Store(error)) => {
-                    memory.world.liveness.learn(&name, None, false, now);
-                    memory.world.pools.insert(name, PoolView { mirror, ..PoolView::default() });
-                    problem = Some(error);
+                    memory.world.liveness.unanswered(&name);
+                    let trouble = memory.pools.get(&name).map(|pool| Trouble::of_ledger(pool.key(), &error));
+                    memory.note_pool(name, PoolView { mirror, trouble, ..PoolView::default() });
+                    if !any_went_well && error.may_concern_all() {
+                        problem = Some(error);
+                    }
                 }
             }
         }
-        self.start_marking(memory, wanted);
+        self.marking.want(wanted, &memory.world.plan.owned);
         Ok(problem)
     }
 
-    /// Publishes what changed at once, and the rest every two seconds, in case Redis lost it.
+    /// Publishes what changed at once, and the rest every two seconds, in case Redis lost it. A record that Redis refuses is its
+    /// relay's trouble; Redis itself has a problem only when it says nothing.
     async fn publish(
         &self,
         memory: &mut Memory,
@@ -303,14 +322,16 @@ impl Pools {
     ) -> Result<Option<StoreError>, PoolsError> {
         let due = memory.records_checked.is_none_or(|checked| checked.elapsed() >= RECORDS_EVERY);
         for (key, relay) in &plan.relays {
-            if !due && memory.records.is_current(key, relay) {
+            let is_refused = memory.world.records.contains_key(key) && memory.records.was_tried(key, relay);
+            if !due && (is_refused || memory.records.is_current(key, relay)) {
                 continue;
             }
-            if let Err(error) = memory.records.publish(&self.store, key, relay, turn).await {
-                self.metrics.refused(&error);
-                return store_problem(error);
+            let published = memory.records.publish(&self.store, key, relay, turn).await;
+            if let Some(silence) = self.note_record(memory, key, published)? {
+                return Ok(Some(silence));
             }
         }
+        memory.world.records.retain(|key, _| plan.relays.contains_key(key));
         if due {
             memory.records_checked = Some(Instant::now());
         }
@@ -319,11 +340,40 @@ impl Pools {
         // A relay on its way out may have been published by the leader before us.
         let leaving = memory.leaving(&self.observed, plan);
         for key in gone.into_iter().chain(leaving) {
-            if let Err(error) = memory.records.withdraw(&self.store, &key, turn).await {
-                self.metrics.refused(&error);
-                return store_problem(error);
+            let withdrawn = memory.records.withdraw(&self.store, &key, turn).await;
+            let went_well = withdrawn.is_ok();
+            if let Some(silence) = self.note_record(memory, &key, withdrawn)? {
+                return Ok(Some(silence));
             }
-            memory.world.released.insert(key);
+            if went_well {
+                memory.world.released.insert(key);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes in what became of one relay's record. Returns the error when Redis said nothing.
+    fn note_record(
+        &self,
+        memory: &mut Memory,
+        key: &RelayKey,
+        done: Result<(), ApplyError>,
+    ) -> Result<Option<StoreError>, PoolsError> {
+        let Err(error) = done else {
+            if memory.world.records.remove(key).is_some() {
+                tracing::info!(relay = %key, "the relay's record can be written again");
+            }
+            return Ok(None);
+        };
+        self.metrics.refused(&error);
+        let error = match error {
+            ApplyError::Deposed(deposed) => return Err(deposed.into()),
+            ApplyError::Store(error) if error.is_silence() => return Ok(Some(error)),
+            ApplyError::Store(error) => error,
+        };
+        let trouble = Trouble::of_record(&record_key(&key.namespace, &key.name), &error);
+        if memory.world.records.insert(key.clone(), trouble.clone()).as_ref() != Some(&trouble) {
+            tracing::error!(relay = %key, trouble.message, "a relay's record cannot be written");
         }
         Ok(None)
     }
@@ -364,38 +414,6 @@ impl Pools {
         memory.topology.learn(&fence, &ask(&self.store).await?);
         Ok(())
     }
-
-    /// Starts writing marks, one write at a time: the API server may be slow, and the ledgers must not wait for it.
-    fn start_marking(&self, memory: &mut Memory, wanted: BTreeSet<String>) {
-        let remove = std::mem::take(&mut memory.unmark);
-        if memory.marking.is_some() || (wanted.is_empty() && remove.is_empty()) {
-            memory.unmark = remove;
-            return;
-        }
-        // From here on a mark of it means something again.
-        memory.removed.retain(|name| !wanted.contains(name));
-        let (marks, epoch) = (self.marks.clone(), self.epoch);
-        memory.marking = Some(tokio::spawn(async move { marks.change(epoch, &wanted, &remove).await }));
-    }
-
-    /// Takes in marks that are durable by now; waits for a write that has just begun, since a new pool opens after it.
-    async fn take_marks(&mut self, memory: &mut Memory) -> Result<(), PoolsError> {
-        let Some(marking) = &mut memory.marking else { return Ok(()) };
-        let Ok(written) = tokio::time::timeout(TICK, marking).await else { return Ok(()) };
-        memory.marking = None;
-        match written {
-            Ok(Ok(opened)) => {
-                memory.removed.retain(|name| opened.contains(name));
-                self.opened = opened;
-            }
-            Ok(Err(error)) if error.is_lost() => return Err(error.into()),
-            Ok(Err(error)) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "cannot record that a pool is opened");
-            }
-            Err(error) => tracing::error!(%error, "the task that records opened pools broke"),
-        }
-        Ok(())
-    }
 }
 
 impl Memory {
@@ -406,6 +424,24 @@ impl Memory {
             _ => {}
         }
         self.world.store_problem = problem;
+    }
+
+    /// Shows how a pool stands now, and says once what is wrong with it.
+    fn note_pool(&mut self, name: String, view: PoolView) {
+        let before = self.world.pools.get(&name).and_then(|before| before.trouble.as_ref());
+        match (before, &view.trouble) {
+            (before, Some(now)) if before.map(|before| before.reason) != Some(now.reason) => {
+                tracing::error!(
+                    pool = name,
+                    trouble.reason = now.reason,
+                    trouble.message = now.message,
+                    "a pool stands still"
+                );
+            }
+            (Some(_), None) => tracing::info!(pool = name, "the pool goes on"),
+            _ => {}
+        }
+        self.world.pools.insert(name, view);
     }
 
     fn note_pods(&mut self, pods: &[PodFacts]) {
@@ -448,29 +484,23 @@ impl Memory {
             .collect()
     }
 
-    /// A relay is released once its record is withdrawn and no ledger carries a share that the plan does not know.
+    /// A relay is released once its record is withdrawn and no ledger of a pool that it named carries a share that the plan does
+    /// not know.
     fn note_released(&mut self, observed: &Observed, plan: &Plan) {
-        let existing: BTreeSet<RelayKey> = observed
-            .relays()
-            .iter()
-            .map(|relay| RelayKey { namespace: relay.namespace().unwrap_or_default(), name: relay.name_any() })
-            .collect();
-        let behind = self.world.pools.iter().any(|(name, pool)| {
+        let is_behind = |name: &String| {
             let members = plan.pools.get(name).map(|pool| &pool.members);
-            pool.ledger.as_ref().is_some_and(|ledger| {
+            self.world.pools.get(name).and_then(|pool| pool.ledger.as_ref()).is_some_and(|ledger| {
                 ledger.entitlements.keys().any(|uid| members.is_none_or(|members| !members.contains(uid)))
             })
-        });
-        if behind {
-            self.world.released.clear();
+        };
+        let relays = observed.relays();
+        let mut existing = BTreeSet::new();
+        for relay in &relays {
+            let behind = relay.0.as_ref().is_ok_and(|relay| pools_of(relay).iter().any(is_behind));
+            if !behind {
+                existing.insert(RelayKey { namespace: relay.namespace().unwrap_or_default(), name: relay.name_any() });
+            }
         }
         self.world.released.retain(|key| existing.contains(key) && !plan.relays.contains_key(key));
-    }
-}
-
-fn store_problem(error: ApplyError) -> Result<Option<StoreError>, PoolsError> {
-    match error {
-        ApplyError::Store(error) => Ok(Some(error)),
-        ApplyError::Deposed(deposed) => Err(deposed.into()),
     }
 }

@@ -10,7 +10,7 @@ use super::{
     plan::{RelayKey, RelayPlan},
 };
 use crate::{
-    api::{RelayRecord, record_key, reports_key},
+    api::{RelayRecord, SCHEMA, record_key, reports_key},
     lease::CALL_LIMIT,
     store::{Store, StoreError},
 };
@@ -50,6 +50,7 @@ impl Records {
         turn: &Turn<'_>,
     ) -> Result<(), ApplyError> {
         let mut record = RelayRecord {
+            schema: SCHEMA,
             epoch: turn.epoch,
             revision: 1,
             uid: plan.uid.clone(),
@@ -92,13 +93,12 @@ impl Records {
 
     /// Whether the record that was published last still says what the plan says.
     pub fn is_current(&self, key: &RelayKey, plan: &RelayPlan) -> bool {
-        self.sent.get(key).is_some_and(|Sent { record: last, is_there }| {
-            *is_there
-                && last.uid == plan.uid
-                && last.generation == plan.generation
-                && last.stalled == stalled(plan)
-                && last.spec == plan.published
-        })
+        self.sent.get(key).is_some_and(|Sent { record: last, is_there }| *is_there && says(last, plan))
+    }
+
+    /// Whether the record was sent as the plan says, with or without success.
+    pub fn was_tried(&self, key: &RelayKey, plan: &RelayPlan) -> bool {
+        self.sent.get(key).is_some_and(|Sent { record: last, .. }| says(last, plan))
     }
 
     /// The relays whose records this leader published.
@@ -131,6 +131,13 @@ pub async fn highest_epoch(store: &Store) -> Result<u64, StoreError> {
 #[derive(Deserialize)]
 struct Epoch {
     epoch: u64,
+}
+
+fn says(record: &RelayRecord, plan: &RelayPlan) -> bool {
+    record.uid == plan.uid
+        && record.generation == plan.generation
+        && record.stalled == stalled(plan)
+        && record.spec == plan.published
 }
 
 fn stalled(plan: &RelayPlan) -> Option<String> {

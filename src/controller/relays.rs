@@ -21,6 +21,7 @@ use tokio::{
 use super::{
     apply::Incident,
     claims::{Recovered, queue_of},
+    debts::{Debt, Debts, Owed},
     events::{News, Note, Teller, of_incident, of_recovery, transitions},
     leader::API_LIMIT,
     metrics::ControllerMetrics,
@@ -28,10 +29,10 @@ use super::{
     plan::{RelayKey, RelayPlan, pools_of},
     pools::World,
     safety::Safety,
-    status::{Facts, Measured, status, steady},
+    status::{Facts, Measured, Reports, status, steady},
 };
 use crate::{
-    api::{FINALIZER, MailRelay, MailRelayStatus, WorkerReport, reports_key},
+    api::{FINALIZER, MailRelay, MailRelayStatus, reports_key},
     lease::BootTime,
     queue::{At, Audit},
     store::{Store, StoreError},
@@ -84,6 +85,8 @@ pub struct Relays {
 struct Shown {
     status: Option<MailRelayStatus>,
     written: Option<Instant>,
+    /// Since when the status is another than the one that is written.
+    behind: Option<BootTime>,
     measured: Measured,
     measured_at: Option<Instant>,
     audited_at: Option<Instant>,
@@ -108,15 +111,15 @@ struct Allowance {
 }
 
 impl Allowance {
-    fn take(&mut self) -> bool {
+    fn is_left(&mut self) -> bool {
         let now = Instant::now();
         let gained = (now - self.at).as_secs_f64() * f64::from(WRITES);
         (self.left, self.at) = ((self.left + gained).min(f64::from(WRITES)), now);
-        if self.left < 1.0 {
-            return false;
-        }
+        self.left >= 1.0
+    }
+
+    fn take(&mut self) {
         self.left -= 1.0;
-        true
     }
 }
 
@@ -135,6 +138,7 @@ impl Relays {
         let mut refused: BTreeMap<String, (Option<i64>, String)> = BTreeMap::new();
         let mut deleting: BTreeMap<RelayKey, BootTime> = BTreeMap::new();
         let mut store_down: Option<BootTime> = None;
+        let mut debts = Debts::default();
         let mut allowance = Allowance { left: f64::from(WRITES), at: Instant::now() };
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -143,9 +147,20 @@ impl Relays {
             store_down = world.store_problem.as_ref().map(|_| store_down.unwrap_or_else(BootTime::now));
             let existing: BTreeSet<&str> = world.plan.relays.values().map(|relay| &*relay.uid).collect();
             shown.retain(|uid, _| existing.contains(uid.as_str()));
+            let mut owed = Vec::new();
             for (key, relay) in &world.plan.relays {
                 let memory = shown.entry(relay.uid.clone()).or_default();
-                self.show(&world, key, relay, memory, &mut allowance).await;
+                owed.extend(self.look(&world, key, relay, memory).await);
+            }
+            debts.set(owed);
+            while allowance.is_left()
+                && let Some(debt) = debts.next()
+            {
+                let Some(relay) = world.plan.relays.get(&debt.relay) else { continue };
+                let memory = shown.entry(relay.uid.clone()).or_default();
+                if self.show(&world, &debt.relay, relay, memory).await {
+                    allowance.take();
+                }
             }
             let objects = self.observed.relays();
             deleting.retain(|key, _| objects.iter().any(|relay| key_of(relay) == *key));
@@ -198,15 +213,8 @@ impl Relays {
         self.world.borrow().plan.relays.get(key).map(|relay| relay.relay.object_ref(&()))
     }
 
-    /// Measures, compares, writes when it is worth it.
-    async fn show(
-        &self,
-        world: &World,
-        key: &RelayKey,
-        relay: &RelayPlan,
-        memory: &mut Shown,
-        allowance: &mut Allowance,
-    ) {
+    /// Measures and compares; what is owed, if a write is worth it by now.
+    async fn look(&self, world: &World, key: &RelayKey, relay: &RelayPlan, memory: &mut Shown) -> Option<Debt> {
         if memory.measured_at.is_none_or(|at| at.elapsed() >= TICK) {
             memory.measured_at = Some(Instant::now());
             let audit = memory.measured.audit.take();
@@ -225,17 +233,33 @@ impl Relays {
         let facts = Facts::of(world, relay, &memory.measured, old, system::timestamp());
         let new = status(&facts, old);
         if new == *old {
-            return;
+            memory.behind = None;
+            return None;
         }
-        let pause = if steady(&new) == steady(old) { FIGURES_EVERY } else { PROMPT_EVERY };
-        if memory.written.is_some_and(|written| written.elapsed() < pause) || !allowance.take() {
-            return;
-        }
+        let since = *memory.behind.get_or_insert_with(BootTime::now);
+        let (new, old) = (steady(&new), steady(old));
+        let (owed, patience) = if new.leases != old.leases {
+            (Owed::Mirror, PROMPT_EVERY)
+        } else if new != old {
+            (Owed::Change, PROMPT_EVERY)
+        } else {
+            (Owed::Figures, FIGURES_EVERY)
+        };
+        let rests = memory.written.is_some_and(|written| written.elapsed() < patience);
+        (!rests).then(|| Debt { relay: key.clone(), owed, since, patience })
+    }
+
+    /// Writes the status as it is by now; whether the API server was asked.
+    async fn show(&self, world: &World, key: &RelayKey, relay: &RelayPlan, memory: &mut Shown) -> bool {
+        let Some(old) = &memory.status else { return false };
+        let facts = Facts::of(world, relay, &memory.measured, old, system::timestamp());
+        let new = status(&facts, old);
         match self.write_status(key, &relay.uid, json!(new)).await {
             Ok(()) => {
                 self.teller.tell(relay.relay.object_ref(&()), transitions(old, &new));
                 memory.status = Some(new);
                 memory.written = Some(Instant::now());
+                memory.behind = None;
                 self.metrics.status_written();
             }
             Err(error) if is_gone(&error) => {}
@@ -245,6 +269,7 @@ impl Relays {
                 tracing::warn!(relay = %key, %error, "cannot write the status");
             }
         }
+        true
     }
 
     async fn measure(&self, world: &World, key: &RelayKey, relay: &RelayPlan) -> Measured {
@@ -270,7 +295,7 @@ impl Relays {
     }
 
     /// What workers say; what pods said that are gone is removed.
-    async fn reports(&self, world: &World, key: &RelayKey) -> Result<BTreeMap<String, WorkerReport>, StoreError> {
+    async fn reports(&self, world: &World, key: &RelayKey) -> Result<Reports, StoreError> {
         let redis_key = reports_key(&key.namespace, &key.name);
         let raw: BTreeMap<String, String> =
             self.store.query(redis::cmd("HGETALL").arg(&redis_key), STORE_LIMIT).await?;
@@ -283,8 +308,7 @@ impl Relays {
             }
             self.store.query::<i64>(&command, STORE_LIMIT).await?;
         }
-        // A report that cannot be read is of another version; it says nothing.
-        Ok(known.into_iter().filter_map(|(uid, json)| Some((uid, serde_json::from_str(&json).ok()?))).collect())
+        Ok(Reports::read(known))
     }
 
     /// Puts the finalizer on, and takes it off when the relay's shares are taken back.
@@ -414,13 +438,14 @@ fn differs(old: &World, new: &World) -> bool {
             let registered: Vec<String> =
                 ledger.into_iter().flat_map(|ledger| ledger.holders.iter().map(|h| h.inc.clone())).collect();
             let withheld: Vec<String> = pool.mirror.quarantine.iter().map(|w| w.entry.id.clone()).collect();
-            (name.clone(), shares, registered, withheld)
+            (name.clone(), shares, registered, withheld, pool.trouble.clone(), pool.lent.clone())
         });
         pools.collect::<Vec<_>>()
     };
     old.plan != new.plan
         || old.released != new.released
         || old.store_problem.is_some() != new.store_problem.is_some()
+        || old.records != new.records
         || shape(old) != shape(new)
 }
 

@@ -22,7 +22,8 @@ use super::{
     claims::recover_claims,
     cleanup::watch_cleanup,
     events::Teller,
-    leader::{Election, LeaderError, Marks},
+    leader::{Election, LeaderError, Marks, Recorded},
+    marking::Marking,
     metrics::ControllerMetrics,
     mirror,
     observe::Observed,
@@ -203,7 +204,8 @@ async fn lead(
     timing.check().map_err(ControllerError::Timing)?;
     let marks = Marks::new(client.clone(), &options.namespace, &format!("{}-epoch", options.lease_name));
     let (known, highest) = highest_epoch(store).await;
-    let (epoch, opened) = begin(&marks, highest).await?;
+    let recorded = begin(&marks, highest).await?;
+    let epoch = recorded.epoch;
     let mirrors = mirrors(client).await;
     metrics.lead(epoch);
     tracing::info!(leader.epoch = epoch, pools.known = known.len(), "this replica leads");
@@ -220,8 +222,7 @@ async fn lead(
         epoch,
         timing,
         shared_budgets: options.shared_budgets,
-        marks,
-        opened,
+        marking: Marking::new(marks, epoch, recorded),
         known,
         mirrors,
         facts,
@@ -276,7 +277,7 @@ async fn lead(
 }
 
 /// Begins an epoch, again while the API server cannot be reached: the election was won, so nobody else will.
-async fn begin(marks: &Marks, highest: u64) -> Result<(u64, BTreeSet<String>), ControllerError> {
+async fn begin(marks: &Marks, highest: u64) -> Result<Recorded, ControllerError> {
     loop {
         match marks.begin(highest).await {
             Ok(begun) => return Ok(begun),

@@ -11,16 +11,18 @@ use crate::{
     lease::{BootTime, LedgerState, LedgerView, Policy},
 };
 
+/// How long the share of a pod whose worker never registered waits for it: a worker registers within a second of its start.
+pub const LEND_AFTER: Duration = Duration::from_secs(10);
 /// How long a process that is in no ledger is remembered.
 const FORGET: Duration = Duration::from_secs(3_600);
 
 /// The policy that should be in force; `current` are the shares that were last seen in force, `ledger` is the one in force.
 ///
 /// A pool that no relay names keeps its budget and grants nobody a share. A pod whose worker is gone has a share of 0
-/// until a process of it registers, and one that is `waiting` as long as it does.
+/// until a process of it registers, and one that is `without` a share, for whatever reason, as long as it is.
 pub fn target(
     plan: Option<&PoolPlan>,
-    waiting: &BTreeSet<String>,
+    without: &BTreeSet<String>,
     current: &BTreeMap<String, u32>,
     ledger: Option<&LedgerView>,
     old_budget: u32,
@@ -32,7 +34,7 @@ pub fn target(
         Some(plan) => {
             let share = |uid: &String| current.get(uid).copied().unwrap_or(0);
             let (gone, here): (Vec<_>, Vec<_>) =
-                plan.members.iter().partition(|uid| waiting.contains(*uid) || is_gone(ledger, uid));
+                plan.members.iter().partition(|uid| without.contains(*uid) || is_gone(ledger, uid));
             let members: Vec<Member> =
                 here.into_iter().map(|uid| Member { uid: uid.clone(), current: share(uid) }).collect();
             let mut shares = divide(plan.budget, &members);
@@ -49,6 +51,46 @@ pub fn target(
 /// waits for it, so that its first session need not.
 fn is_gone(ledger: Option<&LedgerView>, uid: &str) -> bool {
     ledger.is_some_and(|ledger| ledger.generations.contains_key(uid) && ledger.holders_of(uid).next().is_none())
+}
+
+/// The members of a pool whose workers never registered, on the leader's own clock. Their shares are lent to the others: a pod
+/// may be selected by mistake, run another image, or serve another relay.
+#[derive(Clone, Debug, Default)]
+pub struct Absent {
+    since: BTreeMap<String, BootTime>,
+    /// Whether the ledger grants.
+    is_open: bool,
+}
+
+impl Absent {
+    /// Takes in one look at the ledger. Only time in which it is in force counts: nobody can register before.
+    pub fn learn(&mut self, members: &BTreeSet<String>, ledger: Option<&LedgerView>, now: BootTime) {
+        self.is_open = ledger.is_some_and(|ledger| ledger.state == LedgerState::Open);
+        let Some(ledger) = ledger else {
+            self.since.clear();
+            return;
+        };
+        let never_came =
+            |uid: &String| !ledger.generations.contains_key(uid) && ledger.holders_of(uid).next().is_none();
+        self.since.retain(|uid, _| members.contains(uid) && never_came(uid));
+        for uid in members.iter().filter(|uid| never_came(uid)) {
+            // Whom the leader before lent from, this one does not give an idle share again.
+            let lent = ledger.entitlements.get(uid) == Some(&0);
+            let since = self.since.entry(uid.clone()).or_insert(now);
+            if lent {
+                *since = (*since).min(now.saturating_sub(LEND_AFTER));
+            }
+        }
+    }
+
+    /// Those whose share is lent. While workers say again what they hold, no share moves.
+    pub fn lent(&self, now: BootTime) -> BTreeSet<String> {
+        if !self.is_open {
+            return BTreeSet::new();
+        }
+        let late = self.since.iter().filter(|(_, since)| now.saturating_since(**since) >= LEND_AFTER);
+        late.map(|(uid, _)| uid.clone()).collect()
+    }
 }
 
 /// The policy to write now, if the ledger's is another one: ordered after what the ledger has.
@@ -82,49 +124,75 @@ pub fn is_unused(ledger: &LedgerView, carried: bool) -> bool {
 
 /// When processes were last heard of, over all pools, on the leader's own clock.
 ///
-/// A process is heard of when the seq of one of its incarnations changes. Time in which the store did not answer does
-/// not count as silence: nobody could have been heard.
+/// A process is heard of when the seq of one of its incarnations changes. Time in which a pool's ledger could not be read does
+/// not count as silence of those who might have been heard there.
 #[derive(Clone, Debug, Default)]
 pub struct Liveness {
-    /// Seq of each incarnation and since when it has been that: by pool and incarnation.
-    seqs: BTreeMap<(String, String), (u64, BootTime)>,
-    /// When each process was last heard of.
-    heard: BTreeMap<String, BootTime>,
-    /// Since when the store has answered without a break.
-    answering: Option<BootTime>,
+    /// The last seq of each incarnation: by pool and incarnation.
+    seqs: BTreeMap<(String, String), u64>,
+    /// Each process that was heard of.
+    heard: BTreeMap<String, Heard>,
+    /// Since when each pool's ledger could be looked at without a break.
+    answering: BTreeMap<String, BootTime>,
+}
+
+#[derive(Clone, Debug)]
+struct Heard {
+    /// When that was last.
+    at: BootTime,
+    /// The pools in which it was seen.
+    pools: BTreeSet<String>,
 }
 
 impl Liveness {
-    /// Takes in one look at a pool's ledger; `None` when the store did not answer.
-    pub fn learn(&mut self, pool: &str, ledger: Option<&LedgerView>, answered: bool, now: BootTime) {
-        if !answered {
-            self.answering = None;
-            return;
-        }
-        self.answering.get_or_insert(now);
+    /// Takes in one look at a pool's ledger, which may be missing.
+    pub fn learn(&mut self, pool: &str, ledger: Option<&LedgerView>, now: BootTime) {
+        self.answering.entry(pool.to_owned()).or_insert(now);
         let holders = ledger.map_or(&[][..], |ledger| &ledger.holders);
         for holder in holders {
-            let known = self.seqs.entry((pool.to_owned(), holder.inc.clone())).or_insert((holder.seq, now));
-            let advanced = known.0 != holder.seq;
-            if advanced {
-                *known = (holder.seq, now);
-            }
+            let known = self.seqs.entry((pool.to_owned(), holder.inc.clone())).or_insert(holder.seq);
+            let advanced = std::mem::replace(known, holder.seq) != holder.seq;
             // One that is new to us may have been silent for long: its time starts now.
-            let heard = self.heard.entry(holder.process.clone()).or_insert(now);
+            let fresh = || Heard { at: now, pools: BTreeSet::new() };
+            let heard = self.heard.entry(holder.process.clone()).or_insert_with(fresh);
             if advanced {
-                *heard = now;
+                heard.at = now;
+            }
+            if !heard.pools.contains(pool) {
+                heard.pools.insert(pool.to_owned());
             }
         }
         let here: BTreeSet<&str> = holders.iter().map(|holder| &*holder.inc).collect();
         self.seqs.retain(|(of, inc), _| of != pool || here.contains(inc.as_str()));
-        self.heard.retain(|_, heard| now.saturating_since(*heard) < FORGET);
+        self.heard.retain(|_, heard| now.saturating_since(heard.at) < FORGET);
     }
 
-    /// How long nothing was heard of a process while the store answered; `first_seen` is when its claims were first seen.
-    pub fn silence(&self, process: &str, first_seen: BootTime, now: BootTime) -> Duration {
-        let Some(answering) = self.answering else { return Duration::ZERO };
-        let heard = self.heard.get(process).copied().unwrap_or(first_seen);
-        now.saturating_since(heard.max(first_seen).max(answering))
+    /// A pool's ledger could not be looked at.
+    pub fn unanswered(&mut self, pool: &str) {
+        self.answering.remove(pool);
+    }
+
+    /// A pool is gone for good.
+    pub fn forget(&mut self, pool: &str) {
+        self.answering.remove(pool);
+        self.seqs.retain(|(of, _), _| of != pool);
+    }
+
+    /// How long nothing was heard of a process that works for whoever draws on these pools; `first_seen` is when its claims were
+    /// first seen.
+    ///
+    /// It counts while all of the pools can be looked at. When some cannot, it counts by the others in which the process was
+    /// seen, since a living process renews in all of them; without one nobody knows.
+    pub fn silence(&self, process: &str, pools: &BTreeSet<String>, first_seen: BootTime, now: BootTime) -> Duration {
+        let heard = self.heard.get(process);
+        let was_seen = |pool: &&String| heard.is_some_and(|heard| heard.pools.contains(*pool));
+        let all_answer = pools.iter().all(|pool| self.answering.contains_key(pool));
+        let witnesses = pools.iter().filter(|pool| all_answer || was_seen(pool));
+        let Some(answering) = witnesses.filter_map(|pool| self.answering.get(pool)).max() else {
+            return Duration::ZERO;
+        };
+        let last = heard.map_or(first_seen, |heard| heard.at.max(first_seen));
+        now.saturating_since(last.max(*answering))
     }
 }
 
@@ -232,6 +300,33 @@ mod tests {
     }
 
     #[test]
+    fn the_share_of_a_pod_that_never_registers_is_lent_and_stays_so_under_another_leader() {
+        let members: BTreeSet<String> = ["a".to_owned(), "b".to_owned()].into();
+        let mut ledger = ledger(3, 7, 16, &[("a", 8), ("b", 8)]);
+        ledger.generations = BTreeMap::from([("a".into(), 1)]);
+        ledger.holders = vec![HolderView { pod_uid: "a".into(), ..holder("i", "p", 1) }];
+        let mut absent = Absent::default();
+        absent.learn(&members, Some(&ledger), at(0));
+        assert_eq!(absent.lent(at(9)), BTreeSet::new());
+        assert_eq!(absent.lent(at(10)), ["b".to_owned()].into());
+        let recovering = LedgerView { state: LedgerState::Rec, ..ledger.clone() };
+        absent.learn(&members, Some(&recovering), at(11));
+        assert_eq!(absent.lent(at(11)), BTreeSet::new(), "nothing moves in a recovery");
+        absent.learn(&members, Some(&ledger), at(12));
+        assert_eq!(absent.lent(at(12)), ["b".to_owned()].into());
+        absent.learn(&members, None, at(12));
+        absent.learn(&members, Some(&ledger), at(12));
+        assert_eq!(absent.lent(at(12)), BTreeSet::new(), "its time begins anew with the ledger");
+        ledger.entitlements = shares(&[("a", 16), ("b", 0)]);
+        let mut next = Absent::default();
+        next.learn(&members, Some(&ledger), at(20));
+        assert_eq!(next.lent(at(20)), ["b".to_owned()].into());
+        ledger.generations.insert("b".into(), 1);
+        next.learn(&members, Some(&ledger), at(21));
+        assert_eq!(next.lent(at(60)), BTreeSet::new(), "it has registered");
+    }
+
+    #[test]
     fn a_pool_that_nobody_names_grants_nobody_a_share_and_is_unused_when_empty() {
         let named = ledger(3, 7, 16, &[("a", 16)]);
         let policy = correction(
@@ -247,25 +342,54 @@ mod tests {
         assert!(!is_unused(&empty, false));
     }
 
+    fn pools(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
     #[test]
-    fn silence_is_counted_from_the_last_word_and_only_while_the_store_answers() {
+    fn silence_is_counted_from_the_last_word_and_only_while_the_ledger_can_be_looked_at() {
         let mut liveness = Liveness::default();
         let mut ledger = ledger(1, 1, 16, &[]);
         ledger.holders = vec![holder("i", "p", 1)];
-        liveness.learn("mx", Some(&ledger), true, at(0));
+        liveness.learn("mx", Some(&ledger), at(0));
         ledger.holders[0].seq = 2;
-        liveness.learn("mx", Some(&ledger), true, at(4));
-        assert_eq!(liveness.silence("p", at(0), at(10)), Duration::from_secs(6));
-        liveness.learn("mx", None, false, at(11));
-        assert_eq!(liveness.silence("p", at(0), at(30)), Duration::ZERO, "nobody can be heard now");
-        liveness.learn("mx", Some(&ledger), true, at(40));
-        assert_eq!(liveness.silence("p", at(0), at(45)), Duration::from_secs(5), "the outage does not count");
+        liveness.learn("mx", Some(&ledger), at(4));
+        let silence = |liveness: &Liveness, now| liveness.silence("p", &pools(&["mx"]), at(0), at(now));
+        assert_eq!(silence(&liveness, 10), Duration::from_secs(6));
+        liveness.unanswered("mx");
+        assert_eq!(silence(&liveness, 30), Duration::ZERO, "nobody can be heard now");
+        liveness.learn("mx", Some(&ledger), at(40));
+        assert_eq!(silence(&liveness, 45), Duration::from_secs(5), "the outage does not count");
+    }
+
+    #[test]
+    fn a_ledger_that_cannot_be_looked_at_breaks_no_silence_in_another() {
+        let mut liveness = Liveness::default();
+        let mut ledger = ledger(1, 1, 16, &[]);
+        ledger.holders = vec![holder("i", "p", 1)];
+        liveness.learn("mx", Some(&ledger), at(0));
+        liveness.learn("bad", None, at(0));
+        liveness.unanswered("bad");
+        assert_eq!(
+            liveness.silence("p", &pools(&["mx"]), at(0), at(10)),
+            Duration::from_secs(10),
+            "it draws on mx alone"
+        );
+        let both = pools(&["bad", "mx"]);
+        assert_eq!(liveness.silence("p", &both, at(0), at(10)), Duration::from_secs(10), "it would renew in mx");
+        assert_eq!(
+            liveness.silence("q", &both, at(0), at(10)),
+            Duration::ZERO,
+            "it may be registered where nobody can look"
+        );
+        liveness.forget("mx");
+        assert_eq!(liveness.silence("p", &both, at(0), at(10)), Duration::ZERO, "that may be so for any process now");
     }
 
     #[test]
     fn a_process_in_no_ledger_is_silent_since_its_claims_were_seen() {
         let mut liveness = Liveness::default();
-        liveness.learn("mx", None, true, at(0));
-        assert_eq!(liveness.silence("stranger", at(3), at(10)), Duration::from_secs(7));
+        liveness.learn("mx", None, at(0));
+        assert_eq!(liveness.silence("stranger", &pools(&["mx"]), at(3), at(10)), Duration::from_secs(7));
     }
 }

@@ -9,14 +9,17 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
+    apply::Trouble,
     conditions::conditions,
     mirror,
-    plan::{PoolPlan, RelayPlan, pools_of},
-    pools::World,
+    plan::{PoolPlan, RelayKey, RelayPlan, pools_of},
+    pools::{PoolView, World},
     safety::Safety,
 };
 use crate::{
-    api::{BudgetStatus, LeaseStatus, MailRelayStatus, QueueStatus, ServerStatus, WorkerReport, WorkerStatus},
+    api::{
+        BudgetStatus, LeaseStatus, MailRelayStatus, QueueStatus, ReadError, ServerStatus, WorkerReport, WorkerStatus,
+    },
     lease::{HolderView, LedgerState, LedgerView},
     queue::{Audit, Depths},
 };
@@ -31,10 +34,34 @@ pub struct Measured {
     pub depths: Option<Depths>,
     /// Whether every accepted mail is accounted for, as it was looked at last; `None` when it was not yet.
     pub audit: Option<Audit>,
-    /// What its workers said of themselves, by pod UID.
-    pub reports: BTreeMap<String, WorkerReport>,
+    /// What its workers said of themselves.
+    pub reports: Reports,
     /// How Redis keeps its data.
     pub safety: Safety,
+}
+
+/// What workers said of themselves, by pod UID.
+#[derive(Clone, Debug, Default)]
+pub struct Reports {
+    /// What could be read.
+    pub read: BTreeMap<String, WorkerReport>,
+    /// Pods whose report is of a newer version, and what that says.
+    pub newer: BTreeMap<String, String>,
+}
+
+impl Reports {
+    /// Reads reports as they are in Redis. One that makes no sense says nothing.
+    pub fn read(texts: impl IntoIterator<Item = (String, String)>) -> Self {
+        let mut reports = Self::default();
+        for (uid, json) in texts {
+            match WorkerReport::read(json.as_bytes()) {
+                Ok(report) => drop(reports.read.insert(uid, report)),
+                Err(newer @ ReadError::Newer(_)) => drop(reports.newer.insert(uid, newer.to_string())),
+                Err(ReadError::Malformed(_)) => {}
+            }
+        }
+        reports
+    }
 }
 
 /// One pool that a relay draws on.
@@ -49,6 +76,8 @@ pub struct PoolFigures<'a> {
     pub waits_for: Vec<&'a str>,
     /// It opens only when every worker has come over from a Redis that may still take writes.
     pub by_roll_call: bool,
+    /// Why it stands still.
+    pub trouble: Option<&'a Trouble>,
 }
 
 impl PoolFigures<'_> {
@@ -67,8 +96,54 @@ impl PoolFigures<'_> {
     }
     /// Whether workers say again what they hold.
     pub fn is_recovering(&self) -> bool {
-        self.ledger.is_none_or(|ledger| ledger.state == LedgerState::Rec)
+        self.trouble.is_none() && self.ledger.is_none_or(|ledger| ledger.state == LedgerState::Rec)
     }
+}
+
+/// A pod that is selected and whose worker never registered with a budget of the relay.
+pub struct AbsentWorker<'a> {
+    /// Its UID.
+    pub uid: &'a str,
+    /// Its name.
+    pub pod: &'a str,
+    /// The budgets that wait for it.
+    pub budgets: Vec<&'a str>,
+    /// A budget of another relay that it is registered with.
+    pub registered_with: Option<&'a str>,
+    /// The other relays that select it.
+    pub selected_by: Vec<&'a RelayKey>,
+}
+
+/// The pods of a relay whose workers never registered, as far as the ledgers tell.
+fn absent<'a>(world: &'a World, relay: &'a RelayPlan) -> Vec<AbsentWorker<'a>> {
+    let own = pools_of(&relay.relay);
+    let lent = |uid: &'a String| {
+        let pools = world.pools.iter().filter(|(name, pool)| own.contains(*name) && pool.lent.contains(uid));
+        pools.map(|(name, _)| &**name).collect::<Vec<_>>()
+    };
+    let is_there =
+        |pool: &PoolView, uid: &str| pool.ledger.as_ref().is_some_and(|l| l.holders_of(uid).next().is_some());
+    let describe = |(uid, pod): (&'a String, &'a String)| {
+        let budgets = lent(uid);
+        (!budgets.is_empty()).then(|| AbsentWorker {
+            uid,
+            pod,
+            budgets,
+            registered_with: world
+                .pools
+                .iter()
+                .find(|(name, pool)| !own.contains(*name) && is_there(pool, uid))
+                .map(|(name, _)| &**name),
+            selected_by: world
+                .plan
+                .relays
+                .iter()
+                .filter(|(_, other)| other.uid != relay.uid && other.workers.contains_key(uid))
+                .map(|(key, _)| key)
+                .collect(),
+        })
+    };
+    relay.workers.iter().filter_map(describe).collect()
 }
 
 /// Everything that a status is made of.
@@ -79,10 +154,14 @@ pub struct Facts<'a> {
     pub pools: BTreeMap<String, PoolFigures<'a>>,
     /// Who holds what of its pools, for people and for the next leader.
     pub leases: Vec<LeaseStatus>,
+    /// Its pods whose workers never registered.
+    pub absent: Vec<AbsentWorker<'a>>,
     /// Pods that hold slots of its pools and are gone from the API server, and the node they were last seen on.
     pub vanished: Vec<(&'a HolderView, Option<&'a str>)>,
     /// Why Redis cannot be used.
     pub store_problem: Option<&'a str>,
+    /// Why its record is not as the plan says.
+    pub record: Option<&'a Trouble>,
     /// What was measured.
     pub measured: &'a Measured,
     /// Now, on the wall clock.
@@ -109,6 +188,7 @@ impl<'a> Facts<'a> {
                     effective: pool.and_then(|pool| pool.effective),
                     waits_for: pool.into_iter().flat_map(|pool| &pool.waits_for).map(String::as_str).collect(),
                     by_roll_call: pool.is_some_and(|pool| pool.by_roll_call),
+                    trouble: pool.and_then(|pool| pool.trouble.as_ref()),
                 };
                 (name, figures)
             })
@@ -118,7 +198,10 @@ impl<'a> Facts<'a> {
         let holders = holders.filter(|holder| holder.claim > 0 && !is_foreign(relay));
         let vanished =
             holders.filter_map(|holder| Some((holder, world.vanished.get(&holder.pod_uid)?.as_deref()))).collect();
-        Self { relay, pools, leases, vanished, store_problem: world.store_problem.as_deref(), measured, now }
+        let record = world.records.get(&RelayKey::of(&relay.relay));
+        let store_problem = world.store_problem.as_deref();
+        let absent = if relay.stalled.is_some() { Vec::new() } else { absent(world, relay) };
+        Self { relay, pools, leases, absent, vanished, store_problem, record, measured, now }
     }
 
     /// Share and open connections of each of its workers, over all pools, by pod UID.
@@ -266,7 +349,7 @@ pub fn waiting(facts: &Facts<'_>) -> Option<Duration> {
 /// For each server that some workers cannot use: the reason, and what one of them says.
 pub fn unavailable<'a>(facts: &Facts<'a>) -> BTreeMap<&'a str, (&'a str, &'a str)> {
     let mut found: BTreeMap<&str, Vec<Option<(&str, &str)>>> = BTreeMap::new();
-    for (_, report) in facts.measured.reports.iter().filter(|(uid, _)| facts.relay.workers.contains_key(*uid)) {
+    for (_, report) in facts.measured.reports.read.iter().filter(|(uid, _)| facts.relay.workers.contains_key(*uid)) {
         for server in &report.servers {
             // A server that refuses what is beyond its own limit is used as far as that goes.
             let trouble = server.unavailable.as_ref().filter(|u| u.reason != "TooManyConnections");
@@ -275,11 +358,18 @@ pub fn unavailable<'a>(facts: &Facts<'a>) -> BTreeMap<&'a str, (&'a str, &'a str
         }
     }
     // One worker that can use a server shows that the server works.
-    found
+    let mut unavailable: BTreeMap<&str, (&str, &str)> = found
         .into_iter()
         .filter(|(_, troubles)| troubles.iter().all(Option::is_some))
         .filter_map(|(name, troubles)| Some((name, troubles.into_iter().flatten().next()?)))
-        .collect()
+        .collect();
+    // Without its ledger nobody gets a slot, whatever the server would say.
+    for server in &facts.relay.relay.spec.servers {
+        if let Some(trouble) = facts.pools.get(&server.pool()).and_then(|pool| pool.trouble) {
+            unavailable.insert(&server.name, (trouble.reason, &trouble.message));
+        }
+    }
+    unavailable
 }
 
 fn servers(facts: &Facts<'_>, old: &MailRelayStatus) -> Vec<ServerStatus> {

@@ -270,7 +270,10 @@ impl LedgerStore {
         }
         match wire::ledger(&fields) {
             Ok(ledger) => Ok(Snapshot { node_fence, ledger: Some(ledger) }),
-            Err(field) => Err(StoreError::Garbled {
+            Err(wire::Unreadable::Newer(found)) => {
+                Err(StoreError::Newer { what: format!("the ledger {}", self.ledger), found, known: wire::SCHEMA })
+            }
+            Err(wire::Unreadable::Field(field)) => Err(StoreError::Garbled {
                 address: self.store.address().to_owned(),
                 detail: format!("field {field} of {} is missing or malformed", self.ledger),
             }),

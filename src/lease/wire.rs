@@ -66,6 +66,7 @@ fn wait(text: &str) -> Option<Wait> {
         "replica" => Some(Wait::Replica),
         "missing" => Some(Wait::Missing),
         "fence" => Some(Wait::Fence),
+        "schema" => Some(Wait::Schema),
         _ => None,
     }
 }
@@ -175,8 +176,29 @@ pub(super) fn clear_reply(answer: &[String]) -> Option<ClearReply> {
     })
 }
 
-/// The ledger from the fields of its HASH; the error is the field that is missing or malformed.
-pub(super) fn ledger(fields: &BTreeMap<String, String>) -> Result<LedgerView, String> {
+/// The newest schema of a ledger that is known here, as in `scripts/prelude.lua`.
+pub(super) const SCHEMA: u64 = 1;
+
+/// Why a ledger cannot be read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unreadable {
+    /// This field is missing or malformed.
+    Field(String),
+    /// It is of this schema, which a newer version of mailrelay brought.
+    Newer(u64),
+}
+
+/// The ledger from the fields of its HASH.
+pub(super) fn ledger(fields: &BTreeMap<String, String>) -> Result<LedgerView, Unreadable> {
+    let schema = fields.get("schema").map_or(Some(SCHEMA), |schema| number(schema));
+    match schema {
+        None => Err(Unreadable::Field("schema".to_owned())),
+        Some(newer) if newer > SCHEMA => Err(Unreadable::Newer(newer)),
+        Some(_) => known_ledger(fields).map_err(Unreadable::Field),
+    }
+}
+
+fn known_ledger(fields: &BTreeMap<String, String>) -> Result<LedgerView, String> {
     let text = |name: &str| fields.get(name).cloned().ok_or_else(|| name.to_owned());
     let figure = |name: &str| text(name).and_then(|value| value.parse::<u64>().map_err(|_| name.to_owned()));
     // Fields that ledgers of the first release do not have.
@@ -247,4 +269,22 @@ fn quarantine(id: &str, value: &str) -> Option<QuarantineView> {
     let words: Vec<&str> = value.split(' ').collect();
     let [slots, seconds, why] = words.as_slice() else { return None };
     Some(QuarantineView { id: id.to_owned(), slots: number(slots)?, seconds: number(seconds)?, why: (*why).to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_and_readers_know_the_same_schema() {
+        assert!(include_str!("scripts/prelude.lua").contains(&format!("\nlocal SCHEMA = {SCHEMA}\n")));
+    }
+
+    #[test]
+    fn a_newer_schema_is_told_from_garbage() {
+        let read = |schema: &str| ledger(&BTreeMap::from([("schema".to_owned(), schema.to_owned())]));
+        assert_eq!(read("2"), Err(Unreadable::Newer(2)));
+        assert_eq!(read("new"), Err(Unreadable::Field("schema".into())));
+        assert_eq!(read("1"), Err(Unreadable::Field("fence".into())));
+    }
 }

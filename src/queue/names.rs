@@ -147,6 +147,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_list_of_a_spec_has_the_name_of_a_key_of_a_queue() {
+        let names = QueueNames::new("q", "dead");
+        let lists = [Priority::High, Priority::Low].map(|priority| names.list(priority).to_owned());
+        let one_each = [names.claims("p"), names.stages("p"), names.batch("b"), names.letter("1"), names.records(7)];
+        let rest = [
+            &names.arrived,
+            &names.processes,
+            &names.delayed,
+            &names.delayed_mails,
+            &names.held,
+            &names.counters,
+            &names.events,
+            &names.samples,
+            &names.corrections,
+        ];
+        for key in lists.iter().chain(&one_each).chain(rest) {
+            assert!(key.parse::<crate::api::QueueName>().is_err(), "{key}");
+        }
+    }
+
+    #[test]
     fn internal_keys_hash_like_the_plain_list() {
         let names = QueueNames::new("mail_queue", "mail_dead_letter_queue");
         assert_eq!(names.list(Priority::High), "{mail_queue}:high");

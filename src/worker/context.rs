@@ -14,7 +14,7 @@ use super::{
     credentials::CredentialsFolder,
     deadline::Deadlines,
     fleet::Fleet,
-    follow::Followed,
+    follow::{Followed, Refused},
     guard::DeathGuard,
     host::{Guard, Host},
     intake::Intake,
@@ -40,6 +40,8 @@ pub struct Context {
     pub store: Store,
     /// The relay in force.
     pub relay: Followed,
+    /// Why the record that is there is not in force.
+    pub refused: Refused,
     /// Name of the relay.
     pub relay_name: String,
     /// This run of the worker.

@@ -114,7 +114,7 @@ impl CredentialsFolder {
         {
             return Err(CredentialsError::HostNotAllowed {
                 server: server.name.clone(),
-                host: server.host.clone(),
+                host: server.host.to_string(),
                 file: folder.join("allowed-hosts"),
             });
         }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::backoff::Backoff;
 use crate::{
-    api::{RelayRecord, record_key},
+    api::{ReadError, RelayRecord, Unavailable, record_key},
     store::{Store, StoreError},
 };
 
@@ -29,18 +29,24 @@ const READ_AGAIN: Duration = Duration::from_secs(10);
 /// The record in force; `None` until the first one was read.
 pub type Followed = watch::Receiver<Option<Arc<RelayRecord>>>;
 
+/// Why the record that is there now is not in force; `None` while it is.
+pub type Refused = watch::Receiver<Option<Unavailable>>;
+
 /// Follows the record of a relay in a task of its own that ends when nobody listens any more.
-pub fn follow(store: Store, namespace: &str, name: &str) -> Followed {
+pub fn follow(store: Store, namespace: &str, name: &str) -> (Followed, Refused) {
     let (sender, receiver) = watch::channel(None);
-    let follower = Follower { store, key: record_key(namespace, name), sender, complained: AtomicBool::new(false) };
+    let (refuse, refused) = watch::channel(None);
+    let key = record_key(namespace, name);
+    let follower = Follower { store, key, sender, refuse, complained: AtomicBool::new(false) };
     tokio::spawn(follower.run());
-    receiver
+    (receiver, refused)
 }
 
 struct Follower {
     store: Store,
     key: String,
     sender: watch::Sender<Option<Arc<RelayRecord>>>,
+    refuse: watch::Sender<Option<Unavailable>>,
     /// Whether the present trouble with the record was logged already.
     complained: AtomicBool,
 }
@@ -81,13 +87,19 @@ impl Follower {
 
     async fn read(&self) -> Result<(), StoreError> {
         let text: Option<Vec<u8>> = self.store.query(redis::cmd("GET").arg(&self.key), ANSWER_LIMIT).await?;
-        match text.map(|text| serde_json::from_slice::<RelayRecord>(&text)) {
+        let read = text.map(|text| RelayRecord::read(&text));
+        let refused = read.as_ref().and_then(|read| read.as_ref().err()).map(|error| Unavailable {
+            reason: if matches!(error, ReadError::Newer(_)) { "NewerVersion" } else { "RecordUnreadable" }.to_owned(),
+            message: format!("the record {}: {error}", self.key),
+        });
+        self.refuse.send_if_modified(|told| std::mem::replace(told, refused.clone()) != refused);
+        match read {
             Some(Ok(record)) => {
                 self.complained.store(false, Ordering::Relaxed);
                 offer(&self.sender, record);
             }
             Some(Err(error)) if !self.complained.swap(true, Ordering::Relaxed) => {
-                tracing::error!(record.key = self.key, %error, "the relay's record makes no sense; the last good one stays in force");
+                tracing::error!(record.key = self.key, %error, "the relay's record cannot be read; the last good one stays in force");
             }
             None if self.sender.borrow().is_none() && !self.complained.swap(true, Ordering::Relaxed) => {
                 tracing::info!(record.key = self.key, "waiting for the controller to publish this relay's record");
@@ -129,7 +141,7 @@ mod tests {
     fn record(uid: &str, epoch: u64, revision: u64) -> RelayRecord {
         let spec: MailRelaySpec =
             serde_json::from_str(r#"{"servers":[{"name":"primary","host":"smtp.example.com"}]}"#).unwrap();
-        RelayRecord { epoch, revision, uid: uid.into(), generation: 1, stalled: None, lease_ms: 6_000, spec }
+        RelayRecord { schema: 1, epoch, revision, uid: uid.into(), generation: 1, stalled: None, lease_ms: 6_000, spec }
     }
 
     #[test]

@@ -170,7 +170,7 @@ impl Worker {
             "the worker starts"
         );
         let (intake, requests) = Intake::new();
-        let relay = follow(store.clone(), &options.namespace, &options.relay);
+        let (relay, refused) = follow(store.clone(), &options.namespace, &options.relay);
         let deadlines = Deadlines::new(options.transaction);
         let context = Context {
             relay_name: options.relay.clone(),
@@ -182,6 +182,7 @@ impl Worker {
             settler: Settler::new(identity.process.clone(), relay.clone(), metrics.clone(), deadlines),
             deadlines,
             relay,
+            refused,
             guard: Mutex::default(),
             files: CredentialsFolder::new(&options.credentials),
             metrics,
@@ -230,6 +231,8 @@ async fn work(context: Arc<Context>, requests: Requests) {
         tracing::error!(%error, "this worker opens no session");
         context.fleet.refuse(error);
     }
+    // It tells why there is no record to follow, too.
+    let mut upkeep = tokio::spawn(upkeep::run(Arc::clone(&context)));
     let mut relay = context.relay.clone();
     let first = loop {
         let record = relay.borrow_and_update().clone();
@@ -245,7 +248,6 @@ async fn work(context: Arc<Context>, requests: Requests) {
     };
     recover_predecessors(&context, &first).await;
     context.fleet.follow(&first, &context);
-    let mut upkeep = tokio::spawn(upkeep::run(Arc::clone(&context)));
     let mut intake = context.intake_task.spawn(intake::run(Arc::clone(&context), requests));
     loop {
         tokio::select! {

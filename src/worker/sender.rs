@@ -104,7 +104,7 @@ async fn open(context: &Context, server: &Arc<Server>, slot: Slot) -> Result<(Se
     };
     let close_grace = settings.close_grace.get();
     let endpoint = Endpoint {
-        host: settings.host.clone(),
+        host: settings.host.to_string(),
         port: settings.port,
         tls: settings.tls,
         auth: settings.auth,

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{context::Context, strangers::Strangers};
 use crate::{
-    api::{RelayRecord, WorkerReport, reports_key},
+    api::{RelayRecord, SCHEMA, WorkerReport, reports_key},
     lease::LedgerStore,
     queue::{At, Queue, RecoverOptions},
     store::StoreError,
@@ -51,7 +51,14 @@ struct Upkeep {
 impl Upkeep {
     async fn turn(&mut self) {
         let record = self.context.relay.borrow().clone();
-        let (Some(record), Some(queue)) = (record, self.context.queue()) else { return };
+        let (Some(record), Some(queue)) = (record, self.context.queue()) else {
+            if self.context.refused.borrow().is_some()
+                && let Err(error) = self.report().await
+            {
+                tracing::debug!(%error, "the report did not reach Redis");
+            }
+            return;
+        };
         for server in self.context.fleet.servers() {
             server.look_at_files(&self.context.files);
         }
@@ -130,9 +137,11 @@ impl Upkeep {
     async fn report(&mut self) -> Result<(), StoreError> {
         let context = &self.context;
         let report = WorkerReport {
+            schema: SCHEMA,
             pod: context.identity.pod.clone(),
             process: context.process.as_str().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            record: context.refused.borrow().clone(),
             servers: context.fleet.report(),
         };
         let is_fresh = |(at, last): &(Instant, WorkerReport)| *last == report && at.elapsed() < REPORT_AGAIN;

@@ -15,14 +15,10 @@ use mailrelay::{
 use mailsink::{Sink, SinkConfig, Stats};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
-use testkit::{Door, PATIENCE, Persistence, RedisServer, eventually};
+use testkit::{ApiServer, Door, PATIENCE, Persistence, RedisServer, eventually};
 use tokio::{sync::watch, task::JoinHandle};
 
-use crate::{
-    api::ApiServer,
-    scene::{Pod, Worker},
-    trace::Trace,
-};
+use crate::scene::{Pod, Worker};
 
 /// What the API server knows the relay by, and the workers.
 const RELAY: &str = "mail/relay";
@@ -54,7 +50,7 @@ impl Cluster {
         let sink = Sink::start(SinkConfig { limit: 64, ..SinkConfig::default() }).await.expect("the sink starts");
         let store = Store::new(&StoreOptions::from_url(redis.url())).expect("options");
         let queue = Queue::new(store.clone(), QueueNames::new("mail_queue", "mail_dead_letter_queue"));
-        let api = ApiServer::new(0, Trace);
+        let api = ApiServer::new(0, drop);
         api.put("nodes", &format!("/{NODE}"), node());
         api.put("mailrelays", RELAY, relay(sink.smtp().port(), spec));
         let controller = lead(&store, &api);

@@ -3,25 +3,11 @@
 //!
 //! - `make deaths`: each point 20 times (`KILLS=n`), Redis 50 times (`REDIS_KILLS=n`).
 
-#[expect(dead_code, reason = "the simulation does more with it")]
-#[path = "../simulation/api.rs"]
-mod api;
 mod cluster;
 mod points;
 #[path = "../scene/mod.rs"]
 mod scene;
 mod store;
-
-/// The API server's story is nobody's concern here.
-mod trace {
-    #[derive(Clone, Copy, Debug)]
-    pub struct Trace;
-
-    impl Trace {
-        #[expect(clippy::unused_self, reason = "the simulation's has a trace")]
-        pub fn note(self, _: impl FnOnce() -> String) {}
-    }
-}
 
 /// What an environment variable says, or so many.
 fn number(name: &str, otherwise: usize) -> usize {

@@ -13,7 +13,7 @@ use mailrelay::{
         CondemnReply, InitReply, InitRequest, Ledger, LedgerState, LedgerStore, LedgerView, Missing, OpenRequest,
         Policy, Quarantine, SyncReply, SyncRequest, Wait, pools,
     },
-    store::{Store, StoreOptions},
+    store::{Store, StoreError, StoreOptions},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use redis::Cmd;
@@ -487,6 +487,49 @@ async fn a_leader_that_saw_more_than_the_ledger_has_condemns_it() {
     assert!(store.snapshot().await.unwrap().in_force().is_some());
     both(&store, &mut machine, &Operation::Condemn(version + 1)).await;
     assert!(store.snapshot().await.unwrap().in_force().is_none());
+}
+
+#[tokio::test]
+async fn a_ledger_of_a_newer_schema_is_left_as_it_is_by_every_script_in_force_or_not() {
+    let redis = RedisServer::start(Persistence::Off);
+    let (store, machine) = opened(&redis).await;
+    let version = machine.view.as_ref().unwrap().version;
+    let SyncReply::Ok(_) = store.sync(&process("uid-a", "p", 1, 1), LIMIT).await.unwrap() else { panic!("registered") };
+    let token = || "t".to_owned();
+    let operations = [
+        Operation::Sync(process("uid-a", "p", 1, 2)),
+        Operation::Sync(process("uid-b", "q", 0, 1)),
+        Operation::Leave { token: token(), inc: "p.1".into(), seq: 3 },
+        Operation::Policy(shares(2, &["uid-a"])),
+        Operation::Reap { token: token(), inc: "p.1".into(), seq: Some(1), quarantine: LIMIT },
+        Operation::Reap { token: token(), inc: "p.1".into(), seq: None, quarantine: LIMIT },
+        Operation::Init(InitRequest {
+            fence: machine.node_fence.clone(),
+            token: "t2".into(),
+            policy: shares(1, &[]),
+            quarantine: Vec::new(),
+            version: 0,
+        }),
+        Operation::Open(OpenRequest { epoch: 1, token: token(), missing: Vec::new() }),
+        Operation::Clear { token: token(), ids: vec!["x".into()] },
+        Operation::Condemn(version + 10),
+    ];
+    let whole = async || -> BTreeMap<String, String> {
+        let mut command = Cmd::new();
+        store.store().query(command.arg("HGETALL").arg(store.key()), LIMIT).await.unwrap()
+    };
+    for fence in [machine.node_fence.clone(), "another".into()] {
+        let mut command = Cmd::new();
+        command.arg("HSET").arg(store.key()).arg("schema").arg("2").arg("fence").arg(&fence).arg("h:new").arg("words");
+        store.store().query::<u64>(&command, LIMIT).await.unwrap();
+        let before = whole().await;
+        for operation in &operations {
+            let answer = send(&store, operation).await;
+            assert!(answer.contains("Wait(Schema)"), "{operation:?}: {answer}");
+        }
+        assert!(matches!(store.snapshot().await, Err(StoreError::Newer { found: 2, known: 1, .. })));
+        assert_eq!(whole().await, before);
+    }
 }
 
 #[tokio::test]

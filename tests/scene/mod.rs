@@ -13,7 +13,7 @@ use std::{
 };
 
 use mailrelay::{
-    api::{MailRelaySpec, RelayRecord, WorkerReport, record_key, reports_key},
+    api::{MailRelaySpec, RelayRecord, SCHEMA, WorkerReport, record_key, reports_key},
     lease::{InitRequest, LedgerState, LedgerStore, OpenRequest, Policy, ProcessId, Timing},
     queue::{Audit, EnqueueLimits, Queue, QueueNames, UnixMillis},
     store::{Store, StoreOptions},
@@ -59,6 +59,7 @@ impl Scene {
         let spec: MailRelaySpec = serde_json::from_value(whole).expect("a spec");
         let queue = Queue::new(store.clone(), QueueNames::from_spec(&spec.queue));
         let record = RelayRecord {
+            schema: SCHEMA,
             epoch: 1,
             revision: 1,
             uid: "relay".into(),

@@ -13,7 +13,7 @@
 //! | `process` | a process: a tokio runtime with a clock of its own, stepped through short windows |
 //! | `net` | connections as Linux has them, with latency, cuts, boxes on the way, network namespaces that vanish |
 //! | `supervisor` | what outlives a worker: the list of its connections, watched in the kernel's table |
-//! | `mail`, `api` | the mail server, the API server |
+//! | `mail` | the mail server; the API server is [`testkit::ApiServer`] |
 //! | `cluster` | nodes, pods, the machine under a worker |
 //! | `courier` | what befalls single commands on their way to Redis |
 //! | `post` | what producers send: mails of all kinds, forgeries, garbage |
@@ -21,7 +21,6 @@
 //! | `plan`, `world` | what a seed stands for, and how it comes to pass |
 //! | `judge` | the oracles |
 
-mod api;
 mod broken;
 mod cluster;
 mod courier;

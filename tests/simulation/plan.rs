@@ -98,6 +98,10 @@ pub enum Fault {
     ApiConflicts {
         ms: u64,
     },
+    /// What the leader writes down outside of Redis is refused.
+    NoMarks {
+        ms: u64,
+    },
     DropWatches {
         forget: bool,
     },
@@ -115,6 +119,10 @@ pub enum Fault {
     },
     FlushAll,
     DeleteLedger,
+    /// Someone wrote a field into the ledger that makes no sense, and takes it out again.
+    GarbledLedger {
+        ms: u64,
+    },
     /// The ledger is as it was a while ago, in another replication.
     StaleLedger,
     /// The ledger is as it was a while ago, in the Redis that runs.
@@ -340,6 +348,12 @@ impl Plan {
             plan.press(&mut pick);
         } else if pick(0..3) > 0 || broken.is_of_mail() {
             plan.vary(&mut pick);
+        }
+        // What one key, or one object, may come to. Drawn last, so that all else of a seed is as it was before these faults.
+        if broken == Broken::Nothing && pick(0..5) == 0 {
+            let ms = pick(300..9_000);
+            let fault = if pick(0..2) == 0 { Fault::GarbledLedger { ms } } else { Fault::NoMarks { ms } };
+            plan.faults.insert(Duration::from_millis(pick(1..end)), fault);
         }
         plan
     }

@@ -14,9 +14,9 @@ use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
 use serde_json::json;
 use simredis::{SimRedis, Snapshot};
 use spec::Spec;
+use testkit::{ApiServer, Mood};
 
 use crate::{
-    api::{ApiServer, Mood},
     cluster::{MAIL, NAMESPACE, Node, OBSERVER, Pod, REDIS, RELAY},
     courier::Courier,
     judge::unrest,
@@ -47,6 +47,8 @@ const LONG_WINDOW_MS: u64 = 50;
 #[derive(Clone, Copy)]
 enum Event {
     Fault(Fault),
+    /// A person has seen what is wrong with the ledgers.
+    MendLedgers,
     /// The kubelet starts, or starts again, the worker's container.
     StartContainer {
         pod: usize,
@@ -150,6 +152,8 @@ pub struct World {
     api: ApiServer,
     redis: SimRedis,
     copies: Vec<Snapshot>,
+    /// Whether the ledgers hold what makes no sense: such a copy would bring it back after it was mended.
+    garbled: bool,
     servers: Running,
     watcher: Running,
     controllers: Vec<Controller>,
@@ -169,7 +173,10 @@ impl World {
         let trace = Trace::new(print);
         let mut chance = SmallRng::seed_from_u64(plan.seed ^ 0x5eed_5eed);
         let net = Net::new(chance.next_u64(), plan.ways, plan.broken);
-        let api = ApiServer::new(chance.next_u64(), trace.clone());
+        let api = ApiServer::new(chance.next_u64(), {
+            let trace = trace.clone();
+            move |line| trace.note(|| line)
+        });
         let mail = MailServer::new(plan.budget, plan.habits.clone(), chance.next_u64(), trace.clone());
         let skews: Vec<Arc<AtomicI64>> = (0..plan.nodes + 2).map(|_| Arc::default()).collect();
         let (redis_port, mail_port) = (net.listen(REDIS, None), net.listen(MAIL, Some(plan.habits.room)));
@@ -232,6 +239,7 @@ impl World {
             api,
             redis,
             copies: Vec::new(),
+            garbled: false,
             servers,
             watcher,
             controllers: vec![Controller { running: None, starts: 0 }, Controller { running: None, starts: 0 }],
@@ -426,6 +434,7 @@ impl World {
             }
             Event::Mood(mood) => self.api.set_mood(mood),
             Event::RedisUp(restart) => self.start_redis(restart),
+            Event::MendLedgers => self.garble(None),
             Event::Thaw => self.servers.within(|| self.redis.thaw()),
             Event::MailUp => self.net.refuse(MAIL, false),
             Event::Mend { from, to } => self.net.cut(from, to, false),
@@ -437,7 +446,7 @@ impl World {
             }
             Event::Hasten { from, to } => self.net.delay(from, to, Duration::ZERO),
             Event::Copy => {
-                if !self.redis.is_down() {
+                if !self.redis.is_down() && !self.garbled {
                     let copy = self.servers.within(|| self.redis.snapshot());
                     self.copies.push(copy);
                     // From two to six seconds old.

@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    api::Condition,
+    api::{Condition, Unavailable},
     controller::{
         observe::PodFacts,
-        plan::{Candidate, RelayKey, plan},
+        plan::{Candidate, Ownership, RelayKey, plan},
         pools::PoolView,
     },
     lease::{HolderView, Incarnation, Mirror, MirroredHolder, MirroredQuarantine, QuarantineView},
@@ -42,7 +42,7 @@ fn scene_of(spec: &Value, pods: &[&str]) -> Scene {
             ..PodFacts::default()
         })
         .collect();
-    let world = World { plan: Arc::new(plan(&[relay], &pods, false)), ..World::default() };
+    let world = World { plan: Arc::new(plan(&[relay], &pods, false, &Ownership::default())), ..World::default() };
     let measured = Measured { depths: Some(Depths::default()), ..Measured::default() };
     Scene { world, measured, now: 1_000 }
 }
@@ -125,7 +125,7 @@ impl Scene {
             "pod": pod, "process": "p", "version": "1",
             "servers": [{ "name": "primary", "unavailable": unavailable.map(|(reason, message)| json!({ "reason": reason, "message": message })) }],
         });
-        self.measured.reports.insert(format!("uid-{pod}"), serde_json::from_value(report).expect("a report"));
+        self.measured.reports.read.insert(format!("uid-{pod}"), serde_json::from_value(report).expect("a report"));
         self
     }
 
@@ -172,7 +172,7 @@ fn each_state_of_the_relay_has_its_reason() {
     let mut unreachable = open(scene(&["a"]));
     unreachable.world.store_problem = Some("redis at r:1 is not reachable".into());
     let cases = [
-        (scene(&[]).ledger(LedgerState::Open, &[]), "False", "WaitingForWorkers"),
+        (scene(&[]).ledger(LedgerState::Open, &[]), "False", "ScaledToZero"),
         (scene(&["a"]).ledger(LedgerState::Open, &[]), "False", "WaitingForWorkers"),
         (scene(&["a"]).ledger(LedgerState::Rec, &[("a", 16, 16)]), "False", "LedgerRecovering"),
         (scene(&["a"]), "False", "LedgerRecovering"),
@@ -492,4 +492,47 @@ fn a_recovery_that_nothing_but_the_roll_call_ends_says_what_bounds_it() {
     let status = scene.show();
     assert_eq!(says(&status, "Ready"), pair("False", "LedgerRecovering"));
     assert!(condition(&status, "Ready").is_some_and(|ready| ready.message.contains("min-replicas-to-write")));
+}
+
+#[test]
+fn one_pod_without_its_secret_is_named_and_stops_nobody() {
+    let two = || scene(&["a", "b"]).ledger(LedgerState::Open, &[("a", 8, 8), ("b", 8, 8)]);
+    let lacks = Some(("SecretMissing", "no file username"));
+    let one = two().report("a", None).report("b", lacks).show();
+    assert_eq!((condition(&one, "Stalled"), says(&one, "Ready").0), (None, "True".to_owned()));
+    assert_eq!(says(&one, "WorkersMissing"), pair("True", "SecretMissing"));
+    assert!(condition(&one, "WorkersMissing").is_some_and(|c| c.message.contains("pod b, server primary: no file")));
+    let unheard = two().report("b", lacks).show();
+    assert_eq!(condition(&unheard, "Stalled"), None, "the other may have it");
+    let both = two().report("a", lacks).report("b", lacks).show();
+    assert_eq!(says(&both, "Stalled"), pair("True", "SecretMissing"), "nothing moves without a person");
+    let healthy = two().report("a", None).report("b", None).show();
+    assert_eq!(condition(&healthy, "WorkersMissing"), None);
+}
+
+#[test]
+fn pods_in_which_no_worker_runs_yet_are_no_scale_to_zero() {
+    let mut scene = scene(&[]).ledger(LedgerState::Open, &[]);
+    let mut plan = (*scene.world.plan).clone();
+    plan.relays.values_mut().for_each(|relay| relay.selects_any = true);
+    scene.world.plan = Arc::new(plan);
+    assert_eq!(says(&scene.show(), "Ready"), pair("False", "WaitingForWorkers"));
+}
+
+#[test]
+fn what_a_newer_version_wrote_is_told_whoever_cannot_read_it() {
+    let told = |scene: Scene| {
+        let status = scene.show();
+        assert_eq!(says(&status, "VersionSkew"), pair("True", "NewerVersion"));
+        condition(&status, "VersionSkew").map(|c| c.message.clone()).unwrap_or_default()
+    };
+    let good = || scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 16)]);
+    assert_eq!(condition(&good().report("a", None).show(), "VersionSkew"), None);
+    let mut refusing = good().report("a", None);
+    let report = refusing.measured.reports.read.get_mut("uid-a").expect("a report");
+    report.record = Some(Unavailable { reason: "NewerVersion".into(), message: "the record: schema 2".into() });
+    assert!(told(refusing).contains("the worker of pod a says of the record"));
+    let mut newer = good();
+    newer.measured.reports = Reports::read([("uid-a".to_owned(), r#"{"schema":2,"in":"other words"}"#.to_owned())]);
+    assert!(told(newer).contains("the report of pod a: it has schema 2"));
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::controller::{
     observe::PodFacts,
-    plan::{Candidate, plan},
+    plan::{Candidate, Ownership, plan},
 };
 
 /// A relay of namespace `mail` with its pod of the same name and one server `s`: the budget, the host, the port.
@@ -44,7 +44,7 @@ fn planned_of(relays: &[(&str, Servers<'_>)]) -> Plan {
     };
     let candidates: Vec<Candidate> = relays.iter().enumerate().map(candidate).collect();
     let pods: Vec<PodFacts> = relays.iter().map(pod).collect();
-    let plan = plan(&candidates, &pods, false);
+    let plan = plan(&candidates, &pods, false, &Ownership::default());
     assert!(plan.relays.values().all(|relay| relay.stalled.is_none()), "{plan:?}");
     plan
 }
@@ -134,7 +134,7 @@ fn each_change_of_host_port_or_name_waits_and_a_change_under_one_name_does_not()
 
 #[test]
 fn another_relay_that_takes_the_address_waits_too() {
-    let all = stand(&planned(&[("t", "new", "MX.", 25)]), &known(&[OLD]));
+    let all = stand(&planned(&[("t", "new", "Mx", 25)]), &known(&[OLD]));
     assert_eq!(waits(&all["new"]), ["old"]);
 }
 

@@ -8,7 +8,8 @@ local wanted, token, epoch, revision, budget, lease = text(), text(), number(), 
 local fence, master = node()
 if not master then return {'WAIT', 'replica'} end
 if fence ~= wanted then return {'WAIT', 'fence'} end
-local stored = redis.call('HMGET', ledger, 'fence', 'epoch', 'token', 'state', 'version', 'floor')
+local stored = redis.call('HMGET', ledger, 'fence', 'epoch', 'token', 'state', 'version', 'floor', 'schema')
+if is_newer(stored[7]) then return {'WAIT', 'schema'} end
 if stored[2] and tonumber(stored[2]) > epoch then
   note('op', 'refused', 'what', 'init', 'epoch', decimal(epoch), 'later', stored[2])
 end
@@ -20,7 +21,7 @@ for i = 1, #flat, 2 do
   if string.sub(flat[i], 1, 2) == 'g:' then floor = math.max(floor, tonumber(flat[i + 1])) end
 end
 redis.call('DEL', ledger)
-redis.call('HSET', ledger, 'fence', fence, 'token', token, 'state', 'REC', 'epoch', decimal(epoch),
+redis.call('HSET', ledger, 'schema', decimal(SCHEMA), 'fence', fence, 'token', token, 'state', 'REC', 'epoch', decimal(epoch),
   'revision', revision, 'budget', budget, 'lease', lease, 'floor', decimal(floor))
 replace_shares()
 for _ = 1, number() do

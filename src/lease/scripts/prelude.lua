@@ -1,12 +1,15 @@
 -- Shared by all scripts of the ledger; the header line with the flags and the operation itself are added around it.
 -- KEYS[1] is the ledger (a HASH), KEYS[2] the log (a capped stream), ARGV[1] the events channel.
--- Fields: fence, token, state (REC or OPEN), epoch, revision, budget, lease (milliseconds), version, floor, servers;
+-- Fields: schema (absent: 1), fence, token, state (REC or OPEN), epoch, revision, budget, lease (milliseconds), version, floor, servers;
 --   h:<inc>    = claim gen seq limit want open busy pod_uid namespace/pod process boot    (one space between)
 --   e:<podUID> = share          g:<podUID> = last generation          q:<id> = slots seconds why
 -- version rises with each change and never falls, so that whoever heard a higher one knows the ledger for an older copy.
 -- floor is the highest of the last generations that were dropped. servers are words with a space between.
 -- All numbers are decimal integers below 2^53. Answers are lists of strings; the first says what happened. Arguments that
 -- came later are at the end and may be missing.
+
+-- The newest schema that is known here. A ledger of a newer one is left as it is, since what it says is not known.
+local SCHEMA = 1
 
 local ledger, log, channel = KEYS[1], KEYS[2], ARGV[1]
 
@@ -34,13 +37,19 @@ local function note(...)
   redis.call('XADD', log, 'MAXLEN', '~', '1000', '*', ...)
 end
 
+-- schema as it is stored
+local function is_newer(schema)
+  return (tonumber(schema or '1') or SCHEMA + 1) > SCHEMA
+end
+
 -- nil when the ledger is in force here and the token is its own (token nil: not asked); otherwise the answer to give (R7).
 -- seen is the version that the caller heard last, or nil. A ledger below it is an older copy, brought back into the running
 -- Redis: fence and token are no witness of that. It has lost grants and withheld slots, so it is of no force any more.
 local function refusal(token, seen)
   local fence, master = node()
   if not master then return {'WAIT', 'replica'} end
-  local stored = redis.call('HMGET', ledger, 'fence', 'token', 'state', 'version')
+  local stored = redis.call('HMGET', ledger, 'fence', 'token', 'state', 'version', 'schema')
+  if is_newer(stored[5]) then return {'WAIT', 'schema'} end
   if not stored[1] then return {'WAIT', 'missing'} end
   if stored[1] ~= fence then return {'WAIT', 'fence'} end
   if seen and seen > tonumber(stored[4] or '0') then

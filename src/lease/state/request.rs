@@ -68,6 +68,8 @@ pub enum Wait {
     Missing,
     /// The ledger was made on another node, another run of this one, or before a change of its replication id.
     Fence,
+    /// A newer version of mailrelay made the ledger, in a schema that is not known here.
+    Schema,
 }
 
 /// What a SYNC granted.

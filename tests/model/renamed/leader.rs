@@ -161,9 +161,14 @@ fn plan(budget: &str) -> Plan {
         selector: String::new(),
         stalled: None,
         workers: members.into_iter().map(|uid| (uid.clone(), uid)).collect(),
+        selects_any: true,
         shared: None,
         relay: Arc::new(relay),
         published,
     };
-    Plan { relays: BTreeMap::from([(key, relay)]), pools: BTreeMap::from([(budget.to_owned(), pool)]) }
+    Plan {
+        relays: BTreeMap::from([(key, relay)]),
+        pools: BTreeMap::from([(budget.to_owned(), pool)]),
+        ..Plan::default()
+    }
 }

@@ -2,7 +2,12 @@
 
 use bytes::Bytes;
 
-use crate::{Power, SimRedis, keyspace::Keyspace, lock, node::Node};
+use crate::{
+    Power, SimRedis,
+    keyspace::{Hash, Keyspace},
+    lock,
+    node::Node,
+};
 
 /// All data as they were at one moment.
 #[derive(Clone)]
@@ -74,6 +79,23 @@ impl SimRedis {
     /// Removes a key; whether it was there.
     pub fn delete(&self, key: &str) -> bool {
         self.look(|node| node.keys.remove(&Bytes::copy_from_slice(key.as_bytes())))
+    }
+
+    /// Someone writes a field into a hash that is there, or takes it out.
+    pub fn write_field(&self, key: &str, field: &'static str, value: Option<&'static str>) {
+        self.look(|node| {
+            let key = Bytes::copy_from_slice(key.as_bytes());
+            if !matches!(node.keys.read::<Hash>(&key), Ok(Some(_))) {
+                return;
+            }
+            let field = Bytes::from_static(field.as_bytes());
+            let change = |hash: &mut Hash| match value {
+                Some(value) => drop(hash.set(field.clone(), Bytes::from_static(value.as_bytes()))),
+                None => drop(hash.fields.shift_remove(&field)),
+            };
+            // It was just read as a hash.
+            let _ = node.keys.edit(&key, change);
+        });
     }
 
     /// The keys that begin so are as they were in `snapshot`, without their expiry, those that it does not have are gone;

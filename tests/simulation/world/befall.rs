@@ -2,9 +2,10 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
+use testkit::Mood;
+
 use super::{CONTROLLERS, Event, Restart, World};
 use crate::{
-    api::Mood,
     broken::Broken,
     cluster::{ALIAS, MAIL, NAMESPACE, REDIS, RELAY, SERVER, Shown},
     net::{Box, Place},
@@ -68,6 +69,7 @@ impl World {
             | Fault::ApiSilent { .. }
             | Fault::ApiSlow { .. }
             | Fault::ApiConflicts { .. }
+            | Fault::NoMarks { .. }
             | Fault::DropWatches { .. }
             | Fault::CutControllerRedis { .. } => self.befall_control(fault),
             Fault::RedisCrash { .. }
@@ -78,6 +80,7 @@ impl World {
             | Fault::DeleteLedger
             | Fault::StaleLedger
             | Fault::RestoredLedger
+            | Fault::GarbledLedger { .. }
             | Fault::ScriptFlush => self.befall_store(fault),
         }
     }
@@ -191,6 +194,7 @@ impl World {
             Fault::ApiSilent { ms: span } => self.mood(Mood { silent: true, ..Mood::default() }, ms(span)),
             Fault::ApiSlow { ms: span } => self.mood(Mood { slow_ms: 2_500, ..Mood::default() }, ms(span)),
             Fault::ApiConflicts { ms: span } => self.mood(Mood { conflicts: 400, ..Mood::default() }, ms(span)),
+            Fault::NoMarks { ms: span } => self.mood(Mood { no_config_maps: true, ..Mood::default() }, ms(span)),
             Fault::DropWatches { forget } => self.api.drop_watches(forget),
             Fault::CutControllerRedis { replica, ms: span, cut } => {
                 let place = CONTROLLERS + u32::try_from(replica).expect("small");
@@ -217,11 +221,25 @@ impl World {
                 let key = format!("mailrelay:{{{}}}:ledger", self.spec.pool());
                 self.servers.within(|| self.redis.delete(&key));
             }
+            Fault::GarbledLedger { ms: span } => {
+                self.garble(Some("one two"));
+                self.at(ms(span), Event::MendLedgers);
+            }
             Fault::StaleLedger => self.stale_ledger(self.plan.broken == Broken::NoFence),
             Fault::RestoredLedger => self.stale_ledger(true),
             Fault::ScriptFlush => self.servers.within(|| self.redis.script_flush()),
             _ => unreachable!("a fault of Redis"),
         }
+    }
+
+    /// Writes a field that makes no sense into the ledgers, or takes it out.
+    pub(super) fn garble(&mut self, value: Option<&'static str>) {
+        self.garbled = value.is_some();
+        self.servers.within(|| {
+            for pool in [SERVER, ALIAS, "shared"] {
+                self.redis.write_field(&format!("mailrelay:{{{pool}}}:ledger"), "h:junk", value);
+            }
+        });
     }
 
     fn cut(&mut self, client: Place, server: Place, cut: Cut, span: Duration) {

@@ -1,6 +1,7 @@
 //! Fixtures of mailrelay's tests: real servers on free loopback ports, each with a folder of its own, gone with the test,
 //! and what disturbs them.
 
+mod api_server;
 mod clock;
 mod counting;
 mod door;
@@ -14,6 +15,7 @@ mod redis;
 pub mod session;
 mod wait;
 
+pub use api_server::{ApiServer, Mood};
 pub use clock::{ClockLibrary, WallClock};
 pub use counting::{Counted, CountingOptions, CountingServer};
 pub use door::Door;

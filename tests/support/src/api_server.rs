@@ -1,5 +1,6 @@
-//! The API server: objects with resource versions, lists, watches, compare-and-swap, and its bad days. Each controller
-//! reaches it through a `tower` service of its own, so kube's client is the real one.
+//! An API server: objects with resource versions, lists, watches, compare-and-swap, and its bad days. Each controller
+//! reaches it through a `tower` service of its own, so kube's client is the real one. It waits by tokio's clock, so that it
+//! serves a simulation as well as real processes.
 
 use std::{
     collections::BTreeMap,
@@ -21,8 +22,6 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use crate::trace::Trace;
-
 /// The real client gives up after so long without a byte.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 
@@ -37,6 +36,8 @@ pub struct Mood {
     pub slow_ms: u64,
     /// Of a thousand writes, so many are refused as conflicts.
     pub conflicts: u32,
+    /// Refuses every write of a `ConfigMap`.
+    pub no_config_maps: bool,
 }
 
 struct Inner {
@@ -51,7 +52,9 @@ struct Inner {
     generation: u64,
     mood: Mood,
     chance: SmallRng,
-    trace: Trace,
+    /// How many requests came, by method, collection and, for one object, its key.
+    requests: BTreeMap<(String, String, Option<String>), u64>,
+    note: Arc<dyn Fn(String) + Send + Sync>,
 }
 
 /// The API server; clones are the same.
@@ -70,7 +73,8 @@ struct Target {
 }
 
 impl ApiServer {
-    pub fn new(seed: u64, trace: Trace) -> Self {
+    /// An empty one. `note` is told of each write.
+    pub fn new(seed: u64, note: impl Fn(String) + Send + Sync + 'static) -> Self {
         let inner = Inner {
             version: 1,
             objects: BTreeMap::new(),
@@ -79,7 +83,8 @@ impl ApiServer {
             generation: 0,
             mood: Mood::default(),
             chance: SmallRng::seed_from_u64(seed),
-            trace,
+            requests: BTreeMap::new(),
+            note: Arc::new(note),
         };
         Self { inner: Arc::new(Mutex::new(inner)), changed: watch::Sender::new(0) }
     }
@@ -133,6 +138,20 @@ impl ApiServer {
         self.changed.send_modify(|count| *count += 1);
     }
 
+    /// An object as it is now.
+    pub fn get(&self, collection: &str, key: &str) -> Option<Value> {
+        self.inner().objects.get(collection)?.get(key).cloned()
+    }
+
+    /// How many requests of a method came so far for a collection, or for one object of it.
+    pub fn requests(&self, method: &str, collection: &str, key: Option<&str>) -> u64 {
+        let inner = self.inner();
+        let meant = inner.requests.iter().filter(|((by, of, about), _)| {
+            by == method && of == collection && (key.is_none() || about.as_deref() == key)
+        });
+        meant.map(|(_, count)| count).sum()
+    }
+
     /// Removes an object.
     pub fn delete(&self, collection: &str, key: &str) {
         self.inner().remove(collection, key);
@@ -171,7 +190,12 @@ impl ApiServer {
             let seconds = parameter("timeoutSeconds").and_then(|seconds| seconds.parse().ok()).unwrap_or(290);
             return self.watch(target.collection, from, Duration::from_secs(seconds));
         }
-        let answered = self.inner().act(&parts.method, &target, &body);
+        let answered = {
+            let mut inner = self.inner();
+            let about = (parts.method.to_string(), target.collection.clone(), target.key.clone());
+            *inner.requests.entry(about).or_default() += 1;
+            inner.act(&parts.method, &target, &body)
+        };
         if parts.method != Method::GET {
             self.changed.send_modify(|count| *count += 1);
         }
@@ -228,6 +252,9 @@ impl Inner {
         if *method != Method::GET && collection != "events" && self.chance.random_range(0..1000) < conflicts {
             return failure(StatusCode::CONFLICT, "Conflict", "the object has been modified");
         }
+        if *method != Method::GET && collection == "configmaps" && self.mood.no_config_maps {
+            return failure(StatusCode::FORBIDDEN, "Forbidden", "configmaps is forbidden: exceeded quota");
+        }
         match (method.as_str(), key) {
             ("GET", None) => {
                 let items: Vec<Value> =
@@ -254,7 +281,7 @@ impl Inner {
                 if self.objects.get(collection).is_some_and(|all| all.contains_key(&key)) {
                     return failure(StatusCode::CONFLICT, "AlreadyExists", &key);
                 }
-                self.trace.note(|| format!("api: create {collection} {key}"));
+                (self.note)(format!("api: create {collection} {key}"));
                 created(&self.store(collection, &key, object))
             }
             ("PUT", Some(key)) => {
@@ -266,7 +293,16 @@ impl Inner {
                 if !is.is_null() && was != is {
                     return failure(StatusCode::CONFLICT, "Conflict", "the object has been modified");
                 }
-                self.trace.note(|| format!("api: replace {collection} {key}"));
+                // As Kubernetes has it: what is written over it must be the same, and annotations are not part of that.
+                if old["immutable"] == json!(true)
+                    && (old["data"] != object["data"] || object["immutable"] != json!(true))
+                {
+                    let message = format!(
+                        "ConfigMap {key} is invalid: data: Forbidden: field is immutable when `immutable` is set"
+                    );
+                    return failure(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", &message);
+                }
+                (self.note)(format!("api: replace {collection} {key}"));
                 ok(&self.store(collection, key, object))
             }
             ("PATCH", Some(key)) => {
@@ -288,7 +324,7 @@ impl Inner {
                 } else {
                     merge(&mut object, &patch);
                 }
-                self.trace.note(|| format!("api: patch {collection} {key} {status}"));
+                (self.note)(format!("api: patch {collection} {key} {status}"));
                 ok(&self.store(collection, key, object))
             }
             _ => failure(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", method.as_str()),

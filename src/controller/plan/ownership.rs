@@ -1,0 +1,272 @@
+//! Whose queues, payloads and budgets are whose.
+//!
+//! Whoever owns something keeps it until it asks for it no more, by its own edit or deletion: no edit of another relay, however
+//! old that is, takes a queue or a budget from one that works with it. Age decides only among those that ask for something
+//! that nobody owns. So who owns what is written down where it outlives Redis and the leader (`Marking`).
+//!
+//! What is owned is a key in Redis or a server, not a word: two words that mean one key are one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::ResourceExt;
+
+use super::{Candidate, RelayKey, Stall, pools_of};
+use crate::api::{MailRelay, Server};
+
+/// Who owns what, as it is written down: UIDs of relays, the first owner first, by [`Thing`].
+pub type Owned = BTreeMap<String, Vec<String>>;
+
+/// What was written down, and the relays of which nobody can say what they ask for now.
+#[derive(Clone, Debug, Default)]
+pub struct Ownership {
+    /// Who owns what.
+    pub owned: Owned,
+    /// Relays whose spec cannot be read, by their UIDs: they keep what they own.
+    pub unreadable: BTreeMap<String, RelayKey>,
+}
+
+/// What can be owned.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Thing {
+    /// A list in Redis, with all that belongs to a queue of that name: one owner.
+    List(String),
+    /// The keys with this prefix.
+    Payloads(String),
+    /// A budget: those who share it.
+    Budget(String),
+    /// That the connections of a server, by its address, are counted in a budget.
+    Server { address: String, budget: String },
+}
+
+impl Thing {
+    /// All that a relay asks for.
+    fn of(relay: &MailRelay) -> BTreeSet<Self> {
+        let queue = &relay.spec.queue;
+        let lists = [&queue.name, &queue.dead_letter_name].map(|list| Self::List(list.to_string()));
+        let servers = &relay.spec.servers;
+        let servers = servers.iter().map(|server| Self::Server { address: server.address(), budget: server.pool() });
+        let budgets = pools_of(relay).into_iter().map(Self::Budget);
+        let payloads = Self::Payloads(queue.payload_prefix.to_string());
+        lists.into_iter().chain([payloads]).chain(budgets).chain(servers).collect()
+    }
+
+    /// As it is written down.
+    fn word(&self) -> String {
+        match self {
+            Self::List(list) => format!("list {list}"),
+            Self::Payloads(prefix) => format!("payloads {prefix}"),
+            Self::Budget(budget) => format!("budget {budget}"),
+            Self::Server { address, budget } => format!("server {address} {budget}"),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Owner {
+    uid: String,
+    key: RelayKey,
+}
+
+/// Who owns what while a plan is made.
+#[derive(Default)]
+pub struct Owners {
+    /// The first owner first.
+    by_thing: BTreeMap<Thing, Vec<Owner>>,
+    /// What is kept for relays that cannot be read, by words alone.
+    kept_unread: Owned,
+    /// The working relays that name each budget.
+    working: BTreeMap<String, Vec<RelayKey>>,
+}
+
+impl Owners {
+    /// What was owned and is still asked for. `relays` are those that are not being deleted.
+    pub fn keep(ownership: &Ownership, relays: &[&Candidate]) -> Self {
+        let mut kept = Self::default();
+        for Candidate { relay, .. } in relays {
+            let owner = Owner { uid: relay.uid().unwrap_or_default(), key: RelayKey::of(relay) };
+            for thing in Thing::of(relay) {
+                let rank = |uid: &String| ownership.owned.get(&thing.word())?.iter().position(|known| known == uid);
+                if rank(&owner.uid).is_some() {
+                    let owners = kept.by_thing.entry(thing.clone()).or_default();
+                    owners.push(owner.clone());
+                    owners.sort_by_key(|owner| rank(&owner.uid));
+                }
+            }
+        }
+        for (word, uids) in &ownership.owned {
+            let unread: Vec<String> =
+                uids.iter().filter(|uid| ownership.unreadable.contains_key(*uid)).cloned().collect();
+            let first = unread.first().and_then(|uid| ownership.unreadable.get(uid).cloned().map(|key| (uid, key)));
+            if let (Some((uid, key)), Some(thing)) = (first, parse(word)) {
+                kept.by_thing.entry(thing).or_default().insert(0, Owner { uid: uid.clone(), key });
+            }
+            if !unread.is_empty() {
+                kept.kept_unread.insert(word.clone(), unread);
+            }
+        }
+        kept
+    }
+
+    /// Why a relay must not work beside those that own something.
+    pub fn conflict(&self, relay: &MailRelay, shared_budgets: bool) -> Option<Stall> {
+        let (uid, key) = (relay.uid().unwrap_or_default(), RelayKey::of(relay));
+        let stall = self.list_conflict(&uid, relay).or_else(|| self.payload_conflict(&uid, relay));
+        let servers = &relay.spec.servers;
+        let twice = |server: &Server| {
+            let other = servers.iter().find(|o| o.address() == server.address() && o.pool() != server.pool())?;
+            Some(duplicate(server, &other.pool(), &format!("its server {}", other.name), true))
+        };
+        let stall = stall.or_else(|| servers.iter().find_map(twice));
+        let second = |server: &Server| self.second_budget(&uid, &key, server, shared_budgets);
+        let stall = stall.or_else(|| servers.iter().find_map(second));
+        if shared_budgets {
+            return stall;
+        }
+        stall.or_else(|| servers.iter().find_map(|server| self.foreign_budget(&uid, &key, server)))
+    }
+
+    fn list_conflict(&self, uid: &str, relay: &MailRelay) -> Option<Stall> {
+        let queue = &relay.spec.queue;
+        let lists = [("name", queue.name.to_string()), ("deadLetterName", queue.dead_letter_name.to_string())];
+        lists.into_iter().find_map(|(field, list)| {
+            let owner = self.by_thing.get(&Thing::List(list.clone()))?.first().filter(|owner| owner.uid != uid)?;
+            let owner = &owner.key;
+            let message =
+                format!("the Redis list {list} belongs to the relay {owner}; choose another spec.queue.{field}");
+            Some(Stall { reason: "QueueConflict", message })
+        })
+    }
+
+    /// A payload is found by prefix and id, and removed when its mail is settled: no id may lead to another relay's list.
+    fn payload_conflict(&self, uid: &str, relay: &MailRelay) -> Option<Stall> {
+        let queue = &relay.spec.queue;
+        let (own, lists) =
+            (queue.payload_prefix.to_string(), [queue.name.to_string(), queue.dead_letter_name.to_string()]);
+        let other = |owners: &[Owner]| owners.first().filter(|owner| owner.uid != uid).map(|owner| owner.key.clone());
+        let theirs = self.by_thing.range(Thing::List(own.clone())..).map_while(|(thing, owners)| match thing {
+            Thing::List(list) if list.starts_with(&own) => Some((list, owners)),
+            _ => None,
+        });
+        let taken = theirs.filter_map(|(list, owners)| {
+            let owner = other(owners)?;
+            Some(format!(
+                "the Redis list {list} of the relay {owner} begins with {own}, so that an id could name it; choose another \
+                 spec.queue.payloadPrefix"
+            ))
+        });
+        let prefixes = self.by_thing.range(Thing::Payloads(String::new())..).map_while(|(thing, owners)| match thing {
+            Thing::Payloads(prefix) => Some((prefix, owners)),
+            _ => None,
+        });
+        let covered = prefixes.filter_map(|(prefix, owners)| {
+            let list = lists.iter().find(|list| list.starts_with(prefix.as_str()))?;
+            let owner = other(owners)?;
+            Some(format!(
+                "the Redis list {list} begins with {prefix}, as payloads of the relay {owner} do; choose another name in spec.queue"
+            ))
+        });
+        taken.chain(covered).next().map(|message| Stall { reason: "QueueConflict", message })
+    }
+
+    /// Two budgets for one mail server would let twice as many connections be open.
+    fn second_budget(&self, uid: &str, key: &RelayKey, server: &Server, shared_budgets: bool) -> Option<Stall> {
+        let own = server.pool();
+        let address = server.address();
+        let (budget, owner) = self.budgets_of(&address).find(|(budget, owner)| **budget != own && owner.uid != uid)?;
+        let may_share = shared_budgets || owner.key.namespace == key.namespace;
+        Some(duplicate(server, budget, &format!("the relay {}", owner.key), may_share))
+    }
+
+    /// A tenant must not use up or lower another one's budget.
+    fn foreign_budget(&self, uid: &str, key: &RelayKey, server: &Server) -> Option<Stall> {
+        let pool = server.pool();
+        let owner = self.by_thing.get(&Thing::Budget(pool.clone()))?.first()?;
+        if owner.uid == uid || owner.key.namespace == key.namespace {
+            return None;
+        }
+        // Another name for the budget of the same server would be a second budget for it.
+        let remedy = if self.budgets_of(&server.address()).next().is_some() {
+            "name another mail server"
+        } else {
+            "set another spec.servers[].budgetName, since it is another mail server"
+        };
+        Some(Stall {
+            reason: "BudgetConflict",
+            message: format!(
+                "the budget {pool} of server {} belongs to the relay {} of another namespace; let the installation \
+                 allow sharing (chart value sharedBudgets), or {remedy}",
+                server.name, owner.key
+            ),
+        })
+    }
+
+    /// The budgets that count the connections of a server, each with its first owner.
+    fn budgets_of<'a>(&'a self, of: &'a str) -> impl Iterator<Item = (&'a String, &'a Owner)> {
+        let first = Thing::Server { address: of.to_owned(), budget: String::new() };
+        self.by_thing.range(first..).map_while(move |(thing, owners)| match thing {
+            Thing::Server { address, budget } if address == of => Some((budget, owners.first()?)),
+            _ => None,
+        })
+    }
+
+    /// A relay works: what it asks for is its own from now on.
+    pub fn add(&mut self, relay: &MailRelay) {
+        let owner = Owner { uid: relay.uid().unwrap_or_default(), key: RelayKey::of(relay) };
+        for budget in pools_of(relay) {
+            self.working.entry(budget).or_default().push(owner.key.clone());
+        }
+        for thing in Thing::of(relay) {
+            let owners = self.by_thing.entry(thing).or_default();
+            if !owners.contains(&owner) {
+                owners.push(owner.clone());
+            }
+        }
+    }
+
+    /// The working relays that draw on a budget.
+    pub fn working(&self, budget: &str) -> &[RelayKey] {
+        self.working.get(budget).map_or(&[], Vec::as_slice)
+    }
+
+    /// Who owns what, to be written down.
+    pub fn owned(&self) -> Owned {
+        let mut owned = self.kept_unread.clone();
+        for (thing, owners) in &self.by_thing {
+            let uids = owned.entry(thing.word()).or_default();
+            for Owner { uid, .. } in owners {
+                if !uids.contains(uid) {
+                    uids.push(uid.clone());
+                }
+            }
+        }
+        owned
+    }
+}
+
+/// What a word stands for that was written down.
+fn parse(word: &str) -> Option<Thing> {
+    let (kind, rest) = word.split_once(' ')?;
+    Some(match kind {
+        "list" => Thing::List(rest.to_owned()),
+        "payloads" => Thing::Payloads(rest.to_owned()),
+        "budget" => Thing::Budget(rest.to_owned()),
+        "server" => {
+            let (address, budget) = rest.split_once(' ')?;
+            Thing::Server { address: address.to_owned(), budget: budget.to_owned() }
+        }
+        _ => return None,
+    })
+}
+
+/// One mail server, one budget: the stall of a `server` whose address draws on `pool` already, by `owner`.
+fn duplicate(server: &Server, pool: &str, owner: &str, may_share: bool) -> Stall {
+    let (address, name, own) = (server.address(), &server.name, server.pool());
+    let share = if may_share { "" } else { ", once the installation allows sharing (chart value sharedBudgets)" };
+    Stall {
+        reason: "DuplicateBudget",
+        message: format!(
+            "server {name} is {address}, whose connections are the budget {pool} of {owner}; with a budget {own} of its own \
+             the server would get the connections of both: set budgetName {pool} here{share}, or name another mail server"
+        ),
+    }
+}
