@@ -4,9 +4,10 @@ mod scene;
 
 use std::{
     collections::BTreeSet,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use mailrelay::queue::{EnqueueLimits, UnixMillis};
 use mailsink::{Behaviour, Failure, FailureStage, SinkConfig};
 use nix::sys::signal::Signal;
 use scene::{Scene, eventually, mail};
@@ -475,4 +476,41 @@ async fn a_lease_that_is_too_short_for_its_own_renewals_opens_nothing() {
     scene.change(|record| record.lease_ms = 6_000).await;
     scene.all_delivered(5).await;
     assert_eq!(before, 0, "nothing was opened meanwhile");
+}
+
+/// A login code waits for the mails that are being sent and for no others, whatever lies before it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_of_high_priority_passes_a_hundred_thousand_of_low_and_ten_thousand_that_are_due() {
+    let mut scene = Scene::open(16, SinkConfig::default(), json!({})).await;
+    scene.sink.set_behaviour(Behaviour { mail_delay_ms: 50, ..Behaviour::default() });
+    for _ in 0..100 {
+        let mut push = redis::cmd("LPUSH");
+        push.arg("{mail_queue}:low");
+        for _ in 0..1_000 {
+            push.arg(r#"{"from":"a@example.com","to":"bulk@example.org","text":"x","priority":"low"}"#);
+        }
+        scene.query::<u64>(&push).await;
+    }
+    let due = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs() + 2;
+    let later = json!({ "from": "a@example.com", "to": "due@example.org", "text": "x", "notBefore": due }).to_string();
+    let limits = EnqueueLimits { max_length: 1_000_000, max_bytes: 0 };
+    for _ in 0..100 {
+        let sending = (0..100).map(|_| scene.queue.enqueue(later.as_bytes(), limits, UnixMillis::now()));
+        futures::future::join_all(sending).await.into_iter().for_each(|sent| drop(sent.expect("enqueued")));
+    }
+    scene.add_worker();
+    scene.share(16, &[16]).await;
+    scene.sink_until("retries and bulk flow", |stats| stats.accepted > 200).await;
+    let code =
+        json!({ "id": "code", "from": "a@example.com", "to": "code@example.org", "text": "4711", "priority": "high" });
+    let before = scene.sink.stats().accepted;
+    scene.queue.enqueue(code.to_string().as_bytes(), limits, UnixMillis::now()).await.expect("enqueued");
+    let journal = eventually("the code is there", async || {
+        let journal = scene.sink.journal();
+        let found = journal.iter().position(|entry| entry.to == ["code@example.org"]);
+        found.ok_or("not yet")
+    })
+    .await;
+    let passed = u64::try_from(journal).expect("few") - before;
+    assert!(passed <= 3 * 16, "{passed} mails were sent before it");
 }
