@@ -112,6 +112,9 @@ pub struct ServerReport {
     /// Why it can't be used now; absent while it can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unavailable: Option<Unavailable>,
+    /// Whether mail waits for its rate limits.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rate_limited: bool,
 }
 
 /// Why a server can't be used, or a record not be followed.

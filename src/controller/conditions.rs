@@ -2,7 +2,10 @@
 
 mod workers;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -11,7 +14,7 @@ use super::{
     safety::Safety,
     status::{Facts, PoolFigures, unavailable, waiting},
 };
-use crate::api::{Condition, QuarantineStatus, Unavailable};
+use crate::api::{Condition, QuarantineStatus, Unavailable, Unit};
 
 /// The reason of `SlotsQuarantined` when a pod holds slots that the API server does not know any more.
 pub const HELD_BY_VANISHED: &str = "HeldByVanishedPod";
@@ -40,7 +43,7 @@ fn say(status: bool, reason: impl Into<String>, message: impl Into<String>) -> V
 type Judge = fn(&Facts<'_>) -> Verdict;
 
 /// All conditions in the order in which they are shown, each with the function that judges it.
-const JUDGES: [(&str, Judge); 18] = [
+const JUDGES: [(&str, Judge); 19] = [
     ("Ready", ready),
     ("Reconciling", reconciling),
     ("Stalled", stalled),
@@ -54,6 +57,7 @@ const JUDGES: [(&str, Judge); 18] = [
     ("ServerRefusesUs", server_refuses_us),
     ("DeadLetterSurge", dead_letter_surge),
     ("ServerSaturated", server_saturated),
+    ("RateLimited", rate_limited),
     ("WorkersMissing", workers::workers_missing),
     ("StoreUnsafe", store_unsafe),
     ("VersionSkew", version_skew),
@@ -368,6 +372,28 @@ fn server_saturated(facts: &Facts<'_>) -> Verdict {
     }
     let (name, trouble) = all_troubles(facts).find(|(_, trouble)| trouble.reason == "TooManyConnections")?;
     say(true, "ServerLimitBelowBudget", format!("server {name}: {}", trouble.message))
+}
+
+/// Not a failure: mail waits since the server takes no more in a time.
+fn rate_limited(facts: &Facts<'_>) -> Verdict {
+    let relay = &facts.relay;
+    let reports = relay.workers.keys().filter_map(|uid| facts.measured.reports.read.get(uid));
+    let limited: BTreeSet<&str> = reports
+        .flat_map(|report| report.servers.iter().filter(|server| server.rate_limited))
+        .map(|server| &*server.name)
+        .collect();
+    let servers = relay.published.servers.iter().filter(|server| limited.contains(&*server.name));
+    let words: Vec<String> = servers
+        .map(|server| {
+            let limits = server.rate_limits.iter().map(|limit| {
+                let unit = if limit.unit == Unit::Message { "mails" } else { "recipients" };
+                format!("{} {unit} in {}", limit.count, limit.interval)
+            });
+            format!("server {} takes {}", server.name, limits.collect::<Vec<_>>().join(" and "))
+        })
+        .collect();
+    (!words.is_empty()).then_some(())?;
+    say(true, "MailWaits", format!("mail waits for rateLimits: {}", words.join("; ")))
 }
 
 fn store_unsafe(facts: &Facts<'_>) -> Verdict {

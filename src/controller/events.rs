@@ -75,7 +75,7 @@ pub fn transitions(old: &MailRelayStatus, new: &MailRelayStatus) -> Vec<Note> {
                 notes.push(Note::normal("SharedBudget", &condition.message));
             }
             // Being behind ends by itself, and withheld slots are told of with the worker that held them.
-            ("True", false) if !matches!(&*condition.type_, "Reconciling" | "SlotsQuarantined") => {
+            ("True", false) if !matches!(&*condition.type_, "Reconciling" | "SlotsQuarantined" | "RateLimited") => {
                 notes.push(Note::warning(&condition.type_, format!("{}: {}", condition.reason, condition.message)));
             }
             ("False", false) if before == "True" => {

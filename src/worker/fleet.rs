@@ -183,6 +183,7 @@ impl Fleet {
             .map(|server| ServerReport {
                 name: server.name.clone(),
                 unavailable: refused.clone().or_else(|| server.trouble_to_tell()),
+                rate_limited: server.pace.holds_mail_up(Instant::now()),
             })
             .collect()
     }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{runtime::Handle, time::Instant};
 
 use super::context;
 use crate::{
@@ -16,6 +16,8 @@ use crate::{
 
 /// How soon Redis is asked again that gave no answer.
 const AGAIN: Duration = Duration::from_millis(250);
+/// How long it is told that mail waits for the limits.
+const A_MOMENT: Duration = Duration::from_secs(30);
 /// What a session carries in a second, about: more sessions than can be used make a limited server no faster.
 const MAILS_A_SESSION: f64 = 0.5;
 
@@ -29,6 +31,8 @@ struct State {
     limits: Arc<[RateLimit]>,
     /// No mail may be sent before then.
     until: Option<Instant>,
+    /// When there last was none.
+    refused: Option<Instant>,
 }
 
 /// Leave for mails of one recipient each. What is not used is given back when it is dropped.
@@ -43,20 +47,25 @@ pub struct Permits {
 impl Pace {
     /// Nothing was taken yet.
     pub fn new(buckets: Buckets, limits: &[RateLimit]) -> Self {
-        Self { buckets, state: Mutex::new(State { limits: limits.into(), until: None }) }
+        Self { buckets, state: Mutex::new(State { limits: limits.into(), until: None, refused: None }) }
     }
 
     /// Takes over the limits as the spec has them now.
     pub fn adjust(&self, limits: &[RateLimit]) {
         let mut state = self.state();
         if *state.limits != *limits {
-            *state = State { limits: limits.into(), until: None };
+            *state = State { limits: limits.into(), until: None, refused: None };
         }
     }
 
     /// Until when no mail may be sent, when that is not now.
     pub fn rests_until(&self, now: Instant) -> Option<Instant> {
         self.state().until.filter(|until| *until > now)
+    }
+
+    /// Whether mail waited for the limits a moment ago.
+    pub fn holds_mail_up(&self, now: Instant) -> bool {
+        self.state().refused.is_some_and(|refused| now.saturating_duration_since(refused) < A_MOMENT)
     }
 
     /// How many sessions can be of use.
@@ -87,7 +96,8 @@ impl Pace {
         };
         let mut state = self.state();
         if Arc::ptr_eq(&state.limits, &limits) {
-            state.until = Some(Instant::now() + wait);
+            let now = Instant::now();
+            (state.until, state.refused) = (Some(now + wait), Some(now));
         }
         None
     }
@@ -139,7 +149,9 @@ impl Drop for Permits {
             return;
         }
         let (pace, limits, cost, count) = (Arc::clone(&self.pace), Arc::clone(&self.limits), self.cost, self.count);
-        tokio::spawn(async move {
+        // Where nothing runs any more, they are lost: that makes nobody send too much.
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(async move {
             if let Err(error) = pace.buckets.give_back(&limits, cost, count).await {
                 tracing::debug!(%error, "what was not used of a rate limit is lost");
             }

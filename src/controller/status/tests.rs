@@ -295,6 +295,24 @@ fn a_server_is_unavailable_only_when_no_worker_can_use_it() {
 }
 
 #[test]
+fn mail_that_waits_for_a_rate_limit_is_told_with_the_limit_and_is_no_failure() {
+    let mut scene = scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 10)]).report("a", None);
+    assert_eq!(condition(&scene.show(), "RateLimited"), None);
+    let limits = serde_json::from_value(json!([
+        { "count": 30, "interval": "1m" }, { "unit": "Recipient", "count": 500, "interval": "1h" },
+    ]));
+    let key = RelayKey { namespace: "mail".into(), name: "corporate".into() };
+    let plan = std::sync::Arc::make_mut(&mut scene.world.plan);
+    let relay = plan.relays.get_mut(&key).expect("the relay");
+    relay.published.servers[0].rate_limits = limits.expect("limits");
+    scene.measured.reports.read.get_mut("uid-a").expect("its report").servers[0].rate_limited = true;
+    let status = scene.show();
+    assert_eq!((says(&status, "RateLimited"), says(&status, "Ready").0), (pair("True", "MailWaits"), "True".into()));
+    let message = &condition(&status, "RateLimited").expect("the condition").message;
+    assert!(message.contains("primary takes 30 mails in 1m and 500 recipients in 1h"), "{message}");
+}
+
+#[test]
 fn a_server_with_a_lower_limit_than_the_budget_is_saturated_and_not_unavailable() {
     let scene = scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 10)]);
     let status = scene.report("a", Some(("TooManyConnections", "421 too many connections"))).show();
