@@ -226,6 +226,19 @@ async fn sigterm_does_not_wait_for_a_server_that_does_not_greet() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_greet_is_told_of_while_it_is_waited_for() {
+    let scene = Scene::sixteen(1, json!({})).await;
+    scene.sink.set_behaviour(Behaviour { greeting_delay_ms: 60_000, ..Behaviour::default() });
+    scene.send(1).await;
+    let told = eventually("the worker says so", async || {
+        let report = scene.report(0).await.ok_or("no report")?;
+        report.servers[0].unavailable.clone().ok_or("no reason")
+    })
+    .await;
+    assert!(told.reason == "ConnectFailed" && told.message.contains("not greeted us for 20 s"), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_server_says_about_us_is_told_without_addresses() {
     let scene = Scene::sixteen(1, json!({})).await;
     let later = Failure::reply(FailureStage::Mail, "421 4.3.0 <app@example.com>: come back later");

@@ -26,6 +26,8 @@ use crate::{
 
 /// A session that takes longer to open is no longer waited for: another may be sooner, at another server perhaps.
 const SLOW: Duration = Duration::from_secs(2);
+/// After so long more, people should know: the server's time is minutes.
+const SILENT: Duration = Duration::from_secs(18);
 /// A session that the server ends sooner than this, and before its first mail, counts against the server.
 const EARLY: Duration = Duration::from_secs(1);
 /// How long a mail in hand waits for its server's rate limits.
@@ -68,7 +70,13 @@ async fn live(context: Arc<Context>, server: Arc<Server>, slot: Slot, mut openin
             opened = &mut opened => opened,
             () = tokio::time::sleep(SLOW) => {
                 opening.takes_long();
-                opened.await
+                tokio::select! {
+                    opened = &mut opened => opened,
+                    () = tokio::time::sleep(SILENT) => {
+                        server.is_silent(SLOW + SILENT);
+                        opened.await
+                    }
+                }
             }
         }
     };
@@ -79,6 +87,7 @@ async fn live(context: Arc<Context>, server: Arc<Server>, slot: Slot, mut openin
             return ended;
         }
     };
+    server.has_spoken();
     slot.connected();
     context.metrics.sessions_opened.get_or_create(&label).inc();
     let open = context.metrics.sessions_open.get_or_create_owned(&label);

@@ -71,6 +71,8 @@ struct State {
     /// How many sessions in a row the server refused for our sake.
     sessions_refused: usize,
     rests_until: Option<Instant>,
+    /// A session that is being opened has heard nothing for long.
+    silent: Option<Unavailable>,
     /// When the server last found a session to be one too many, and in what words.
     saturated: Option<(Instant, Unavailable)>,
     withholding: Withholding,
@@ -101,6 +103,7 @@ impl Server {
                 quotas: Suspects::new(ENOUGH_QUOTAS),
                 sessions_refused: 0,
                 rests_until: None,
+                silent: None,
                 saturated: None,
                 withholding: Withholding::new(),
                 settle_time: SettleTime::new(Timing::default().settle),
@@ -206,6 +209,7 @@ impl Server {
 
     /// Remembers why a session could not be opened.
     pub fn not_opened(&self, why: &Unopened<'_>, files: &CredentialsFolder) {
+        self.has_spoken();
         let trouble = match why {
             Unopened::Files(error) => {
                 let what = unavailable(error.reason(), &error.to_string());
@@ -380,7 +384,21 @@ impl Server {
     pub fn trouble_to_tell(&self) -> Option<Unavailable> {
         let state = self.state();
         let saturated = state.saturated.as_ref().filter(|(at, _)| at.elapsed() < SATURATED).map(|(_, why)| why);
-        state.breaker.unavailable().or(saturated).cloned()
+        state.breaker.unavailable().or(state.silent.as_ref()).or(saturated).cloned()
+    }
+
+    /// Says that a session cannot be opened since the server says nothing; it may be waited for some minutes.
+    pub fn is_silent(&self, time: Duration) {
+        let words = format!("the server has not greeted us for {} s; it is waited for", time.as_secs());
+        let silent = unavailable(Why::ConnectFailed.as_str(), &words);
+        if self.state().silent.replace(silent).is_none() {
+            tracing::warn!(server.name = self.name, words, "no session can be opened");
+        }
+    }
+
+    /// The server has said something to a session that is being opened.
+    pub fn has_spoken(&self) {
+        self.state().silent = None;
     }
 
     /// Remembers a session that the server ended before it could carry a mail.
