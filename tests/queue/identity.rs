@@ -151,6 +151,29 @@ async fn a_take_that_is_run_twice_takes_nothing_in_the_place_of_what_it_took() {
 }
 
 #[tokio::test]
+async fn commands_of_a_claim_that_come_again_change_nothing_of_it() {
+    for entry in
+        [mail("honest"), mail("honest").replace("from", "form"), forged("x", r#","remaining":["victim@x.org"]"#)]
+    {
+        let fixture = fixture();
+        let courier = Courier::open(&fixture, 0, &[]).await;
+        let queue = courier.queue();
+        fixture.push("mail_queue", &entry).await;
+        courier.disorder(Disorder { again: 1_000, ..Disorder::default() });
+        let mut batch = queue.claim(ONE, "pod", 1, NOW).await.expect("claim");
+        courier.disorder(Disorder::default());
+        let before = fixture.balanced().await;
+        while courier.under_way() > 0 {
+            courier.arrive().await;
+        }
+        assert_eq!(fixture.balanced().await, before, "{entry}");
+        if let Some(claim) = batch.mails.pop() {
+            assert_eq!(fixture.advance(ONE, &claim, Stage::Committing).await, Advance::Done, "{entry}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_take_that_comes_again_when_its_claim_is_settled_makes_no_other_mail_the_settled_one() {
     let fixture = fixture();
     let courier = Courier::open(&fixture, 0, &[]).await;

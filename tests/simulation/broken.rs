@@ -95,7 +95,7 @@ impl Broken {
             }
             Self::OtherAtEachLook => &[(
                 "  local own, other, has = records[1], nil, nil\n",
-                "  if envelope == 'raw' and stage == 'claimed' then serial = 'another look' end\n  local own, other, has = records[1], nil, nil\n",
+                "  local function is_of() return true end\n  if envelope == 'raw' and stage == 'claimed' then serial = 'another look' end\n  local own, other, has = records[1], nil, nil\n",
             )],
             Self::HavingForgotten => &[("join(found.has, has), sum", "'', sum")],
             Self::ForgedBelieved => &[("(not own or own.serial ~= serial)", "false")],

@@ -2,8 +2,8 @@
 -- when that is long. ARGV: now, and for each claim: claim, action
 -- (kept, dead, duplicate), header ('' keeps the entry), id, serial, not before, expires, reason, dead letter, what its
 -- envelope is (raw; headed: to be checked here; forged: found out), fingerprint, recipients that are left out, whether
--- doubts about another's record were looked into, names of the records, Message-ID, and when the entry was taken: with
--- its claim that names what was looked at, since a take that comes again takes another one under the same claim.
+-- doubts about another's record were looked into, names of the records, Message-ID, and when the entry was taken:
+-- a take that comes again may have taken another one under the same claim, and an earlier look may come later than this one.
 -- Answers one word for each claim: kept, delayed, dead, expired, duplicate, delivered, gone; or what must be thought over,
 -- and nothing was changed: missing (its dead letter), forged, doubtful, or partly and a line for each address that has it.
 local CLAIMS, STAGES, now = KEYS[13], KEYS[14], clock(ARGV[1])
@@ -33,7 +33,9 @@ for at = 2, #ARGV, 16 do
   local late = own and own.serial == serial and (own.state == LETTER.delivered or own.state == LETTER.late)
   local sends = action == 'kept' or action == 'delayed'
   local answer, parts = action, string.sub(letter, 1, 1) == '=' and KEYS[first + #records]
-  if not entry or (stage ~= 'taken' and stage ~= 'claimed') or (stage == 'taken' and string.match(mark, '^taken (%d+)') ~= ARGV[at + 15]) then
+  -- What was looked at is known by when it was taken, and once it was admitted by its header.
+  local is_it = stage == 'taken' and string.match(mark, '^taken (%d+)') == ARGV[at + 15]
+  if not entry or not (is_it or stage == 'claimed' and is_of(entry, serial)) then
     answer = 'gone'
   elseif envelope == 'headed' and stage == 'taken' and (not own or own.serial ~= serial) then
     -- A record is born with its header, by our scripts; nobody else knows its serial.

@@ -8,12 +8,9 @@ for at = 5, #ARGV do
 end
 
 local function in_hand(found)
-  local words = '"serial":"' .. found.serial
   for at = 13 + #records, #KEYS do
     for _, claim in ipairs(redis.call('HKEYS', KEYS[at])) do
-      local entry = redis.call('HGET', KEYS[at], claim)
-      local line = headed(entry) and string.sub(entry, 1, string.find(entry, '\n', 1, true) or #entry) or ''
-      if string.find(line, words, 1, true) then return true end
+      if is_of(redis.call('HGET', KEYS[at], claim), found.serial) then return true end
     end
   end
   return false

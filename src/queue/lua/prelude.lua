@@ -55,6 +55,12 @@ local function headed(entry)
   return sealed(entry) and string.sub(entry, #MAGIC + 3, #MAGIC + 5) ~= '{}\n'
 end
 
+-- Whether the header of an entry is that of the mail of this serial.
+local function is_of(entry, serial)
+  local line = headed(entry) and string.sub(entry, 1, string.find(entry, '\n', 1, true) or #entry)
+  return line and string.find(line, '"serial":"' .. serial, 1, true) ~= nil
+end
+
 -- The producer's bytes of an entry.
 local function payload(entry)
   local at = sealed(entry) and string.find(entry, '\n', 1, true)
