@@ -13,7 +13,7 @@ use kube::ResourceExt;
 use super::{Candidate, RelayKey, Stall, pools_of};
 use crate::api::{MailRelay, Server};
 
-/// Who owns what, as it is written down: UIDs of relays, the first owner first, by [`Thing`].
+/// Who owns what, as it is written down: UIDs of relays, the first owner first, by what they own in words.
 pub type Owned = BTreeMap<String, Vec<String>>;
 
 /// What was written down, and the relays of which nobody can say what they ask for now.
