@@ -208,3 +208,12 @@ async fn a_record_of_a_newer_version_is_refused_and_told_and_the_last_one_stays_
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_the_queue_that_makes_no_sense_keeps_no_worker_from_reporting() {
+    let mut scene = Scene::sixteen(1, json!({})).await;
+    let mut garbage = redis::cmd("SET");
+    let () = scene.query(garbage.arg("{mail_queue}:delayed").arg("text")).await;
+    scene.add_worker();
+    eventually("the new worker reports", async || scene.report(1).await.map(drop).ok_or("none yet")).await;
+}

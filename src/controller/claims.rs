@@ -89,7 +89,15 @@ impl Pass<'_> {
                 continue;
             }
             let options = self.options(&found, seen);
-            let recovery = queue.recover(&found.process, &options, At::Redis).await?;
+            let recovery = match queue.recover(&found.process, &options, At::Redis).await {
+                Ok(recovery) => recovery,
+                // What is wrong with the claims of one process keeps nobody else's mail.
+                Err(error) if !error.is_silence() => {
+                    tracing::debug!(relay = %self.key, process = found.process, %error, "cannot recover its claims");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             if recovery == Recovery::default() {
                 // It drained before it ended: only its name was left.
                 continue;

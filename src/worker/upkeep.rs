@@ -63,26 +63,46 @@ impl Upkeep {
             server.look_at_files(&self.context.files);
         }
         self.context.fleet.measure(&self.context.metrics);
-        // Without Redis each of these fails alike: the first one is enough.
-        let turned = async {
-            // A suspended relay sends nothing, so due mail may as well wait where it is.
-            if !record.spec.suspend && record.stalled.is_none() {
-                self.promote(&queue).await?;
-            }
-            self.report().await?;
-            self.tell_good().await?;
-            // Sessions that claim find these by themselves; a worker without a share has none.
-            let returned = queue.return_lost_claims(self.context.process.as_str(), At::Redis).await?;
-            if returned > 0 {
-                tracing::info!(claims.returned = returned, "gave back claims whose answer had been lost");
-            }
-            self.resolve_strangers(&queue, &record).await?;
-            self.measure(&queue).await
-        };
-        if let Err(error) = turned.await {
+        let mut refusal = None;
+        let turned = self.steps(&queue, &record, &mut refusal).await;
+        if let Some(error) = turned.err().or(refusal) {
             self.context.metrics.store_failures.get_or_create(&ByKind { kind: "upkeep" }).inc();
-            tracing::debug!(%error, "upkeep did not reach Redis");
+            tracing::debug!(%error, "upkeep did not do all with Redis");
         }
+    }
+
+    /// What Redis refuses to one step is that step's alone. When it says nothing, the others fail alike: the first one is enough.
+    async fn steps(
+        &mut self,
+        queue: &Queue,
+        record: &RelayRecord,
+        refusal: &mut Option<StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut note = |done: Result<(), StoreError>| match done {
+            Err(error) if !error.is_silence() => {
+                refusal.get_or_insert(error);
+                Ok(())
+            }
+            done => done,
+        };
+        // A suspended relay sends nothing, so due mail may as well wait where it is.
+        if !record.spec.suspend && record.stalled.is_none() {
+            note(self.promote(queue).await)?;
+        }
+        note(self.report().await)?;
+        note(self.tell_good().await)?;
+        note(self.return_lost_claims(queue).await)?;
+        note(self.resolve_strangers(queue, record).await)?;
+        note(self.measure(queue).await)
+    }
+
+    /// Sessions that claim find these by themselves; a worker without a share has none.
+    async fn return_lost_claims(&self, queue: &Queue) -> Result<(), StoreError> {
+        let returned = queue.return_lost_claims(self.context.process.as_str(), At::Redis).await?;
+        if returned > 0 {
+            tracing::info!(claims.returned = returned, "gave back claims whose answer had been lost");
+        }
+        Ok(())
     }
 
     /// Brings due mail back; how much, all workers together, is the script's to say.

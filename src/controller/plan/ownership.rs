@@ -13,7 +13,7 @@ use kube::ResourceExt;
 use super::{Candidate, RelayKey, Stall, pools_of};
 use crate::api::{MailRelay, Server};
 
-/// Who owns what, as it is written down: UIDs of relays, the first owner first, by [`Thing`].
+/// Who owns what, as it is written down: UIDs of relays, the first owner first, by what they own in words.
 pub type Owned = BTreeMap<String, Vec<String>>;
 
 /// What was written down, and the relays of which nobody can say what they ask for now.
@@ -72,8 +72,6 @@ struct Owner {
 pub struct Owners {
     /// The first owner first.
     by_thing: BTreeMap<Thing, Vec<Owner>>,
-    /// What is kept for relays that cannot be read, by words alone.
-    kept_unread: Owned,
     /// The working relays that name each budget.
     working: BTreeMap<String, Vec<RelayKey>>,
 }
@@ -81,27 +79,25 @@ pub struct Owners {
 impl Owners {
     /// What was owned and is still asked for. `relays` are those that are not being deleted.
     pub fn keep(ownership: &Ownership, relays: &[&Candidate]) -> Self {
-        let mut kept = Self::default();
-        for Candidate { relay, .. } in relays {
+        let asking = |relay: &MailRelay| {
             let owner = Owner { uid: relay.uid().unwrap_or_default(), key: RelayKey::of(relay) };
-            for thing in Thing::of(relay) {
-                let rank = |uid: &String| ownership.owned.get(&thing.word())?.iter().position(|known| known == uid);
-                if rank(&owner.uid).is_some() {
-                    let owners = kept.by_thing.entry(thing.clone()).or_default();
-                    owners.push(owner.clone());
-                    owners.sort_by_key(|owner| rank(&owner.uid));
-                }
-            }
-        }
+            let things: BTreeMap<String, Thing> =
+                Thing::of(relay).into_iter().map(|thing| (thing.word(), thing)).collect();
+            (owner.uid.clone(), (owner, things))
+        };
+        let asking: BTreeMap<String, _> = relays.iter().map(|candidate| asking(&candidate.relay)).collect();
+        let mut kept = Self::default();
         for (word, uids) in &ownership.owned {
-            let unread: Vec<String> =
-                uids.iter().filter(|uid| ownership.unreadable.contains_key(*uid)).cloned().collect();
-            let first = unread.first().and_then(|uid| ownership.unreadable.get(uid).cloned().map(|key| (uid, key)));
-            if let (Some((uid, key)), Some(thing)) = (first, parse(word)) {
-                kept.by_thing.entry(thing).or_default().insert(0, Owner { uid: uid.clone(), key });
-            }
-            if !unread.is_empty() {
-                kept.kept_unread.insert(word.clone(), unread);
+            for uid in uids {
+                let known =
+                    asking.get(uid).and_then(|(owner, things)| Some((things.get(word)?.clone(), owner.clone())));
+                let unread = || {
+                    let key = ownership.unreadable.get(uid)?.clone();
+                    Some((parse(word)?, Owner { uid: uid.clone(), key }))
+                };
+                if let Some((thing, owner)) = known.or_else(unread) {
+                    kept.by_thing.entry(thing).or_default().push(owner);
+                }
             }
         }
         kept
@@ -230,16 +226,8 @@ impl Owners {
 
     /// Who owns what, to be written down.
     pub fn owned(&self) -> Owned {
-        let mut owned = self.kept_unread.clone();
-        for (thing, owners) in &self.by_thing {
-            let uids = owned.entry(thing.word()).or_default();
-            for Owner { uid, .. } in owners {
-                if !uids.contains(uid) {
-                    uids.push(uid.clone());
-                }
-            }
-        }
-        owned
+        let uids = |owners: &[Owner]| owners.iter().map(|owner| owner.uid.clone()).collect();
+        self.by_thing.iter().map(|(thing, owners)| (thing.word(), uids(owners))).collect()
     }
 }
 
