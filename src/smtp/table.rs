@@ -303,6 +303,8 @@ fn about_us(topic: Topic) -> Why {
 }
 
 #[cfg(test)]
+mod corpus;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod texts;

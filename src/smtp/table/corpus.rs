@@ -1,0 +1,109 @@
+//! Replies of public sources, kept as data, and what each judges.
+
+use super::*;
+
+/// What the worker learns before it is asked again: sessions are kept, and no recipient was taken yet.
+const CONTEXT: Context = Context { accepted: 0, resent: false, reused: true };
+
+/// One line of the data.
+struct Line {
+    stage: Stage,
+    judges: &'static str,
+    reply: &'static str,
+    source: &'static str,
+}
+
+impl Line {
+    /// What the rules say it judges, in the words of the data.
+    fn judged(&self) -> &'static str {
+        let (code, text) = self.reply.split_once(' ').expect("a text");
+        let reply = Reply::new(code.parse().expect("a code"), text);
+        let Ruling { verdict, why, sign } = judge(self.stage, Event::Reply(&reply), &CONTEXT);
+        match (verdict, sign, why) {
+            (Verdict::Dead, ..) if self.stage == Stage::Rcpt => "recipient dead",
+            (Verdict::Dead, ..) => "mail dead",
+            (Verdict::Retry { .. }, ..) if self.stage == Stage::Rcpt => "recipient later",
+            (Verdict::Retry { .. }, ..) => "mail later",
+            (Verdict::Suspect, ..)
+            | (_, Sign::RefusesUs(_) | Sign::Pause(PauseReason::AuthenticationFailed), _) => "us",
+            (
+                ..,
+                Why::TooManyConnections
+                | Why::Throttled
+                | Why::QuotaExceeded
+                | Why::SessionFull
+                | Why::TooManyRecipients,
+            ) => "pace",
+            (Verdict::Defer { .. }, ..) => "server",
+            _ => "nothing",
+        }
+    }
+}
+
+fn stage(name: &str) -> Stage {
+    match name {
+        "greeting" => Stage::Greeting,
+        "ehlo" => Stage::Ehlo,
+        "auth" => Stage::Auth,
+        "mail" => Stage::Mail,
+        "rcpt" => Stage::Rcpt,
+        "data" => Stage::Data,
+        "after_dot" => Stage::AfterDot,
+        _ => panic!("no such stage: {name}"),
+    }
+}
+
+fn lines(data: &'static str) -> Vec<Line> {
+    data.lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| match line.split('\t').collect::<Vec<_>>()[..] {
+            [name, judges, reply, source] => Line { stage: stage(name), judges, reply, source },
+            _ => panic!("not four columns: {line}"),
+        })
+        .collect()
+}
+
+/// The lines that are judged otherwise than their meaning.
+fn wrong(lines: &[Line]) -> Vec<String> {
+    lines
+        .iter()
+        .filter(|line| line.judged() != line.judges)
+        .map(|line| format!("{:?} {}: {}, not {}", line.stage, line.reply, line.judged(), line.judges))
+        .collect()
+}
+
+const CORPUS: &str = include_str!("corpus.tsv");
+const HELD_OUT: &str = include_str!("held_out.tsv");
+
+#[test]
+fn every_reply_of_the_corpus_judges_whom_it_means() {
+    let lines = lines(CORPUS);
+    assert!(lines.len() >= 200, "{} replies", lines.len());
+    let wrong = wrong(&lines);
+    assert!(wrong.is_empty(), "{} of {}: {wrong:#?}", wrong.len(), lines.len());
+}
+
+#[test]
+fn of_replies_that_no_rule_was_written_for_nine_in_ten_are_judged_right() {
+    let lines = lines(HELD_OUT);
+    let wrong = wrong(&lines);
+    println!("{} of {} right; {wrong:#?}", lines.len() - wrong.len(), lines.len());
+    assert_eq!(lines.len(), 50);
+    assert!(wrong.len() <= 5, "{} wrong: {wrong:#?}", wrong.len());
+}
+
+#[test]
+fn every_reply_names_its_source_and_none_is_there_twice() {
+    for data in [CORPUS, HELD_OUT] {
+        let names: Vec<_> =
+            data.lines().filter_map(|line| line.strip_prefix("#@ ")?.split_whitespace().next()).collect();
+        for line in lines(data) {
+            let name = line.source.split(':').next().unwrap_or_default();
+            assert!(names.contains(&name) || line.source.starts_with("http"), "{}", line.source);
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    for line in lines(CORPUS).iter().chain(&lines(HELD_OUT)) {
+        assert!(seen.insert((line.stage, line.reply)), "twice: {}", line.reply);
+    }
+}
