@@ -22,6 +22,9 @@ use redis::{
 
 /// How long a connection to Redis may take at first: one that a lost packet holds up is given up before its lease is.
 const CONNECT_LIMIT: Duration = Duration::from_millis(300);
+/// Redis does not say which command of a script it was.
+const FORBIDDEN: &str = "the Redis user has no permission for a command that we need: the ledger's scripts use INFO, the \
+    queue's use hashes, lists, sorted sets and streams; see its ACL";
 /// How long the same refusal of Redis is not told again.
 const TELL_AGAIN: Duration = Duration::from_secs(600);
 /// How long it may take at most, where Redis is far away.
@@ -502,7 +505,9 @@ impl Store {
         if told.get(detail).is_none_or(|last| now.duration_since(*last) >= TELL_AGAIN) {
             told.retain(|_, last| now.duration_since(*last) < TELL_AGAIN);
             told.insert(detail.clone(), now);
-            tracing::warn!(%error, "redis refuses a command");
+            let forbidden = detail.contains("can't run this command") || detail.contains("NOPERM");
+            let remedy = if forbidden { FORBIDDEN } else { "" };
+            tracing::warn!(%error, remedy, "redis refuses a command");
         }
     }
 

@@ -112,3 +112,15 @@ async fn a_redis_far_away_is_reached() {
     .await;
     assert!(tries <= 4, "{tries}");
 }
+
+/// A store that somebody else operates may forbid what a script needs, and does not say what.
+#[tokio::test]
+async fn a_script_that_the_user_may_not_run_is_told_as_a_matter_of_permissions() {
+    let redis = RedisServer::start(Persistence::Off);
+    redis.command(&["ACL", "SETUSER", "limited", "on", ">pw", "~*", "&*", "+@all", "-info"]).expect("set");
+    let url = redis.url().replace("redis://", "redis://limited:pw@");
+    let store = Store::new(&StoreOptions::from_url(url)).expect("options");
+    let script = Script::new("return redis.call('INFO', 'server')");
+    let refused = store.invoke::<String>(&script, &["k"], &[], LIMIT).await.expect_err("forbidden");
+    assert!(refused.is_definite() && refused.to_string().contains("can't run this command"), "{refused}");
+}

@@ -24,8 +24,9 @@ impl Line {
             (Verdict::Dead, ..) => "mail dead",
             (Verdict::Retry { .. }, ..) if self.stage == Stage::Rcpt => "recipient later",
             (Verdict::Retry { .. }, ..) => "mail later",
-            (Verdict::Suspect, ..)
-            | (_, Sign::RefusesUs(_) | Sign::Pause(PauseReason::AuthenticationFailed), _) => "us",
+            (Verdict::Suspect, ..) | (_, Sign::RefusesUs(_) | Sign::Pause(PauseReason::AuthenticationFailed), _) => {
+                "us"
+            }
             (
                 ..,
                 Why::TooManyConnections
