@@ -148,6 +148,10 @@ simulation: ## the simulation of workers and controllers: SEEDS=5000 worlds of r
 deaths: setup ## workers killed at each point of a transaction, KILLS=20 times each, Redis REDIS_KILLS=50 times, with figures
 	KILLS=$(or $(KILLS),20) REDIS_KILLS=$(or $(REDIS_KILLS),50) $(CARGO) test --locked -p mailrelay --test deaths -- --nocapture --test-threads 1
 
+.PHONY: test-long
+test-long: setup ## tests that take minutes, or need root: a control group, a slow link, 1,000,000 dead letters, 30 mails a minute
+	$(CARGO) test --locked -p mailrelay --test worker_limits --test rate --test many_letters -- --ignored --nocapture --test-threads 1
+
 .PHONY: model
 model: ## the model of the lease protocol with the scenarios that take minutes too
 	$(CARGO) test --locked -p mailrelay --test model -- --include-ignored --show-output
