@@ -97,6 +97,14 @@ impl Courier {
         Queue::new(Store::new(&options).expect("options"), names())
     }
 
+    /// A client whose scripts of a claim are loaded, so that each is one command from now on; a mail was claimed for that.
+    pub async fn warm(&self, fixture: &Fixture) -> Queue {
+        let queue = self.queue();
+        fixture.push("mail_queue", mail("warm")).await;
+        assert_eq!(queue.claim(ONE, "pod", 1, NOW).await.expect("claim").mails.len(), 1);
+        queue
+    }
+
     /// From now on the next command with this digest is held back until it is repeated, and takes effect just before that.
     pub fn hold(&self, digest: String) {
         self.plan().digest = Some(digest);

@@ -27,6 +27,7 @@ mod real {
     mod slow;
     mod sums;
     pub mod support;
+    mod twice;
 }
 
 #[path = "."]
@@ -44,4 +45,5 @@ mod simulated {
     mod silence;
     mod sums;
     mod support;
+    mod twice;
 }

@@ -3,7 +3,9 @@
 
 mod judge;
 mod life;
+mod people;
 mod posts;
+mod rest;
 
 use life::{Broken, Life, Manners};
 

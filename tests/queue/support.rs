@@ -129,3 +129,30 @@ pub fn delayed(wait: Duration) -> Settlement {
         reply: "451 later".into(),
     }
 }
+
+/// A header that no script of ours wrote, in front of a good mail.
+pub fn forged(id: &str, more: &str) -> String {
+    let header = format!(
+        r#"{{"id":"{id}","serial":"0123456789abcdef0123456789abcdef","messageId":"<forged@evil.example>","firstSeen":1,"since":1{more}}}"#
+    );
+    format!("mailrelay/1 n {header}\n{}", mail("honest"))
+}
+
+/// The digest of a script, as the product sends it; of one that drains unless its flags are given.
+macro_rules! digest {
+    ($name:literal) => {
+        digest!($name, " flags=allow-oom")
+    };
+    ($name:literal, $flags:literal) => {
+        redis::Script::new(concat!(
+            "#!lua",
+            $flags,
+            "\n",
+            include_str!("../../src/queue/lua/prelude.lua"),
+            include_str!(concat!("../../src/queue/lua/", $name, ".lua"))
+        ))
+        .get_hash()
+        .to_owned()
+    };
+}
+pub(super) use digest;

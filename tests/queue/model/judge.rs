@@ -7,7 +7,8 @@ use redis::cmd;
 
 use super::{
     super::support::*,
-    life::{Life, recipients, recipients_of_letter},
+    life::Life,
+    people::{recipients, recipients_of_letter},
     posts::mark,
 };
 

@@ -8,12 +8,11 @@ use std::{
 use mailrelay::{
     api::UnknownOutcome,
     queue::{
-        Advance, At, Claimed, Counted, DeadLetter, EnqueueError, Entry, Filter, OperationId, Progress, Queue,
-        RecoverOptions, Refusal, Schedule, Settled, Settlement, Stage, UnixMillis,
+        Advance, At, Claimed, Counted, EnqueueError, OperationId, Progress, Queue, RecoverOptions, Refusal, Schedule,
+        Settled, Settlement, Stage, UnixMillis,
     },
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use redis::cmd;
 
 use super::{
     super::{
@@ -35,30 +34,30 @@ pub struct Manners {
 }
 
 /// How far a worker is with a claim.
-enum Doing {
+pub enum Doing {
     At(Stage),
     /// The server has answered.
     Sent(Settlement, Progress, OperationId),
 }
 
-struct Worker {
-    process: String,
-    queue: Queue,
-    claims: Vec<(Claimed, Doing)>,
+pub struct Worker {
+    pub process: String,
+    pub queue: Queue,
+    pub claims: Vec<(Claimed, Doing)>,
 }
 
 pub struct Life<'a> {
     pub fixture: &'a Fixture,
     pub courier: Courier,
     edits: bool,
-    random: StdRng,
+    pub random: StdRng,
     pub now: UnixMillis,
     /// Of an observer.
     pub queue: Queue,
-    marks: u64,
-    workers: Vec<Worker>,
+    pub marks: u64,
+    pub workers: Vec<Worker>,
     /// Processes that died, or seem to have died.
-    graves: Vec<Worker>,
+    pub graves: Vec<Worker>,
     processes: u32,
     pub made: Vec<Made>,
     /// How often the server took a mail for a recipient.
@@ -78,7 +77,7 @@ pub struct Life<'a> {
 }
 
 /// Again until Redis answers: what every caller does.
-async fn again<T, E>(ask: impl AsyncFn() -> Result<T, E>) -> T {
+pub async fn again<T, E>(ask: impl AsyncFn() -> Result<T, E>) -> T {
     loop {
         if let Ok(answer) = ask().await {
             return answer;
@@ -117,7 +116,7 @@ impl<'a> Life<'a> {
     }
 
     /// Another worker process.
-    fn start(&mut self) {
+    pub fn start(&mut self) {
         self.processes += 1;
         let process = format!("{:032x}", self.processes);
         self.workers.push(Worker { process, queue: self.courier.queue(), claims: Vec::new() });
@@ -193,7 +192,7 @@ impl<'a> Life<'a> {
     }
 
     /// Whether it is a duplicate; none when nobody knows whether it was taken.
-    async fn enqueue(&self, made: &Made, mark: u64, tries: usize) -> Option<bool> {
+    pub async fn enqueue(&self, made: &Made, mark: u64, tries: usize) -> Option<bool> {
         for _ in 0..tries {
             match self.queue.enqueue(made.json(mark).as_bytes(), NO_LIMITS, self.now).await {
                 Ok(enqueued) => return Some(enqueued.duplicate),
@@ -205,7 +204,7 @@ impl<'a> Life<'a> {
     }
 
     /// The mails that the worker got, and how many ended instead.
-    async fn claim(&mut self, worker: usize, max: usize) -> usize {
+    pub async fn claim(&mut self, worker: usize, max: usize) -> usize {
         let worker = &mut self.workers[worker];
         // Not by a time that stands still: when it was taken tells a claim from another of its id.
         let batch = again(async || worker.queue.claim(&worker.process, "pod", max, At::Redis).await).await;
@@ -229,7 +228,7 @@ impl<'a> Life<'a> {
     }
 
     /// One step with a claim; none when it is over.
-    async fn go_on(&mut self, process: &str, queue: &Queue, claim: &Claimed, doing: Doing) -> Option<Doing> {
+    pub async fn go_on(&mut self, process: &str, queue: &Queue, claim: &Claimed, doing: Doing) -> Option<Doing> {
         let now = self.now;
         match doing {
             Doing::At(Stage::Committing) => Some(self.transact(claim)),
@@ -352,196 +351,4 @@ impl<'a> Life<'a> {
             self.graves[grave].claims.push((claim, doing));
         }
     }
-
-    /// A person decides on parked mail.
-    async fn decide(&mut self) {
-        let (queue, now, all) = (self.queue.clone(), self.now, Filter::default());
-        let held = again(async || queue.held_list(&all, 1).await).await.pop();
-        match self.random.random_range(0..8) {
-            0..=2 => drop(queue.dead_requeue(&all, 2, now).await),
-            3 => {
-                let letters = self.fixture.letters().await;
-                if let Some(letter) = letters.last().filter(|letter| !letter.id.is_empty()) {
-                    let of_it = Filter::id(letter.id.clone());
-                    let alike = letters.iter().filter(|other| other.id == letter.id);
-                    self.discard(alike.flat_map(recipients_of_letter).collect());
-                    let _ = queue.dead_discard(&of_it, 1, now).await;
-                }
-            }
-            _ if held.is_none() => {}
-            choice => {
-                let Some(held) = held else { return };
-                let of_it = Filter::id(held.claim_id.clone());
-                let details = again(async || queue.held_show(&held.claim_id).await).await;
-                let Some(details) = details else { return };
-                let mut who = details.remaining.unwrap_or_else(|| recipients(details.payload.as_bytes()));
-                who.extend(details.refused.into_iter().map(|refusal| refusal.recipient));
-                let has_it = who.iter().any(|recipient| self.has.contains_key(recipient));
-                if choice == 4 {
-                    // Without a look at the server's log.
-                    self.risked.extend(who);
-                    let _ = queue.held_release(&of_it, 1, now).await;
-                } else if has_it {
-                    // It was delivered, and that is all there is to it.
-                    self.discard(who);
-                    let _ = queue.held_discard(&of_it, 1, now).await;
-                } else {
-                    let _ = queue.held_release(&of_it, 1, now).await;
-                }
-            }
-        }
-    }
-
-    fn discard(&mut self, who: Vec<String>) {
-        self.dropped.extend(who.iter().cloned());
-        self.discarded.extend(who);
-    }
-
-    /// A person removes what no script removed.
-    async fn edit(&mut self) {
-        let store = &self.fixture.store;
-        let lists = ["mail_queue", "{mail_queue}:high", "{mail_queue}:low", "{mail_queue}:arrived"];
-        let list = lists[self.random.random_range(0..lists.len())];
-        let entries: Vec<Vec<u8>> = store.query(cmd("LRANGE").arg(list).arg(0).arg(-1), LIMIT).await.expect("LRANGE");
-        let delayed: Vec<Vec<u8>> =
-            store.query(cmd("HVALS").arg("{mail_queue}:delayed:mails"), LIMIT).await.expect("HVALS");
-        let gone = match self.random.random_range(0..3) {
-            0 => {
-                let _: i64 = store.query(cmd("DEL").arg(list), LIMIT).await.expect("DEL");
-                entries
-            }
-            1 if !entries.is_empty() => {
-                let entry = entries[self.random.random_range(0..entries.len())].clone();
-                let removed: usize = store.query(cmd("LREM").arg(list).arg(1).arg(&entry), LIMIT).await.expect("LREM");
-                vec![entry; removed]
-            }
-            _ => {
-                let keys = ["{mail_queue}:delayed", "{mail_queue}:delayed:mails"];
-                let _: i64 = store.query(cmd("DEL").arg(&keys), LIMIT).await.expect("DEL");
-                delayed
-            }
-        };
-        for entry in &gone {
-            let decoded = Entry::decode(entry);
-            // What a producer forged was never counted, though it looks so.
-            let counted = matches!(&decoded, Entry::Sealed(header, _) if header.first_seen >= NOW);
-            self.removed += i64::from(counted);
-            self.dropped.extend(recipients(decoded.payload()));
-        }
-    }
-
-    /// Everything comes to rest: what is under way arrives, who is dead is recovered, what waits is sent.
-    pub async fn rest(&mut self) {
-        self.courier.disorder(Disorder::default());
-        for _ in 0..20 {
-            while self.courier.under_way() > 0 {
-                self.courier.arrive().await;
-            }
-            self.finish_all().await;
-            self.drain().await;
-            let audit = self.queue.audit().await.expect("audit");
-            if audit.queued + audit.in_flight + audit.delayed == 0 {
-                break;
-            }
-        }
-    }
-
-    /// Workers finish what they have and go; the claims of all that are gone are resolved.
-    async fn finish_all(&mut self) {
-        for worker in std::mem::take(&mut self.workers) {
-            let Worker { process, queue, claims } = worker;
-            for (claim, mut doing) in claims {
-                while let Some(next) = self.go_on(&process, &queue, &claim, doing).await {
-                    doing = next;
-                }
-            }
-            self.graves.push(Worker { process, queue, claims: Vec::new() });
-        }
-        while !self.graves.is_empty() {
-            self.graves.rotate_left(1);
-            self.haunt_last().await;
-            self.recover_last().await;
-        }
-        // A take that came late gave mails to processes that nobody remembers.
-        let options = RecoverOptions {
-            unknown: UnknownOutcome::Hold,
-            fence_changed: false,
-            crashed: false,
-            out_of_memory: false,
-        };
-        for process in self.queue.processes().await.expect("processes") {
-            self.queue.recover(&process.process, &options, self.now).await.expect("recovered");
-        }
-        self.start();
-    }
-
-    async fn haunt_last(&mut self) {
-        let Some(grave) = self.graves.last_mut() else { return };
-        let (process, queue) = (grave.process.clone(), grave.queue.clone());
-        for (claim, mut doing) in std::mem::take(&mut grave.claims) {
-            while let Some(next) = self.go_on(&process, &queue, &claim, doing).await {
-                doing = next;
-            }
-        }
-    }
-
-    async fn recover_last(&mut self) {
-        let Some(grave) = self.graves.pop() else { return };
-        let options = RecoverOptions {
-            unknown: UnknownOutcome::Hold,
-            fence_changed: false,
-            crashed: false,
-            out_of_memory: false,
-        };
-        self.queue.recover(&grave.process, &options, self.now).await.expect("recovered");
-    }
-
-    /// One worker sends what waits, to a server that takes all of it.
-    async fn drain(&mut self) {
-        for _ in 0..200 {
-            self.now = self.now.after(Duration::from_secs(20));
-            let moved = self.queue.promote_due(self.now, 100).await.expect("promoted");
-            let yielded = self.claim(0, 5).await;
-            let Worker { process, queue, claims } = &mut self.workers[0];
-            let (process, queue) = (process.clone(), queue.clone());
-            for (claim, _) in std::mem::take(claims) {
-                let committed = queue.advance(&process, &claim.claim_id, Stage::Committing, self.now).await;
-                if committed.expect("advanced") == Advance::Done {
-                    for recipient in &claim.mail.recipients {
-                        *self.has.entry(recipient.clone()).or_default() += 1;
-                    }
-                    let (operation, progress) = (OperationId::random(), Progress::default());
-                    let settled = queue.settle(&process, &claim, &operation, &delivered(), &progress, self.now).await;
-                    settled.expect("settled");
-                }
-            }
-            if moved == 0 && yielded == 0 {
-                break;
-            }
-        }
-        let audit = self.queue.audit().await.expect("audit");
-        if audit.queued > 0 {
-            self.wrong.push(format!("waits: a claim yielded nothing, and {} mails wait", audit.queued));
-        }
-    }
-
-    /// A mail whose id or key must be free is sent again; whether it is dropped.
-    pub async fn is_blocked(&mut self, number: usize) -> bool {
-        self.marks += 1;
-        let made = self.made[number].clone();
-        let blocked = self.enqueue(&made, self.marks, 1).await.expect("an answer");
-        self.drain().await;
-        blocked
-    }
-}
-
-/// Whom a producer's bytes are for.
-pub fn recipients(payload: &[u8]) -> Vec<String> {
-    let mail: serde_json::Value = serde_json::from_slice(payload).unwrap_or_default();
-    mail["to"].as_array().into_iter().flatten().filter_map(|to| to.as_str().map(str::to_owned)).collect()
-}
-
-/// For whom a dead letter is dead.
-pub fn recipients_of_letter(letter: &DeadLetter) -> Vec<String> {
-    letter.remaining.clone().unwrap_or_else(|| recipients(&letter.payload_bytes().unwrap_or_default()))
 }

@@ -1,0 +1,100 @@
+//! People: they decide on parked mail, and remove what no script removed.
+
+use mailrelay::queue::{DeadLetter, Entry, Filter};
+use rand::RngExt;
+use redis::cmd;
+
+use super::{
+    super::support::*,
+    life::{Life, again},
+};
+
+impl Life<'_> {
+    /// A person decides on parked mail.
+    pub async fn decide(&mut self) {
+        let (queue, now, all) = (self.queue.clone(), self.now, Filter::default());
+        let held = again(async || queue.held_list(&all, 1).await).await.pop();
+        match self.random.random_range(0..8) {
+            0..=2 => drop(queue.dead_requeue(&all, 2, now).await),
+            3 => {
+                let letters = self.fixture.letters().await;
+                if let Some(letter) = letters.last().filter(|letter| !letter.id.is_empty()) {
+                    let of_it = Filter::id(letter.id.clone());
+                    let alike = letters.iter().filter(|other| other.id == letter.id);
+                    self.discard(alike.flat_map(recipients_of_letter).collect());
+                    let _ = queue.dead_discard(&of_it, 1, now).await;
+                }
+            }
+            _ if held.is_none() => {}
+            choice => {
+                let Some(held) = held else { return };
+                let of_it = Filter::id(held.claim_id.clone());
+                let details = again(async || queue.held_show(&held.claim_id).await).await;
+                let Some(details) = details else { return };
+                let mut who = details.remaining.unwrap_or_else(|| recipients(details.payload.as_bytes()));
+                who.extend(details.refused.into_iter().map(|refusal| refusal.recipient));
+                let has_it = who.iter().any(|recipient| self.has.contains_key(recipient));
+                if choice == 4 {
+                    // Without a look at the server's log.
+                    self.risked.extend(who);
+                    let _ = queue.held_release(&of_it, 1, now).await;
+                } else if has_it {
+                    // It was delivered, and that is all there is to it.
+                    self.discard(who);
+                    let _ = queue.held_discard(&of_it, 1, now).await;
+                } else {
+                    let _ = queue.held_release(&of_it, 1, now).await;
+                }
+            }
+        }
+    }
+
+    fn discard(&mut self, who: Vec<String>) {
+        self.dropped.extend(who.iter().cloned());
+        self.discarded.extend(who);
+    }
+
+    /// A person removes what no script removed.
+    pub async fn edit(&mut self) {
+        let store = &self.fixture.store;
+        let lists = ["mail_queue", "{mail_queue}:high", "{mail_queue}:low", "{mail_queue}:arrived"];
+        let list = lists[self.random.random_range(0..lists.len())];
+        let entries: Vec<Vec<u8>> = store.query(cmd("LRANGE").arg(list).arg(0).arg(-1), LIMIT).await.expect("LRANGE");
+        let delayed: Vec<Vec<u8>> =
+            store.query(cmd("HVALS").arg("{mail_queue}:delayed:mails"), LIMIT).await.expect("HVALS");
+        let gone = match self.random.random_range(0..3) {
+            0 => {
+                let _: i64 = store.query(cmd("DEL").arg(list), LIMIT).await.expect("DEL");
+                entries
+            }
+            1 if !entries.is_empty() => {
+                let entry = entries[self.random.random_range(0..entries.len())].clone();
+                let removed: usize = store.query(cmd("LREM").arg(list).arg(1).arg(&entry), LIMIT).await.expect("LREM");
+                vec![entry; removed]
+            }
+            _ => {
+                let keys = ["{mail_queue}:delayed", "{mail_queue}:delayed:mails"];
+                let _: i64 = store.query(cmd("DEL").arg(&keys), LIMIT).await.expect("DEL");
+                delayed
+            }
+        };
+        for entry in &gone {
+            let decoded = Entry::decode(entry);
+            // What a producer forged was never counted, though it looks so.
+            let counted = matches!(&decoded, Entry::Sealed(header, _) if header.first_seen >= NOW);
+            self.removed += i64::from(counted);
+            self.dropped.extend(recipients(decoded.payload()));
+        }
+    }
+}
+
+/// Whom a producer's bytes are for.
+pub fn recipients(payload: &[u8]) -> Vec<String> {
+    let mail: serde_json::Value = serde_json::from_slice(payload).unwrap_or_default();
+    mail["to"].as_array().into_iter().flatten().filter_map(|to| to.as_str().map(str::to_owned)).collect()
+}
+
+/// For whom a dead letter is dead.
+pub fn recipients_of_letter(letter: &DeadLetter) -> Vec<String> {
+    letter.remaining.clone().unwrap_or_else(|| recipients(&letter.payload_bytes().unwrap_or_default()))
+}
