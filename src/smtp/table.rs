@@ -251,7 +251,7 @@ fn never(refusal: &Refusal<'_>) -> Ruling {
     }
     // What a mailbox may get in an hour is no reason to give the mail up.
     let soon = words.window() <= SOON && (refusal.speaks_of(Topic::Frequency) || refusal.speaks_of(Topic::Hourly));
-    if soon && is_of_mailbox(refusal) {
+    if soon && *stage != Stage::Mail && is_of_mailbox(refusal) {
         return Ruling::retry(Class::Greylisted, Why::RecipientDeferred);
     }
     if refusal.enhanced() == Some((3, 4)) || (code == 552 && refusal.subject().is_none()) {
