@@ -13,6 +13,8 @@ use super::{
 
 /// The longest time for which a quota is taken to be used up before the server is asked again.
 const LONGEST_QUOTA: u64 = 1_800;
+/// The longest window of a mailbox's own limit that is waited for.
+const SOON: Duration = Duration::from_secs(3_600);
 
 /// The reply table: one ruling for every stage and event.
 pub fn judge(stage: Stage, event: Event<'_>, context: &Context) -> Ruling {
@@ -116,6 +118,10 @@ fn pace(refusal: &Refusal<'_>) -> Option<Ruling> {
     let Refusal { stage, reply, words, context } = refusal;
     let says = |topic| words.speak_of(topic);
     let enhanced = refusal.enhanced();
+    // A server that greets us so has judged what we sent before, not how fast we send.
+    if stage.is_opening() && reply.is_permanent() && says(Topic::Spam) {
+        return None;
+    }
     let of_recipient = is_of_mailbox(refusal);
     let rate = !of_recipient && says(Topic::Rate) && !(reply.is_transient() && says(Topic::Greylist));
     if reply.code == 432 || (says(Topic::Connections) && !says(Topic::Frequency) && !of_recipient) {
@@ -157,7 +163,7 @@ fn is_quota(refusal: &Refusal<'_>) -> bool {
 /// More recipients than one transaction may have: the rest goes in another one, once some were taken.
 fn recipients(refusal: &Refusal<'_>) -> Option<Ruling> {
     let Refusal { stage, reply, context, .. } = refusal;
-    if *stage != Stage::Rcpt || !matches!(reply.code, 450..=452 | 550..=552) || refusal.subject() == Some(2) {
+    if *stage != Stage::Rcpt || !matches!(reply.code, 450..=459 | 550..=559) || refusal.subject() == Some(2) {
         return None;
     }
     let said = (refusal.speaks_of(Topic::Recipients) && !refusal.speaks_of(Topic::Frequency))
@@ -189,6 +195,9 @@ fn opening(refusal: &Refusal<'_>) -> Ruling {
         // Nothing but our own name was said so far.
         None if *stage == Stage::Ehlo && matches!(reply.code, 501 | 504) => {
             Ruling::free(Why::HeloRefused, Sign::RefusesUs(Why::HeloRefused))
+        }
+        None if !transient && words.name_us() && !words.speak_of(Topic::Server) => {
+            Ruling::free(Why::ClientRefused, Sign::RefusesUs(Why::ClientRefused))
         }
         None => Ruling::free(Why::GreetingRefused, Sign::Failing),
         Some(why) => Ruling::free(why, Sign::RefusesUs(why)),
@@ -236,10 +245,14 @@ fn later(refusal: &Refusal<'_>) -> Ruling {
 fn never(refusal: &Refusal<'_>) -> Ruling {
     let Refusal { stage, reply, words, context } = refusal;
     let (code, of_recipient) = (reply.code, *stage == Stage::Rcpt);
-    // A server that asks the sender's own server about it passes on what it hears there.
-    let unknown = of_recipient && words.speak_of(Topic::Recipient) && !words.speak_of(Topic::Callout);
+    let unknown = blames_recipient(refusal);
     if let Some(why) = accused(refusal).filter(|_| !unknown) {
         return Ruling::suspect(why);
+    }
+    // What a mailbox may get in an hour is no reason to give the mail up.
+    let soon = words.window() <= SOON && (refusal.speaks_of(Topic::Frequency) || refusal.speaks_of(Topic::Hourly));
+    if soon && *stage != Stage::Mail && is_of_mailbox(refusal) {
+        return Ruling::retry(Class::Greylisted, Why::RecipientDeferred);
     }
     if refusal.enhanced() == Some((3, 4)) || (code == 552 && refusal.subject().is_none()) {
         return if of_recipient { Ruling::dead(Why::RecipientRefused) } else { Ruling::dead(Why::TooLarge) };
@@ -275,16 +288,37 @@ fn never(refusal: &Refusal<'_>) -> Ruling {
     }
 }
 
-/// What of us a refusal in a mail transaction accuses. A code that names the recipient comes before all words. Words about lists at the end of a message are about us only when
-/// they name us: otherwise a list has something of the message.
+/// Whether the words of a refusal at RCPT leave no doubt that the recipient is meant.
+fn blames_recipient(refusal: &Refusal<'_>) -> bool {
+    let says = |topic| refusal.speaks_of(topic);
+    // A server that asks the sender's own server about it passes on what it hears there.
+    if refusal.stage != Stage::Rcpt || says(Topic::Callout) || is_listed_by_name(refusal) {
+        return false;
+    }
+    if says(Topic::Recipient) || matches!(refusal.enhanced(), Some((7, 504 | 505))) {
+        return true;
+    }
+    // Postfix begins so whatever it was that a policy found fault with, a login that is missing too.
+    says(Topic::RecipientPrefix) && !says(Topic::Denial) && accused(refusal).is_none()
+}
+
+/// Whether our own address or host is said to be on a list.
+fn is_listed_by_name(refusal: &Refusal<'_>) -> bool {
+    refusal.speaks_of(Topic::List) && refusal.words.name_us()
+}
+
+/// What of us a refusal in a mail transaction accuses. A code that names the recipient comes before the words, but for
+/// relaying and a list that names us: servers say them with any code. Words about lists at the end of a message are about
+/// us only when they name us: otherwise a list has something of the message.
 fn accused(refusal: &Refusal<'_>) -> Option<Why> {
     let Refusal { stage, reply, words, .. } = refusal;
     let of_sender = matches!(refusal.enhanced(), Some((1, 7 | 8)));
-    if *stage == Stage::Rcpt && matches!(refusal.subject(), Some(1 | 2)) && !of_sender {
-        return None;
-    }
-    if words.speak_of(Topic::List) && (*stage != Stage::AfterDot || words.name_us()) {
+    let coded = *stage == Stage::Rcpt && matches!(refusal.subject(), Some(1 | 2)) && !of_sender;
+    if is_listed_by_name(refusal) || (words.speak_of(Topic::List) && *stage != Stage::AfterDot && !coded) {
         return Some(Why::Blocked);
+    }
+    if coded {
+        return words.speak_of(Topic::Relay).then_some(Why::RelayDenied);
     }
     // "send HELO first" is said in a session that is out of step.
     let out_of_step = |topic: &Topic| *topic == Topic::Helo && reply.code == 503;

@@ -51,6 +51,14 @@ pub(super) enum Topic {
     Ourselves,
     /// A recipient that does not exist or takes no mail.
     Recipient,
+    /// What Postfix puts before whatever a policy service says of a mail at RCPT.
+    RecipientPrefix,
+    /// A refusal that may be about anybody.
+    Denial,
+    /// Mail that nobody asked for.
+    Spam,
+    /// A limit that is counted by the hour.
+    Hourly,
     /// What the server suffers from.
     Server,
     /// To come back, and no word of why.
@@ -147,7 +155,7 @@ fn holds(text: &str, phrase: &str) -> bool {
 /// before what may stand beside it ("your hostname" is no list that names "your host").
 pub(super) fn accusation(words: &Words, reply: &Reply) -> Option<Topic> {
     match reply.enhanced {
-        Some(EnhancedCode(_, 7, 20..=24 | 26 | 27 | 60) | EnhancedCode(_, 1, 7 | 8)) => {
+        Some(EnhancedCode(_, 7, 20..=24 | 26 | 27 | 60 | 509 | 515) | EnhancedCode(_, 1, 7 | 8)) => {
             return Some(Sender);
         }
         Some(EnhancedCode(_, 7, 25)) => return Some(Client),

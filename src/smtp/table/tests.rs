@@ -199,6 +199,42 @@ fn a_quota_of_the_recipient_is_the_recipients() {
             Why::RecipientDeferred,
         ),
         row("452 mailbox full", RETRY, Why::RecipientDeferred),
+        // An hour is waited for, a day is not.
+        row("550 5.2.1 The user is receiving mail at a rate that is too high", GREY, Why::RecipientDeferred),
+        row(
+            "554 5.2.122 The recipient has exceeded their limit for the number of messages they can receive per hour",
+            GREY,
+            Why::RecipientDeferred,
+        ),
+        row("550 5.4.7 <a@b.example>: Domain Hourly Quota of recipient exceeded", GREY, Why::RecipientDeferred),
+    ]);
+}
+
+#[test]
+fn whatever_else_is_said_of_a_recipient_relaying_and_a_list_that_names_us_are_about_us() {
+    let row = |line, why| (Rcpt, line, FRESH, Verdict::Suspect, why, Sign::RefusesUs(why));
+    check(&[
+        row("550 5.1.2 Relay not allowed.", Why::RelayDenied),
+        row("550 5.2.1 Mailbox unavailable. Your IP address 192.0.2.1 is blacklisted", Why::Blocked),
+        // Postfix says this of a client that did not log in, and a policy service of whatever it likes.
+        row("554 5.7.1 <a@b.example>: Recipient address rejected: Access denied", Why::RecipientRefused),
+        row("550 5.7.1 <a@b.example>: Recipient address rejected: SPF fail", Why::SenderRefused),
+    ]);
+    let dead = |line| (Rcpt, line, FRESH, Verdict::Dead, Why::RecipientRefused, Nothing);
+    check(&[
+        dead("550 5.1.1 <a@b.example>: Recipient address rejected: 192.0.2.9 says: no such user"),
+        dead("540 5.7.1 <a@b.example>: recipient address rejected: Inactive"),
+    ]);
+}
+
+#[test]
+fn a_greeting_that_refuses_an_address_names_a_setting() {
+    let row = |line| (Greeting, line, FRESH, FREE, Why::ClientRefused, Sign::RefusesUs(Why::ClientRefused));
+    check(&[
+        row("554 192.0.2.1 has been temporarily blocked"),
+        row("554 Your IP is generating excessive authentication failures."),
+        row("550 192.0.2.1: Sender IP rejected: spam rate exceeded"),
+        (Greeting, "554 [192.0.2.1] service not available", FRESH, FREE, Why::GreetingRefused, Failing),
     ]);
 }
 

@@ -1,8 +1,9 @@
 //! The phrases that servers use, by what they speak of.
 
 use super::Topic::{
-    self, Callout, Client, ComeBack, Connections, Frequency, Greylist, Helo, Idle, List, Login, Loop, Mailbox,
-    Ourselves, Outgoing, Quota, Rate, Recipient, Recipients, Relay, Sender, Server, SessionFull, VagueQuota,
+    self, Callout, Client, ComeBack, Connections, Denial, Frequency, Greylist, Helo, Hourly, Idle, List, Login, Loop,
+    Mailbox, Ourselves, Outgoing, Quota, Rate, Recipient, RecipientPrefix, Recipients, Relay, Sender, Server,
+    SessionFull, Spam, VagueQuota,
 };
 
 /// In lower case. A star ends a phrase that may go on within the word; parts between `&` must all be there, in any order.
@@ -40,6 +41,8 @@ pub(super) const PHRASES: &[(Topic, &[&str])] = &[
             "emails per connection",
             "message count & session",
             "messages & this session",
+            "message per session",
+            "message per connection",
         ],
     ),
     (
@@ -53,6 +56,8 @@ pub(super) const PHRASES: &[(Topic, &[&str])] = &[
             "maximum number of recipients",
             "number of recipients",
             "recipients per",
+            "number of rcpt*",
+            "rcpt numbers",
         ],
     ),
     (
@@ -82,6 +87,10 @@ pub(super) const PHRASES: &[(Topic, &[&str])] = &[
             "per second",
             "per minute",
             "a minute & limit*",
+            "too frequent*",
+            "excessive volume",
+            "relay limit",
+            "exceeded permitted limit*",
         ],
     ),
     (
@@ -123,7 +132,18 @@ pub(super) const PHRASES: &[(Topic, &[&str])] = &[
     ),
     (
         Outgoing,
-        &["sending", "outgoing", "outbound", "submission*", "you have sent", "you have exceeded", "your sending"],
+        &[
+            "sending",
+            "outgoing",
+            "outbound",
+            "submission*",
+            "you have sent",
+            "you have exceeded",
+            "your sending",
+            "relay limit",
+            "you've reached your",
+            "you have reached your",
+        ],
     ),
     (
         Mailbox,
@@ -141,6 +161,7 @@ pub(super) const PHRASES: &[(Topic, &[&str])] = &[
             "this user has reached",
             "user is over",
             "user over",
+            "mailbox delivery",
         ],
     ),
     (Greylist, &["greylist*", "graylist*", "grey-list*", "gray-list*", "grey list*", "gray list*", "postgrey*"]),
@@ -176,6 +197,9 @@ pub(super) const PHRASES: &[(Topic, &[&str])] = &[
             "rcpthosts",
             "relay this message",
             "authorized relay",
+            "credentials for relay",
+            "denies relay",
+            "as a relay",
         ],
     ),
     (
@@ -208,9 +232,10 @@ pub(super) const PHRASES: &[(Topic, &[&str])] = &[
             "starttls command first",
             "pop before smtp",
             "pop3 & before",
+            "not yet activated",
         ],
     ),
-    (Helo, &["helo", "ehlo", "heloname", "helo/ehlo", "greeting name"]),
+    (Helo, &["helo*", "ehlo*", "greeting name"]),
     (
         Client,
         &[
@@ -253,6 +278,7 @@ pub(super) const PHRASES: &[(Topic, &[&str])] = &[
             "mail from your host",
             "mail from your ip",
             "mail from your server",
+            "not allowed to connect",
         ],
     ),
     (
@@ -299,6 +325,9 @@ pub(super) const PHRASES: &[(Topic, &[&str])] = &[
             "spf",
             "dkim",
             "dmarc",
+            "mail from invalid",
+            "spoof*",
+            "authentication level",
         ],
     ),
     (
@@ -357,6 +386,8 @@ pub(super) const PHRASES: &[(Topic, &[&str])] = &[
             "remote host",
             "remote ip",
             "sending mta",
+            "your access",
+            "sending domain",
         ],
     ),
     (
@@ -379,7 +410,6 @@ pub(super) const PHRASES: &[(Topic, &[&str])] = &[
             "recipient unknown",
             "unknown recipient",
             "invalid recipient",
-            "recipient address rejected",
             "recipient rejected",
             "bad recipient",
             "address unknown",
@@ -415,6 +445,20 @@ pub(super) const PHRASES: &[(Topic, &[&str])] = &[
             "unrouteable address",
             "unroutable address",
             "undeliverable address",
+            "address syntax",
+            "restricted characters in address",
+            "valid address is required",
+            "not in route list",
+            "recipient address was suppressed",
+            "disabled recipient",
+            "recipient account",
+            "exceeded storage allocation",
+            "mailbox is frozen",
+            "mailbox is suspended",
+            "mailbox suspended",
+            "mailbox currently suspended",
+            "mailbox is locked",
+            "mailbox locked",
         ],
     ),
     (
@@ -462,8 +506,16 @@ pub(super) const PHRASES: &[(Topic, &[&str])] = &[
             "shutting down",
             "system not available",
             "system unavailable",
+            "service is currently unavailable",
+            "service currently unavailable",
+            "server is currently unavailable",
+            "system is currently unavailable",
         ],
     ),
+    (RecipientPrefix, &["recipient address rejected"]),
+    (Denial, &["access denied", "block*", "abuse*", "spam*", "reputation"]),
+    (Spam, &["spam*"]),
+    (Hourly, &["hourly"]),
     (Idle, &["timeout", "timed out", "idle", "time out"]),
     (ComeBack, &["try again later", "try later", "retry later"]),
     (Callout, &["sender verif*"]),
