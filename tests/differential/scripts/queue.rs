@@ -18,6 +18,7 @@ pub(super) const QUEUE: &[&str] = &[
     "{mail_queue}:held",
     "{mail_queue}:processes",
     "mail_dead_letter_queue",
+    "{mail_queue}:delayed:since",
 ];
 const CLAIMS: &[&str] = &["c1", "c2", "c3"];
 const SERIALS: &[&str] = &["aaaaaaaaaaaa", "bbbbbbbbbbbb"];
