@@ -149,6 +149,11 @@ fn judge(world: &World, rested: bool) -> Vec<String> {
     let known = |post: &&Post| post.has_id && post.recipients > 0 && inner.accepted.contains(&post.number);
     for post in world.posts.iter().filter(known) {
         let state = look.states.get(&post.id()).map_or("unknown", String::as_str);
+        // One that was parked before anybody had looked into it is held without a name; its recipients are told of.
+        let is_held = |address: &String| look.parked.get(address).is_some_and(|parked| parked.contains(&Parked::Held));
+        if state == "unknown" && post.addresses().iter().all(is_held) {
+            continue;
+        }
         if !matches!(state, "delivered" | "held" | "dead" | "delayed" | "resend" | "duplicate") {
             violations.push(format!("O2: {} is {state} at the end", post.id()));
         }
