@@ -87,7 +87,7 @@ pub struct PoolPlan {
     pub close_grace: DurationText,
     /// All limits; of those of one unit and interval, the strictest.
     pub rate_limits: Vec<RateLimit>,
-    /// Which servers it is for, as words: [`Server::address`], and `relay:NAMESPACE/NAME/SERVER` of each entry that names it.
+    /// Which servers it is for, as words: [`crate::api::Server::address`], and `relay:NAMESPACE/NAME/SERVER` of each entry that names it.
     pub servers: BTreeSet<String>,
 }
 
