@@ -64,22 +64,22 @@ noticed! {
     a_raw_mail_that_is_another_at_each_look_is_noticed:
         "  local own, other, has = records[1], nil, nil\n" =>
         "  local function is_of() return true end\n  if envelope == 'raw' and stage == 'claimed' then serial = 'another look' end\n  local own, other, has = records[1], nil, nil\n",
-        "lost", 40;
+        "lost", 400;
     recipients_who_have_a_mail_and_are_forgotten_are_noticed:
-        "join(found.has, has), sum" => "'', sum", "twice", 40;
+        "join(found.has, has), sum" => "'', sum", "twice", 400;
     a_held_mail_that_is_discarded_as_if_nobody_had_it_is_noticed:
-        "local state, has = 'discarded', '*'" => "local state, has = 'discarded', nil", "twice", 60;
+        "local state, has = 'discarded', '*'" => "local state, has = 'discarded', nil", "twice", 600;
     headers_of_producers_that_are_believed_are_noticed:
-        "(not own or own.serial ~= serial)" => "false", "", 40;
+        "(not own or own.serial ~= serial)" => "false", "", 400;
     other_mails_under_one_id_that_end_in_silence_are_noticed:
-        "return found.sum ~= NO_SUM and sum ~= '' and found.sum ~= sum" => "return false", "lost", 40;
+        "return found.sum ~= NO_SUM and sum ~= '' and found.sum ~= sum" => "return false", "lost", 400;
     ids_that_a_lost_list_blocks_are_noticed:
         "local function doubtful(found)\n" => "local function doubtful(found)\n  if true then return false end\n",
-        "blocked", 40;
+        "blocked", 400;
     entries_that_yield_nothing_and_are_not_told_are_noticed:
         "table.insert(answers, answer)\n  first = first + #records + (parts and 1 or 0)\nend\nreturn answers" =>
         "table.insert(answers, answer == 'kept' and answer or 'gone')\n  first = first + #records + (parts and 1 or 0)\nend\nreturn answers",
-        "waits", 40;
+        "waits", 400;
     an_audit_that_takes_raw_mail_for_lost_mail_is_noticed:
-        "audits and recount() or ''" => "''", "audit", 40;
+        "audits and recount() or ''" => "''", "audit", 400;
 }
