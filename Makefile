@@ -126,10 +126,13 @@ test-unit: ## unit and property tests
 # What cargo takes for tests of the package mailrelay, but for the proofs.
 TESTS := $(filter-out model simulation,$(notdir $(basename $(wildcard tests/*.rs)) $(patsubst %/main.rs,%,$(wildcard tests/*/main.rs))))
 
+# Those of the fixtures. They are built together with the others: alone, what they depend on would have other features, and
+# be built once more.
+TOOL_TESTS := $(sort $(notdir $(basename $(wildcard hack/sink/tests/*.rs tests/simredis/tests/*.rs tests/support/tests/*.rs))))
+
 .PHONY: test-components
 test-components: setup ## conformance and contract tests against real Redis, the simulated one, the sink and Postfix
-	$(CARGO) test --locked -p mailrelay $(TESTS:%=--test %)
-	$(CARGO) test --locked -p mailsink -p simredis -p testkit --test '*'
+	$(CARGO) test --locked -p mailrelay -p mailsink -p simredis -p testkit $(TESTS:%=--test %) $(TOOL_TESTS:%=--test %)
 
 .PHONY: test-proofs
 test-proofs: ## the model of the lease protocol, and the simulation with SEEDS=1500
