@@ -243,7 +243,8 @@ async fn secrets(trial: &Trial<'_>) -> Result<()> {
         let objects = kubectl(&["-n", namespace, "get", kinds, "-o", "json"]).await?;
         clean(&format!("the objects of {namespace}"), objects.as_bytes())?;
         for (pod, address) in addresses(trial.stage, namespace).await? {
-            let metrics = metrics(&address).await.with_context(|| format!("the metrics of {pod}"))?;
+            let port = if namespace == SYSTEM { CONTROLLER_PORT } else { WORKER_PORT };
+            let metrics = metrics(&address, port).await.with_context(|| format!("the metrics of {pod}"))?;
             clean(&format!("the metrics of {pod}"), &metrics)?;
         }
     }
@@ -266,11 +267,15 @@ async fn addresses(stage: &Stage, namespace: &str) -> Result<Vec<(String, String
         .collect())
 }
 
+/// Where a controller and a worker show their metrics.
+const CONTROLLER_PORT: u16 = 8080;
+const WORKER_PORT: u16 = 9425;
+
 /// What `/metrics` of a pod says.
-pub(crate) async fn metrics(address: &str) -> Result<Vec<u8>> {
+async fn metrics(address: &str, port: u16) -> Result<Vec<u8>> {
     let mut answer = Vec::new();
     let asking = async {
-        let mut stream = TcpStream::connect((address, 9425)).await?;
+        let mut stream = TcpStream::connect((address, port)).await?;
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
         stream.read_to_end(&mut answer).await
     };
