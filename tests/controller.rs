@@ -1,5 +1,7 @@
 //! The controller's writes, against a real Redis; no Kubernetes is needed.
 
+mod registration;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -13,9 +15,7 @@ use mailrelay::{
         RelayKey, Safety, Standing, StoreFacts, Topology, Turn, ask, discard_expired, highest_epoch, judge,
         keep_records, mirror, plan,
     },
-    lease::{
-        BootTime, Evidence, LedgerState, LedgerStore, LedgerView, OldPrimary, ProcessId, SyncReply, SyncRequest, Timing,
-    },
+    lease::{BootTime, Evidence, LedgerState, LedgerStore, LedgerView, OldPrimary, Timing},
     queue::{Queue, QueueNames, UnixMillis},
     store::{Store, StoreOptions},
 };
@@ -132,33 +132,8 @@ async fn register(store: &Store, pod_uid: &str) -> String {
 
 /// The same for one that may have no share: its incarnation, and what it could claim.
 async fn register_any(store: &Store, pod_uid: &str) -> (String, u32) {
-    let ledger = LedgerStore::new(store.clone(), POOL);
-    let mut request = SyncRequest {
-        token: ledger.snapshot().await.expect("a look").ledger.expect("a ledger").token,
-        inc: ProcessId::random().to_string(),
-        pod_uid: pod_uid.into(),
-        pod: format!("mail/{pod_uid}"),
-        process: ProcessId::random().to_string(),
-        boot_id: "boot-1".into(),
-        generation: 0,
-        seq: 1,
-        need: 0,
-        want: 100,
-        open: 0,
-        busy: 0,
-        hold: Duration::from_secs(330),
-        accounts: Vec::new(),
-        seen: 0,
-        quarantine: Vec::new(),
-    };
-    let SyncReply::Register { last } = ledger.sync(&request, LIMIT).await.expect("an answer") else {
-        panic!("the first call asks for the generation");
-    };
-    request.generation = last + 1;
-    let SyncReply::Ok(granted) = ledger.sync(&request, LIMIT).await.expect("an answer") else {
-        panic!("the second call registers");
-    };
-    (request.inc, granted.claim)
+    let (request, claim) = registration::register(&LedgerStore::new(store.clone(), POOL), pod_uid).await;
+    (request.inc, claim)
 }
 
 #[tokio::test]

@@ -8,13 +8,15 @@ use std::{
 use mailrelay::{
     api::{MailRelayStatus, RelayRecord, record_key},
     controller::{ControllerOptions, Replica},
-    lease::{LedgerStore, LedgerView, ProcessId, SyncReply, SyncRequest},
+    lease::{LedgerStore, LedgerView, SyncReply, SyncRequest},
     store::{Store, StoreOptions},
 };
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use testkit::{ApiServer, Persistence, RedisServer, eventually};
 use tokio::{sync::watch, task::JoinHandle};
+
+use crate::registration::register;
 
 pub const LIMIT: Duration = Duration::from_secs(5);
 /// The `ConfigMap` with the epoch and the marks.
@@ -151,31 +153,8 @@ impl House {
     /// Registers a worker of a pod in a pool as the protocol has it.
     pub async fn register(&self, pool: &str, pod: &str) -> Worker {
         let ledger = LedgerStore::new(self.store.clone(), pool);
-        let mut request = SyncRequest {
-            token: ledger.snapshot().await.expect("a look").ledger.expect("a ledger").token,
-            inc: ProcessId::random().to_string(),
-            pod_uid: pod.into(),
-            pod: format!("mail/{pod}"),
-            process: ProcessId::random().to_string(),
-            boot_id: "boot-1".into(),
-            generation: 0,
-            seq: 1,
-            need: 0,
-            want: 100,
-            open: 0,
-            busy: 0,
-            hold: Duration::from_secs(330),
-            accounts: Vec::new(),
-            seen: 0,
-            quarantine: Vec::new(),
-        };
-        let SyncReply::Register { last } = ledger.sync(&request, LIMIT).await.expect("an answer") else {
-            panic!("the first call asks for the generation");
-        };
-        request.generation = last + 1;
-        let mut worker = Worker { ledger, request };
-        worker.renew().await;
-        worker
+        let (request, _) = register(&ledger, pod).await;
+        Worker { ledger, request }
     }
 
     /// Sends a command to Redis.

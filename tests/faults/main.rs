@@ -14,4 +14,6 @@ mod ledgers;
 mod marks;
 mod ownership;
 mod pods;
+#[path = "../registration/mod.rs"]
+mod registration;
 mod statuses;
