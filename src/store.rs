@@ -25,13 +25,13 @@ use way::{Settings, Way};
 
 /// How long a connection to Redis may take at first: one that a lost packet holds up is given up before its lease is.
 const CONNECT_LIMIT: Duration = Duration::from_millis(300);
+/// How long it may take at most, where Redis is far away.
+const CONNECT_LIMIT_FAR: Duration = Duration::from_millis(2_400);
 /// Redis does not say which command of a script it was.
 const FORBIDDEN: &str = "the Redis user has no permission for a command that we need: the ledger's scripts use INFO, the \
     queue's use hashes, lists, sorted sets and streams; see its ACL";
 /// How long the same refusal of Redis is not told again.
 const TELL_AGAIN: Duration = Duration::from_secs(600);
-/// How long it may take at most, where Redis is far away.
-const CONNECT_LIMIT_FAR: Duration = Duration::from_millis(2_400);
 
 /// Where Redis is and how to prove who we are. Every field can come from the environment.
 #[derive(Clone, clap::Args)]

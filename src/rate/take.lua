@@ -55,5 +55,4 @@ end
 for _, bucket in ipairs(buckets) do
   if bucket.new then write(0) break end
 end
-fields.vain = true
 return {0, math.ceil(wait), redis.call('HINCRBY', KEYS[1], 'vain', 1)}

@@ -56,7 +56,7 @@ impl Session {
             return progress.end();
         }
         let fresh = self.last_used.elapsed() < FRESH;
-        let proven = self.chunking() && self.features.chunking == Chunking::Proven;
+        let proven = self.offers.chunking && self.features.chunking == Chunking::Proven;
         let in_one = fresh && proven && self.pipelining() && transaction.length <= SHORT;
         // Should this be cancelled half-way, both sides are out of step.
         self.state = State::Broken;
@@ -90,14 +90,17 @@ impl Session {
         self.offers.chunking && self.features.chunking != Chunking::Off
     }
 
-    /// How the message goes, when not with everything else in one write.
-    fn way(&self, transaction: &Transaction<'_>) -> Way {
-        if !self.chunking() {
-            Way::Data
-        } else if self.features.chunking == Chunking::Proven {
-            Way::Chunks { sent: 0 }
-        } else {
-            transaction.harmless_line().map_or(Way::Data, |line| Way::Chunks { sent: line.len() })
+    /// How the message goes, when not with everything else in one write; and the command before it, if there is one.
+    fn way(&self, transaction: &Transaction<'_>) -> (Way, Option<String>) {
+        if self.chunking() && self.features.chunking == Chunking::Proven {
+            return (Way::Chunks { sent: 0 }, None);
+        }
+        match self.chunking().then(|| transaction.harmless_line()).flatten() {
+            Some(line) => {
+                let (sent, line) = (line.len(), line.trim_end_matches("\r\n"));
+                (Way::Chunks { sent }, Some(format!("BDAT {sent}\r\n{line}")))
+            }
+            None => (Way::Data, Some("DATA".into())),
         }
     }
 
@@ -159,14 +162,7 @@ impl Session {
 
     /// MAIL, RCPT and the command before the message, if there is one; together, when PIPELINING is offered.
     async fn offer(&mut self, transaction: &Transaction<'_>, progress: &mut Progress) -> Result<Way, Over> {
-        let way = self.way(transaction);
-        let before = match way {
-            Way::Data => Some("DATA".to_owned()),
-            Way::Chunks { sent: 0 } => None,
-            Way::Chunks { sent } => {
-                transaction.harmless_line().map(|line| format!("BDAT {sent}\r\n{}", line.trim_end_matches("\r\n")))
-            }
-        };
+        let (way, before) = self.way(transaction);
         if self.pipelining() {
             let mut text = self.envelope(transaction);
             if let Some(command) = &before {

@@ -109,6 +109,11 @@ impl Settings {
 }
 
 impl Login {
+    /// By the login that is known now.
+    fn client(login: &Mutex<Self>) -> Client {
+        login.lock().unwrap_or_else(PoisonError::into_inner).client.clone()
+    }
+
     pub fn address(&self) -> String {
         match self.client.get_connection_info().addr() {
             ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => format!("{host}:{port}"),
@@ -141,7 +146,7 @@ impl Way {
         let config = AsyncConnectionConfig::new().set_response_timeout(Some(limit));
         match self {
             Self::Tcp { login, .. } => {
-                let client = login.lock().unwrap_or_else(PoisonError::into_inner).client.clone();
+                let client = Login::client(login);
                 let config = config.set_connection_timeout(Some(patience));
                 client.get_multiplexed_async_connection_with_config(&config).await
             }
@@ -159,7 +164,7 @@ impl Way {
     pub async fn subscribe(&self) -> RedisResult<PubSub> {
         match self {
             Self::Tcp { login, .. } => {
-                let client = login.lock().unwrap_or_else(PoisonError::into_inner).client.clone();
+                let client = Login::client(login);
                 client.get_async_pubsub().await
             }
             Self::Dialed(dialer) => PubSub::new(&RedisConnectionInfo::default(), dialer.dial().await?).await,

@@ -322,7 +322,7 @@ impl Task {
             let wanted = permits.iter().map(Permits::count).sum();
             let (process, pod) = (context.process.as_str(), &context.identity.pod);
             let claimed = match wanted {
-                0 => Ok(Batch { mails: Vec::new(), ended: 0 }),
+                0 => Ok(Batch::default()),
                 wanted => queue.claim(process, pod, wanted, At::Redis).await,
             };
             Claim { queue, sessions, permits, wanted, claimed }

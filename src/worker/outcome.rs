@@ -187,22 +187,14 @@ pub fn cut_off(header: &Header, why: &str, policy: &Policy, moment: Moment) -> C
 pub fn stuck(header: &Header, policy: &Policy, moment: Moment) -> Conclusion {
     let (reason, reply) = ("DeadlineExceeded".into(), "the server took the mail too slowly".into());
     let failure = Failure { schedule: Schedule::Free, reason, reply, delay: None };
-    Conclusion {
-        settlement: next_step(header, failure, &policy.retry, moment.now, moment.random),
-        progress: Progress::default(),
-        label: "aborted",
-    }
+    unjudged(header, failure, "aborted", policy, moment)
 }
 
 /// The servers that could take it are not to be had now.
 pub fn unplaced(header: &Header, policy: &Policy, moment: Moment) -> Conclusion {
     let reply = "some servers of the relay cannot take this mail, and none of the others had room for it".into();
     let failure = Failure { schedule: Schedule::Free, reason: "NoServerFits".into(), reply, delay: None };
-    Conclusion {
-        settlement: next_step(header, failure, &policy.retry, moment.now, moment.random),
-        progress: Progress::default(),
-        label: "deferred",
-    }
+    unjudged(header, failure, "deferred", policy, moment)
 }
 
 /// Redis refuses to record an outcome: the mail is held, with what should have been recorded.
@@ -221,8 +213,13 @@ pub fn failed(header: &Header, policy: &Policy, moment: Moment) -> Conclusion {
     // Counted: should the mail be what breaks its senders, it ends in the dead letters and not in a loop.
     let (reason, reply) = (Why::Aborted.as_str().into(), "the task that sent it failed".into());
     let failure = Failure { schedule: Schedule::Judged, reason, reply, delay: None };
+    unjudged(header, failure, "aborted", policy, moment)
+}
+
+/// No server said anything of it: it takes the next step of its schedule.
+fn unjudged(header: &Header, failure: Failure, label: &'static str, policy: &Policy, moment: Moment) -> Conclusion {
     let settlement = next_step(header, failure, &policy.retry, moment.now, moment.random);
-    Conclusion { settlement, progress: Progress::default(), label: "aborted" }
+    Conclusion { settlement, progress: Progress::default(), label }
 }
 
 /// The mail makes no message that could be sent to anybody.

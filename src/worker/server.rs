@@ -57,7 +57,7 @@ pub struct Server {
     opening: AtomicUsize,
     sessions: AtomicUsize,
     good: AtomicU64,
-    /// It offers CHUNKING and has refused BDAT.
+    /// What is known of its offer of CHUNKING.
     chunking: Mutex<Chunking>,
     changed: Arc<Notify>,
 }
