@@ -151,8 +151,13 @@ simulation: ## the simulation of workers and controllers: SEEDS=5000 worlds of r
 deaths: setup ## workers killed at each point of a transaction, KILLS=20 times each, Redis REDIS_KILLS=50 times, with figures
 	KILLS=$(or $(KILLS),20) REDIS_KILLS=$(or $(REDIS_KILLS),50) $(CARGO) test --locked -p mailrelay --test deaths -- --nocapture --test-threads 1
 
+.PHONY: storm
+storm: setup ## everything at once under load: STORM=100 times 10 workers killed, Redis 5 times, 50 answers lost or late, and more
+	STORM=$(or $(STORM),100) $(CARGO) test --locked -p mailrelay --test deaths -- --nocapture everything_at_once
+
 .PHONY: test-long
 test-long: setup ## tests that take minutes, or need root: a control group, a slow link, 1,000,000 dead letters, 30 mails a minute
+	MAILS=5000 $(CARGO) test --locked -p mailrelay --test setups -- --nocapture --test-threads 2
 	$(CARGO) test --locked -p mailrelay --test worker_limits --test rate --test many_letters -- --ignored --nocapture --test-threads 1
 
 .PHONY: model
@@ -196,7 +201,7 @@ endif
 
 # Rounds of everything with other seeds each time; target/chaos/report.json is written after each round.
 .PHONY: soak
-soak: cluster-up image clock-image ## the whole matrix of chaos again and again, for HOURS=2 (ONLY, SEED, JOBS as for chaos)
+soak: $(if $(ONLY),,storm) cluster-up image clock-image ## make storm, then the whole matrix of chaos again and again, for HOURS=2 (ONLY, SEED, JOBS as for chaos)
 	@hack/debian.sh $(CHAOS_PACKAGES)
 	@hack/exim >/dev/null
 	@$(LOWER_AT_EXIT); \

@@ -1,13 +1,15 @@
-//! Workers that die at each point of a transaction, and a Redis that dies under load. The controller, the workers and Redis
-//! are real; the figures are printed.
+//! Workers that die at each point of a transaction, a Redis that dies under load, and everything at once. The controller,
+//! the workers and Redis are real; the figures are printed.
 //!
 //! - `make deaths`: each point 20 times (`KILLS=n`), Redis 50 times (`REDIS_KILLS=n`).
+//! - `make storm`: everything at once, in 100 rounds (`STORM=n`, `SEED=n`).
 
 mod cluster;
 mod points;
 #[path = "../scene/mod.rs"]
 mod scene;
 mod store;
+mod storm;
 
 /// What an environment variable says, or so many.
 fn number(name: &str, otherwise: usize) -> usize {

@@ -260,7 +260,7 @@ fn signal(pid: i32, signal: Signal) {
 }
 
 /// A word as an argument of a command.
-fn bulk(word: &str) -> String {
+pub fn bulk(word: &str) -> String {
     format!("${}\r\n{word}\r\n", word.len())
 }
 

@@ -1,5 +1,6 @@
 //! A way to Redis on which single commands go astray: they come late, behind newer ones of the same client, or twice, or
-//! their answer is lost. Whoever waits for an answer that will not come is told at once, by the end of its connection.
+//! their answer is lost, or a key has a wrong type just then, so that a script ends in the middle. Whoever waits for an
+//! answer that will not come is told at once, by the end of its connection.
 
 use std::{
     collections::BTreeMap,
@@ -29,6 +30,8 @@ pub struct Disorder {
     pub again: u32,
     /// It is run and not answered.
     pub unanswered: u32,
+    /// One of its keys has a wrong type while it is run, as if a person had put something else there.
+    pub spoiled: u32,
 }
 
 enum Fate {
@@ -36,6 +39,7 @@ enum Fate {
     Late,
     Again,
     Unanswered,
+    Spoiled(Vec<u8>),
 }
 
 struct Plan {
@@ -161,11 +165,12 @@ impl Plan {
             self.twice = None;
             return (Fate::Prompt, Some(command.to_vec()));
         }
-        let Disorder { late, again, unanswered } = self.disorder;
+        let Disorder { late, again, unanswered, spoiled } = self.disorder;
         let fate = match self.chance.random_range(0..1_000) {
             drawn if drawn < late => Fate::Late,
             drawn if drawn < late + again => Fate::Again,
             drawn if drawn < late + again + unanswered => Fate::Unanswered,
+            drawn if drawn < late + again + unanswered + spoiled => self.spoil(command),
             _ => Fate::Prompt,
         };
         // A blocking command would wait for somebody who is gone, and loading a script twice is nothing.
@@ -173,6 +178,18 @@ impl Plan {
             self.late.push(command.to_vec());
         }
         (fate, None)
+    }
+
+    /// One of the keys of a script is to have a wrong type.
+    fn spoil(&mut self, command: &[u8]) -> Fate {
+        let words = words(command);
+        let count = || std::str::from_utf8(words.get(2)?).ok()?.parse().ok();
+        match count() {
+            Some(count) if words[0] == b"EVALSHA" && count > 0 => {
+                Fate::Spoiled(words[3 + self.chance.random_range(0..count)].clone())
+            }
+            _ => Fate::Prompt,
+        }
     }
 
     /// The command as Redis gets it.
@@ -240,8 +257,11 @@ async fn serve(mut near: TcpStream, target: SocketAddr, plan: Arc<Mutex<Plan>>) 
                 run(&mut far, &command).await;
                 return;
             }
-            Fate::Prompt | Fate::Again => {
-                let answer = run(&mut far, &command).await;
+            Fate::Prompt | Fate::Again | Fate::Spoiled(_) => {
+                let answer = match fate {
+                    Fate::Spoiled(key) => run_spoiled(&mut far, &command, &key).await,
+                    _ => run(&mut far, &command).await,
+                };
                 let answer = plan_of(&plan).in_digests_as_sent(answer);
                 if near.write_all(&answer).await.is_err() {
                     return;
@@ -249,6 +269,26 @@ async fn serve(mut near: TcpStream, target: SocketAddr, plan: Arc<Mutex<Plan>>) 
             }
         }
     }
+}
+
+/// Runs a command while something else lies under a key, and puts back what lay there.
+async fn run_spoiled(far: &mut TcpStream, command: &[u8], key: &[u8]) -> Vec<u8> {
+    const ASIDE: &[u8] = b"aside";
+    let other: &[u8] = b"no such thing";
+    let packed = |words: &[&[u8]]| {
+        let mut packed = redis::cmd(std::str::from_utf8(words[0]).expect("a name"));
+        for word in &words[1..] {
+            packed.arg(*word);
+        }
+        packed.get_packed_command()
+    };
+    // There may be nothing yet, which is no error that matters.
+    run(far, &packed(&[b"RENAME", key, ASIDE])).await;
+    run(far, &packed(&[b"SET", key, other])).await;
+    let answer = run(far, command).await;
+    run(far, &packed(&[b"DEL", key])).await;
+    run(far, &packed(&[b"RENAME", ASIDE, key])).await;
+    answer
 }
 
 /// Runs a command, and returns its answer.

@@ -26,11 +26,13 @@ async fn case(fixture: &Fixture, seed: u64, manners: Manners, broken: Broken) ->
 }
 
 /// What befalls commands in every second case.
-const DISORDER: Disorder = Disorder { late: 40, again: 40, unanswered: 40 };
+const DISORDER: Disorder = Disorder { late: 40, again: 40, unanswered: 40, spoiled: 0 };
 
 fn manners(seed: u64) -> Manners {
     let disorder = if seed.is_multiple_of(2) { DISORDER } else { Disorder::default() };
-    Manners { disorder, edits: seed % 3 == 2 }
+    // Keys of a wrong type, in every fifth case.
+    let spoiled = if seed % 5 == 4 { 40 } else { 0 };
+    Manners { disorder: Disorder { spoiled, ..disorder }, edits: seed % 3 == 2 }
 }
 
 #[tokio::test]
@@ -80,6 +82,10 @@ noticed! {
         "table.insert(answers, answer)\n  first = first + #records + (parts and 1 or 0)\nend\nreturn answers" =>
         "table.insert(answers, answer == 'kept' and answer or 'gone')\n  first = first + #records + (parts and 1 or 0)\nend\nreturn answers",
         "waits", 400;
+    a_move_that_takes_away_before_it_puts_down_is_noticed:
+        "  redis.call('HSET', KEYS[14], ARGV[at], 'taken ' .. now .. ' ' .. letter)\n  redis.call('HSET', KEYS[13], ARGV[at], entry)\n  remove(list, place)\n" =>
+        "  remove(list, place)\n  redis.call('HSET', KEYS[14], ARGV[at], 'taken ' .. now .. ' ' .. letter)\n  redis.call('HSET', KEYS[13], ARGV[at], entry)\n",
+        "lost", 400;
     an_audit_that_takes_raw_mail_for_lost_mail_is_noticed:
         "audits and recount() or ''" => "''", "audit", 400;
 }

@@ -1,0 +1,58 @@
+//! `docs/requirements.md` names tests for every row; they are there, and the rows that are missing are named as missing.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// What stands in backticks in a line.
+fn quoted(line: &str) -> impl Iterator<Item = &str> {
+    line.split('`').skip(1).step_by(2)
+}
+
+/// All Rust sources below a folder.
+fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_row_has_tests_and_they_are_there() {
+    let mut files = Vec::new();
+    sources(&root().join("src"), &mut files);
+    sources(&root().join("tests"), &mut files);
+    let code: String = files.iter().map(|file| fs::read_to_string(file).expect("a source")).collect();
+    let text = fs::read_to_string(root().join("docs/requirements.md")).expect("the page");
+    let rows: Vec<Vec<&str>> = text
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .map(|line| line.split('|').map(str::trim).collect())
+        .collect();
+    let mut numbers = Vec::new();
+    for row in &rows {
+        let Ok(number) = row[1].parse::<u32>() else { continue };
+        numbers.push(number);
+        let tests: Vec<&str> = quoted(row[3]).filter(|word| !word.starts_with("make ")).collect();
+        assert!(!tests.is_empty(), "row {number} has no test");
+        for test in tests {
+            let is_there =
+                if test.ends_with(".rs") { root().join(test).is_file() } else { code.contains(&format!("fn {test}(")) };
+            assert!(is_there, "row {number}: there is no {test}");
+        }
+    }
+    let missing = text.lines().find(|line| line.starts_with("Not there yet:")).expect("what is missing");
+    let is_named = |row: &u32| missing.contains(&format!(" {row} ")) || missing.contains(&format!(" {row},"));
+    // 40 to 46 are named together.
+    let untold: Vec<u32> = (1..40).filter(|row| !numbers.contains(row) && !is_named(row)).collect();
+    assert!(untold.is_empty(), "rows {untold:?} have no test and are not named as missing");
+}
