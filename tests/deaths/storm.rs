@@ -30,7 +30,7 @@ use crate::{cluster::Cluster, number, points::bulk};
 
 const PRODUCERS: usize = 3;
 /// How often each of them pushes, unless so many mails wait: what is proven is not how fast a machine is.
-const EVERY: Duration = Duration::from_millis(15);
+const EVERY: Duration = Duration::from_millis(60);
 const WAITING: i64 = 100;
 /// How many mails more the server has taken between two faults.
 const BETWEEN: u64 = 4;
