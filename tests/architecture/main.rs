@@ -1,10 +1,17 @@
-//! The order of the modules (see the crate's rustdoc): a module uses only those above it, so that no cycle can be.
+//! The order of the modules (see the crate's rustdoc): a module uses only those above it, no two files take from each other,
+//! and no file is too long to be read at once.
+
+mod imports;
+mod tokens;
 
 use std::{
     collections::BTreeSet,
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
 };
+
+use imports::{Sources, circles};
 
 /// From top to bottom. `telemetry` is a leaf that imports nothing of ours; everybody below may use it.
 const ORDER: [&str; 13] = [
@@ -66,8 +73,101 @@ const PURE: [&str; 33] = [
     "worker/withhold.rs",
 ];
 
+/// How many lines a file may have.
+const LONGEST: usize = 400;
+
+/// Files that are longer, until they are split; nothing comes in here any more.
+const LONG: [&str; 26] = [
+    "api/spec.rs",
+    "controller/apply.rs",
+    "controller/conditions.rs",
+    "controller/pools.rs",
+    "controller/relays.rs",
+    "controller/status.rs",
+    "controller/status/tests.rs",
+    "lease/holder.rs",
+    "lease/holder/tests.rs",
+    "lease/recovery.rs",
+    "lease/recovery/tests.rs",
+    "lease/slot.rs",
+    "queue/claim.rs",
+    "queue/compose.rs",
+    "queue/envelope.rs",
+    "queue/mail.rs",
+    "smtp/send.rs",
+    "smtp/session.rs",
+    "smtp/table/tests.rs",
+    "smtp/wire.rs",
+    "smtp/words/phrases.rs",
+    "store.rs",
+    "worker/connection_file.rs",
+    "worker/intake.rs",
+    "worker/sender.rs",
+    "worker/server.rs",
+];
+
+/// Files that take from each other, until they are untied; nothing comes in here any more.
+const TIED: [&[&str]; 13] = [
+    &[
+        "cli/audit.rs",
+        "cli/bulk.rs",
+        "cli/controller.rs",
+        "cli/crd.rs",
+        "cli/dead.rs",
+        "cli/held.rs",
+        "cli/leases.rs",
+        "cli/mod.rs",
+        "cli/output.rs",
+        "cli/progress.rs",
+        "cli/queue.rs",
+        "cli/rate.rs",
+        "cli/relay.rs",
+        "cli/resolve.rs",
+        "cli/send.rs",
+        "cli/send/lines.rs",
+        "cli/status.rs",
+        "cli/worker.rs",
+    ],
+    &["controller/cleanup.rs", "controller/events.rs"],
+    &["controller/conditions.rs", "controller/conditions/workers.rs", "controller/status.rs"],
+    &["controller/metrics.rs", "controller/pools.rs"],
+    &["controller/plan.rs", "controller/plan/ownership.rs"],
+    &["delivery_log/exim.rs", "delivery_log/json.rs", "delivery_log/mod.rs", "delivery_log/postfix.rs"],
+    &["lease/holder.rs", "lease/slot.rs", "lease/task.rs"],
+    &["lease/recovery.rs", "lease/recovery/mirror.rs"],
+    &["queue/address.rs", "queue/encoded.rs", "queue/mail.rs", "queue/names.rs", "queue/raw.rs", "queue/wire.rs"],
+    &[
+        "queue/bodies.rs",
+        "queue/envelope.rs",
+        "queue/events.rs",
+        "queue/inspect.rs",
+        "queue/patience.rs",
+        "queue/records.rs",
+        "queue/retry.rs",
+        "queue/scripts.rs",
+        "queue/store.rs",
+    ],
+    &["smtp/words.rs", "smtp/words/phrases.rs"],
+    &["store.rs", "store/way.rs"],
+    &[
+        "worker/context.rs",
+        "worker/deadline.rs",
+        "worker/fleet.rs",
+        "worker/intake.rs",
+        "worker/pace.rs",
+        "worker/sender.rs",
+        "worker/server.rs",
+        "worker/settle.rs",
+    ],
+];
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// A source as the lists here name it.
+fn name(file: &Path) -> String {
+    file.strip_prefix(root()).expect("a source of ours").to_string_lossy().into_owned()
 }
 
 fn read(path: &Path) -> String {
@@ -149,6 +249,34 @@ fn modules_use_only_those_above_them() {
         }
     }
     assert_eq!(wrong, BTreeSet::new());
+}
+
+#[test]
+fn no_two_files_take_from_each_other() {
+    let files: Vec<(String, String)> =
+        sources(&root()).iter().map(|file| (name(file), read(file))).filter(|(name, _)| name != "main.rs").collect();
+    let arrows = Sources::read(files).arrows();
+    let known: BTreeSet<BTreeSet<String>> =
+        TIED.iter().map(|circle| circle.iter().map(|file| (*file).to_owned()).collect()).collect();
+    let found = circles(&arrows);
+    let mut told = String::new();
+    for circle in found.difference(&known) {
+        for (file, others) in arrows.iter().filter(|(file, _)| circle.contains(*file)) {
+            for (other, names) in others.iter().filter(|(other, _)| circle.contains(*other)) {
+                let _ = writeln!(told, "{file} takes from {other}: {names:?}");
+            }
+        }
+        told.push('\n');
+    }
+    assert!(told.is_empty(), "files that take from each other:\n{told}");
+    assert_eq!(found, known, "what is untied goes from the list");
+}
+
+#[test]
+fn no_file_is_longer_than_can_be_read_at_once() {
+    let long = sources(&root()).into_iter().filter(|file| read(file).lines().count() > LONGEST);
+    let long: BTreeSet<String> = long.map(|file| name(&file)).collect();
+    assert_eq!(long, LONG.iter().map(|file| (*file).to_owned()).collect(), "files of more than {LONGEST} lines");
 }
 
 #[test]
