@@ -7,9 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     At, Bulk, ClaimId, Claimed, Entry, Filter, OperationId, Progress, Queue, Refusal, Settled, Settlement, Stage, Try,
-    UnixMillis,
-    claim::bare_id,
-    envelope, parse,
+    UnixMillis, envelope, parse,
+    payload::bare_id,
     records::{Records, short},
     scripts,
 };

@@ -94,64 +94,66 @@
 //! All scripts but enqueue carry `allow-oom`: they drain. BLMOVE fails then, so [`Arrivals::wait`] says [`Wake::Failed`]
 //! once a second, and the claim that follows works.
 
-mod address;
 mod arrivals;
+mod at;
+mod attempts;
 mod audit;
 mod batch;
 mod bodies;
 mod claim;
-mod compose;
+mod claimed;
 mod correct;
 mod dead;
-mod encoded;
+mod enqueue;
 mod envelope;
 mod events;
+mod handle;
+mod header;
 mod held;
 mod ids;
 mod inspect;
-mod json;
 mod letter;
-mod mail;
+mod long;
+mod lost;
 mod names;
 mod patience;
-mod raw;
+mod payload;
+mod promote;
 mod records;
 mod recover;
 mod retry;
 mod room;
+mod schedule;
 mod scripts;
 mod settle;
-mod seven_bit;
+mod settlement;
 mod stage;
-mod store;
-mod time;
-mod wire;
 
+pub use crate::mail::{
+    Attachment, Content, Encoded, MAX_MESSAGE, MAX_PAYLOAD, MAX_RECIPIENTS, Mail, MailError, Message, Parts, Priority,
+    Raw, Text, UnixMillis, compose, parse,
+};
 pub use arrivals::{Arrivals, Wake};
+pub use at::At;
 pub use audit::Audit;
 pub use batch::{BatchName, BatchProgress, BatchSent};
 pub use claim::Batch;
-pub use compose::{Message, compose};
+pub use claimed::Claimed;
 pub use correct::{Acceptance, Correction};
 pub use dead::{Action, Bulk, DeadLetter, Filter};
-pub use encoded::Encoded;
-pub use envelope::{Entry, Header, MAX_REPLY, MAX_TRIES, Refusal, Try};
+pub use enqueue::{EnqueueError, EnqueueLimits, Enqueued};
+pub use envelope::Entry;
 pub use events::Outcome;
+pub use handle::{Queue, SCRIPT_LIMIT};
+pub use header::{Header, MAX_REPLY, MAX_TRIES, Refusal, Try};
 pub use held::{HeldDetails, HeldMail};
+pub use ids::{ClaimId, OperationId};
 pub use inspect::{Depths, InFlight, MailStatus, ProcessClaims};
-pub use json::Text;
-pub use mail::{
-    Attachment, Content, MAX_MESSAGE, MAX_PAYLOAD, MAX_RECIPIENTS, Mail, MailError, Parts, Priority, parse,
-};
 pub use names::QueueNames;
 pub use patience::Patience;
-pub use raw::Raw;
 pub use recover::Recovery;
-pub use retry::{Failure, Schedule, TOO_OLD, backoff, is_too_old, next_step, wait};
+pub use retry::{Failure, TOO_OLD, backoff, is_too_old, next_step, wait};
 pub use room::Room;
+pub use schedule::{Counted, Schedule};
+pub use settlement::{Advance, Progress, Settled, Settlement};
 pub use stage::{ALONE_FROM, POISON_FROM, RecoverOptions, Resolution, Stage, StageMark, Suspicion, resolve};
-pub use store::{
-    Advance, ClaimId, Claimed, Counted, EnqueueError, EnqueueLimits, Enqueued, OperationId, Progress, Queue,
-    SCRIPT_LIMIT, Settled, Settlement,
-};
-pub use time::{At, UnixMillis};

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{
     Advance, At, ClaimId, Claimed, Counted, DeadLetter, Header, HeldMail, OperationId, Progress, Queue, Settled,
-    Settlement, Stage, Try, UnixMillis, envelope,
+    Settlement, Stage, Try, UnixMillis, header,
+    payload::bare_id,
     records::{Records, short},
     scripts,
 };
@@ -51,7 +52,7 @@ impl Queue {
         let extra = match action {
             "dead" => {
                 let fetched = claim.fetched.as_ref();
-                let key = fetched.and_then(|_| super::claim::bare_id(&claim.payload)).map(|id| self.names.payload(&id));
+                let key = fetched.and_then(|_| bare_id(&claim.payload)).map(|id| self.names.payload(&id));
                 let (priority, stage) = (claim.mail.priority, Some(Stage::Sending));
                 let letter = DeadLetter::new(Some(&header), priority, &reason, &reply, stage, now).fetched_from(key);
                 let brought = self.bring(&letter, fetched.unwrap_or(&claim.payload)).await?;
@@ -146,7 +147,7 @@ struct Ending {
 fn ending(claim: &Claimed, outcome: &Settlement, progress: &Progress, now: UnixMillis) -> Ending {
     let mut header = claim.header.clone();
     for refusal in &progress.refused {
-        let refusal = super::Refusal { reply: envelope::cut(&refusal.reply), recipient: refusal.recipient.clone() };
+        let refusal = super::Refusal { reply: header::cut(&refusal.reply), recipient: refusal.recipient.clone() };
         if !header.refused.contains(&refusal) {
             header.refused.push(refusal);
         }
@@ -181,7 +182,7 @@ fn ending(claim: &Claimed, outcome: &Settlement, progress: &Progress, now: UnixM
     };
     match outcome {
         Settlement::Delivered { reply } if header.refused.is_empty() => {
-            Ending { accepted: Vec::new(), ..whole("delivered", header, String::new(), envelope::cut(reply)) }
+            Ending { accepted: Vec::new(), ..whole("delivered", header, String::new(), header::cut(reply)) }
         }
         // All but the refused have it, named or not.
         Settlement::Delivered { .. } => refused_rest(header, progress.accepted.iter().chain(&open).cloned().collect()),
@@ -197,12 +198,12 @@ fn ending(claim: &Claimed, outcome: &Settlement, progress: &Progress, now: UnixM
             if partial && !open.is_empty() {
                 header.remaining = Some(open);
             }
-            let reply = envelope::cut(reply);
+            let reply = header::cut(reply);
             let header = header.with_try(tried(reason, &reply));
             Ending { wait: *wait, ..whole("delayed", header, reason.clone(), reply) }
         }
         Settlement::Dead { reason, reply } => {
-            let reply = envelope::cut(reply);
+            let reply = header::cut(reply);
             if partial {
                 let refused = header.refused.iter().map(|refusal| refusal.recipient.clone());
                 header.remaining = Some(open.into_iter().chain(refused).collect());
@@ -214,7 +215,7 @@ fn ending(claim: &Claimed, outcome: &Settlement, progress: &Progress, now: UnixM
             if partial && !open.is_empty() {
                 header.remaining = Some(open);
             }
-            whole("held", header, reason.clone(), envelope::cut(reply))
+            whole("held", header, reason.clone(), header::cut(reply))
         }
     }
 }

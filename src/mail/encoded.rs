@@ -8,7 +8,7 @@ use base64::{
 };
 
 use super::{
-    MailError,
+    error::MailError,
     json::{Pieces, Text},
 };
 

@@ -3,10 +3,13 @@
 use std::ops::Range;
 
 use super::{
-    Encoded, MailError, UnixMillis,
+    encoded::Encoded,
+    error::MailError,
+    ids::is_message_id,
     json::{BYTE_ORDER_MARK, Text},
-    mail::{MAX_MESSAGE, is_message_id},
+    limits::MAX_MESSAGE,
     seven_bit::LONGEST_LINE,
+    time::UnixMillis,
 };
 
 /// How long the headers of a message may be. Servers take 100 KB or so.

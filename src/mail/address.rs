@@ -5,7 +5,7 @@
 
 use lettre::{Address, message::Mailbox};
 
-use super::{MailError, wire::one_line};
+use super::{error::MailError, header::one_line};
 
 /// The longest address; a command line takes no more with most servers.
 const LONGEST: usize = 500;

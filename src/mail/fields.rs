@@ -9,13 +9,19 @@ use serde_json::Value;
 use crate::api::UnknownOutcome;
 
 use super::{
-    Attachment, Encoded, MailError, Priority, UnixMillis, address,
+    address,
+    encoded::Encoded,
+    error::MailError,
+    header::{check_header, header_value, one_line},
+    ids::is_id,
     json::{self, Text},
-    mail::is_id,
+    model::{Attachment, Priority},
+    time::UnixMillis,
 };
 
 /// How long the JSON of a field may be that is no content: 100 recipients with long names, each character escaped.
 const MAX_FIELD: usize = 512 * 1024;
+
 /// How many files one mail may have.
 const MAX_FILES: usize = 1_000;
 
@@ -24,30 +30,6 @@ pub(super) struct Fields<'a> {
     payload: &'a Bytes,
     found: BTreeMap<&'static str, &'a str>,
 }
-
-/// Headers that are made from other fields, that the MIME structure owns, or that only servers write.
-const RESERVED: [&str; 17] = [
-    "from",
-    "sender",
-    "to",
-    "cc",
-    "bcc",
-    "reply-to",
-    "subject",
-    "date",
-    "message-id",
-    "mime-version",
-    "return-path",
-    "received",
-    "content-type",
-    "content-transfer-encoding",
-    "content-disposition",
-    "content-id",
-    "content-length",
-];
-
-/// The longest word that a header line may hold: lines end at 998 bytes (RFC 5322 section 2.1.1) and words can't be cut.
-const MAX_WORD: usize = 900;
 
 impl<'a> Fields<'a> {
     /// Those of these names; none when it is no object. `object` is a part of the payload, and was checked.
@@ -214,33 +196,6 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn check_header(name: &str) -> Result<(), MailError> {
-    let field = format!("headers.{}", one_line(name));
-    let lower = name.to_ascii_lowercase();
-    if name.is_empty() || name.len() > 76 || !name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':') {
-        return Err(MailError::new(
-            field,
-            "not a header name; use at most 76 printable ASCII characters without a colon",
-        ));
-    }
-    if RESERVED.contains(&lower.as_str()) || lower.starts_with("resent-") {
-        return Err(MailError::new(field, "reserved; use the mail's own field for it, or raw for a whole message"));
-    }
-    Ok(())
-}
-
-fn header_value(field: &str, value: Value) -> Result<String, MailError> {
-    let text = match value {
-        Value::String(text) => text,
-        Value::Number(number) => number.to_string(),
-        Value::Bool(flag) => flag.to_string(),
-        _ => return Err(MailError::new(field, "not a text; write a JSON string, or a list of them")),
-    };
-    let text = one_line(&text);
-    check_folding(field, &text)?;
-    Ok(text)
-}
-
 fn attachment(field: &str, payload: &Bytes, item: &str) -> Result<Attachment, MailError> {
     let file = Fields::of(payload, item, &["filename", "contentType", "content", "cid"]);
     let file = file.ok_or_else(|| MailError::new(field, "not an object"))?;
@@ -274,21 +229,6 @@ fn attachment(field: &str, payload: &Bytes, item: &str) -> Result<Attachment, Ma
 
 fn is_content_id(cid: &str) -> bool {
     cid.len() <= 200 && cid.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>\"\\(),;".contains(&byte))
-}
-
-/// The text with every control character, line ends above all, made a space: nothing can begin a header of its own.
-pub(super) fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().trim().to_owned()
-}
-
-pub(super) fn check_folding(field: &str, text: &str) -> Result<(), MailError> {
-    if text.is_ascii() && text.split(' ').any(|word| word.len() > MAX_WORD) {
-        return Err(MailError::new(
-            field,
-            format!("a word of more than {MAX_WORD} bytes can't be folded; put spaces in"),
-        ));
-    }
-    Ok(())
 }
 
 fn item_mailboxes(field: &str, item: &Value) -> Result<Vec<Mailbox>, MailError> {

@@ -1,4 +1,4 @@
-//! Points in time as they are kept in Redis.
+//! Points in time as producers write them and as they are kept.
 
 use std::{
     fmt,
@@ -34,36 +34,6 @@ impl UnixMillis {
     /// The same time for the standard library.
     pub fn system_time(self) -> SystemTime {
         UNIX_EPOCH + Duration::from_millis(self.0)
-    }
-}
-
-/// The time by which a script acts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum At {
-    /// Redis' own (`TIME`), asked inside the script: clocks of workers differ, and may be hours off.
-    Redis,
-    /// This one. For tests, which can't wait for hours.
-    Fixed(UnixMillis),
-}
-
-impl At {
-    /// As the scripts take it.
-    pub(super) fn word(self) -> String {
-        match self {
-            Self::Redis => word(None),
-            Self::Fixed(now) => word(Some(now)),
-        }
-    }
-}
-
-/// A time that may be none, as the scripts take it.
-pub(super) fn word(time: Option<UnixMillis>) -> String {
-    time.map_or_else(String::new, |time| time.0.to_string())
-}
-
-impl From<UnixMillis> for At {
-    fn from(now: UnixMillis) -> Self {
-        Self::Fixed(now)
     }
 }
 
