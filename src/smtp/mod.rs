@@ -11,22 +11,29 @@
 
 mod connect;
 mod ending;
+mod fault;
 mod heard;
 mod network;
+mod offers;
+mod open;
 mod reply;
+mod reply_reader;
+mod reply_text;
 mod send;
 mod session;
+mod stream;
 mod table;
 mod tls;
 mod transaction;
-mod wire;
-mod words;
+mod transport;
 
 pub use connect::{Credentials, Endpoint, StepLimits};
 pub use ending::{Closed, Lingering};
 pub use network::{Bytes, Connected, Connection, Dial, Handle, Network, Tcp};
+pub use offers::Offers;
+pub use open::OpenError;
 pub use reply::{Class, Context, EnhancedCode, Event, PauseReason, Reply, Resend, Ruling, Sign, Stage, Verdict, Why};
-pub use session::{Chunking, Features, Offers, OpenError, Session};
+pub use session::{Chunking, Features, Session};
 pub use table::judge;
 pub use tls::TlsRoots;
 pub use transaction::{Commit, MailData, MailOutcome, RecipientOutcome, Transaction, TransactionError};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{
     reply::{Class, Context, EnhancedCode, Event, PauseReason, Reply, Resend, Ruling, Sign, Stage, Verdict, Why},
-    words::{Topic, Words, accusation},
+    reply_text::{ReplyText, Topic, accusation},
 };
 
 /// The longest time for which a quota is taken to be used up before the server is asked again.
@@ -23,7 +23,7 @@ pub fn judge(stage: Stage, event: Event<'_>, context: &Context) -> Ruling {
             Ruling::new(Verdict::Delivered, Why::Accepted, Sign::Good)
         }
         Event::Reply(reply) if reply.is_transient() || reply.is_permanent() => {
-            let words = Words::of(&reply.text);
+            let words = ReplyText::of(&reply.text);
             refusal(&Refusal { stage, reply, words: &words, context }).after(words.delay())
         }
         // A 2yz or 3yz at the wrong place is as good as a reply that does not parse.
@@ -69,13 +69,13 @@ fn protocol_error(context: &Context) -> Ruling {
 struct Refusal<'a> {
     stage: Stage,
     reply: &'a Reply,
-    words: &'a Words,
+    words: &'a ReplyText,
     context: &'a Context,
 }
 
 impl Refusal<'_> {
     fn speaks_of(&self, topic: Topic) -> bool {
-        self.words.speak_of(topic)
+        self.words.speaks_of(topic)
     }
 
     /// Subject and detail of the enhanced code.
@@ -116,7 +116,7 @@ fn refusal(refusal: &Refusal<'_>) -> Ruling {
 /// What judges our pace, whatever the code and the stage.
 fn pace(refusal: &Refusal<'_>) -> Option<Ruling> {
     let Refusal { stage, reply, words, context } = refusal;
-    let says = |topic| words.speak_of(topic);
+    let says = |topic| words.speaks_of(topic);
     let enhanced = refusal.enhanced();
     // A server that greets us so has judged what we sent before, not how fast we send.
     if stage.is_opening() && reply.is_permanent() && says(Topic::Spam) {
@@ -187,16 +187,16 @@ fn opening(refusal: &Refusal<'_>) -> Ruling {
         Stage::Auth => return Ruling::cannot_authenticate(),
         _ => {}
     }
-    if reply.code == 421 && !words.speak_of(Topic::List) {
+    if reply.code == 421 && !words.speaks_of(Topic::List) {
         return Ruling::free(Why::ServiceUnavailable, Sign::Failing);
     }
-    let accused = if words.speak_of(Topic::List) { Some(Topic::List) } else { accusation(words, reply) };
+    let accused = if words.speaks_of(Topic::List) { Some(Topic::List) } else { accusation(words, reply) };
     match accused.map(about_us) {
         // Nothing but our own name was said so far.
         None if *stage == Stage::Ehlo && matches!(reply.code, 501 | 504) => {
             Ruling::free(Why::HeloRefused, Sign::RefusesUs(Why::HeloRefused))
         }
-        None if !transient && words.name_us() && !words.speak_of(Topic::Server) => {
+        None if !transient && words.names_us() && !words.speaks_of(Topic::Server) => {
             Ruling::free(Why::ClientRefused, Sign::RefusesUs(Why::ClientRefused))
         }
         None => Ruling::free(Why::GreetingRefused, Sign::Failing),
@@ -224,7 +224,7 @@ fn later(refusal: &Refusal<'_>) -> Ruling {
         Some(2) => return Ruling::retry(Class::Judged, Why::RecipientDeferred),
         Some(5 | 6) => return Ruling::retry(Class::Judged, Why::TemporaryFailure),
         Some(7) if of_recipient => return Ruling::retry(Class::Greylisted, Why::Greylisted),
-        Some(7) if whole && words.are_rspamds() => return Ruling::retry(Class::Greylisted, Why::Greylisted),
+        Some(7) if whole && words.is_rspamds() => return Ruling::retry(Class::Greylisted, Why::Greylisted),
         Some(7) if whole && refusal.speaks_of(Topic::Server) => return ill,
         Some(7) if whole => return Ruling::retry(Class::Patient, Why::TemporaryFailure),
         _ => {}
@@ -264,10 +264,10 @@ fn never(refusal: &Refusal<'_>) -> Ruling {
         Some(3 | 4) if unknown || (of_recipient && refusal.subject() == Some(4)) => {
             return Ruling::dead(Why::RecipientRefused);
         }
-        Some(3 | 4) if words.speak_of(Topic::Loop) => return Ruling::dead(Why::PolicyRefused),
+        Some(3 | 4) if words.speaks_of(Topic::Loop) => return Ruling::dead(Why::PolicyRefused),
         Some(3 | 4) => return ill,
         Some(6) => return Ruling::dead(if of_recipient { Why::RecipientRefused } else { Why::PolicyRefused }),
-        None if words.speak_of(Topic::Server) || words.speak_of(Topic::ComeBack) => return ill,
+        None if words.speaks_of(Topic::Server) || words.speaks_of(Topic::ComeBack) => return ill,
         _ => {}
     }
     if matches!(code, 500 | 502 | 503) {
@@ -304,7 +304,7 @@ fn blames_recipient(refusal: &Refusal<'_>) -> bool {
 
 /// Whether our own address or host is said to be on a list.
 fn is_listed_by_name(refusal: &Refusal<'_>) -> bool {
-    refusal.speaks_of(Topic::List) && refusal.words.name_us()
+    refusal.speaks_of(Topic::List) && refusal.words.names_us()
 }
 
 /// What of us a refusal in a mail transaction accuses. A code that names the recipient comes before the words, but for
@@ -314,11 +314,11 @@ fn accused(refusal: &Refusal<'_>) -> Option<Why> {
     let Refusal { stage, reply, words, .. } = refusal;
     let of_sender = matches!(refusal.enhanced(), Some((1, 7 | 8)));
     let coded = *stage == Stage::Rcpt && matches!(refusal.subject(), Some(1 | 2)) && !of_sender;
-    if is_listed_by_name(refusal) || (words.speak_of(Topic::List) && *stage != Stage::AfterDot && !coded) {
+    if is_listed_by_name(refusal) || (words.speaks_of(Topic::List) && *stage != Stage::AfterDot && !coded) {
         return Some(Why::Blocked);
     }
     if coded {
-        return words.speak_of(Topic::Relay).then_some(Why::RelayDenied);
+        return words.speaks_of(Topic::Relay).then_some(Why::RelayDenied);
     }
     // "send HELO first" is said in a session that is out of step.
     let out_of_step = |topic: &Topic| *topic == Topic::Helo && reply.code == 503;

@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 
 use super::{
+    fault::Fault,
     reply::{Context, Event, Reply, Ruling, Sign, Stage, Verdict, Why},
     table::judge,
-    wire::Fault,
 };
 
 /// A mail that cannot be put into SMTP.

@@ -2,88 +2,28 @@
 //! where they stand as whole words.
 
 mod phrases;
+mod topic;
 mod wait;
 
 use std::time::Duration;
 
 use super::reply::{EnhancedCode, Reply};
+use topic::Topic::{Client, Helo, List, Login, Ourselves, Relay, Sender};
 
-use phrases::PHRASES;
-
-/// What a phrase speaks of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Topic {
-    /// More sessions at once than the server takes.
-    Connections,
-    /// More mails in this session than the server takes.
-    SessionFull,
-    /// More recipients in this transaction than the server takes.
-    Recipients,
-    /// More mail in a moment than the server takes.
-    Rate,
-    /// What the sender may send in a longer time.
-    Quota,
-    /// A quota, without a word of whose it is.
-    VagueQuota,
-    /// How often something may be in a time.
-    Frequency,
-    /// What we send, as opposed to what somebody gets.
-    Outgoing,
-    /// What a mailbox may hold or get.
-    Mailbox,
-    /// Come back later, on principle.
-    Greylist,
-    /// Our right to send through this server to others.
-    Relay,
-    /// A login that is missing.
-    Login,
-    /// Our name in EHLO.
-    Helo,
-    /// The address that we connect from, or its name.
-    Client,
-    /// The sender of the mail.
-    Sender,
-    /// A question to the sender's own server whether it exists.
-    Callout,
-    /// A list of senders or hosts that nobody wants mail of.
-    List,
-    /// Our address, host or server is named.
-    Ourselves,
-    /// A recipient that does not exist or takes no mail.
-    Recipient,
-    /// What Postfix puts before whatever a policy service says of a mail at RCPT.
-    RecipientPrefix,
-    /// A refusal that may be about anybody.
-    Denial,
-    /// Mail that nobody asked for.
-    Spam,
-    /// A limit that is counted by the hour.
-    Hourly,
-    /// What the server suffers from.
-    Server,
-    /// To come back, and no word of why.
-    ComeBack,
-    /// A session that was at rest for too long.
-    Idle,
-    /// A mail that goes round and round.
-    Loop,
-}
-
-use Topic::{Client, Helo, List, Login, Ourselves, Relay, Sender};
+pub(super) use topic::Topic;
 
 /// A reply's text in lower case, and what can be read out of it.
-pub(super) struct Words(String);
+pub(super) struct ReplyText(String);
 
-impl Words {
+impl ReplyText {
     pub fn of(text: &str) -> Self {
         Self(text.to_ascii_lowercase())
     }
 
     /// Whether one of the topic's phrases is in the text.
-    pub fn speak_of(&self, topic: Topic) -> bool {
-        let phrases = PHRASES.iter().filter(|(of, _)| *of == topic).flat_map(|(_, phrases)| *phrases);
-        let mut phrases = phrases.map(|phrase| phrase.split('&').all(|part| holds(&self.0, part.trim())));
-        phrases.any(|found| found) || (topic == Topic::Connections && self.counts_connections())
+    pub fn speaks_of(&self, topic: Topic) -> bool {
+        let found = |phrase: &str| phrase.split('&').all(|part| holds(&self.0, part.trim()));
+        phrases::of(topic).any(found) || (topic == Topic::Connections && self.counts_connections())
     }
 
     /// "too many concurrent SMTP connections", but not "too many messages in this session".
@@ -109,14 +49,14 @@ impl Words {
     }
 
     /// Whether the text names our side: in words, or by an address in brackets.
-    pub fn name_us(&self) -> bool {
+    pub fn names_us(&self) -> bool {
         let address = |text: &str| text.parse::<core::net::IpAddr>().is_ok();
         let token = |c: char| c.is_whitespace() || "[]()<>,;\"'".contains(c);
-        self.speak_of(Ourselves) || self.0.split(token).any(|word| address(word.trim_end_matches(['.', ':'])))
+        self.speaks_of(Ourselves) || self.0.split(token).any(|word| address(word.trim_end_matches(['.', ':'])))
     }
 
     /// Rspamd's own words for greylisting at the end of a message.
-    pub fn are_rspamds(&self) -> bool {
+    pub fn is_rspamds(&self) -> bool {
         self.0.trim_end_matches('.') == "4.7.1 try again later"
     }
 
@@ -153,7 +93,7 @@ fn holds(text: &str, phrase: &str) -> bool {
 
 /// The topics of a refusal that judges us, in the order in which they are looked for: what names its culprit exactly comes
 /// before what may stand beside it ("your hostname" is no list that names "your host").
-pub(super) fn accusation(words: &Words, reply: &Reply) -> Option<Topic> {
+pub(super) fn accusation(text: &ReplyText, reply: &Reply) -> Option<Topic> {
     match reply.enhanced {
         Some(EnhancedCode(_, 7, 20..=24 | 26 | 27 | 60 | 509 | 515) | EnhancedCode(_, 1, 7 | 8)) => {
             return Some(Sender);
@@ -167,5 +107,5 @@ pub(super) fn accusation(words: &Words, reply: &Reply) -> Option<Topic> {
     if matches!(reply.code, 530 | 534 | 535 | 538) {
         return Some(Login);
     }
-    [Helo, Login, Relay, Client, Sender].into_iter().find(|topic| words.speak_of(*topic))
+    [Helo, Login, Relay, Client, Sender].into_iter().find(|topic| text.speaks_of(*topic))
 }
