@@ -6,8 +6,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    At, Bulk, ClaimId, Claimed, Entry, Filter, OperationId, Progress, Queue, Refusal, Settled, Settlement, Stage, Try,
-    UnixMillis, envelope, parse,
+    At, Bulk, ClaimId, Claimed, Entry, Filter, OperationId, PerRecipient, Queue, Refusal, Settled, Settlement, Stage,
+    Try, UnixMillis, envelope, parse,
     payload::bare_id,
     records::{Records, short},
     scripts,
@@ -175,8 +175,8 @@ impl Queue {
             alone: false,
             share: Arc::default(),
         };
-        let (operation, progress) = (OperationId::random(), Progress::default());
-        let settled = self.settle(&held.process, &claim, &operation, outcome, &progress, at).await?;
+        let (operation, per_recipient) = (OperationId::random(), PerRecipient::default());
+        let settled = self.settle(&held.process, &claim, &operation, outcome, &per_recipient, at).await?;
         Ok(settled == Settled::Late)
     }
 

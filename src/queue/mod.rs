@@ -155,5 +155,5 @@ pub use recover::Recovery;
 pub use retry::{Failure, TOO_OLD, backoff, is_too_old, next_step, wait};
 pub use room::Room;
 pub use schedule::{Counted, Schedule};
-pub use settlement::{Advance, Progress, Settled, Settlement};
+pub use settlement::{Advance, PerRecipient, Settled, Settlement};
 pub use stage::{ALONE_FROM, POISON_FROM, RecoverOptions, Resolution, Stage, StageMark, Suspicion, resolve};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Advance, At, ClaimId, Claimed, Counted, DeadLetter, Header, HeldMail, OperationId, Progress, Queue, Settled,
+    Advance, At, ClaimId, Claimed, Counted, DeadLetter, Header, HeldMail, OperationId, PerRecipient, Queue, Settled,
     Settlement, Stage, Try, UnixMillis, header,
     payload::bare_id,
     records::{Records, short},
@@ -42,12 +42,12 @@ impl Queue {
         claim: &Claimed,
         operation: &OperationId,
         outcome: &Settlement,
-        progress: &Progress,
+        per_recipient: &PerRecipient,
         at: impl Into<At>,
     ) -> Result<Settled, StoreError> {
         let at = at.into();
         let now = self.estimate(at);
-        let Ending { action, header, wait, reason, reply, accepted } = ending(claim, outcome, progress, now);
+        let Ending { action, header, wait, reason, reply, accepted } = ending(claim, outcome, per_recipient, now);
         let mut parts = None;
         let extra = match action {
             "dead" => {
@@ -144,9 +144,9 @@ struct Ending {
 
 /// One mail ends in one place: while some recipients wait for a retry, those that were refused are remembered in the
 /// header; in the end the refused ones make it a dead letter for them alone.
-fn ending(claim: &Claimed, outcome: &Settlement, progress: &Progress, now: UnixMillis) -> Ending {
+fn ending(claim: &Claimed, outcome: &Settlement, per_recipient: &PerRecipient, now: UnixMillis) -> Ending {
     let mut header = claim.header.clone();
-    for refusal in &progress.refused {
+    for refusal in &per_recipient.refused {
         let refusal = super::Refusal { reply: header::cut(&refusal.reply), recipient: refusal.recipient.clone() };
         if !header.refused.contains(&refusal) {
             header.refused.push(refusal);
@@ -157,23 +157,23 @@ fn ending(claim: &Claimed, outcome: &Settlement, progress: &Progress, now: UnixM
         .mail
         .recipients
         .iter()
-        .filter(|recipient| !progress.accepted.contains(recipient) && !is_refused(&header, recipient))
+        .filter(|recipient| !per_recipient.accepted.contains(recipient) && !is_refused(&header, recipient))
         .cloned()
         .collect();
-    let partial = !progress.accepted.is_empty() || !header.refused.is_empty() || header.remaining.is_some();
+    let partial = !per_recipient.accepted.is_empty() || !header.refused.is_empty() || header.remaining.is_some();
     let whole = |action, header, reason, reply| Ending {
         action,
         header,
         wait: Duration::ZERO,
         reason,
         reply,
-        accepted: progress.accepted.clone(),
+        accepted: per_recipient.accepted.clone(),
     };
     let tried = |reason: &str, reply: &str| Try {
         at: now,
         reason: reason.to_owned(),
         reply: reply.to_owned(),
-        suspect: progress.suspect,
+        suspect: per_recipient.suspect,
     };
     let refused_rest = |mut header: Header, accepted: Vec<String>| {
         header.remaining = Some(header.refused.iter().map(|refusal| refusal.recipient.clone()).collect());
@@ -185,13 +185,15 @@ fn ending(claim: &Claimed, outcome: &Settlement, progress: &Progress, now: UnixM
             Ending { accepted: Vec::new(), ..whole("delivered", header, String::new(), header::cut(reply)) }
         }
         // All but the refused have it, named or not.
-        Settlement::Delivered { .. } => refused_rest(header, progress.accepted.iter().chain(&open).cloned().collect()),
+        Settlement::Delivered { .. } => {
+            refused_rest(header, per_recipient.accepted.iter().chain(&open).cloned().collect())
+        }
         Settlement::Delayed { .. } if open.is_empty() && !header.refused.is_empty() => {
-            refused_rest(header, progress.accepted.clone())
+            refused_rest(header, per_recipient.accepted.clone())
         }
         Settlement::Delayed { wait, counted, reason, reply } => {
             match counted {
-                Counted::Attempt => header.count_attempt(&open, &progress.judged, now),
+                Counted::Attempt => header.count_attempt(&open, &per_recipient.judged, now),
                 Counted::Deferral => header.deferrals = header.deferrals.saturating_add(1),
             }
             // Nothing open and nothing refused makes no sense; the recipients are then left as they were.

@@ -16,7 +16,7 @@ pub enum Advance {
 /// What became of a claimed mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settlement {
-    /// The server has it. With refused recipients in the progress (or earlier), the refused rest is a dead letter.
+    /// The server has it. With recipients refused in this try (or earlier), the refused rest is a dead letter.
     Delivered {
         /// The server's reply.
         reply: String,
@@ -50,7 +50,7 @@ pub enum Settlement {
 
 /// What became of single recipients in this try; empty when all shared the mail's own outcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
+pub struct PerRecipient {
     /// Addresses that need nothing more: the server has the mail for them.
     pub accepted: Vec<String>,
     /// Addresses that were refused for good; with the last outcome they become a dead letter of this mail.

@@ -32,7 +32,9 @@ pub use ending::{Closed, Lingering};
 pub use network::{Bytes, Connected, Connection, Dial, Handle, Network, Tcp};
 pub use offers::Offers;
 pub use open::OpenError;
-pub use reply::{Class, Context, EnhancedCode, Event, PauseReason, Reply, Resend, Ruling, Sign, Stage, Verdict, Why};
+pub use reply::{
+    Class, Disposition, EnhancedCode, Event, PauseReason, Reply, Resend, ServerSignal, Situation, Step, Verdict, Why,
+};
 pub use session::{Chunking, Features, Session};
 pub use table::judge;
 pub use tls::TlsRoots;

@@ -12,7 +12,7 @@ use super::{
     ending::Closed,
     fault::Fault,
     offers::{Offers, keyword},
-    reply::{Context, Event, Reply, Ruling, Stage},
+    reply::{Disposition, Event, Reply, Situation, Step},
     session::{Features, Session, State},
     table::judge,
     tls::server_name,
@@ -20,16 +20,16 @@ use super::{
 
 /// Why there is no session.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cannot open a session with {host}:{port} ({}): {detail}", stage.as_str())]
+#[error("cannot open a session with {host}:{port} ({}): {detail}", step.as_str())]
 pub struct OpenError {
     /// As configured.
     pub host: String,
     /// As configured.
     pub port: u16,
     /// How far it got.
-    pub stage: Stage,
+    pub step: Step,
     /// What it means. The verdict is always a deferral: no mail was judged.
-    pub ruling: Ruling,
+    pub disposition: Disposition,
     /// What the server said, if it did.
     pub reply: Option<Reply>,
     /// What happened, for people.
@@ -40,7 +40,7 @@ pub struct OpenError {
 
 /// Where opening failed, before the connection is ended.
 struct OpenFault {
-    stage: Stage,
+    step: Step,
     reply: Option<Reply>,
     fault: Option<Fault>,
     detail: String,
@@ -51,37 +51,37 @@ struct OpenFault {
 const UNWANTED: &str = "the session is not wanted any more";
 
 impl OpenFault {
-    fn refused(stage: Stage, reply: Reply) -> Self {
+    fn refused(step: Step, reply: Reply) -> Self {
         let detail = format!("the server refused: {reply}");
-        Self { stage, reply: Some(reply), fault: None, detail, unwanted: false }
+        Self { step, reply: Some(reply), fault: None, detail, unwanted: false }
     }
 
-    fn fault(stage: Stage, fault: Fault) -> Self {
+    fn fault(step: Step, fault: Fault) -> Self {
         let detail = fault.detail();
-        Self { stage, reply: None, fault: Some(fault), detail, unwanted: false }
+        Self { step, reply: None, fault: Some(fault), detail, unwanted: false }
     }
 
-    fn unable(stage: Stage, detail: &str) -> Self {
-        Self { stage, reply: None, fault: None, detail: detail.to_owned(), unwanted: false }
+    fn unable(step: Step, detail: &str) -> Self {
+        Self { step, reply: None, fault: None, detail: detail.to_owned(), unwanted: false }
     }
 
     fn unwanted() -> Self {
-        Self { unwanted: true, ..Self::unable(Stage::Greeting, UNWANTED) }
+        Self { unwanted: true, ..Self::unable(Step::Greeting, UNWANTED) }
     }
 
-    fn ruling(&self) -> Ruling {
+    fn disposition(&self) -> Disposition {
         if self.unwanted {
-            return Ruling::aborted();
+            return Disposition::aborted();
         }
         let event = match (&self.reply, &self.fault) {
             (Some(reply), _) => Event::Reply(reply),
             (None, Some(fault)) => fault.event(),
             (None, None) => Event::Garbled,
         };
-        match self.stage {
+        match self.step {
             // Our own inability to log in has no reply; it is for a person to mend, like a refused password.
-            Stage::Auth if self.reply.is_none() && self.fault.is_none() => Ruling::cannot_authenticate(),
-            stage => judge(stage, event, &Context::default()),
+            Step::Auth if self.reply.is_none() && self.fault.is_none() => Disposition::cannot_authenticate(),
+            step => judge(step, event, &Situation::default()),
         }
     }
 }
@@ -104,28 +104,28 @@ impl Session {
         hurry: impl Future<Output = ()>,
     ) -> Result<Self, OpenError> {
         let (mut unwanted, mut hurry) = (pin!(unwanted), pin!(hurry));
-        let error = |stage, ruling, reply, detail, closed| OpenError {
+        let error = |step, disposition, reply, detail, closed| OpenError {
             host: endpoint.host.clone(),
             port: endpoint.port,
-            stage,
-            ruling,
+            step,
+            disposition,
             reply,
             detail,
             closed,
         };
         if let Err(fault) = check(endpoint, credentials) {
-            return Err(error(fault.stage, fault.ruling(), None, fault.detail, Closed::NeverOpen));
+            return Err(error(fault.step, fault.disposition(), None, fault.detail, Closed::NeverOpen));
         }
         let transport = match connect(endpoint, connected, unwanted.as_mut(), hurry.as_mut()).await {
             Ok(transport) => transport,
             Err(fault) => {
-                let ruling = match fault.why {
-                    ConnectFailure::TimedOut => judge(Stage::Connect, Event::TimedOut, &Context::default()),
-                    ConnectFailure::Broken => judge(Stage::Connect, Event::Broken, &Context::default()),
-                    ConnectFailure::OutOfFiles => Ruling::out_of_files(),
-                    ConnectFailure::Unwanted => Ruling::aborted(),
+                let disposition = match fault.why {
+                    ConnectFailure::TimedOut => judge(Step::Connect, Event::TimedOut, &Situation::default()),
+                    ConnectFailure::Broken => judge(Step::Connect, Event::Broken, &Situation::default()),
+                    ConnectFailure::OutOfFiles => Disposition::out_of_files(),
+                    ConnectFailure::Unwanted => Disposition::aborted(),
                 };
-                return Err(error(Stage::Connect, ruling, None, fault.detail, fault.closed));
+                return Err(error(Step::Connect, disposition, None, fault.detail, fault.closed));
             }
         };
         let mut session = Self {
@@ -149,9 +149,9 @@ impl Session {
             Err(fault) => {
                 // A refusal leaves both sides in step.
                 session.state = if fault.reply.is_some() { State::Finished } else { State::Broken };
-                let ruling = fault.ruling();
+                let disposition = fault.disposition();
                 let closed = session.end(hurry).await;
-                Err(error(fault.stage, ruling, fault.reply, fault.detail, closed))
+                Err(error(fault.step, disposition, fault.reply, fault.detail, closed))
             }
         }
     }
@@ -161,16 +161,16 @@ impl Session {
             self.encrypt(endpoint).await?;
         }
         let greeting = self.transport.reply(self.limits.greeting).await;
-        expect(Stage::Greeting, greeting, 220)?;
+        expect(Step::Greeting, greeting, 220)?;
         if endpoint.tls == Tls::None && endpoint.auth.is_none() {
             return self.ehlo_or_helo(endpoint).await;
         }
         self.ehlo(endpoint).await?;
         if endpoint.tls == Tls::StartTls {
             if !self.offers.starttls {
-                return Err(OpenFault::unable(Stage::Tls, "the server does not offer STARTTLS"));
+                return Err(OpenFault::unable(Step::Tls, "the server does not offer STARTTLS"));
             }
-            self.command(Stage::Tls, "STARTTLS", 220).await?;
+            self.command(Step::Tls, "STARTTLS", 220).await?;
             self.encrypt(endpoint).await?;
             // What was said in clear text does not count any more (RFC 3207 section 4.2).
             self.ehlo(endpoint).await?;
@@ -182,13 +182,13 @@ impl Session {
     }
 
     async fn encrypt(&mut self, endpoint: &Endpoint) -> Result<(), OpenFault> {
-        let name = server_name(&endpoint.host).map_err(|detail| OpenFault::unable(Stage::Tls, &detail))?;
+        let name = server_name(&endpoint.host).map_err(|detail| OpenFault::unable(Step::Tls, &detail))?;
         let encrypting = self.transport.encrypt(&endpoint.roots, name, self.limits.handshake);
-        encrypting.await.map_err(|fault| OpenFault::fault(Stage::Tls, fault))
+        encrypting.await.map_err(|fault| OpenFault::fault(Step::Tls, fault))
     }
 
     async fn ehlo(&mut self, endpoint: &Endpoint) -> Result<(), OpenFault> {
-        self.command(Stage::Ehlo, &format!("EHLO {}", endpoint.helo), 250).await?;
+        self.command(Step::Ehlo, &format!("EHLO {}", endpoint.helo), 250).await?;
         self.offers = Offers::read(self.transport.lines());
         Ok(())
     }
@@ -197,7 +197,7 @@ impl Session {
     async fn ehlo_or_helo(&mut self, endpoint: &Endpoint) -> Result<(), OpenFault> {
         match self.ehlo(endpoint).await {
             Err(OpenFault { reply: Some(Reply { code: 500 | 502, .. }), .. }) => {
-                self.command(Stage::Ehlo, &format!("HELO {}", endpoint.helo), 250).await
+                self.command(Step::Ehlo, &format!("HELO {}", endpoint.helo), 250).await
             }
             other => other,
         }
@@ -208,50 +208,50 @@ impl Session {
         let Some(mechanism) = self.offers.login_by(mechanism) else {
             let offered = if self.offers.auth.is_empty() { "no login".into() } else { self.offers.auth.join(", ") };
             let problem = format!("the server does not offer AUTH {}; it offers {offered}", keyword(mechanism));
-            return Err(OpenFault::unable(Stage::Auth, &problem));
+            return Err(OpenFault::unable(Step::Auth, &problem));
         };
         match mechanism {
             Auth::Plain => {
                 let response = BASE64_STANDARD.encode(format!("\0{username}\0{secret}"));
-                let said = self.say(Stage::Auth, &format!("AUTH PLAIN {response}")).await?;
+                let said = self.say(Step::Auth, &format!("AUTH PLAIN {response}")).await?;
                 if said.code == 334 {
                     // It takes no response along with the command, and asks for it (RFC 4954 section 4).
-                    return self.command(Stage::Auth, &response, 235).await;
+                    return self.command(Step::Auth, &response, 235).await;
                 }
-                expect(Stage::Auth, Ok(said), 235)
+                expect(Step::Auth, Ok(said), 235)
             }
             Auth::Login => {
-                self.command(Stage::Auth, "AUTH LOGIN", 334).await?;
-                self.command(Stage::Auth, &BASE64_STANDARD.encode(username), 334).await?;
-                self.command(Stage::Auth, &BASE64_STANDARD.encode(secret), 235).await
+                self.command(Step::Auth, "AUTH LOGIN", 334).await?;
+                self.command(Step::Auth, &BASE64_STANDARD.encode(username), 334).await?;
+                self.command(Step::Auth, &BASE64_STANDARD.encode(secret), 235).await
             }
             Auth::XOAuth2 => {
                 let response = BASE64_STANDARD.encode(format!("user={username}\x01auth=Bearer {secret}\x01\x01"));
-                let said = self.say(Stage::Auth, &format!("AUTH XOAUTH2 {response}")).await?;
+                let said = self.say(Step::Auth, &format!("AUTH XOAUTH2 {response}")).await?;
                 if said.code == 334 {
                     // A challenge with the error in it; the refusal comes after an empty answer.
-                    return self.command(Stage::Auth, "", 235).await;
+                    return self.command(Step::Auth, "", 235).await;
                 }
-                expect(Stage::Auth, Ok(said), 235)
+                expect(Step::Auth, Ok(said), 235)
             }
         }
     }
 
-    async fn command(&mut self, stage: Stage, line: &str, wanted: u16) -> Result<(), OpenFault> {
-        let reply = self.say(stage, line).await?;
-        expect(stage, Ok(reply), wanted)
+    async fn command(&mut self, step: Step, line: &str, wanted: u16) -> Result<(), OpenFault> {
+        let reply = self.say(step, line).await?;
+        expect(step, Ok(reply), wanted)
     }
 
-    async fn say(&mut self, stage: Stage, line: &str) -> Result<Reply, OpenFault> {
-        self.exchange(line, self.limits.command).await.map_err(|fault| OpenFault::fault(stage, fault))
+    async fn say(&mut self, step: Step, line: &str) -> Result<Reply, OpenFault> {
+        self.exchange(line, self.limits.command).await.map_err(|fault| OpenFault::fault(step, fault))
     }
 }
 
-fn expect(stage: Stage, read: Result<Reply, Fault>, wanted: u16) -> Result<(), OpenFault> {
+fn expect(step: Step, read: Result<Reply, Fault>, wanted: u16) -> Result<(), OpenFault> {
     match read {
         Ok(reply) if reply.code == wanted => Ok(()),
-        Ok(reply) => Err(OpenFault::refused(stage, reply)),
-        Err(fault) => Err(OpenFault::fault(stage, fault)),
+        Ok(reply) => Err(OpenFault::refused(step, reply)),
+        Err(fault) => Err(OpenFault::fault(step, fault)),
     }
 }
 
@@ -259,21 +259,18 @@ fn expect(stage: Stage, read: Result<Reply, Fault>, wanted: u16) -> Result<(), O
 fn check(endpoint: &Endpoint, credentials: Option<&Credentials>) -> Result<(), OpenFault> {
     let helo = &endpoint.helo;
     if helo.is_empty() || !helo.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(OpenFault::unable(Stage::Ehlo, "our own name for EHLO is no host name"));
+        return Err(OpenFault::unable(Step::Ehlo, "our own name for EHLO is no host name"));
     }
     match (endpoint.auth, credentials) {
         (None, _) => Ok(()),
         (Some(_), _) if endpoint.tls == Tls::None => {
-            Err(OpenFault::unable(Stage::Auth, "a login is never sent without TLS: set tls or remove auth"))
+            Err(OpenFault::unable(Step::Auth, "a login is never sent without TLS: set tls or remove auth"))
         }
-        (Some(_), None) => Err(OpenFault::unable(Stage::Auth, "there are no credentials for this server")),
+        (Some(_), None) => Err(OpenFault::unable(Step::Auth, "there are no credentials for this server")),
         (Some(_), Some(Credentials { username, secret })) => {
             let separators = |text: &str| text.is_empty() || text.contains(['\0', '\x01']);
             if separators(username) || separators(secret) {
-                return Err(OpenFault::unable(
-                    Stage::Auth,
-                    "the user or the secret is empty or has control characters",
-                ));
+                return Err(OpenFault::unable(Step::Auth, "the user or the secret is empty or has control characters"));
             }
             Ok(())
         }

@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    reply::{Reply, Ruling, Sign, Stage, Why},
+    reply::{Disposition, Reply, ServerSignal, Step, Why},
     session::{Chunking, Session, State},
-    transaction::{Commit, MailOutcome, Progress, Transaction},
+    transaction::{Commit, Course, MailOutcome, Transaction},
 };
 use way::knows_no_bdat;
 
@@ -44,15 +44,15 @@ impl Session {
         };
         let other = seven_bit.as_deref().and_then(|message| transaction.with(message).ok());
         let transaction = other.as_ref().unwrap_or(transaction);
-        let mut progress = Progress::new(transaction, self.messages > 0);
-        if let Some(ruling) = self.cannot_take(transaction) {
-            progress.outcome.started = false;
-            progress.rule_rest(ruling, None);
-            return progress.end();
+        let mut course = Course::new(transaction, self.messages > 0);
+        if let Some(disposition) = self.cannot_take(transaction) {
+            course.outcome.started = false;
+            course.decide_rest(disposition, None);
+            return course.end();
         }
         if !self.is_usable() || !self.transport.is_quiet().await {
-            self.refuse_to_start(&mut progress).await;
-            return progress.end();
+            self.refuse_to_start(&mut course).await;
+            return course.end();
         }
         let fresh = self.last_used.elapsed() < FRESH;
         let proven = self.offers.chunking && self.features.chunking == Chunking::Proven;
@@ -61,18 +61,18 @@ impl Session {
         self.state = State::Broken;
         self.messages += 1;
         let sent = if in_one {
-            self.send_in_one(transaction, &mut progress, before_commit).await
+            self.send_in_one(transaction, &mut course, before_commit).await
         } else {
-            match self.offer(transaction, &mut progress).await {
-                Ok(way) => self.complete(transaction, &mut progress, way, before_commit).await,
+            match self.offer(transaction, &mut course).await {
+                Ok(way) => self.complete(transaction, &mut course, way, before_commit).await,
                 Err(over) => Err(over),
             }
         };
-        let mut outcome = progress.end();
+        let mut outcome = course.end();
         if self.chunking() && outcome.committed && outcome.last_reply.as_ref().is_some_and(knows_no_bdat) {
             self.features.chunking = Chunking::Off;
             // It is well, and DATA will do.
-            outcome.signs.retain(|sign| *sign != Sign::Failing);
+            outcome.signals.retain(|signal| *signal != ServerSignal::Failing);
         }
         if sent.is_ok() {
             self.tidy(&outcome).await;
@@ -87,23 +87,25 @@ impl Session {
     }
 
     /// Known before a byte is sent.
-    fn cannot_take(&self, transaction: &Transaction<'_>) -> Option<Ruling> {
+    fn cannot_take(&self, transaction: &Transaction<'_>) -> Option<Disposition> {
         if self.offers.size.flatten().is_some_and(|limit| transaction.length > limit) {
-            return Some(Ruling::dead(Why::TooLarge));
+            return Some(Disposition::dead(Why::TooLarge));
         }
         let utf8 = transaction.needs_utf8 && !self.offers.smtp_utf8;
-        utf8.then(|| Ruling::dead(Why::NotSupported))
+        utf8.then(|| Disposition::dead(Why::NotSupported))
     }
 
     /// After a transaction that left both sides in step: what may follow in this session.
     async fn tidy(&mut self, outcome: &MailOutcome) {
-        let ends = |sign: &Sign| matches!(sign, Sign::TooManyConnections | Sign::SessionFull | Sign::Pause(_));
+        let ends = |signal: &ServerSignal| {
+            matches!(signal, ServerSignal::TooManyConnections | ServerSignal::SessionFull | ServerSignal::Pause(_))
+        };
         let last = outcome.last_reply.as_ref();
-        if last.is_some_and(|reply| reply.code == 421) || outcome.signs.iter().any(ends) {
+        if last.is_some_and(|reply| reply.code == 421) || outcome.signals.iter().any(ends) {
             self.state = State::Finished;
             return;
         }
-        let clean = outcome.stage == Stage::AfterDot && last.is_some_and(Reply::is_completion);
+        let clean = outcome.step == Step::AfterDot && last.is_some_and(Reply::is_completion);
         self.state =
             if clean || self.exchange("RSET", self.limits.command).await.is_ok_and(|reply| reply.is_completion()) {
                 State::Ready

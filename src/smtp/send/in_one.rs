@@ -1,9 +1,9 @@
 //! A short mail in one write, to a server that takes chunks.
 
 use crate::smtp::{
-    reply::{Ruling, Stage},
+    reply::{Disposition, Step},
     session::{Session, State},
-    transaction::{Commit, Over, Progress, Transaction},
+    transaction::{Commit, Course, Over, Transaction},
 };
 
 impl Session {
@@ -11,12 +11,12 @@ impl Session {
     pub(super) async fn send_in_one(
         &mut self,
         transaction: &Transaction<'_>,
-        progress: &mut Progress,
+        course: &mut Course,
         before_commit: impl AsyncFnOnce() -> Commit,
     ) -> Result<(), Over> {
         if before_commit().await == Commit::Abort {
-            progress.outcome.started = false;
-            progress.rule_rest(Ruling::aborted(), None);
+            course.outcome.started = false;
+            course.decide_rest(Disposition::aborted(), None);
             self.messages -= 1;
             self.state = State::Ready;
             return Err(Over);
@@ -24,18 +24,18 @@ impl Session {
         if !self.transport.is_quiet().await {
             self.messages -= 1;
             self.state = State::Ready;
-            self.refuse_to_start(progress).await;
+            self.refuse_to_start(course).await;
             return Err(Over);
         }
-        progress.outcome.committed = true;
+        course.outcome.committed = true;
         let mut bytes = self.envelope(transaction).into_bytes();
         bytes.extend(format!("BDAT {} LAST\r\n", transaction.length).bytes());
         transaction.message.blocks().for_each(|block| bytes.extend_from_slice(&block));
         if let Err(written) = self.transport.write(&bytes, self.limits.block).await {
-            return self.not_written(progress, Stage::Mail, &written).await;
+            return self.not_written(course, Step::Mail, &written).await;
         }
         // From here on, only a reply makes anything definite.
-        self.read_envelope(transaction, progress, Stage::AfterDot, 1).await?;
-        if progress.is_open() { self.read_end(progress).await } else { Ok(()) }
+        self.read_envelope(transaction, course, Step::AfterDot, 1).await?;
+        if course.is_open() { self.read_end(course).await } else { Ok(()) }
     }
 }

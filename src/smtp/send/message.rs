@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::{encoder::Encoder, way::Way};
 use crate::smtp::{
-    reply::{Ruling, Stage},
+    reply::{Disposition, Step},
     session::Session,
-    transaction::{Commit, Over, Progress, Transaction},
+    transaction::{Commit, Course, Over, Transaction},
 };
 
 /// The last part of a message, which is held back until the caller says [`Commit::Go`].
@@ -23,14 +23,14 @@ impl Session {
     pub(super) async fn complete(
         &mut self,
         transaction: &Transaction<'_>,
-        progress: &mut Progress,
+        course: &mut Course,
         way: Way,
         before_commit: impl AsyncFnOnce() -> Commit,
     ) -> Result<(), Over> {
-        if progress.farewell.is_some() {
-            return self.gone(progress);
+        if course.farewell.is_some() {
+            return self.gone(course);
         }
-        if !progress.is_open() {
+        if !course.is_open() {
             return Ok(());
         }
         let chunking = matches!(way, Way::Chunks { .. });
@@ -48,51 +48,51 @@ impl Session {
             for part in early.chunks(BLOCK) {
                 let written = self.transport.write(&encoder.encode(part), self.limits.block).await;
                 if let Err(written) = written {
-                    return self.not_written(progress, Stage::Body, &written).await;
+                    return self.not_written(course, Step::Body, &written).await;
                 }
             }
             tail.extend_from_slice(late);
         }
         let tail = encoder.end(&tail);
         if before_commit().await == Commit::Abort {
-            progress.outcome.stage = Stage::Body;
-            progress.rule_rest(Ruling::aborted(), None);
+            course.outcome.step = Step::Body;
+            course.decide_rest(Disposition::aborted(), None);
             // Once the server waits for content, only the end of the connection leaves it incomplete.
             return if chunking && head == 0 { Ok(()) } else { Err(Over) };
         }
-        self.is_awaited(progress).await?;
-        progress.outcome.committed = true;
+        self.is_awaited(course).await?;
+        course.outcome.committed = true;
         if let Err(written) = self.transport.write(&tail, self.limits.block).await {
-            return self.not_written(progress, Stage::Body, &written).await;
+            return self.not_written(course, Step::Body, &written).await;
         }
-        self.read_end(progress).await
+        self.read_end(course).await
     }
 
     /// A reply counts only for what was sent before it: one that is there before the message is complete is no answer to
     /// it, and the message is not completed.
-    async fn is_awaited(&mut self, progress: &mut Progress) -> Result<(), Over> {
+    async fn is_awaited(&mut self, course: &mut Course) -> Result<(), Over> {
         if self.transport.is_quiet().await {
             return Ok(());
         }
         match self.transport.reply(EARLY).await {
             Ok(reply) => {
-                progress.read(Stage::Data, &reply);
-                self.refused(progress, Stage::Data, &reply)?;
+                course.read(Step::Data, &reply);
+                self.refused(course, Step::Data, &reply)?;
             }
             Err(fault) => {
-                let ruling = progress.fault(Stage::Body, &fault);
-                progress.rule_rest(ruling, None);
+                let disposition = course.fault(Step::Body, &fault);
+                course.decide_rest(disposition, None);
             }
         }
         Err(Over)
     }
 
     /// The reply to the whole message.
-    pub(super) async fn read_end(&mut self, progress: &mut Progress) -> Result<(), Over> {
+    pub(super) async fn read_end(&mut self, course: &mut Course) -> Result<(), Over> {
         let reply = self.transport.reply(self.limits.dot).await;
-        let reply = self.take(progress, Stage::AfterDot, Stage::AfterDot, reply)?;
-        let ruling = progress.judge(Stage::AfterDot, &reply);
-        progress.rule_rest(ruling, Some(&reply));
+        let reply = self.take(course, Step::AfterDot, Step::AfterDot, reply)?;
+        let disposition = course.judge(Step::AfterDot, &reply);
+        course.decide_rest(disposition, Some(&reply));
         // 3yz: it waits for something that we do not know.
         if (200..300).contains(&reply.code) || reply.code >= 400 { Ok(()) } else { Err(Over) }
     }

@@ -5,9 +5,9 @@ use std::{fmt::Write, time::Duration};
 use super::way::{Way, knows_no_bdat};
 use crate::smtp::{
     fault::Fault,
-    reply::{Reply, Stage},
+    reply::{Reply, Step},
     session::{Chunking, Session},
-    transaction::{Over, Progress, Transaction},
+    transaction::{Course, Over, Transaction},
 };
 
 /// How long the reply may take to a command that a server has read already.
@@ -15,7 +15,7 @@ const AT_ONCE: Duration = Duration::from_secs(30);
 
 impl Session {
     /// MAIL, RCPT and the command before the message, if there is one; together, when PIPELINING is offered.
-    pub(super) async fn offer(&mut self, transaction: &Transaction<'_>, progress: &mut Progress) -> Result<Way, Over> {
+    pub(super) async fn offer(&mut self, transaction: &Transaction<'_>, course: &mut Course) -> Result<Way, Over> {
         let (way, before) = self.way(transaction);
         if self.pipelining() {
             let mut text = self.envelope(transaction);
@@ -23,95 +23,95 @@ impl Session {
                 let _ = write!(text, "{command}\r\n");
             }
             if let Err(written) = self.transport.write(text.as_bytes(), self.limits.block).await {
-                return self.not_written(progress, Stage::Mail, &written).await.map(|()| way);
+                return self.not_written(course, Step::Mail, &written).await.map(|()| way);
             }
-            self.read_envelope(transaction, progress, Stage::Mail, u8::from(before.is_some())).await?;
-            if before.is_some() && progress.is_open() {
+            self.read_envelope(transaction, course, Step::Mail, u8::from(before.is_some())).await?;
+            if before.is_some() && course.is_open() {
                 let reply = self.transport.reply(self.limits.data).await;
-                return self.may_send(progress, way, reply).await;
+                return self.may_send(course, way, reply).await;
             }
             return Ok(way);
         }
         let reply = self.exchange(self.mail_command(transaction).trim_end(), self.limits.command).await;
-        let reply = self.take(progress, Stage::Mail, Stage::Mail, reply)?;
+        let reply = self.take(course, Step::Mail, Step::Mail, reply)?;
         if !reply.is_completion() {
-            return self.refused(progress, Stage::Mail, &reply).map(|()| way);
+            return self.refused(course, Step::Mail, &reply).map(|()| way);
         }
         for (place, recipient) in transaction.recipients.iter().enumerate() {
             let reply = self.exchange(&format!("RCPT TO:<{recipient}>"), self.limits.command).await;
-            let reply = self.take(progress, Stage::Rcpt, Stage::Rcpt, reply)?;
-            Self::recipient(progress, place, &reply)?;
+            let reply = self.take(course, Step::Rcpt, Step::Rcpt, reply)?;
+            Self::recipient(course, place, &reply)?;
         }
         match before {
-            Some(command) if progress.is_open() => {
+            Some(command) if course.is_open() => {
                 let reply = self.exchange(&command, self.limits.data).await;
-                self.may_send(progress, way, reply).await
+                self.may_send(course, way, reply).await
             }
             _ => Ok(way),
         }
     }
 
     /// The replies to MAIL and RCPT that went out together with `more` other commands. A lost reply is judged as of
-    /// `lost`, or of its own stage before the commit.
+    /// `lost`, or of its own step before the commit.
     pub(super) async fn read_envelope(
         &mut self,
         transaction: &Transaction<'_>,
-        progress: &mut Progress,
-        lost: Stage,
+        course: &mut Course,
+        lost: Step,
         more: u8,
     ) -> Result<(), Over> {
-        let stage_if_lost = |own| if lost == Stage::AfterDot { lost } else { own };
+        let step_if_lost = |own| if lost == Step::AfterDot { lost } else { own };
         let reply = self.transport.reply(self.limits.command).await;
-        let reply = self.take(progress, Stage::Mail, stage_if_lost(Stage::Mail), reply)?;
+        let reply = self.take(course, Step::Mail, step_if_lost(Step::Mail), reply)?;
         if !reply.is_completion() {
-            self.refused(progress, Stage::Mail, &reply)?;
+            self.refused(course, Step::Mail, &reply)?;
             return self.skip(transaction.recipients.len() + usize::from(more)).await;
         }
         for place in 0..transaction.recipients.len() {
             let reply = self.transport.reply(self.limits.command).await;
-            let reply = self.take(progress, Stage::Rcpt, stage_if_lost(Stage::Rcpt), reply)?;
-            Self::recipient(progress, place, &reply)?;
+            let reply = self.take(course, Step::Rcpt, step_if_lost(Step::Rcpt), reply)?;
+            Self::recipient(course, place, &reply)?;
         }
-        if progress.is_open() { Ok(()) } else { self.skip(usize::from(more)).await }
+        if course.is_open() { Ok(()) } else { self.skip(usize::from(more)).await }
     }
 
-    fn recipient(progress: &mut Progress, place: usize, reply: &Reply) -> Result<(), Over> {
+    fn recipient(course: &mut Course, place: usize, reply: &Reply) -> Result<(), Over> {
         if reply.is_completion() {
-            progress.context.accepted += 1;
+            course.situation.accepted += 1;
             return Ok(());
         }
         if !(reply.is_transient() || reply.is_permanent()) {
-            return Self::out_of_step(progress, Stage::Rcpt);
+            return Self::out_of_step(course, Step::Rcpt);
         }
-        let ruling = progress.judge(Stage::Rcpt, reply);
-        progress.rule(place, ruling, Some(reply));
+        let disposition = course.judge(Step::Rcpt, reply);
+        course.decide(place, disposition, Some(reply));
         if reply.code == 421 {
             // It should close now. Should it go on all the same, its later replies count.
-            progress.farewell = Some(reply.clone());
+            course.farewell = Some(reply.clone());
         }
         Ok(())
     }
 
     /// The reply to the command before the message.
-    async fn may_send(&mut self, progress: &mut Progress, way: Way, read: Result<Reply, Fault>) -> Result<Way, Over> {
-        let mut reply = self.take(progress, Stage::Data, Stage::Data, read)?;
+    async fn may_send(&mut self, course: &mut Course, way: Way, read: Result<Reply, Fault>) -> Result<Way, Over> {
+        let mut reply = self.take(course, Step::Data, Step::Data, read)?;
         if let Way::Chunks { .. } = way {
             if reply.is_completion() {
                 self.features.chunking = Chunking::Proven;
                 return Ok(way);
             }
             if !knows_no_bdat(&reply) {
-                return self.refused(progress, Stage::Data, &reply).map(|()| way);
+                return self.refused(course, Step::Data, &reply).map(|()| way);
             }
             self.features.chunking = Chunking::Off;
             // The line behind it was no command either, and is answered by itself.
             let read = self.transport.reply(AT_ONCE).await;
-            self.take(progress, Stage::Data, Stage::Data, read)?;
+            self.take(course, Step::Data, Step::Data, read)?;
             let read = self.exchange("DATA", self.limits.data).await;
-            reply = self.take(progress, Stage::Data, Stage::Data, read)?;
+            reply = self.take(course, Step::Data, Step::Data, read)?;
         }
         if reply.code != 354 {
-            self.refused(progress, Stage::Data, &reply)?;
+            self.refused(course, Step::Data, &reply)?;
         }
         Ok(Way::Data)
     }

@@ -9,17 +9,17 @@ use std::time::Duration;
 
 use super::*;
 
-use Sign::{Failing, None as Nothing, SlowDown};
+use ServerSignal::{Failing, None as Nothing, SlowDown};
 
-use Stage::{AfterDot, Auth, Body, Connect, Data, Ehlo, Greeting, Idle, Mail, Rcpt, Tls};
+use Step::{AfterDot, Auth, Body, Connect, Data, Ehlo, Greeting, Idle, Mail, Rcpt, Tls};
 
-const FRESH: Context = Context { accepted: 0, resent: false, reused: false };
+const FRESH: Situation = Situation { accepted: 0, resent: false, reused: false };
 
-const KEPT: Context = Context { accepted: 0, resent: false, reused: true };
+const KEPT: Situation = Situation { accepted: 0, resent: false, reused: true };
 
-const RESENT: Context = Context { accepted: 0, resent: true, reused: true };
+const RESENT: Situation = Situation { accepted: 0, resent: true, reused: true };
 
-const SOME: Context = Context { accepted: 1, resent: false, reused: false };
+const SOME: Situation = Situation { accepted: 1, resent: false, reused: false };
 
 const FREE: Verdict = Verdict::Defer { resend: Resend::Later, delay: None };
 
@@ -41,28 +41,39 @@ fn grey_after(seconds: u64) -> Verdict {
     Verdict::Retry { class: Class::Greylisted, delay: Some(Duration::from_secs(seconds)) }
 }
 
-fn quota(seconds: u64) -> Sign {
-    Sign::QuotaExceeded(Duration::from_secs(seconds))
+fn quota(seconds: u64) -> ServerSignal {
+    ServerSignal::QuotaExceeded(Duration::from_secs(seconds))
 }
 
-/// stage, reply ("550 5.1.1 no such user"), context, what must come of it.
-type Row = (Stage, &'static str, Context, Verdict, Why, Sign);
+/// step, reply ("550 5.1.1 no such user"), situation, what must come of it.
+type Row = (Step, &'static str, Situation, Verdict, Why, ServerSignal);
 
 fn check(rows: &[Row]) {
-    for (stage, line, context, verdict, why, sign) in rows {
+    for (step, line, situation, verdict, why, signal) in rows {
         let (code, text) = line.split_once(' ').unwrap_or((line, ""));
         let reply = Reply::new(code.parse().expect("a code"), text);
-        let ruling = judge(*stage, Event::Reply(&reply), context);
-        assert_eq!((ruling.verdict, ruling.why, ruling.sign), (*verdict, *why, *sign), "{stage:?} {line}");
+        let disposition = judge(*step, Event::Reply(&reply), situation);
+        assert_eq!(
+            (disposition.verdict, disposition.why, disposition.signal),
+            (*verdict, *why, *signal),
+            "{step:?} {line}"
+        );
     }
 }
 
-fn check_silence(stages: &[Stage], events: &[Event<'_>], context: Context, verdict: Verdict, why: &[Why], sign: Sign) {
-    for stage in stages {
+fn check_silence(
+    steps: &[Step],
+    events: &[Event<'_>],
+    situation: Situation,
+    verdict: Verdict,
+    why: &[Why],
+    signal: ServerSignal,
+) {
+    for step in steps {
         for event in events {
-            let ruling = judge(*stage, *event, &context);
-            assert_eq!((ruling.verdict, ruling.sign), (verdict, sign), "{stage:?} {event:?}");
-            assert!(why.contains(&ruling.why), "{stage:?} {event:?} {:?}", ruling.why);
+            let disposition = judge(*step, *event, &situation);
+            assert_eq!((disposition.verdict, disposition.signal), (verdict, signal), "{step:?} {event:?}");
+            assert!(why.contains(&disposition.why), "{step:?} {event:?} {:?}", disposition.why);
         }
     }
 }

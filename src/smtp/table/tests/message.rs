@@ -4,10 +4,10 @@ use super::*;
 
 #[test]
 fn a_message_that_is_too_large_is_dead() {
-    for stage in [Mail, Data, AfterDot] {
+    for step in [Mail, Data, AfterDot] {
         check(&[
-            (stage, "552 5.3.4 message size exceeds fixed limit", FRESH, Verdict::Dead, Why::TooLarge, Nothing),
-            (stage, "552 message too large", FRESH, Verdict::Dead, Why::TooLarge, Nothing),
+            (step, "552 5.3.4 message size exceeds fixed limit", FRESH, Verdict::Dead, Why::TooLarge, Nothing),
+            (step, "552 message too large", FRESH, Verdict::Dead, Why::TooLarge, Nothing),
         ]);
     }
 }
@@ -36,21 +36,28 @@ fn a_list_is_about_us_only_where_it_names_us_or_before_the_message() {
             FRESH,
             Verdict::Suspect,
             Why::Blocked,
-            Sign::RefusesUs(Why::Blocked),
+            ServerSignal::RefusesUs(Why::Blocked),
         ),
-        (Mail, "554 5.7.1 sender is blacklisted", FRESH, Verdict::Suspect, Why::Blocked, Sign::RefusesUs(Why::Blocked)),
+        (
+            Mail,
+            "554 5.7.1 sender is blacklisted",
+            FRESH,
+            Verdict::Suspect,
+            Why::Blocked,
+            ServerSignal::RefusesUs(Why::Blocked),
+        ),
     ]);
 }
 
 #[test]
 fn a_reply_out_of_sequence_goes_on_at_once_and_then_later() {
-    for stage in [Mail, Rcpt, Data] {
+    for step in [Mail, Rcpt, Data] {
         check(&[
-            (stage, "503 5.5.1 bad sequence", FRESH, NEW_SESSION, Why::ProtocolError, Failing),
-            (stage, "503 5.5.1 bad sequence", RESENT, FREE, Why::ProtocolError, Failing),
+            (step, "503 5.5.1 bad sequence", FRESH, NEW_SESSION, Why::ProtocolError, Failing),
+            (step, "503 5.5.1 bad sequence", RESENT, FREE, Why::ProtocolError, Failing),
         ]);
-        check_silence(&[stage], &[Event::Garbled], FRESH, NEW_SESSION, &[Why::ProtocolError], Failing);
-        check_silence(&[stage], &[Event::Garbled], RESENT, FREE, &[Why::ProtocolError], Failing);
+        check_silence(&[step], &[Event::Garbled], FRESH, NEW_SESSION, &[Why::ProtocolError], Failing);
+        check_silence(&[step], &[Event::Garbled], RESENT, FREE, &[Why::ProtocolError], Failing);
     }
     check(&[(Mail, "354 go on", FRESH, NEW_SESSION, Why::ProtocolError, Failing)]);
 }
@@ -66,9 +73,9 @@ fn what_breaks_before_the_dot_judges_no_mail() {
 #[test]
 fn a_2yz_after_the_dot_is_a_delivery() {
     check(&[
-        (AfterDot, "250 2.0.0 queued", FRESH, Verdict::Delivered, Why::Accepted, Sign::Good),
-        (AfterDot, "250", FRESH, Verdict::Delivered, Why::Accepted, Sign::Good),
-        (AfterDot, "252 who knows", FRESH, Verdict::Delivered, Why::Accepted, Sign::Good),
+        (AfterDot, "250 2.0.0 queued", FRESH, Verdict::Delivered, Why::Accepted, ServerSignal::Good),
+        (AfterDot, "250", FRESH, Verdict::Delivered, Why::Accepted, ServerSignal::Good),
+        (AfterDot, "252 who knows", FRESH, Verdict::Delivered, Why::Accepted, ServerSignal::Good),
     ]);
 }
 

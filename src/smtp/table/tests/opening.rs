@@ -10,7 +10,7 @@ fn no_connection_is_free_and_counts_against_the_server() {
 
 #[test]
 fn too_many_connections_shrinks_the_budget_wherever_it_is_said() {
-    let row = |stage, line| (stage, line, FRESH, FREE, Why::TooManyConnections, Sign::TooManyConnections);
+    let row = |step, line| (step, line, FRESH, FREE, Why::TooManyConnections, ServerSignal::TooManyConnections);
     check(&[
         row(Greeting, "421 4.7.0 mx.example.com Error: too many connections from 192.0.2.1"),
         row(Greeting, "421 Too many concurrent SMTP connections; please try again later."),
@@ -35,7 +35,7 @@ fn a_5yz_greeting_judges_us_and_not_the_mail() {
 
 #[test]
 fn any_failure_of_tls_pauses_the_server() {
-    let pause = Sign::Pause(PauseReason::TlsFailed);
+    let pause = ServerSignal::Pause(PauseReason::TlsFailed);
     check(&[
         (Tls, "454 4.7.0 TLS not available", FRESH, FREE, Why::TlsFailed, Failing),
         (Tls, "502 5.5.1 not implemented", FRESH, FREE, Why::TlsFailed, pause),
@@ -46,8 +46,8 @@ fn any_failure_of_tls_pauses_the_server() {
 
 #[test]
 fn a_refused_login_pauses_the_server_and_kills_no_mail() {
-    let pause = Sign::Pause(PauseReason::AuthenticationFailed);
-    let row = |stage, line| (stage, line, FRESH, FREE, Why::AuthenticationFailed, pause);
+    let pause = ServerSignal::Pause(PauseReason::AuthenticationFailed);
+    let row = |step, line| (step, line, FRESH, FREE, Why::AuthenticationFailed, pause);
     check(&[
         row(Auth, "535 5.7.8 authentication credentials invalid"),
         row(Auth, "534 5.7.9 mechanism too weak"),
@@ -64,7 +64,7 @@ fn a_temporary_failure_of_the_login_is_the_servers() {
 
 #[test]
 fn a_greeting_that_refuses_an_address_names_a_setting() {
-    let row = |line| (Greeting, line, FRESH, FREE, Why::ClientRefused, Sign::RefusesUs(Why::ClientRefused));
+    let row = |line| (Greeting, line, FRESH, FREE, Why::ClientRefused, ServerSignal::RefusesUs(Why::ClientRefused));
     check(&[
         row("554 192.0.2.1 has been temporarily blocked"),
         row("554 Your IP is generating excessive authentication failures."),
@@ -75,7 +75,7 @@ fn a_greeting_that_refuses_an_address_names_a_setting() {
 
 #[test]
 fn row_38_a_session_that_is_refused_for_our_sake_says_why() {
-    let row = |stage, line, why| (stage, line, FRESH, FREE, why, Sign::RefusesUs(why));
+    let row = |step, line, why| (step, line, FRESH, FREE, why, ServerSignal::RefusesUs(why));
     check(&[
         row(Greeting, "554 5.7.1 your IP is on our blacklist", Why::Blocked),
         row(Greeting, "554 5.7.1 Client host rejected: Access denied", Why::ClientRefused),

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn too_many_messages_means_another_session_at_once() {
-    let row = |line| (Mail, line, KEPT, NEW_SESSION, Why::SessionFull, Sign::SessionFull);
+    let row = |line| (Mail, line, KEPT, NEW_SESSION, Why::SessionFull, ServerSignal::SessionFull);
     check(&[
         row("421 4.7.0 too many messages in this session"),
         row("421 too many messages in this connection"),
@@ -19,15 +19,15 @@ fn too_many_messages_means_another_session_at_once() {
 
 #[test]
 fn any_other_421_is_the_servers() {
-    for stage in [Mail, Rcpt, Data, AfterDot] {
-        check(&[(stage, "421 4.3.0 service not available", KEPT, FREE, Why::ServiceUnavailable, Failing)]);
+    for step in [Mail, Rcpt, Data, AfterDot] {
+        check(&[(step, "421 4.3.0 service not available", KEPT, FREE, Why::ServiceUnavailable, Failing)]);
     }
     check(&[(Greeting, "421 4.3.2 shutting down", FRESH, FREE, Why::ServiceUnavailable, Failing)]);
 }
 
 #[test]
 fn a_pace_that_is_too_fast_is_slowed_down() {
-    let row = |stage, line| (stage, line, FRESH, FREE, Why::Throttled, SlowDown);
+    let row = |step, line| (step, line, FRESH, FREE, Why::Throttled, SlowDown);
     check(&[
         row(Mail, "450 4.7.1 rate limit exceeded"),
         row(Rcpt, "450 4.7.1 Error: too much mail from 192.0.2.1"),
@@ -46,8 +46,8 @@ fn a_pace_that_is_too_fast_is_slowed_down() {
 
 #[test]
 fn an_exceeded_quota_of_ours_is_free_whatever_the_code_and_rests_for_its_window() {
-    for stage in [Mail, Rcpt, Data, AfterDot] {
-        let row = |line, seconds| (stage, line, FRESH, FREE, Why::QuotaExceeded, quota(seconds));
+    for step in [Mail, Rcpt, Data, AfterDot] {
+        let row = |line, seconds| (step, line, FRESH, FREE, Why::QuotaExceeded, quota(seconds));
         check(&[
             row("454 Throttling failure: Daily message quota exceeded.", 1_800),
             row("550 5.4.5 Daily user sending limit exceeded", 1_800),
@@ -101,10 +101,10 @@ fn a_quota_of_the_recipient_is_the_recipients() {
 
 #[test]
 fn a_full_disk_is_the_servers() {
-    for stage in [Mail, Data, AfterDot] {
+    for step in [Mail, Data, AfterDot] {
         check(&[
-            (stage, "452 4.3.1 insufficient system storage", FRESH, FREE, Why::OutOfStorage, Failing),
-            (stage, "452 insufficient system storage", FRESH, FREE, Why::OutOfStorage, Failing),
+            (step, "452 4.3.1 insufficient system storage", FRESH, FREE, Why::OutOfStorage, Failing),
+            (step, "452 insufficient system storage", FRESH, FREE, Why::OutOfStorage, Failing),
         ]);
     }
 }
@@ -151,8 +151,8 @@ fn greylisting_is_a_retry_not_before_the_time_it_says() {
 
 #[test]
 fn row_38_the_servers_own_state_judges_no_mail() {
-    for stage in [Mail, Rcpt, Data, AfterDot] {
-        let row = |line| (stage, line, FRESH, FREE, Why::ServiceUnavailable, Failing);
+    for step in [Mail, Rcpt, Data, AfterDot] {
+        let row = |line| (step, line, FRESH, FREE, Why::ServiceUnavailable, Failing);
         check(&[
             row("451 4.3.0 <ann@example.org>: Temporary lookup failure"),
             row("451 4.3.5 Server configuration error"),
