@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::UnknownOutcome;
 
-use super::{Entry, Header, Priority, Refusal, Stage, Try, UnixMillis, envelope, header};
-use crate::mail::fresh_id;
+use super::{Entry, Header, Refusal, Stage, Try, envelope, header};
+use crate::mail::{Priority, UnixMillis, fresh_id};
 pub use decide::{Action, Bulk};
 
 /// Which entries to act on; empty fits all.

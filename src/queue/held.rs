@@ -7,12 +7,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     At, Bulk, ClaimId, Claimed, Entry, Filter, OperationId, PerRecipient, Queue, Refusal, Settled, Settlement, Stage,
-    Try, UnixMillis, envelope, parse,
+    Try, envelope,
     payload::bare_id,
     records::{Records, short},
     scripts,
 };
-use crate::{store::StoreError, telemetry::log::mask_id};
+use crate::{
+    mail::{UnixMillis, parse},
+    store::StoreError,
+    telemetry::log::mask_id,
+};
 
 /// A mail whose outcome nobody knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,7 +11,7 @@
 //!                                             delayed, dead                    └─▶ recover: held or resend
 //! ```
 //!
-//! 1. A producer pushes JSON (see [`parse`]) or a bare id onto a list, or hands it to [`Queue::enqueue`], which also
+//! 1. A producer pushes JSON (see [`crate::mail::parse`]) or a bare id onto a list, or hands it to [`Queue::enqueue`], which also
 //!    refuses what does not fit and recognises duplicates at the door.
 //! 2. An idle worker waits ([`Arrivals`]): BLMOVE takes a mail from the tail of a list into the shared list `arrived`,
 //!    where the next claim of anyone finds it, should the waiter be gone by then. Its answer, the mail, is not sent.
@@ -84,10 +84,9 @@
 //!
 //! # Memory
 //!
-//! A payload is in memory once: contents are ranges of it ([`Text`], [`Encoded`], [`Raw`]), and the message is made of them
-//! while it is sent ([`Message`]). [`Room`] says how many bytes of payloads a process may hold; who has no room claims small
-//! mail only, and a mail that is larger than all the room goes with no other long one beside it. What is long is read, and a
-//! long dead letter written, in parts by a connection of its own.
+//! A payload is in memory once (see [`crate::mail`]). [`Room`] says how many bytes of payloads a process may hold; who has
+//! no room claims small mail only, and a mail that is larger than all the room goes with no other long one beside it. What is
+//! long is read, and a long dead letter written, in parts by a connection of its own.
 //!
 //! # At maxmemory
 //!
@@ -129,10 +128,6 @@ mod settle;
 mod settlement;
 mod stage;
 
-pub use crate::mail::{
-    Attachment, Content, Encoded, MAX_MESSAGE, MAX_PAYLOAD, MAX_RECIPIENTS, Mail, MailError, Message, Parts, Priority,
-    Raw, Text, UnixMillis, compose, parse,
-};
 pub use arrivals::{Arrivals, Wake};
 pub use at::At;
 pub use audit::Audit;

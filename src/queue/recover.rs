@@ -8,13 +8,12 @@ use serde::Serialize;
 
 use super::{
     At, DeadLetter, Entry, HeldMail, Queue, RecoverOptions, Resolution, SCRIPT_LIMIT, Stage, StageMark, Suspicion,
-    UnixMillis,
     bodies::Head,
     envelope,
     records::{Records, short},
     resolve, scripts,
 };
-use crate::{store::StoreError, telemetry::log::mask_id};
+use crate::{mail::UnixMillis, store::StoreError, telemetry::log::mask_id};
 
 /// What became of a dead process's claims.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::{
     Advance, At, ClaimId, Claimed, Counted, DeadLetter, Header, HeldMail, OperationId, PerRecipient, Queue, Settled,
-    Settlement, Stage, Try, UnixMillis, header,
+    Settlement, Stage, Try, header,
     payload::bare_id,
     records::{Records, short},
     scripts,
 };
-use crate::{store::StoreError, telemetry::log::mask};
+use crate::{mail::UnixMillis, store::StoreError, telemetry::log::mask};
 
 impl Queue {
     /// Notes that a claim is at a stage now. `Committing` must be `Done` before the bytes that complete the message are

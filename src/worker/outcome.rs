@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use crate::{
     api::{Retry, UnknownOutcome},
+    mail::UnixMillis,
     queue::{
-        Counted, Failure, Header, PerRecipient, Refusal, Schedule, Settlement, TOO_OLD, UnixMillis, is_too_old,
-        next_step, wait,
+        Counted, Failure, Header, PerRecipient, Refusal, Schedule, Settlement, TOO_OLD, is_too_old, next_step, wait,
     },
     smtp::{Class, MailOutcome, RecipientOutcome, Resend, Verdict, Why},
 };

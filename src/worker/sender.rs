@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     lease::Slot,
-    queue::{Advance, At, Claimed, Message, Settlement, Stage, UnixMillis, compose},
+    mail::{Message, UnixMillis, compose},
+    queue::{Advance, At, Claimed, Settlement, Stage},
     smtp::{self, Commit, Endpoint, MailData, MailOutcome, ServerSignal, Session, StepLimits, Transaction, Why},
     telemetry::{
         log::mask_id,

@@ -1,6 +1,6 @@
 //! The names and signs of a source, without its comments and texts.
 
-/// A path is one token, such as `crate::queue::Mail`; anything else is one sign. Texts, characters, lifetimes and numbers are
+/// A path is one token, such as `crate::mail::Mail`; anything else is one sign. Texts, characters, lifetimes and numbers are
 /// left out.
 pub fn tokens(text: &str) -> Vec<String> {
     let (mut tokens, mut rest) = (Vec::new(), text);

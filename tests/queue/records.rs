@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use mailrelay::{
     api,
-    queue::{Filter, OperationId, PerRecipient, Refusal, Settlement, UnixMillis},
+    mail::UnixMillis,
+    queue::{Filter, OperationId, PerRecipient, Refusal, Settlement},
 };
 use redis::cmd;
 use sha2::{Digest, Sha256};

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use mailrelay::{
+    mail::UnixMillis,
     queue::{
         Claimed, DeadLetter, EnqueueLimits, OperationId, PerRecipient, Queue, QueueNames, Settled, Settlement, Stage,
-        UnixMillis,
     },
     store::{Store, StoreOptions},
 };

@@ -7,9 +7,10 @@ use std::{
 
 use mailrelay::{
     api::UnknownOutcome,
+    mail::UnixMillis,
     queue::{
         Advance, At, Claimed, Counted, EnqueueError, OperationId, PerRecipient, Queue, RecoverOptions, Refusal,
-        Schedule, Settled, Settlement, Stage, UnixMillis,
+        Schedule, Settled, Settlement, Stage,
     },
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
