@@ -7,7 +7,7 @@
 //! The replies are read by a small parser of our own, not by `lettre`'s connection: that one fuses greeting and EHLO
 //! in one step, keeps neither PIPELINING, SIZE nor CHUNKING from the EHLO reply, keeps what it had read in clear text
 //! across STARTTLS, sends BDAT content only as text, and gives no access to the socket, which is needed to see the
-//! server's end of a session. `lettre` builds the messages (`queue`).
+//! server's end of a session. `lettre` builds the messages ([`crate::mail`]).
 
 mod connect;
 mod ending;

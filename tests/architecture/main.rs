@@ -38,7 +38,7 @@ const FORBIDDEN: [(&str, &str); 3] = [("worker", "controller"), ("worker", "budg
 const KUBERNETES: [&str; 2] = ["api", "controller"];
 
 /// Sources that decide and do nothing else: clock and randomness are arguments, and nothing waits.
-const PURE: [&str; 54] = [
+const PURE: [&str; 56] = [
     "api/spec.rs",
     "api/record.rs",
     "budget.rs",
@@ -67,8 +67,10 @@ const PURE: [&str; 54] = [
     "queue/envelope.rs",
     "queue/header.rs",
     "queue/patience.rs",
+    "queue/recover/case.rs",
     "queue/retry.rs",
     "queue/schedule.rs",
+    "queue/settle/ending.rs",
     "queue/stage.rs",
     "smtp/offers.rs",
     "smtp/reply.rs",
