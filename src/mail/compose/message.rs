@@ -25,7 +25,7 @@ pub(super) enum Piece<'a> {
 
 /// A message of which some parts are encoded while it is read.
 #[derive(Clone, Debug)]
-struct EncodedParts<'a> {
+pub(super) struct EncodedParts<'a> {
     message: Message<'a>,
     parts: Vec<bool>,
     length: usize,
