@@ -208,7 +208,7 @@ impl Queue {
         let word = mark.as_deref().unwrap_or_default().split(' ').next().unwrap_or_default().to_owned();
         let stage = mark.and_then(|mark| mark.parse::<StageMark>().ok()).map_or(Stage::Committing, |mark| mark.stage);
         let case = Case::of(pass.process, head, stage, now);
-        let resolution = case.resolution(Suspicion { sending: pass.sending, length: head.length }, pass.options);
+        let resolution = case.resolution(Suspicion { sending: pass.sending, length: head.length }, *pass.options);
         let (action, line, mut extra, wait, reason) = case.moves(resolution);
         let mut parts = None;
         if let Resolution::Poison { crashes } = resolution {

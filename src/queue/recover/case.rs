@@ -33,10 +33,10 @@ impl<'a> Case<'a> {
     }
 
     /// `options` are the relay's; what the mail's producer said comes before them.
-    pub(super) fn resolution(&self, suspicion: Suspicion, options: &RecoverOptions) -> Resolution {
+    pub(super) fn resolution(&self, suspicion: Suspicion, options: RecoverOptions) -> Resolution {
         let crashes = self.header.as_ref().map_or(0, |header| header.crashes);
         let own = self.header.as_ref().and_then(|header| header.unknown_outcome);
-        let options = RecoverOptions { unknown: own.unwrap_or(options.unknown), ..*options };
+        let options = RecoverOptions { unknown: own.unwrap_or(options.unknown), ..options };
         resolve(self.stage, crashes, suspicion, &options)
     }
 
