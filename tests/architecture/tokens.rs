@@ -81,8 +81,8 @@ fn behind_quote(text: &str, quote: char) -> &str {
 
 #[test]
 fn what_is_no_code_is_left_out() {
-    let text = r####"use a::b::{c, d}; /* x */ let s = "{ \" a::b"; // y
-        let r = r#"{"k": "v"}"#; let b = b"{"; let c = ['{', '\'', b'"']; fn f<'a>(x: &'a str) -> u8 { 0x1f }"####;
+    let text = r##"use a::b::{c, d}; /* x */ let s = "{ \" a::b"; // y
+        let r = r#"{"k": "v"}"#; let b = b"{"; let c = ['{', '\'', b'"']; fn f<'a>(x: &'a str) -> u8 { 0x1f }"##;
     let found = tokens(text).join(" ");
     assert_eq!(
         found,
