@@ -1,6 +1,6 @@
 //! A mail, apart from any queue: what producers write, and the message that is sent.
 //!
-//! [`parse`] reads a producer's JSON into a [`Mail`], field by field, and refuses what can't be sent as it is meant with the
+//! [`parse()`] reads a producer's JSON into a [`Mail`], field by field, and refuses what can't be sent as it is meant with the
 //! name of the field ([`MailError`]). [`compose()`] makes the message of RFC 5322. Both are pure: no clock, no connection.
 //! Whatever any bytes are, they are a mail that composes, or an error; tests try that with random ones.
 //!

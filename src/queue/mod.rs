@@ -11,7 +11,7 @@
 //!                                             delayed, dead                    └─▶ recover: held or resend
 //! ```
 //!
-//! 1. A producer pushes JSON (see [`crate::mail::parse`]) or a bare id onto a list, or hands it to [`Queue::enqueue`], which also
+//! 1. A producer pushes JSON (see [`crate::mail::parse()`]) or a bare id onto a list, or hands it to [`Queue::enqueue`], which also
 //!    refuses what does not fit and recognises duplicates at the door.
 //! 2. An idle worker waits ([`Arrivals`]): BLMOVE takes a mail from the tail of a list into the shared list `arrived`,
 //!    where the next claim of anyone finds it, should the waiter be gone by then. Its answer, the mail, is not sent.
