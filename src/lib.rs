@@ -43,7 +43,8 @@
 //! | [`lease`] | the ledger: pure state machine, scripts, the worker's slots, the leader's watch | `store` |
 //! | [`rate`] | how many mails a server takes in a time: token buckets | `api`, `store` |
 //! | [`delivery_log`] | what the log of a mail server says of messages, pure | |
-//! | [`queue`] | a mail's wire form, stages, scripts, retries, the audit | `api`, `store` |
+//! | [`mail`] | a mail apart from any queue: its JSON, addresses, ids, and the message made of it; pure but for new ids | `api` |
+//! | [`queue`] | envelopes, stages, scripts, retries, the audit | `api`, `store`, `mail` |
 //! | [`smtp`] | the reply table (pure), sessions, transactions | `api` |
 //! | [`worker`], [`controller`] | the two programs; neither uses the other | all above |
 //! | [`cli`] | one file for each command | all above |
@@ -74,6 +75,7 @@ pub mod cli;
 pub mod controller;
 pub mod delivery_log;
 pub mod lease;
+pub mod mail;
 pub mod queue;
 pub mod rate;
 pub mod smtp;

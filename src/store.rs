@@ -5,9 +5,12 @@
 //! module: whether a command whose answer was lost may be repeated is the caller's to know ([`crate::lease`], R1;
 //! [`crate::queue`]).
 
+mod error;
+mod options;
+mod way;
+
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -18,137 +21,24 @@ use redis::{
     aio::{MultiplexedConnection, PubSub},
 };
 
-mod way;
-
-pub use way::Dialer;
 use way::{Settings, Way};
+
+pub use error::StoreError;
+pub use options::StoreOptions;
+pub use way::Dialer;
 
 /// How long a connection to Redis may take at first: one that a lost packet holds up is given up before its lease is.
 const CONNECT_LIMIT: Duration = Duration::from_millis(300);
+
 /// How long it may take at most, where Redis is far away.
 const CONNECT_LIMIT_FAR: Duration = Duration::from_millis(2_400);
+
 /// Redis does not say which command of a script it was.
 const FORBIDDEN: &str = "the Redis user has no permission for a command that we need: the ledger's scripts use INFO, the \
     queue's use hashes, lists, sorted sets and streams; see its ACL";
+
 /// How long the same refusal of Redis is not told again.
 const TELL_AGAIN: Duration = Duration::from_secs(600);
-
-/// Where Redis is and how to prove who we are. Every field can come from the environment.
-#[derive(Clone, clap::Args)]
-pub struct StoreOptions {
-    /// Folder with the files url, username, password and ca.crt, as a mounted Secret has them; all but url may be absent
-    #[arg(long = "redis-dir", env = "MAILRELAY_REDIS_DIR", global = true)]
-    pub dir: Option<PathBuf>,
-    /// URL of Redis: `redis://host:port/db`, or `rediss://` for TLS [default: `redis://127.0.0.1:6379`]
-    #[arg(long = "redis-url", env = "MAILRELAY_REDIS_URL", global = true)]
-    pub url: Option<String>,
-    /// Redis user, when the URL names none
-    #[arg(long = "redis-username", env = "MAILRELAY_REDIS_USERNAME", global = true)]
-    pub username: Option<String>,
-    /// File with the password of the Redis user
-    #[arg(long = "redis-password-file", env = "MAILRELAY_REDIS_PASSWORD_FILE", global = true)]
-    pub password_file: Option<PathBuf>,
-    /// File with the CA certificates (PEM) that Redis' certificate is checked against
-    #[arg(long = "redis-ca-file", env = "MAILRELAY_REDIS_CA_FILE", global = true)]
-    pub ca_file: Option<PathBuf>,
-}
-
-impl StoreOptions {
-    /// A plain URL and nothing else.
-    pub fn from_url(url: impl Into<String>) -> Self {
-        Self { dir: None, url: Some(url.into()), username: None, password_file: None, ca_file: None }
-    }
-
-    /// The text of a file in the folder, when there is a folder and the file is in it.
-    fn text_in_dir(&self, name: &str) -> Result<Option<String>, StoreError> {
-        let Some(dir) = &self.dir else { return Ok(None) };
-        let path = dir.join(name);
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(text.trim().to_owned())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(StoreError::Options { what: format!("cannot read {}: {error}", path.display()) }),
-        }
-    }
-}
-
-/// Why Redis did not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The options make no sense; nothing was tried.
-    #[error("invalid Redis options: {what}")]
-    Options {
-        /// What is wrong, and what to do.
-        what: String,
-    },
-    /// No connection, or it broke: whether the command took effect is not known.
-    #[error("redis at {address} is not reachable: {detail}")]
-    Unreachable {
-        /// Host and port.
-        address: String,
-        /// What the system said.
-        detail: String,
-    },
-    /// No answer in time: whether the command took effect is not known.
-    #[error("redis at {address} gave no answer within {limit:?}")]
-    TimedOut {
-        /// Host and port.
-        address: String,
-        /// How long we waited.
-        limit: Duration,
-    },
-    /// Redis answered with an error: the command took no effect.
-    #[error("redis at {address} refused: {detail}")]
-    Refused {
-        /// Host and port.
-        address: String,
-        /// The error code, such as `OOM`, `NOAUTH`, `READONLY`.
-        code: String,
-        /// What Redis said.
-        detail: String,
-    },
-    /// The answer was not of the shape that was expected.
-    #[error("redis at {address} gave an answer that makes no sense: {detail}")]
-    Garbled {
-        /// Host and port.
-        address: String,
-        /// What was wrong.
-        detail: String,
-    },
-    /// A newer version of mailrelay wrote it, in a schema that this one does not know.
-    #[error(
-        "{what} has schema {found} and this version knows {known}: a newer version of mailrelay wrote it; update this one"
-    )]
-    Newer {
-        /// What was read.
-        what: String,
-        /// Its schema.
-        found: u64,
-        /// The newest one that is known.
-        known: u64,
-    },
-}
-
-impl StoreError {
-    /// Whether Redis said nothing at all. Everything else is an answer, and belongs to what was asked for.
-    pub fn is_silence(&self) -> bool {
-        matches!(self, Self::Options { .. } | Self::Unreachable { .. } | Self::TimedOut { .. })
-    }
-
-    /// Whether the reason may lie with the node or the login, so that nobody may get a better answer.
-    pub fn may_concern_all(&self) -> bool {
-        match self {
-            // The type of one key, and an error in a script that met what it did not expect.
-            Self::Refused { code, .. } => !matches!(code.as_str(), "WRONGTYPE" | "ERR"),
-            Self::Garbled { .. } | Self::Newer { .. } => false,
-            _ => true,
-        }
-    }
-
-    /// Whether the command surely took no effect.
-    pub fn is_definite(&self) -> bool {
-        matches!(self, Self::Options { .. } | Self::Refused { .. })
-    }
-}
 
 /// A handle on one Redis; clones share the connection.
 #[derive(Clone)]

@@ -16,7 +16,8 @@ use mailrelay::{
         keep_records, mirror, plan,
     },
     lease::{BootTime, Evidence, LedgerState, LedgerStore, LedgerView, OldPrimary, Timing},
-    queue::{Queue, QueueNames, UnixMillis},
+    mail::UnixMillis,
+    queue::{Queue, QueueNames},
     store::{Store, StoreOptions},
 };
 use serde_json::json;

@@ -9,7 +9,8 @@ use std::{
 
 use mailrelay::{
     api::UnknownOutcome,
-    queue::{Advance, At, Filter, Queue, QueueNames, RecoverOptions, Stage, UnixMillis},
+    mail::UnixMillis,
+    queue::{Advance, At, Filter, Queue, QueueNames, RecoverOptions, Stage},
     store::{Store, StoreOptions},
 };
 use redis::cmd;

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use mailrelay::queue::{EnqueueLimits, UnixMillis};
+use mailrelay::{mail::UnixMillis, queue::EnqueueLimits};
 use mailsink::{Behaviour, Failure, FailureStage, SinkConfig};
 use nix::sys::signal::Signal;
 use scene::{Scene, eventually, mail};
@@ -228,7 +228,7 @@ async fn a_refused_recipient_is_a_dead_letter_and_can_be_sent_again() {
     assert!(letter.reply.contains("5.1.1"), "{letter:?}");
     scene.sink.set_behaviour(Behaviour::default());
     let filter = mailrelay::queue::Filter::default();
-    let done = scene.queue.dead_requeue(&filter, 10, mailrelay::queue::UnixMillis::now()).await.expect("redis");
+    let done = scene.queue.dead_requeue(&filter, 10, mailrelay::mail::UnixMillis::now()).await.expect("redis");
     assert_eq!(done.done, 2);
     scene.all_delivered(2).await;
     let to: BTreeSet<_> = scene.sink.journal().into_iter().skip(1).map(|entry| entry.to).collect();

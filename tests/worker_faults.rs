@@ -4,7 +4,7 @@ mod scene;
 
 use std::{net::TcpListener, time::Duration};
 
-use mailrelay::queue::{Stage, UnixMillis};
+use mailrelay::{mail::UnixMillis, queue::Stage};
 use mailsink::{Behaviour, Failure, FailureStage, SinkConfig};
 use nix::sys::signal::Signal;
 use scene::{Scene, eventually, mail};

@@ -7,7 +7,8 @@ use serde::Serialize;
 use super::{CliError, Output};
 use crate::{
     api::DurationText,
-    queue::{Bulk, Filter, UnixMillis},
+    mail::UnixMillis,
+    queue::{Bulk, Filter},
 };
 
 /// Which to list.

@@ -11,7 +11,8 @@ use super::{
     relay,
 };
 use crate::{
-    queue::{Action, At, DeadLetter, Queue, UnixMillis},
+    mail::UnixMillis,
+    queue::{Action, At, DeadLetter, Queue},
     store::StoreOptions,
 };
 

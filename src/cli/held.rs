@@ -10,7 +10,8 @@ use super::{
     relay, resolve,
 };
 use crate::{
-    queue::{At, HeldDetails, HeldMail, UnixMillis},
+    mail::UnixMillis,
+    queue::{At, HeldDetails, HeldMail},
     store::StoreOptions,
 };
 

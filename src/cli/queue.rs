@@ -10,7 +10,8 @@ use super::{
     relay::{self, Named},
 };
 use crate::{
-    queue::{At, Depths, InFlight, UnixMillis},
+    mail::UnixMillis,
+    queue::{At, Depths, InFlight},
     store::StoreOptions,
 };
 

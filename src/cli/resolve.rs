@@ -16,7 +16,8 @@ use super::{CliError, Output, output::Table, relay::Target};
 use crate::{
     api::RelayRecord,
     delivery_log::{DeliveryLog, Finding},
-    queue::{At, Filter, HeldMail, Settlement, UnixMillis},
+    mail::UnixMillis,
+    queue::{At, Filter, HeldMail, Settlement},
 };
 
 /// Clocks of the mail server and of Redis may differ by so much.

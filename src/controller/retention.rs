@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     api::Retention,
-    queue::{At, Filter, UnixMillis},
+    mail::UnixMillis,
+    queue::{At, Filter},
     store::{Store, StoreError},
 };
 

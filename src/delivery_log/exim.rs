@@ -2,7 +2,7 @@
 
 use jiff::{civil::DateTime, tz::Offset};
 
-use super::{Finding, bare};
+use super::finding::{Finding, bare};
 
 /// One line with a time.
 #[derive(Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::{Finding, bare};
+use super::finding::{Finding, bare};
 
 const IDS: [&str; 5] = ["messageId", "message_id", "message-id", "Message-ID", "msgid"];
 const OUTCOMES: [&str; 7] = ["outcome", "status", "event", "eventType", "notificationType", "action", "result"];

@@ -10,6 +10,7 @@
 //! those of the classic syslog have no year either: they get the latest one that does not lie in the future.
 
 mod exim;
+mod finding;
 pub mod json;
 mod postfix;
 
@@ -17,20 +18,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 
-use self::{exim::Exim, postfix::Postfix};
+use self::{exim::Exim, finding::bare, postfix::Postfix};
 
-/// What the logs say of one message.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Finding {
-    /// Its Message-ID was seen, and nothing says that the server took it.
-    Seen,
-    /// The server refused it for good; its words.
-    Refused(String),
-    /// Something was done with it of which this reader can't tell what it means.
-    Unclear(String),
-    /// The server took it: whatever became of it later, the server's own bounces tell.
-    Taken,
-}
+pub use finding::Finding;
 
 /// Reads logs line by line and remembers what they say of the messages it was asked about.
 #[derive(Debug)]
@@ -168,17 +158,6 @@ impl DeliveryLog {
         }
         Some(time.to_zoned(self.zone.clone()?).ok()?.timestamp())
     }
-}
-
-/// A Message-ID as it is compared: without blanks and angle brackets.
-fn bare(id: &str) -> &str {
-    let id = id.trim();
-    id.strip_prefix('<').and_then(|id| id.strip_suffix('>')).unwrap_or(id)
-}
-
-/// Whether a server's words begin with a code that refuses for good, such as `5.7.1` or `554`.
-fn is_permanent(words: &str) -> bool {
-    words.trim_start().starts_with('5')
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{Finding, bare, is_permanent};
+use super::finding::{Finding, bare, is_permanent};
 
 /// One line: which program says what of which queue id.
 #[derive(Debug, PartialEq, Eq)]

@@ -9,8 +9,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Priority, Queue};
-use crate::store::{Store, StoreError};
+use super::Queue;
+use crate::{
+    mail::Priority,
+    store::{Store, StoreError},
+};
 
 /// How long one blocking command waits at most.
 const BLOCK: Duration = Duration::from_secs(5);

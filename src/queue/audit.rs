@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::UnixMillis;
+use crate::mail::UnixMillis;
 
 /// `accepted = delivered + duplicates + expired + discarded + queued + delayed + in flight + held + dead`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

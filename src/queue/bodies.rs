@@ -1,35 +1,13 @@
-//! What is long: how long it may take, and by which connection it goes.
-
-use std::{str::FromStr, time::Duration};
+//! Reading entries and texts that may be long: first what stands before the payload, and then all of it, in parts.
 
 use redis::cmd;
 
-use super::{Queue, SCRIPT_LIMIT, scripts};
+use super::{
+    Queue, SCRIPT_LIMIT,
+    long::{LONG, limit},
+    scripts::{self, number},
+};
 use crate::store::StoreError;
-
-/// How slow a link to Redis may be, in bytes a second. What is long may take so much longer.
-const SLOWEST: usize = 128 * 1024;
-
-/// From this length on, arguments or an answer go by the connection for bodies.
-pub(super) const LONG: usize = 64 * 1024;
-
-/// How long a command may take that carries so many bytes, either way.
-pub(super) fn limit(bytes: usize) -> Duration {
-    SCRIPT_LIMIT + Duration::from_secs((bytes / SLOWEST) as u64)
-}
-
-/// How slow the disk of Redis may be, in bytes a second.
-const SLOWEST_DISK: usize = 1024 * 1024;
-
-/// How much longer a script may take that moves so many bytes.
-pub(super) fn on_disk(bytes: usize) -> Duration {
-    Duration::from_secs((bytes / SLOWEST_DISK) as u64)
-}
-
-/// A number as scripts answer it among other words.
-pub(super) fn number<T: FromStr>(word: &[u8]) -> Option<T> {
-    std::str::from_utf8(word).ok()?.parse().ok()
-}
 
 /// How much of a long entry is read at once.
 const PART: usize = 2 * 1024 * 1024;
@@ -122,18 +100,5 @@ impl Queue {
             text.extend(more);
         }
         Ok(text)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_long_may_take_longer_and_what_is_short_may_not() {
-        assert_eq!(limit(0), SCRIPT_LIMIT);
-        assert_eq!(limit(LONG), SCRIPT_LIMIT);
-        // The largest mail, over a link of 2 Mbit/s.
-        assert!(limit(super::super::MAX_PAYLOAD) >= Duration::from_secs(200));
     }
 }

@@ -4,11 +4,11 @@ use redis::cmd;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    At, Queue, SCRIPT_LIMIT, UnixMillis,
+    At, Queue, SCRIPT_LIMIT,
     inspect::{AUDIT, TRIES},
     scripts,
 };
-use crate::store::StoreError;
+use crate::{mail::UnixMillis, store::StoreError};
 
 /// A difference that somebody accepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

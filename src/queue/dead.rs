@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::UnknownOutcome;
 
-use super::{Entry, Header, Priority, Refusal, Stage, Try, UnixMillis, envelope, ids::fresh_id};
+use super::{Entry, Header, Refusal, Stage, Try, envelope, header};
+use crate::mail::{Priority, UnixMillis, fresh_id};
 pub use decide::{Action, Bulk};
 
 /// Which entries to act on; empty fits all.
@@ -139,7 +140,7 @@ impl DeadLetter {
             reason: reason.to_owned(),
             at: now,
             stage,
-            reply: envelope::cut(reply),
+            reply: header::cut(reply),
             message_id,
             attempts,
             deferrals,

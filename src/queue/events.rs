@@ -3,8 +3,8 @@
 use redis::cmd;
 use serde::Serialize;
 
-use super::{Queue, SCRIPT_LIMIT, UnixMillis};
-use crate::store::StoreError;
+use super::{Queue, SCRIPT_LIMIT};
+use crate::{mail::UnixMillis, store::StoreError};
 
 /// How many are read at once.
 const PAGE: usize = 500;

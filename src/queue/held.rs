@@ -6,14 +6,17 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    At, Bulk, ClaimId, Claimed, Entry, Filter, OperationId, Progress, Queue, Refusal, Settled, Settlement, Stage, Try,
-    UnixMillis,
-    claim::bare_id,
-    envelope, parse,
+    At, Bulk, ClaimId, Claimed, Entry, Filter, OperationId, PerRecipient, Queue, Refusal, Settled, Settlement, Stage,
+    Try, envelope,
+    payload::bare_id,
     records::{Records, short},
     scripts,
 };
-use crate::{store::StoreError, telemetry::log::mask_id};
+use crate::{
+    mail::{UnixMillis, parse},
+    store::StoreError,
+    telemetry::log::mask_id,
+};
 
 /// A mail whose outcome nobody knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,8 +179,8 @@ impl Queue {
             alone: false,
             share: Arc::default(),
         };
-        let (operation, progress) = (OperationId::random(), Progress::default());
-        let settled = self.settle(&held.process, &claim, &operation, outcome, &progress, at).await?;
+        let (operation, per_recipient) = (OperationId::random(), PerRecipient::default());
+        let settled = self.settle(&held.process, &claim, &operation, outcome, &per_recipient, at).await?;
         Ok(settled == Settled::Late)
     }
 

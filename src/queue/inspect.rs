@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use redis::cmd;
 use serde::Serialize;
 
-use super::{At, Audit, Queue, SCRIPT_LIMIT, Stage, StageMark, UnixMillis, scripts};
-use crate::store::StoreError;
+use super::{At, Audit, Queue, SCRIPT_LIMIT, Stage, StageMark, scripts};
+use crate::{mail::UnixMillis, store::StoreError};
 
 /// How many mails are where.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

@@ -4,8 +4,8 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 
-use super::{DeadLetter, Queue, bodies::LONG, ids::fresh_id, scripts};
-use crate::store::StoreError;
+use super::{DeadLetter, Queue, long::LONG, scripts};
+use crate::{mail::fresh_id, store::StoreError};
 
 /// How much of a payload goes at once; a multiple of three for base64.
 const PART: usize = 3 * 128 * 1024;

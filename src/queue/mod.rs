@@ -11,7 +11,7 @@
 //!                                             delayed, dead                    └─▶ recover: held or resend
 //! ```
 //!
-//! 1. A producer pushes JSON (see [`parse`]) or a bare id onto a list, or hands it to [`Queue::enqueue`], which also
+//! 1. A producer pushes JSON (see [`crate::mail::parse()`]) or a bare id onto a list, or hands it to [`Queue::enqueue`], which also
 //!    refuses what does not fit and recognises duplicates at the door.
 //! 2. An idle worker waits ([`Arrivals`]): BLMOVE takes a mail from the tail of a list into the shared list `arrived`,
 //!    where the next claim of anyone finds it, should the waiter be gone by then. Its answer, the mail, is not sent.
@@ -84,74 +84,71 @@
 //!
 //! # Memory
 //!
-//! A payload is in memory once: contents are ranges of it ([`Text`], [`Encoded`], [`Raw`]), and the message is made of them
-//! while it is sent ([`Message`]). [`Room`] says how many bytes of payloads a process may hold; who has no room claims small
-//! mail only, and a mail that is larger than all the room goes with no other long one beside it. What is long is read, and a
-//! long dead letter written, in parts by a connection of its own.
+//! A payload is in memory once (see [`crate::mail`]). [`Room`] says how many bytes of payloads a process may hold; who has
+//! no room claims small mail only, and a mail that is larger than all the room goes with no other long one beside it. What is
+//! long is read, and a long dead letter written, in parts by a connection of its own.
 //!
 //! # At maxmemory
 //!
 //! All scripts but enqueue carry `allow-oom`: they drain. BLMOVE fails then, so [`Arrivals::wait`] says [`Wake::Failed`]
 //! once a second, and the claim that follows works.
 
-mod address;
 mod arrivals;
+mod at;
+mod attempts;
 mod audit;
 mod batch;
 mod bodies;
 mod claim;
-mod compose;
+mod claimed;
 mod correct;
 mod dead;
-mod encoded;
+mod enqueue;
 mod envelope;
 mod events;
+mod handle;
+mod header;
 mod held;
 mod ids;
 mod inspect;
-mod json;
 mod letter;
-mod mail;
+mod long;
+mod lost;
 mod names;
 mod patience;
-mod raw;
+mod payload;
+mod promote;
 mod records;
 mod recover;
 mod retry;
 mod room;
+mod schedule;
 mod scripts;
 mod settle;
-mod seven_bit;
+mod settlement;
 mod stage;
-mod store;
-mod time;
-mod wire;
 
 pub use arrivals::{Arrivals, Wake};
+pub use at::At;
 pub use audit::Audit;
 pub use batch::{BatchName, BatchProgress, BatchSent};
 pub use claim::Batch;
-pub use compose::{Message, compose};
+pub use claimed::Claimed;
 pub use correct::{Acceptance, Correction};
 pub use dead::{Action, Bulk, DeadLetter, Filter};
-pub use encoded::Encoded;
-pub use envelope::{Entry, Header, MAX_REPLY, MAX_TRIES, Refusal, Try};
+pub use enqueue::{EnqueueError, EnqueueLimits, Enqueued};
+pub use envelope::Entry;
 pub use events::Outcome;
+pub use handle::{Queue, SCRIPT_LIMIT};
+pub use header::{Header, MAX_REPLY, MAX_TRIES, Refusal, Try};
 pub use held::{HeldDetails, HeldMail};
+pub use ids::{ClaimId, OperationId};
 pub use inspect::{Depths, InFlight, MailStatus, ProcessClaims};
-pub use json::Text;
-pub use mail::{
-    Attachment, Content, MAX_MESSAGE, MAX_PAYLOAD, MAX_RECIPIENTS, Mail, MailError, Parts, Priority, parse,
-};
 pub use names::QueueNames;
 pub use patience::Patience;
-pub use raw::Raw;
 pub use recover::Recovery;
-pub use retry::{Failure, Schedule, TOO_OLD, backoff, is_too_old, next_step, wait};
+pub use retry::{Failure, TOO_OLD, backoff, is_too_old, next_step, wait};
 pub use room::Room;
+pub use schedule::{Counted, Schedule};
+pub use settlement::{Advance, PerRecipient, Settled, Settlement};
 pub use stage::{ALONE_FROM, POISON_FROM, RecoverOptions, Resolution, Stage, StageMark, Suspicion, resolve};
-pub use store::{
-    Advance, ClaimId, Claimed, Counted, EnqueueError, EnqueueLimits, Enqueued, OperationId, Progress, Queue,
-    SCRIPT_LIMIT, Settled, Settlement,
-};
-pub use time::{At, UnixMillis};

@@ -1,8 +1,6 @@
 //! The names of a queue's keys. All but the dead-letter list lie in one Redis Cluster slot.
 
-use sha2::{Digest, Sha256};
-
-use super::Priority;
+use crate::mail::Priority;
 
 /// The keys of one queue. See the table in [`crate::queue`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,16 +121,6 @@ impl QueueNames {
     pub(super) fn records(&self, bucket: u16) -> String {
         format!("{}:records:{bucket}", self.base)
     }
-}
-
-/// 128 bits of SHA-256, in hexadecimal digits.
-pub(super) fn digest(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut digits = String::with_capacity(32);
-    for byte in &Sha256::digest(text.as_bytes())[..16] {
-        let _ = write!(digits, "{byte:02x}");
-    }
-    digits
 }
 
 /// What Redis Cluster hashes of a key: the text inside the first `{...}` that is not empty, or the whole key.

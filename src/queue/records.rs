@@ -7,8 +7,11 @@ use std::time::Duration;
 use redis::cmd;
 use sha2::{Digest, Sha256};
 
-use super::{MailStatus, Outcome, Queue, SCRIPT_LIMIT, UnixMillis, mail::is_id, names::digest};
-use crate::store::StoreError;
+use super::{MailStatus, Outcome, Queue, SCRIPT_LIMIT};
+use crate::{
+    mail::{UnixMillis, digest, is_id},
+    store::StoreError,
+};
 
 /// How many hashes share all records: with a million of them some sixty lie in each, which Redis packs into a listpack.
 const BUCKETS: u16 = 1 << 14;

@@ -3,43 +3,16 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::{Counted, Header, Settlement, UnixMillis};
-use crate::api::Retry;
+use super::{Counted, Header, Schedule, Settlement};
+use crate::{api::Retry, mail::UnixMillis};
 
 /// The waits of a greylisted mail, in `maxBackoff`: 1, 5, 10, 20, 40 minutes by default, and then an hour each. The first
 /// one is short, since many servers let a mail in after a minute.
 const GREYLIST: [u32; 6] = [1, 5, 10, 20, 40, 60];
+
 /// The waits of a mail whose refusal may have judged us.
 const SUSPICION: [Duration; 4] =
     [Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(60), Duration::from_secs(300)];
-
-/// After what rule a mail is tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Schedule {
-    /// A server judged a recipient: `maxRetries` times.
-    Judged,
-    /// A server put the mail off without a reason that lasts: for 60 times `maxBackoff`.
-    Patient,
-    /// A server delays mail on principle: for four hours at least.
-    Greylisted,
-    /// Nobody judged the mail: for as long as it may get old.
-    Free,
-    /// The refusal may have judged us: as `Free`, with waits of its own.
-    Suspected,
-}
-
-impl Schedule {
-    /// What a try costs.
-    pub fn counted(self) -> Counted {
-        match self {
-            Self::Judged | Self::Patient | Self::Greylisted => Counted::Attempt,
-            Self::Free | Self::Suspected => Counted::Deferral,
-        }
-    }
-}
 
 /// The wait before try number `n + 1`: `initialBackoff * 2^n`, at most `maxBackoff`, plus up to `jitterPercent` of it;
 /// `random` is from 0 to 1.
@@ -160,7 +133,7 @@ mod tests {
 
     #[test]
     fn free_deferrals_end_with_the_age_of_the_mail_and_not_before() {
-        let header = Header { since: START, deferrals: 100_000, ..crate::queue::envelope::tests::header() };
+        let header = Header { since: START, deferrals: 100_000, ..crate::queue::header::tests::header() };
         let next = |seconds| {
             let failure = Failure {
                 schedule: Schedule::Free,

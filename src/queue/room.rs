@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::MAX_PAYLOAD;
+use crate::mail::MAX_PAYLOAD;
 
 /// How often the bytes of a short payload are in memory at most while its mail is read, composed and sent. Those of a long one
 /// are there once: its contents are read where they lie, block by block.

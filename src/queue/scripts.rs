@@ -1,12 +1,12 @@
 //! The scripts: one for each move, each atomic, all keys in `KEYS`, one Cluster slot.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{str::FromStr, sync::LazyLock, time::Duration};
 
 use redis::{FromRedisValue, Script};
 
 use super::{
     Queue,
-    bodies::{LONG, limit, on_disk},
+    long::{LONG, limit, on_disk},
 };
 use crate::store::StoreError;
 
@@ -25,21 +25,41 @@ macro_rules! script {
 }
 
 pub(super) static ENQUEUE: LazyLock<Script> = script!("enqueue.lua");
+
 pub(super) static TAKE: LazyLock<Script> = script!("take.lua", "allow-oom");
+
 pub(super) static ADMIT: LazyLock<Script> = script!("admit.lua", "allow-oom");
+
 pub(super) static ADVANCE: LazyLock<Script> = script!("advance.lua", "allow-oom");
+
 pub(super) static SETTLE: LazyLock<Script> = script!("settle.lua", "allow-oom");
+
 pub(super) static RECOVER: LazyLock<Script> = script!("recover.lua", "allow-oom");
+
 pub(super) static PROMOTE: LazyLock<Script> = script!("promote.lua", "allow-oom");
+
 pub(super) static RELEASE: LazyLock<Script> = script!("release.lua", "allow-oom");
+
 pub(super) static DEAD: LazyLock<Script> = script!("dead.lua", "allow-oom");
+
 pub(super) static BRING: LazyLock<Script> = script!("bring.lua", "allow-oom");
+
 pub(super) static LOST: LazyLock<Script> = script!("lost.lua", "allow-oom");
+
 pub(super) static ACCEPT: LazyLock<Script> = script!("accept.lua", "allow-oom");
+
 pub(super) static LETTERS: LazyLock<Script> = script!("letters.lua", "no-writes");
+
 pub(super) static HEADS: LazyLock<Script> = script!("heads.lua", "no-writes");
+
 pub(super) static PART: LazyLock<Script> = script!("part.lua", "no-writes");
+
 pub(super) static DEPTHS: LazyLock<Script> = script!("depths.lua", "allow-oom");
+
+/// A number as scripts answer it among other words.
+pub(super) fn number<T: FromStr>(word: &[u8]) -> Option<T> {
+    std::str::from_utf8(word).ok()?.parse().ok()
+}
 
 impl Queue {
     /// Runs a script with the keys every script knows and `keys` after them. Long arguments have longer, and go by a

@@ -1,14 +1,15 @@
 //! Going on with a claim and ending it.
 
-use std::time::Duration;
+mod ending;
 
 use super::{
-    Advance, At, ClaimId, Claimed, Counted, DeadLetter, Header, HeldMail, OperationId, Progress, Queue, Settled,
-    Settlement, Stage, Try, UnixMillis, envelope,
+    Advance, At, ClaimId, Claimed, DeadLetter, HeldMail, OperationId, PerRecipient, Queue, Settled, Settlement, Stage,
+    payload::bare_id,
     records::{Records, short},
     scripts,
 };
-use crate::{store::StoreError, telemetry::log::mask};
+use crate::{mail::UnixMillis, store::StoreError, telemetry::log::mask};
+use ending::{Ending, ending};
 
 impl Queue {
     /// Notes that a claim is at a stage now. `Committing` must be `Done` before the bytes that complete the message are
@@ -41,39 +42,14 @@ impl Queue {
         claim: &Claimed,
         operation: &OperationId,
         outcome: &Settlement,
-        progress: &Progress,
+        per_recipient: &PerRecipient,
         at: impl Into<At>,
     ) -> Result<Settled, StoreError> {
         let at = at.into();
         let now = self.estimate(at);
-        let Ending { action, header, wait, reason, reply, accepted } = ending(claim, outcome, progress, now);
-        let mut parts = None;
-        let extra = match action {
-            "dead" => {
-                let fetched = claim.fetched.as_ref();
-                let key = fetched.and_then(|_| super::claim::bare_id(&claim.payload)).map(|id| self.names.payload(&id));
-                let (priority, stage) = (claim.mail.priority, Some(Stage::Sending));
-                let letter = DeadLetter::new(Some(&header), priority, &reason, &reply, stage, now).fetched_from(key);
-                let brought = self.bring(&letter, fetched.unwrap_or(&claim.payload)).await?;
-                parts = brought.key;
-                brought.word
-            }
-            "held" => HeldMail {
-                claim_id: claim.claim_id.0.clone(),
-                id: header.id.clone(),
-                message_id: header.message_id.clone(),
-                reason: reason.clone(),
-                at: now,
-                process: process.to_owned(),
-                stage: Some(Stage::Committing),
-                reply: reply.clone(),
-                first_seen: header.first_seen,
-                key: header.key.clone(),
-                serial: header.serial.clone(),
-            }
-            .encode(),
-            _ => Vec::new(),
-        };
+        let ending = ending(claim, outcome, per_recipient, now);
+        let (parked, parts) = self.parked(process, claim, &ending, now).await?;
+        let Ending { action, header, wait, reason, reply, accepted } = ending;
         let mut keys = vec![self.names.claims(process), self.names.stages(process)];
         let Records { buckets, fields } = self.records(&header.id, header.key.as_deref());
         keys.extend(buckets);
@@ -89,7 +65,7 @@ impl Queue {
             at.as_bytes(),
             &line,
             wait.as_bytes(),
-            &extra,
+            &parked,
             serial.as_bytes(),
             header.id.as_bytes(),
             reason.as_bytes(),
@@ -106,6 +82,44 @@ impl Queue {
             "lost" => Ok(Settled::Lost),
             "missing" => Err(self.not_brought()),
             other => Err(self.garbled(format!("settle answered {other:?}"))),
+        }
+    }
+
+    /// What is written beside a mail that a person must look at, and where the parts of it lie when it is long.
+    async fn parked(
+        &self,
+        process: &str,
+        claim: &Claimed,
+        ending: &Ending,
+        now: UnixMillis,
+    ) -> Result<(Vec<u8>, Option<String>), StoreError> {
+        let Ending { action, header, reason, reply, .. } = ending;
+        match *action {
+            "dead" => {
+                let fetched = claim.fetched.as_ref();
+                let key = fetched.and_then(|_| bare_id(&claim.payload)).map(|id| self.names.payload(&id));
+                let (priority, stage) = (claim.mail.priority, Some(Stage::Sending));
+                let letter = DeadLetter::new(Some(header), priority, reason, reply, stage, now).fetched_from(key);
+                let brought = self.bring(&letter, fetched.unwrap_or(&claim.payload)).await?;
+                Ok((brought.word, brought.key))
+            }
+            "held" => {
+                let held = HeldMail {
+                    claim_id: claim.claim_id.0.clone(),
+                    id: header.id.clone(),
+                    message_id: header.message_id.clone(),
+                    reason: reason.clone(),
+                    at: now,
+                    process: process.to_owned(),
+                    stage: Some(Stage::Committing),
+                    reply: reply.clone(),
+                    first_seen: header.first_seen,
+                    key: header.key.clone(),
+                    serial: header.serial.clone(),
+                };
+                Ok((held.encode(), None))
+            }
+            _ => Ok((Vec::new(), None)),
         }
     }
 
@@ -126,95 +140,5 @@ impl Queue {
         arguments.extend([none; 8]);
         let answers: Vec<String> = self.run(&scripts::RECOVER, &keys, &arguments).await?;
         Ok(if answers.first().is_some_and(|answer| answer == "queue") { Advance::Done } else { Advance::Lost })
-    }
-}
-
-/// What a settlement comes down to for the whole mail.
-#[derive(Debug, PartialEq, Eq)]
-struct Ending {
-    action: &'static str,
-    header: Header,
-    wait: Duration,
-    reason: String,
-    reply: String,
-    /// Who has the mail since this try, as far as the mail is not over for all: they must not get it again.
-    accepted: Vec<String>,
-}
-
-/// One mail ends in one place: while some recipients wait for a retry, those that were refused are remembered in the
-/// header; in the end the refused ones make it a dead letter for them alone.
-fn ending(claim: &Claimed, outcome: &Settlement, progress: &Progress, now: UnixMillis) -> Ending {
-    let mut header = claim.header.clone();
-    for refusal in &progress.refused {
-        let refusal = super::Refusal { reply: envelope::cut(&refusal.reply), recipient: refusal.recipient.clone() };
-        if !header.refused.contains(&refusal) {
-            header.refused.push(refusal);
-        }
-    }
-    let is_refused = |header: &Header, recipient: &String| header.refused.iter().any(|r| r.recipient == *recipient);
-    let open: Vec<String> = claim
-        .mail
-        .recipients
-        .iter()
-        .filter(|recipient| !progress.accepted.contains(recipient) && !is_refused(&header, recipient))
-        .cloned()
-        .collect();
-    let partial = !progress.accepted.is_empty() || !header.refused.is_empty() || header.remaining.is_some();
-    let whole = |action, header, reason, reply| Ending {
-        action,
-        header,
-        wait: Duration::ZERO,
-        reason,
-        reply,
-        accepted: progress.accepted.clone(),
-    };
-    let tried = |reason: &str, reply: &str| Try {
-        at: now,
-        reason: reason.to_owned(),
-        reply: reply.to_owned(),
-        suspect: progress.suspect,
-    };
-    let refused_rest = |mut header: Header, accepted: Vec<String>| {
-        header.remaining = Some(header.refused.iter().map(|refusal| refusal.recipient.clone()).collect());
-        let reply = header.refused.last().map(|refusal| refusal.reply.clone()).unwrap_or_default();
-        Ending { accepted, ..whole("dead", header, "RecipientsRefused".into(), reply) }
-    };
-    match outcome {
-        Settlement::Delivered { reply } if header.refused.is_empty() => {
-            Ending { accepted: Vec::new(), ..whole("delivered", header, String::new(), envelope::cut(reply)) }
-        }
-        // All but the refused have it, named or not.
-        Settlement::Delivered { .. } => refused_rest(header, progress.accepted.iter().chain(&open).cloned().collect()),
-        Settlement::Delayed { .. } if open.is_empty() && !header.refused.is_empty() => {
-            refused_rest(header, progress.accepted.clone())
-        }
-        Settlement::Delayed { wait, counted, reason, reply } => {
-            match counted {
-                Counted::Attempt => header.count_attempt(&open, &progress.judged, now),
-                Counted::Deferral => header.deferrals = header.deferrals.saturating_add(1),
-            }
-            // Nothing open and nothing refused makes no sense; the recipients are then left as they were.
-            if partial && !open.is_empty() {
-                header.remaining = Some(open);
-            }
-            let reply = envelope::cut(reply);
-            let header = header.with_try(tried(reason, &reply));
-            Ending { wait: *wait, ..whole("delayed", header, reason.clone(), reply) }
-        }
-        Settlement::Dead { reason, reply } => {
-            let reply = envelope::cut(reply);
-            if partial {
-                let refused = header.refused.iter().map(|refusal| refusal.recipient.clone());
-                header.remaining = Some(open.into_iter().chain(refused).collect());
-            }
-            let header = header.with_try(tried(reason, &reply));
-            whole("dead", header, reason.clone(), reply)
-        }
-        Settlement::Held { reason, reply } => {
-            if partial && !open.is_empty() {
-                header.remaining = Some(open);
-            }
-            whole("held", header, reason.clone(), envelope::cut(reply))
-        }
     }
 }

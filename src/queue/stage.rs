@@ -4,8 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::UnixMillis;
-use crate::api::UnknownOutcome;
+use crate::{api::UnknownOutcome, mail::UnixMillis};
 
 /// How far the process that claimed a mail has come with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -14,7 +14,7 @@ use super::{
     heard::heard,
     network::{Connected, Dial, Network},
     tls::TlsRoots,
-    wire::Wire,
+    transport::Transport,
 };
 
 /// A mail server and how to speak to it.
@@ -122,7 +122,7 @@ pub(super) async fn connect(
     connected: impl Fn(SocketAddr, SocketAddr),
     mut unwanted: Pin<&mut impl Future<Output = ()>>,
     mut hurry: Pin<&mut impl Future<Output = ()>>,
-) -> Result<Wire, ConnectFault> {
+) -> Result<Transport, ConnectFault> {
     let limits = &endpoint.limits;
     let deadline = Instant::now() + limits.connect;
     let fault = |why, detail: String| ConnectFault { why, detail, closed: Closed::NeverOpen };
@@ -142,7 +142,7 @@ pub(super) async fn connect(
         let share = deadline.saturating_duration_since(Instant::now()) / left;
         left = (left - 1).max(1);
         match attempt(endpoint, address, share, &connected, unwanted.as_mut(), hurry.as_mut()).await {
-            Ok(wire) => return Ok(wire),
+            Ok(transport) => return Ok(transport),
             Err(fault) if fault.closed == Closed::NeverOpen && fault.why != ConnectFailure::Unwanted => last = fault,
             // Only one socket may count: where the server may have seen this one, another is not tried.
             Err(fault) => return Err(fault),
@@ -158,7 +158,7 @@ async fn attempt(
     connected: impl Fn(SocketAddr, SocketAddr),
     unwanted: Pin<&mut impl Future<Output = ()>>,
     hurry: Pin<&mut impl Future<Output = ()>>,
-) -> Result<Wire, ConnectFault> {
+) -> Result<Transport, ConnectFault> {
     let failed = |error: &io::Error| format!("cannot connect to {address}: {error}");
     let dialled = endpoint.network.dial(address).map_err(|error| ConnectFault {
         why: if is_out_of_files(&error) { ConnectFailure::OutOfFiles } else { ConnectFailure::Broken },
@@ -170,7 +170,7 @@ async fn attempt(
         connecting = timeout(limit, connecting) => match connecting {
             Ok(Ok(Connected { stream, local })) => {
                 connected(local, address);
-                return Ok(Wire::new(stream, handle, heard));
+                return Ok(Transport::new(stream, handle, heard));
             }
             Ok(Err(error)) => {
                 if was_open(&error) {

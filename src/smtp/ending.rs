@@ -165,7 +165,7 @@ mod tests {
         super::{
             heard::heard,
             network::{Connected, Dial, Network, Tcp},
-            wire::Wire,
+            transport::Transport,
         },
         *,
     };
@@ -173,20 +173,20 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(100);
     const LONG: Duration = Duration::from_secs(30);
 
-    async fn connected() -> (Wire, TcpStream) {
+    async fn connected() -> (Transport, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (Dial { connecting, handle }, heard) = heard(Tcp.dial(listener.local_addr().unwrap()).unwrap());
         let Connected { stream, .. } = connecting.await.unwrap();
-        (Wire::new(stream, handle, heard), listener.accept().unwrap().0)
+        (Transport::new(stream, handle, heard), listener.accept().unwrap().0)
     }
 
     /// A server that has ended its side in the middle of a message and reads no more, as a proxy may: our FIN waits behind
     /// what it has not read.
-    async fn half_closed() -> (Wire, TcpStream) {
-        let (mut wire, server) = connected().await;
-        assert!(wire.write(&vec![b'x'; 64 << 20], SHORT).await.is_err(), "more than both kernels take");
+    async fn half_closed() -> (Transport, TcpStream) {
+        let (mut transport, server) = connected().await;
+        assert!(transport.write(&vec![b'x'; 64 << 20], SHORT).await.is_err(), "more than both kernels take");
         server.shutdown(Shutdown::Write).unwrap();
-        (wire, server)
+        (transport, server)
     }
 
     async fn is_over_once_read(closed: Closed, mut server: TcpStream) {
@@ -198,34 +198,36 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_is_not_over_before_the_server_has_our_end_too() {
-        let (wire, server) = half_closed().await;
-        is_over_once_read(wire.finish(SHORT, pin!(pending())).await, server).await;
+        let (transport, server) = half_closed().await;
+        is_over_once_read(transport.finish(SHORT, pin!(pending())).await, server).await;
     }
 
     #[tokio::test]
     async fn nor_is_it_in_a_hurry() {
-        let (wire, server) = half_closed().await;
-        is_over_once_read(wire.finish_now().await, server).await;
-        let (wire, server) = half_closed().await;
-        is_over_once_read(wire.finish(LONG, pin!(async {})).await, server).await;
+        let (transport, server) = half_closed().await;
+        is_over_once_read(transport.finish_now().await, server).await;
+        let (transport, server) = half_closed().await;
+        is_over_once_read(transport.finish(LONG, pin!(async {})).await, server).await;
     }
 
     #[tokio::test]
     async fn a_server_that_never_reads_our_end_may_count_for_ever() {
-        let (wire, _server) = half_closed().await;
-        let Closed::Lingering(lingering) = wire.finish(SHORT, pin!(pending())).await else { panic!("it has not read") };
+        let (transport, _server) = half_closed().await;
+        let Closed::Lingering(lingering) = transport.finish(SHORT, pin!(pending())).await else {
+            panic!("it has not read")
+        };
         assert!(!lingering.ended(SHORT).await);
     }
 
     #[tokio::test]
     async fn it_is_over_as_soon_as_both_ends_have_come() {
         for how in [Shutdown::Write, Shutdown::Both] {
-            let (wire, server) = connected().await;
+            let (transport, server) = connected().await;
             server.shutdown(how).unwrap();
-            assert_eq!(wire.finish(LONG, pin!(pending())).await, Closed::Eof);
+            assert_eq!(transport.finish(LONG, pin!(pending())).await, Closed::Eof);
         }
-        let (wire, server) = connected().await;
+        let (transport, server) = connected().await;
         drop(server);
-        assert_eq!(wire.finish_now().await, Closed::Eof);
+        assert_eq!(transport.finish_now().await, Closed::Eof);
     }
 }

@@ -7,26 +7,35 @@
 //! The replies are read by a small parser of our own, not by `lettre`'s connection: that one fuses greeting and EHLO
 //! in one step, keeps neither PIPELINING, SIZE nor CHUNKING from the EHLO reply, keeps what it had read in clear text
 //! across STARTTLS, sends BDAT content only as text, and gives no access to the socket, which is needed to see the
-//! server's end of a session. `lettre` builds the messages (`queue`).
+//! server's end of a session. `lettre` builds the messages ([`crate::mail`]).
 
 mod connect;
 mod ending;
+mod fault;
 mod heard;
 mod network;
+mod offers;
+mod open;
 mod reply;
+mod reply_reader;
+mod reply_text;
 mod send;
 mod session;
+mod stream;
 mod table;
 mod tls;
 mod transaction;
-mod wire;
-mod words;
+mod transport;
 
 pub use connect::{Credentials, Endpoint, StepLimits};
 pub use ending::{Closed, Lingering};
 pub use network::{Bytes, Connected, Connection, Dial, Handle, Network, Tcp};
-pub use reply::{Class, Context, EnhancedCode, Event, PauseReason, Reply, Resend, Ruling, Sign, Stage, Verdict, Why};
-pub use session::{Chunking, Features, Offers, OpenError, Session};
+pub use offers::Offers;
+pub use open::OpenError;
+pub use reply::{
+    Class, Disposition, EnhancedCode, Event, PauseReason, Reply, Resend, ServerSignal, Situation, Step, Verdict, Why,
+};
+pub use session::{Chunking, Features, Session};
 pub use table::judge;
 pub use tls::TlsRoots;
 pub use transaction::{Commit, MailData, MailOutcome, RecipientOutcome, Transaction, TransactionError};

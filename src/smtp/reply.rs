@@ -1,4 +1,4 @@
-//! The words of the reply table: what is asked (stage, reply, context) and what is answered (verdict, why, sign).
+//! The words of the reply table: what is asked (step, reply, situation) and what is answered (verdict, why, signal).
 
 use std::{fmt, time::Duration};
 
@@ -56,7 +56,7 @@ impl EnhancedCode {
 
 /// What was being done when something happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Stage {
+pub enum Step {
     /// Name lookup and TCP.
     Connect,
     /// The server's first line.
@@ -81,7 +81,7 @@ pub enum Stage {
     AfterDot,
 }
 
-impl Stage {
+impl Step {
     /// For logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -120,7 +120,7 @@ pub enum Event<'a> {
 
 /// What the table needs to know besides.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Context {
+pub struct Situation {
     /// Recipients of this transaction accepted so far.
     pub accepted: usize,
     /// This mail was already sent again once at no charge, after a 503 or an answer that made no sense.
@@ -293,7 +293,7 @@ impl Why {
 
 /// What an answer says about the server, for the state that all sessions to it share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Sign {
+pub enum ServerSignal {
     /// Nothing.
     None,
     /// It took a mail: breaker to 0, and one step towards growing a reduced budget again.
@@ -325,50 +325,50 @@ pub enum PauseReason {
 
 /// One row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ruling {
+pub struct Disposition {
     /// For the mail or the recipient.
     pub verdict: Verdict,
     /// In one word.
     pub why: Why,
     /// For the server.
-    pub sign: Sign,
+    pub signal: ServerSignal,
 }
 
-impl Ruling {
-    pub(super) const fn new(verdict: Verdict, why: Why, sign: Sign) -> Self {
-        Self { verdict, why, sign }
+impl Disposition {
+    pub(super) const fn new(verdict: Verdict, why: Why, signal: ServerSignal) -> Self {
+        Self { verdict, why, signal }
     }
 
-    pub(super) const fn free(why: Why, sign: Sign) -> Self {
-        Self::new(Verdict::Defer { resend: Resend::Later, delay: None }, why, sign)
+    pub(super) const fn free(why: Why, signal: ServerSignal) -> Self {
+        Self::new(Verdict::Defer { resend: Resend::Later, delay: None }, why, signal)
     }
 
-    pub(super) const fn resend(resend: Resend, why: Why, sign: Sign) -> Self {
-        Self::new(Verdict::Defer { resend, delay: None }, why, sign)
+    pub(super) const fn resend(resend: Resend, why: Why, signal: ServerSignal) -> Self {
+        Self::new(Verdict::Defer { resend, delay: None }, why, signal)
     }
 
     pub(super) const fn retry(class: Class, why: Why) -> Self {
-        Self::new(Verdict::Retry { class, delay: None }, why, Sign::None)
+        Self::new(Verdict::Retry { class, delay: None }, why, ServerSignal::None)
     }
 
     pub(super) const fn suspect(why: Why) -> Self {
-        Self::new(Verdict::Suspect, why, Sign::RefusesUs(why))
+        Self::new(Verdict::Suspect, why, ServerSignal::RefusesUs(why))
     }
 
     pub(super) const fn dead(why: Why) -> Self {
-        Self::new(Verdict::Dead, why, Sign::None)
+        Self::new(Verdict::Dead, why, ServerSignal::None)
     }
 
     pub(super) const fn cannot_authenticate() -> Self {
-        Self::free(Why::AuthenticationFailed, Sign::Pause(PauseReason::AuthenticationFailed))
+        Self::free(Why::AuthenticationFailed, ServerSignal::Pause(PauseReason::AuthenticationFailed))
     }
 
     pub(super) const fn out_of_files() -> Self {
-        Self::free(Why::OutOfFileDescriptors, Sign::None)
+        Self::free(Why::OutOfFileDescriptors, ServerSignal::None)
     }
 
     pub(super) const fn aborted() -> Self {
-        Self::free(Why::Aborted, Sign::None)
+        Self::free(Why::Aborted, ServerSignal::None)
     }
 
     /// Puts in what the server asked for ("try again in 5 minutes").

@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 
 use super::{
-    reply::{Context, Event, Reply, Ruling, Sign, Stage, Verdict, Why},
+    fault::Fault,
+    reply::{Disposition, Event, Reply, ServerSignal, Situation, Step, Verdict, Why},
     table::judge,
-    wire::Fault,
 };
 
 /// A mail that cannot be put into SMTP.
@@ -165,7 +165,7 @@ pub enum Commit {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecipientOutcome {
     /// What it means.
-    pub ruling: Ruling,
+    pub disposition: Disposition,
     /// The reply that decided, if there was one.
     pub reply: Option<Reply>,
 }
@@ -179,106 +179,106 @@ pub struct MailOutcome {
     /// In the order of the transaction, never fewer.
     pub recipients: Vec<RecipientOutcome>,
     /// How far it got.
-    pub stage: Stage,
+    pub step: Step,
     /// Whether the caller said [`Commit::Go`].
     pub committed: bool,
     /// The last reply that was read.
     pub last_reply: Option<Reply>,
     /// What went wrong below SMTP, for people.
     pub detail: Option<String>,
-    /// What was learned about the server, without doubles and without [`Sign::None`].
-    pub signs: Vec<Sign>,
+    /// What was learned about the server, without doubles and without [`ServerSignal::None`].
+    pub signals: Vec<ServerSignal>,
 }
 
 impl MailOutcome {
     /// The recipients with this kind of verdict, by their place in the transaction.
     pub fn places(&self, wanted: impl Fn(&Verdict) -> bool) -> Vec<usize> {
         let places = self.recipients.iter().enumerate();
-        places.filter(|(_, recipient)| wanted(&recipient.ruling.verdict)).map(|(place, _)| place).collect()
+        places.filter(|(_, recipient)| wanted(&recipient.disposition.verdict)).map(|(place, _)| place).collect()
     }
 
     /// Whether the server took the mail for everybody.
     pub fn is_delivered(&self) -> bool {
-        self.recipients.iter().all(|recipient| recipient.ruling.verdict == Verdict::Delivered)
+        self.recipients.iter().all(|recipient| recipient.disposition.verdict == Verdict::Delivered)
     }
 
     /// Whether the session was gone before anything was sent.
     pub fn is_session_gone(&self) -> bool {
-        !self.started && self.recipients.iter().all(|recipient| recipient.ruling.why == Why::SessionGone)
+        !self.started && self.recipients.iter().all(|recipient| recipient.disposition.why == Why::SessionGone)
     }
 }
 
 /// A transaction as far as it got.
-pub(super) struct Progress {
+pub(super) struct Course {
     pub outcome: MailOutcome,
-    pub rulings: Vec<Option<RecipientOutcome>>,
-    pub context: Context,
+    pub dispositions: Vec<Option<RecipientOutcome>>,
+    pub situation: Situation,
     /// A 421 to a recipient.
     pub farewell: Option<Reply>,
 }
 
-/// The transaction can't go on; all recipients have their ruling.
+/// The transaction can't go on; all recipients have their disposition.
 pub(super) struct Over;
 
-impl Progress {
+impl Course {
     pub fn new(transaction: &Transaction<'_>, reused: bool) -> Self {
         let outcome = MailOutcome {
             started: true,
             recipients: Vec::new(),
-            stage: Stage::Idle,
+            step: Step::Idle,
             committed: false,
             last_reply: None,
             detail: None,
-            signs: Vec::new(),
+            signals: Vec::new(),
         };
-        let context = Context { accepted: 0, resent: transaction.resent, reused };
-        Self { outcome, rulings: vec![None; transaction.recipients.len()], context, farewell: None }
+        let situation = Situation { accepted: 0, resent: transaction.resent, reused };
+        Self { outcome, dispositions: vec![None; transaction.recipients.len()], situation, farewell: None }
     }
 
-    /// Gives one recipient its ruling.
-    pub fn rule(&mut self, place: usize, ruling: Ruling, reply: Option<&Reply>) {
-        self.rulings[place] = Some(RecipientOutcome { ruling, reply: reply.cloned() });
-        if ruling.sign != Sign::None && !self.outcome.signs.contains(&ruling.sign) {
-            self.outcome.signs.push(ruling.sign);
+    /// Gives one recipient its disposition.
+    pub fn decide(&mut self, place: usize, disposition: Disposition, reply: Option<&Reply>) {
+        self.dispositions[place] = Some(RecipientOutcome { disposition, reply: reply.cloned() });
+        if disposition.signal != ServerSignal::None && !self.outcome.signals.contains(&disposition.signal) {
+            self.outcome.signals.push(disposition.signal);
         }
     }
 
-    /// Gives all that have none yet the same ruling.
-    pub fn rule_rest(&mut self, ruling: Ruling, reply: Option<&Reply>) {
-        for place in 0..self.rulings.len() {
-            if self.rulings[place].is_none() {
-                self.rule(place, ruling, reply);
+    /// Gives all that have none yet the same disposition.
+    pub fn decide_rest(&mut self, disposition: Disposition, reply: Option<&Reply>) {
+        for place in 0..self.dispositions.len() {
+            if self.dispositions[place].is_none() {
+                self.decide(place, disposition, reply);
             }
         }
     }
 
     /// Whether somebody still waits for the end of the transaction.
     pub fn is_open(&self) -> bool {
-        self.rulings.iter().any(Option::is_none)
+        self.dispositions.iter().any(Option::is_none)
     }
 
-    pub fn read(&mut self, stage: Stage, reply: &Reply) {
-        self.outcome.stage = stage;
+    pub fn read(&mut self, step: Step, reply: &Reply) {
+        self.outcome.step = step;
         self.outcome.last_reply = Some(reply.clone());
     }
 
     /// Judges a reply.
-    pub fn judge(&self, stage: Stage, reply: &Reply) -> Ruling {
-        judge(stage, Event::Reply(reply), &self.context)
+    pub fn judge(&self, step: Step, reply: &Reply) -> Disposition {
+        judge(step, Event::Reply(reply), &self.situation)
     }
 
     /// Judges what is no reply.
-    pub fn fault(&mut self, stage: Stage, fault: &Fault) -> Ruling {
-        self.outcome.stage = stage;
+    pub fn fault(&mut self, step: Step, fault: &Fault) -> Disposition {
+        self.outcome.step = step;
         self.outcome.detail = Some(fault.detail());
-        judge(stage, fault.event(), &self.context)
+        judge(step, fault.event(), &self.situation)
     }
 
     pub fn end(mut self) -> MailOutcome {
-        // Every path gives a ruling; were one forgotten, "unknown" is the one that neither loses nor doubles.
-        let forgotten = judge(Stage::AfterDot, Event::Broken, &self.context);
-        self.rule_rest(forgotten, None);
-        self.outcome.recipients = self.rulings.into_iter().flatten().collect();
+        // Every path gives a disposition; were one forgotten, "unknown" is the one that neither loses nor doubles.
+        let forgotten = judge(Step::AfterDot, Event::Broken, &self.situation);
+        self.decide_rest(forgotten, None);
+        self.outcome.recipients = self.dispositions.into_iter().flatten().collect();
         self.outcome
     }
 }

@@ -13,7 +13,7 @@ use redis::{
     aio::{AsyncStream, MultiplexedConnection, PubSub},
 };
 
-use super::{StoreError, StoreOptions};
+use super::{error::StoreError, options::StoreOptions};
 
 /// Makes connections to a Redis that is not reached by TCP: a simulated one.
 pub trait Dialer: Send + Sync {

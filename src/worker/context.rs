@@ -98,10 +98,10 @@ impl Context {
     }
 
     /// Notes how a mail ended; should too much mail die, all servers rest. What is left of a mail that others have is none.
-    pub fn watch_deaths(&self, recipient: &str, Conclusion { settlement, progress, .. }: &Conclusion) {
+    pub fn watch_deaths(&self, recipient: &str, Conclusion { settlement, per_recipient, .. }: &Conclusion) {
         let Policy { retry, .. } = self.settler.policy();
         let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_taken = matches!(settlement, Settlement::Delivered { .. }) || !progress.accepted.is_empty();
+        let was_taken = matches!(settlement, Settlement::Delivered { .. }) || !per_recipient.accepted.is_empty();
         let rest = match settlement {
             _ if !retry.dead_letter_guard => {
                 *guard = DeathGuard::default();

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use crate::{
     api::{Retry, UnknownOutcome},
+    mail::UnixMillis,
     queue::{
-        Counted, Failure, Header, Progress, Refusal, Schedule, Settlement, TOO_OLD, UnixMillis, is_too_old, next_step,
-        wait,
+        Counted, Failure, Header, PerRecipient, Refusal, Schedule, Settlement, TOO_OLD, is_too_old, next_step, wait,
     },
     smtp::{Class, MailOutcome, RecipientOutcome, Resend, Verdict, Why},
 };
@@ -48,7 +48,7 @@ pub struct Conclusion {
     /// For the mail.
     pub settlement: Settlement,
     /// For single recipients.
-    pub progress: Progress,
+    pub per_recipient: PerRecipient,
     /// For metrics and logs.
     pub label: &'static str,
 }
@@ -63,13 +63,13 @@ pub fn conclude(
     moment: Moment,
 ) -> Conclusion {
     let outcome = &resolve(header, recipients, outcome, &policy.retry, standing, moment.now);
-    let progress = progress(recipients, outcome);
+    let per_recipient = per_recipient(recipients, outcome);
     let unknown = find(outcome, |verdict| *verdict == Verdict::Unknown);
     let attempt = find(outcome, |verdict| matches!(verdict, Verdict::Retry { .. }));
     let deferral = find(outcome, |verdict| matches!(verdict, Verdict::Defer { .. } | Verdict::Suspect));
     let delivered = find(outcome, |verdict| *verdict == Verdict::Delivered);
     if let Some(decided) = unknown {
-        return lost_answer(header, outcome, decided, progress, policy, moment);
+        return lost_answer(header, outcome, decided, per_recipient, policy, moment);
     }
     if let Some(decided) = attempt.or(deferral) {
         let counted = if attempt.is_some() { Counted::Attempt } else { Counted::Deferral };
@@ -87,27 +87,27 @@ pub fn conclude(
         let wait = wait.max();
         if wait.is_some() && is_too_old(header, &policy.retry, moment.now) {
             let settlement = Settlement::Dead { reason: TOO_OLD.into(), reply: words(outcome, Some(decided)) };
-            return Conclusion { settlement, progress, label: "dead" };
+            return Conclusion { settlement, per_recipient, label: "dead" };
         }
         let settlement = Settlement::Delayed {
             wait: wait.unwrap_or(Duration::ZERO),
             counted,
-            reason: decided.ruling.why.as_str().into(),
+            reason: decided.disposition.why.as_str().into(),
             reply: words(outcome, Some(decided)),
         };
         let label = if counted == Counted::Attempt { "retried" } else { "deferred" };
-        return Conclusion { settlement, progress, label };
+        return Conclusion { settlement, per_recipient, label };
     }
     if let Some(decided) = delivered {
         let settlement = Settlement::Delivered { reply: words(outcome, Some(decided)) };
         // All of one mind: the queue need not hear the names.
-        let progress = if progress.refused.is_empty() { Progress::default() } else { progress };
-        return Conclusion { settlement, progress, label: "delivered" };
+        let per_recipient = if per_recipient.refused.is_empty() { PerRecipient::default() } else { per_recipient };
+        return Conclusion { settlement, per_recipient, label: "delivered" };
     }
     let decided = outcome.recipients.first();
-    let reason = decided.map_or(Why::OutcomeUnknown, |recipient| recipient.ruling.why).as_str().to_owned();
+    let reason = decided.map_or(Why::OutcomeUnknown, |recipient| recipient.disposition.why).as_str().to_owned();
     let settlement = Settlement::Dead { reason, reply: words(outcome, decided) };
-    Conclusion { settlement, progress, label: "dead" }
+    Conclusion { settlement, per_recipient, label: "dead" }
 }
 
 /// The outcome with what only the past can decide: attempts that are used up, and refusals of which it is known by now
@@ -126,9 +126,9 @@ fn resolve(
         let exhausted = schedule(decided)
             .is_some_and(|(schedule, _)| header.patience_with(recipient).is_exhausted(schedule, retry, now));
         if exhausted {
-            (decided.ruling.verdict, decided.ruling.why) = (Verdict::Dead, Why::RetriesExhausted);
-        } else if decided.ruling.verdict == Verdict::Suspect && confirmed {
-            decided.ruling.verdict = Verdict::Dead;
+            (decided.disposition.verdict, decided.disposition.why) = (Verdict::Dead, Why::RetriesExhausted);
+        } else if decided.disposition.verdict == Verdict::Suspect && confirmed {
+            decided.disposition.verdict = Verdict::Dead;
         }
     }
     outcome
@@ -149,7 +149,7 @@ fn suspicions(header: &Header) -> impl Iterator<Item = UnixMillis> {
 
 /// By what rule a recipient goes on that has to wait, and what the server asked for.
 fn schedule(decided: &RecipientOutcome) -> Option<(Schedule, Option<Duration>)> {
-    match decided.ruling.verdict {
+    match decided.disposition.verdict {
         Verdict::Retry { class, delay } => {
             let schedule = match class {
                 Class::Judged => Schedule::Judged,
@@ -173,14 +173,14 @@ pub fn stopped(why: &str) -> Conclusion {
             reason: Why::Aborted.as_str().into(),
             reply: why.into(),
         },
-        progress: Progress::default(),
+        per_recipient: PerRecipient::default(),
         label: "aborted",
     }
 }
 
 /// Our side had to close the session after the message was complete and before the answer came.
 pub fn cut_off(header: &Header, why: &str, policy: &Policy, moment: Moment) -> Conclusion {
-    unknown(header, Why::OutcomeUnknown, why.into(), Progress::default(), policy, moment)
+    unknown(header, Why::OutcomeUnknown, why.into(), PerRecipient::default(), policy, moment)
 }
 
 /// The transaction took too long; nothing was accepted. Nobody judged the mail, and the server may be better later.
@@ -219,14 +219,14 @@ pub fn failed(header: &Header, policy: &Policy, moment: Moment) -> Conclusion {
 /// No server said anything of it: it takes the next step of its schedule.
 fn unjudged(header: &Header, failure: Failure, label: &'static str, policy: &Policy, moment: Moment) -> Conclusion {
     let settlement = next_step(header, failure, &policy.retry, moment.now, moment.random);
-    Conclusion { settlement, progress: Progress::default(), label }
+    Conclusion { settlement, per_recipient: PerRecipient::default(), label }
 }
 
 /// The mail makes no message that could be sent to anybody.
 pub fn unsendable(problem: String) -> Conclusion {
     Conclusion {
         settlement: Settlement::Dead { reason: "InvalidMail".into(), reply: problem },
-        progress: Progress::default(),
+        per_recipient: PerRecipient::default(),
         label: "dead",
     }
 }
@@ -240,18 +240,18 @@ fn lost_answer(
     header: &Header,
     outcome: &MailOutcome,
     decided: &RecipientOutcome,
-    progress: Progress,
+    per_recipient: PerRecipient,
     policy: &Policy,
     moment: Moment,
 ) -> Conclusion {
-    unknown(header, decided.ruling.why, words(outcome, Some(decided)), progress, policy, moment)
+    unknown(header, decided.disposition.why, words(outcome, Some(decided)), per_recipient, policy, moment)
 }
 
 fn unknown(
     header: &Header,
     why: Why,
     reply: String,
-    progress: Progress,
+    per_recipient: PerRecipient,
     policy: &Policy,
     moment: Moment,
 ) -> Conclusion {
@@ -264,7 +264,7 @@ fn unknown(
             next_step(header, failure, &policy.retry, moment.now, moment.random)
         }
     };
-    Conclusion { settlement, progress, label: "unknown" }
+    Conclusion { settlement, per_recipient, label: "unknown" }
 }
 
 /// The reply that decided, or what went wrong below SMTP.
@@ -285,26 +285,29 @@ pub fn refusal_words(outcome: &MailOutcome) -> String {
 }
 
 fn find(outcome: &MailOutcome, wanted: impl Fn(&Verdict) -> bool) -> Option<&RecipientOutcome> {
-    outcome.recipients.iter().find(|recipient| wanted(&recipient.ruling.verdict))
+    outcome.recipients.iter().find(|recipient| wanted(&recipient.disposition.verdict))
 }
 
-fn progress(recipients: &[String], outcome: &MailOutcome) -> Progress {
-    let mut progress = Progress::default();
+fn per_recipient(recipients: &[String], outcome: &MailOutcome) -> PerRecipient {
+    let mut per_recipient = PerRecipient::default();
     for (recipient, outcome) in recipients.iter().zip(&outcome.recipients) {
-        match outcome.ruling.verdict {
+        match outcome.disposition.verdict {
             Verdict::Retry { .. } => {
-                progress.judged.extend(schedule(outcome).map(|(schedule, _)| (recipient.clone(), schedule)));
+                per_recipient.judged.extend(schedule(outcome).map(|(schedule, _)| (recipient.clone(), schedule)));
             }
-            Verdict::Suspect => progress.suspect = true,
-            Verdict::Delivered => progress.accepted.push(recipient.clone()),
-            Verdict::Dead => progress.refused.push(Refusal {
+            Verdict::Suspect => per_recipient.suspect = true,
+            Verdict::Delivered => per_recipient.accepted.push(recipient.clone()),
+            Verdict::Dead => per_recipient.refused.push(Refusal {
                 recipient: recipient.clone(),
-                reply: outcome.reply.as_ref().map_or_else(|| outcome.ruling.why.as_str().into(), ToString::to_string),
+                reply: outcome
+                    .reply
+                    .as_ref()
+                    .map_or_else(|| outcome.disposition.why.as_str().into(), ToString::to_string),
             }),
             Verdict::Defer { .. } | Verdict::Unknown => {}
         }
     }
-    progress
+    per_recipient
 }
 
 #[cfg(test)]

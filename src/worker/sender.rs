@@ -16,8 +16,9 @@ use super::{
 };
 use crate::{
     lease::Slot,
-    queue::{Advance, At, Claimed, Message, Settlement, Stage, UnixMillis, compose},
-    smtp::{self, Commit, Endpoint, MailData, MailOutcome, Session, Sign, StepLimits, Transaction, Why},
+    mail::{Message, UnixMillis, compose},
+    queue::{Advance, At, Claimed, Settlement, Stage},
+    smtp::{self, Commit, Endpoint, MailData, MailOutcome, ServerSignal, Session, StepLimits, Transaction, Why},
     telemetry::{
         log::mask_id,
         metrics::{ByKind, ByServer, ByVerdict},
@@ -137,10 +138,10 @@ async fn open(context: &Context, server: &Arc<Server>, slot: Slot) -> Result<(Se
     match opened {
         Ok(session) => Ok((session, slot)),
         Err(error) => {
-            if error.ruling.why != Why::Aborted {
+            if error.disposition.why != Why::Aborted {
                 server.not_opened(&Unopened::Server(&error), &context.files);
             }
-            Err(server.account_for(slot, error.closed, error.ruling.sign == Sign::TooManyConnections))
+            Err(server.account_for(slot, error.closed, error.disposition.signal == ServerSignal::TooManyConnections))
         }
     }
 }
@@ -424,7 +425,7 @@ impl Sender {
                     self.context.watch_deaths(recipients.first().map_or("", String::as_str), &conclusion);
                 }
                 self.settle(work, conclusion);
-                let too_many = outcome.signs.contains(&Sign::TooManyConnections);
+                let too_many = outcome.signals.contains(&ServerSignal::TooManyConnections);
                 if too_many { Err(End::TooMany) } else { Ok(()) }
             }
         }
@@ -442,10 +443,10 @@ impl Sender {
             recipient: claimed.mail.recipients.first().map_or("", String::as_str),
             began: began.into_std(),
             session: self.generation,
-            at_recipient: outcome.stage == smtp::Stage::Rcpt,
+            at_recipient: outcome.step == smtp::Step::Rcpt,
             is_to_blame: outcome::is_confirmed(&claimed.header, &standing),
         };
-        self.server.learn(&outcome.signs, &outcome::refusal_words(outcome), &mail, &self.context.files);
+        self.server.learn(&outcome.signals, &outcome::refusal_words(outcome), &mail, &self.context.files);
         standing
     }
 

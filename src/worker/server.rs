@@ -23,7 +23,7 @@ use crate::{
     api::{self, Unavailable},
     lease::{Slot, SlotPool, TOO_MANY, Timing, Withheld},
     rate::Buckets,
-    smtp::{Chunking, Closed, Features, Lingering, OpenError, PauseReason, Sign, Why},
+    smtp::{Chunking, Closed, Features, Lingering, OpenError, PauseReason, ServerSignal, Why},
     telemetry::log::mask,
 };
 
@@ -215,11 +215,11 @@ impl Server {
                 let what = unavailable(error.reason(), &error.to_string());
                 Some(if error.may_pass() { Trouble::Failure(what) } else { Trouble::Lasting(what, LONG_PAUSE) })
             }
-            Unopened::Server(error) if error.ruling.sign == Sign::TooManyConnections => {
-                self.trouble(error.ruling.sign, &error.to_string())
+            Unopened::Server(error) if error.disposition.signal == ServerSignal::TooManyConnections => {
+                self.trouble(error.disposition.signal, &error.to_string())
             }
-            Unopened::Server(error) if matches!(error.ruling.sign, Sign::RefusesUs(_)) => {
-                let what = unavailable(error.ruling.why.as_str(), &error.to_string());
+            Unopened::Server(error) if matches!(error.disposition.signal, ServerSignal::RefusesUs(_)) => {
+                let what = unavailable(error.disposition.why.as_str(), &error.to_string());
                 let mut state = self.state();
                 state.sessions_refused = state.sessions_refused.saturating_add(1);
                 Some(match state.sessions_refused {
@@ -228,9 +228,9 @@ impl Server {
                 })
             }
             Unopened::Server(error) => {
-                self.trouble(error.ruling.sign, &error.to_string()).or_else(|| {
+                self.trouble(error.disposition.signal, &error.to_string()).or_else(|| {
                     // Nothing that the table counts, but never a hot loop.
-                    Some(Trouble::Failure(unavailable(error.ruling.why.as_str(), &error.to_string())))
+                    Some(Trouble::Failure(unavailable(error.disposition.why.as_str(), &error.to_string())))
                 })
             }
         };
@@ -240,12 +240,12 @@ impl Server {
     }
 
     /// Remembers what a mail transaction taught about the server.
-    pub fn learn(&self, signs: &[Sign], words: &str, mail: &Offered<'_>, files: &CredentialsFolder) {
+    pub fn learn(&self, signals: &[ServerSignal], words: &str, mail: &Offered<'_>, files: &CredentialsFolder) {
         let now = Instant::now();
         let before = self.permit(now);
-        for sign in signs {
-            match sign {
-                Sign::Good => {
+        for signal in signals {
+            match signal {
+                ServerSignal::Good => {
                     self.good.fetch_add(1, Ordering::Relaxed);
                     let mut state = self.state();
                     state.refusals.taken(mail.sender, mail.recipient, mail.began);
@@ -256,16 +256,16 @@ impl Server {
                         state.blamed = None;
                     }
                 }
-                Sign::SlowDown => self.state().rests_until = Some(now + SLOW_DOWN),
+                ServerSignal::SlowDown => self.state().rests_until = Some(now + SLOW_DOWN),
                 // It took the mail for others, or other mail since: it has nothing against us.
-                Sign::RefusesUs(_) if mail.is_to_blame || signs.contains(&Sign::Good) => {}
-                Sign::RefusesUs(why) => {
+                ServerSignal::RefusesUs(_) if mail.is_to_blame || signals.contains(&ServerSignal::Good) => {}
+                ServerSignal::RefusesUs(why) => {
                     let pause = self.state().refusals.refused(mail.id, mail.party(), now.into_std());
                     if let Some(pause) = pause {
                         self.failed(Trouble::Lasting(unavailable(why.as_str(), words), pause), files);
                     }
                 }
-                Sign::QuotaExceeded(pause) => {
+                ServerSignal::QuotaExceeded(pause) => {
                     let mut state = self.state();
                     let sender = Party::Sender(mail.sender.to_owned());
                     if state.quotas.refused(mail.id, sender, now.into_std()).is_some() {
@@ -296,16 +296,16 @@ impl Server {
         (taken, state.refusals.is_lone(mail))
     }
 
-    fn trouble(&self, sign: Sign, words: &str) -> Option<Trouble> {
-        match sign {
-            Sign::Failing => Some(Trouble::Failure(unavailable("ConnectFailed", words))),
+    fn trouble(&self, signal: ServerSignal, words: &str) -> Option<Trouble> {
+        match signal {
+            ServerSignal::Failing => Some(Trouble::Failure(unavailable("ConnectFailed", words))),
             // The sessions that it took go on, and each that it refused withholds a slot: nothing to pause for.
-            Sign::TooManyConnections => {
+            ServerSignal::TooManyConnections => {
                 let saturated = unavailable(Why::TooManyConnections.as_str(), words);
                 self.state().saturated = Some((Instant::now(), saturated));
                 None
             }
-            Sign::Pause(reason) => {
+            ServerSignal::Pause(reason) => {
                 let reason = match reason {
                     PauseReason::TlsFailed => "TlsFailed",
                     PauseReason::AuthenticationFailed => "AuthenticationFailed",
@@ -313,10 +313,14 @@ impl Server {
                 Some(Trouble::Lasting(unavailable(reason, words), LONG_PAUSE))
             }
             // Before the first mail; what is said of mails is counted apart.
-            Sign::QuotaExceeded(pause) => {
+            ServerSignal::QuotaExceeded(pause) => {
                 Some(Trouble::Lasting(unavailable(Why::QuotaExceeded.as_str(), words), pause))
             }
-            Sign::None | Sign::Good | Sign::SlowDown | Sign::SessionFull | Sign::RefusesUs(_) => None,
+            ServerSignal::None
+            | ServerSignal::Good
+            | ServerSignal::SlowDown
+            | ServerSignal::SessionFull
+            | ServerSignal::RefusesUs(_) => None,
         }
     }
 

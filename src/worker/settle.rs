@@ -200,18 +200,18 @@ impl Settler {
         let settler = self.clone();
         self.tasks.spawn(async move {
             let (operation, other) = (OperationId::random(), OperationId::random());
-            let Conclusion { settlement, progress, .. } = conclusion;
+            let Conclusion { settlement, per_recipient, .. } = conclusion;
             let mut persistence = Persistence::new(&settler.metrics, &claimed.header.id);
             let settled = loop {
                 let process = settler.process.as_str();
-                let error = match queue.settle(process, &claimed, &operation, &settlement, &progress, At::Redis).await {
+                let error = match queue.settle(process, &claimed, &operation, &settlement, &per_recipient, At::Redis).await {
                     Ok(settled) => break settled,
                     Err(error) => error,
                 };
                 // It surely took no effect, so another outcome may take its place: one that a person looks at.
                 if persistence.refused_for(&error) >= Some(settler.deadlines.settling()) {
                     let held = outcome::not_recorded(&settlement, &error);
-                    if let Ok(settled) = queue.settle(process, &claimed, &other, &held, &progress, At::Redis).await {
+                    if let Ok(settled) = queue.settle(process, &claimed, &other, &held, &per_recipient, At::Redis).await {
                         settler.metrics.stuck.get_or_create(&ByKind { kind: "settlement" }).inc();
                         let id = &*mask_id(&claimed.header.id);
                         tracing::error!(mail.id = id, %error, "Redis refuses to record what became of a mail; it is held");

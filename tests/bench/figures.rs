@@ -14,7 +14,7 @@ use std::{
 };
 
 use mailrelay::{
-    queue::{At, Claimed, EnqueueLimits, OperationId, Progress, Queue, QueueNames, Settlement, Stage},
+    queue::{At, Claimed, EnqueueLimits, OperationId, PerRecipient, Queue, QueueNames, Settlement, Stage},
     smtp::{Chunking, Features},
     store::{Store, StoreOptions},
 };
@@ -124,7 +124,7 @@ async fn drain(queue: Queue, process: String) -> u32 {
 async fn settle(queue: &Queue, process: &str, claim: &Claimed) {
     let now = At::Redis;
     queue.advance(process, &claim.claim_id, Stage::Committing, now).await.expect("advance");
-    let (outcome, progress) = (Settlement::Delivered { reply: "250 2.0.0 queued".into() }, Progress::default());
+    let (outcome, progress) = (Settlement::Delivered { reply: "250 2.0.0 queued".into() }, PerRecipient::default());
     queue.settle(process, claim, &OperationId::random(), &outcome, &progress, now).await.expect("settled");
 }
 

@@ -173,7 +173,7 @@ impl Trial<'_> {
             }
         }
         self.cluster.sink.set_behaviour(step_by_step(None));
-        let killed = mailrelay::queue::UnixMillis::now().0;
+        let killed = mailrelay::mail::UnixMillis::now().0;
         self.kill(victim, pid, death);
         let took = self.outcome(&id, killed, &before).await;
         if death == Death::Pod {

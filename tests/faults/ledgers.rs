@@ -1,6 +1,9 @@
 //! One pool's ledger answers garbage: its relay says so, and nobody else notices.
 
-use mailrelay::queue::{Queue, QueueNames, UnixMillis};
+use mailrelay::{
+    mail::UnixMillis,
+    queue::{Queue, QueueNames},
+};
 use testkit::eventually;
 
 use crate::house::{House, LIMIT};

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use mailrelay::queue::{
-    Advance, EnqueueError, EnqueueLimits, OperationId, Progress, Refusal, Settled, Settlement, Stage,
+    Advance, EnqueueError, EnqueueLimits, OperationId, PerRecipient, Refusal, Settled, Settlement, Stage,
 };
 use redis::cmd;
 use testkit::Persistence;
@@ -62,7 +62,7 @@ async fn the_same_settlement_twice_changes_nothing() {
     fixture.push("mail_queue", mail("one")).await;
     let claim = fixture.claim_one(ONE).await;
     let operation = OperationId::random();
-    let (outcome, progress) = (dead("Policy"), Progress::default());
+    let (outcome, progress) = (dead("Policy"), PerRecipient::default());
     let settle = || fixture.queue.settle(ONE, &claim, &operation, &outcome, &progress, NOW);
     assert_eq!(settle().await.expect("first"), Settled::Done);
     let before = fixture.balanced().await;
@@ -332,10 +332,10 @@ async fn recipients_end_apart_but_the_mail_ends_once() {
     let three = r#"{"id":"m","from":"a@example.com","to":["b@x.org","c@x.org","d@x.org"],"text":"x"}"#;
     fixture.push("mail_queue", three).await;
     let claim = fixture.claim_one(ONE).await;
-    let progress = Progress {
+    let progress = PerRecipient {
         accepted: vec!["b@x.org".into()],
         refused: vec![Refusal { recipient: "c@x.org".into(), reply: "550 5.1.1 who?".into() }],
-        ..Progress::default()
+        ..PerRecipient::default()
     };
     let settled =
         fixture.queue.settle(ONE, &claim, &OperationId::random(), &delayed(Duration::ZERO), &progress, NOW).await;

@@ -8,7 +8,7 @@ use std::{
 
 use mailrelay::{
     api::UnknownOutcome,
-    queue::{Filter, OperationId, Progress, Queue, QueueNames, RecoverOptions, Settled, Stage},
+    queue::{Filter, OperationId, PerRecipient, Queue, QueueNames, RecoverOptions, Settled, Stage},
     store::{Store, StoreOptions},
 };
 use redis::cmd;
@@ -71,7 +71,7 @@ async fn every_move_stays_within_one_cluster_slot() {
     queue.advance(ONE, &claims[0].claim_id, Stage::Committing, NOW).await.expect("advanced");
     for (claim, outcome) in claims[1..].iter().zip([delivered(), delayed(Duration::ZERO), dead("Policy")]) {
         let settled = queue
-            .settle(ONE, claim, &OperationId::random(), &outcome, &Progress::default(), NOW)
+            .settle(ONE, claim, &OperationId::random(), &outcome, &PerRecipient::default(), NOW)
             .await
             .expect("settled");
         assert_eq!(settled, Settled::Done);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mailrelay::{
     api::UnknownOutcome,
     queue::{
-        Advance, Claimed, Filter, OperationId, Progress, Queue, RecoverOptions, Refusal, Settled, Settlement, Stage,
+        Advance, Claimed, Filter, OperationId, PerRecipient, Queue, RecoverOptions, Refusal, Settled, Settlement, Stage,
     },
 };
 use redis::cmd;
@@ -71,7 +71,7 @@ async fn live(fixture: &Fixture, queue: &Queue, id: &str) {
         assert_eq!(claim.header.id, id);
         let committed = again(async || queue.advance(ONE, &claim.claim_id, Stage::Committing, NOW).await).await;
         assert_eq!(committed, Advance::Done);
-        let progress = Progress::default();
+        let progress = PerRecipient::default();
         let settled = again(async || queue.settle(ONE, &claim, &operation, &settlement, &progress, NOW).await).await;
         assert!(matches!(settled, Settled::Done | Settled::Repeated), "{settled:?}");
         again(async || queue.promote_due(NOW, 1).await).await;
@@ -125,12 +125,12 @@ fn to_all(id: &str, key: &str) -> String {
 }
 
 /// Ann has it, the other one was refused.
-fn half() -> Progress {
+fn half() -> PerRecipient {
     let refused = Refusal { recipient: "bad@x.org".into(), reply: "550 5.1.1 who?".into() };
-    Progress { accepted: vec!["ann@x.org".into()], refused: vec![refused], ..Progress::default() }
+    PerRecipient { accepted: vec!["ann@x.org".into()], refused: vec![refused], ..PerRecipient::default() }
 }
 
-async fn settle_with(fixture: &Fixture, claim: &Claimed, outcome: &Settlement, progress: &Progress) {
+async fn settle_with(fixture: &Fixture, claim: &Claimed, outcome: &Settlement, progress: &PerRecipient) {
     let operation = OperationId::random();
     fixture.queue.settle(ONE, claim, &operation, outcome, progress, NOW).await.expect("settled");
 }
@@ -160,7 +160,7 @@ async fn a_repeat_goes_to_those_alone_who_lack_the_mail() {
                 }
                 let claim = fixture.claim_one(ONE).await;
                 assert_eq!(claim.mail.recipients, ["bad@x.org"], "{repeat}");
-                settle_with(&fixture, &claim, &dead("RecipientRefused"), &Progress::default()).await;
+                settle_with(&fixture, &claim, &dead("RecipientRefused"), &PerRecipient::default()).await;
             }
             fixture.push("mail_queue", repeat.replace(r#","bad@x.org""#, "")).await;
             assert!(fixture.claim(ONE, 1).await.is_empty(), "{repeat}: everybody in it has it");
@@ -181,7 +181,7 @@ async fn whatever_ends_a_mail_that_some_have_they_do_not_get_it_again() {
         let body = if end == "expired" { body.replace('{', &format!(r#"{{"expiresAt":{},"#, later.0)) } else { body };
         fixture.push("mail_queue", &body).await;
         let claim = fixture.claim_one(ONE).await;
-        let some = Progress { accepted: vec!["ann@x.org".into()], ..Progress::default() };
+        let some = PerRecipient { accepted: vec!["ann@x.org".into()], ..PerRecipient::default() };
         settle_with(&fixture, &claim, &delayed(Duration::ZERO), &some).await;
         assert_eq!(fixture.queue.promote_due(NOW, 1).await.expect("promoted"), 1);
         if end == "expired" {
@@ -199,10 +199,10 @@ async fn whatever_ends_a_mail_that_some_have_they_do_not_get_it_again() {
                 }
             } else if end == "held and discarded" {
                 let held = Settlement::Held { reason: "OutcomeUnknown".into(), reply: String::new() };
-                settle_with(&fixture, &claim, &held, &Progress::default()).await;
+                settle_with(&fixture, &claim, &held, &PerRecipient::default()).await;
                 fixture.queue.held_discard(&Filter::default(), 1, NOW).await.expect("discarded");
             } else {
-                settle_with(&fixture, &claim, &dead("RetriesExhausted"), &Progress::default()).await;
+                settle_with(&fixture, &claim, &dead("RetriesExhausted"), &PerRecipient::default()).await;
             }
         }
         match end {
@@ -211,7 +211,7 @@ async fn whatever_ends_a_mail_that_some_have_they_do_not_get_it_again() {
                 fixture.queue.dead_requeue(&Filter::default(), 1, NOW).await.expect("requeued");
                 let claim = fixture.claim_one(ONE).await;
                 assert_eq!(claim.mail.recipients, ["bad@x.org"]);
-                settle_with(&fixture, &claim, &dead("RecipientRefused"), &Progress::default()).await;
+                settle_with(&fixture, &claim, &dead("RecipientRefused"), &PerRecipient::default()).await;
             }
             _ => {}
         }

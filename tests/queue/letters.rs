@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use mailrelay::{
     api::Retry,
-    queue::{Action, DeadLetter, Failure, Filter, Schedule, Settlement, UnixMillis, next_step},
+    mail::UnixMillis,
+    queue::{Action, DeadLetter, Failure, Filter, Schedule, Settlement, next_step},
 };
 use redis::cmd;
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use mailrelay::{
     api,
-    queue::{Filter, OperationId, Progress, Refusal, Settlement, UnixMillis},
+    mail::UnixMillis,
+    queue::{Filter, OperationId, PerRecipient, Refusal, Settlement},
 };
 use redis::cmd;
 use sha2::{Digest, Sha256};
@@ -210,7 +211,8 @@ async fn nearly_all_have_it(fixture: &Fixture, id: &str, count: usize) -> Vec<St
     fixture.push("mail_queue", format!(r#"{{"id":"{id}","from":"a@example.com","to":{to},"text":"x"}}"#)).await;
     let claim = fixture.claim_one(ONE).await;
     let refused = Refusal { recipient: all[count - 1].clone(), reply: "550 5.1.1 who?".into() };
-    let progress = Progress { accepted: all[..count - 1].to_vec(), refused: vec![refused], ..Progress::default() };
+    let progress =
+        PerRecipient { accepted: all[..count - 1].to_vec(), refused: vec![refused], ..PerRecipient::default() };
     let operation = OperationId::random();
     fixture.queue.settle(ONE, &claim, &operation, &delivered(), &progress, NOW).await.expect("settled");
     all

@@ -66,7 +66,7 @@ async fn a_large_mail_crosses_a_slow_link_both_ways_and_nothing_in_a_hurry_waits
     let advanced = queue.advance(ONE, &claimed.mails[0].claim_id, Stage::Sending, NOW).await;
     assert!(advanced.is_ok(), "{advanced:?}");
     let outcome = Settlement::Dead { reason: "Policy".into(), reply: "554 no".into() };
-    let (operation, progress) = (mailrelay::queue::OperationId::random(), mailrelay::queue::Progress::default());
+    let (operation, progress) = (mailrelay::queue::OperationId::random(), mailrelay::queue::PerRecipient::default());
     let settling = queue.settle(ONE, &claimed.mails[0], &operation, &outcome, &progress, NOW);
     let (settled, longest) = asked_meanwhile(&store, settling).await;
     assert_eq!(settled.expect("told in the end"), mailrelay::queue::Settled::Done);

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use mailrelay::{
+    mail::UnixMillis,
     queue::{
-        Claimed, DeadLetter, EnqueueLimits, OperationId, Progress, Queue, QueueNames, Settled, Settlement, Stage,
-        UnixMillis,
+        Claimed, DeadLetter, EnqueueLimits, OperationId, PerRecipient, Queue, QueueNames, Settled, Settlement, Stage,
     },
     store::{Store, StoreOptions},
 };
@@ -74,7 +74,7 @@ impl Fixture {
 
     pub async fn settle(&self, process: &str, claim: &Claimed, outcome: Settlement) -> Settled {
         let operation = OperationId::random();
-        self.queue.settle(process, claim, &operation, &outcome, &Progress::default(), NOW).await.expect("settle")
+        self.queue.settle(process, claim, &operation, &outcome, &PerRecipient::default(), NOW).await.expect("settle")
     }
 
     pub async fn advance(&self, process: &str, claim: &Claimed, stage: Stage) -> mailrelay::queue::Advance {

@@ -2,7 +2,7 @@
 
 use mailrelay::{
     api::UnknownOutcome,
-    queue::{Advance, At, Claimed, OperationId, Progress, Queue, RecoverOptions, Settled, Stage},
+    queue::{Advance, At, Claimed, OperationId, PerRecipient, Queue, RecoverOptions, Settled, Stage},
 };
 
 use super::{
@@ -58,7 +58,7 @@ async fn a_take_that_comes_again_when_its_claim_is_settled_makes_no_other_mail_t
     let queue = courier.queue();
     let claim = claimed_and_again(&fixture, &courier, &queue).await;
     queue.advance(ONE, &claim.claim_id, Stage::Committing, NOW).await.expect("advanced");
-    let (operation, progress) = (OperationId::random(), Progress::default());
+    let (operation, progress) = (OperationId::random(), PerRecipient::default());
     let settle = async || queue.settle(ONE, &claim, &operation, &delivered(), &progress, NOW).await.expect("settled");
     assert_eq!(settle().await, Settled::Done);
     take_another(&fixture, &courier).await;

@@ -15,7 +15,8 @@ use std::{
 use mailrelay::{
     api::{MailRelaySpec, RelayRecord, SCHEMA, WorkerReport, record_key, reports_key},
     lease::{InitRequest, LedgerState, LedgerStore, OpenRequest, Policy, ProcessId, Timing},
-    queue::{Audit, EnqueueLimits, Queue, QueueNames, UnixMillis},
+    mail::UnixMillis,
+    queue::{Audit, EnqueueLimits, Queue, QueueNames},
     store::{Store, StoreOptions},
 };
 use mailsink::{Sink, SinkConfig, Stats};

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use mailrelay::{
     api::{Auth, Tls},
-    smtp::{Chunking, Closed, Credentials, Endpoint, Features, MailData, Session, Stage, Transaction, Why},
+    smtp::{Chunking, Closed, Credentials, Endpoint, Features, MailData, Session, Step, Transaction, Why},
 };
 use mailsink::{Behaviour, Failure, FailureStage, Login, Sink, SinkConfig};
 
@@ -53,7 +53,7 @@ async fn a_refusal_of_the_mail_is_no_refusal_of_bdat() {
     let sink = sink_with(Behaviour::failing([refusal])).await;
     let mut session = open_first(&sink).await;
     let outcome = send(&mut session, 1).await;
-    assert_eq!((outcome.recipients[0].ruling.why, outcome.committed), (Why::OutOfStorage, false), "{outcome:?}");
+    assert_eq!((outcome.recipients[0].disposition.why, outcome.committed), (Why::OutOfStorage, false), "{outcome:?}");
     assert_eq!(session.features().chunking, Chunking::Untried);
     sink.set_behaviour(Behaviour::default());
     assert!(send(&mut session, 2).await.is_delivered());
@@ -71,10 +71,10 @@ async fn a_server_that_knows_no_ehlo_is_greeted_with_helo_when_nothing_more_is_w
     // Our name is what a 501 is about, and TLS is never given up.
     let sink = sink_with(Behaviour::failing([Failure::reply(FailureStage::Ehlo, "501 5.5.4 invalid name")])).await;
     let error = Session::open(&endpoint(sink.smtp(), Tls::None, None), None).await.expect_err("a refused name");
-    assert_eq!(error.ruling.why, Why::HeloRefused);
+    assert_eq!(error.disposition.why, Why::HeloRefused);
     sink.set_behaviour(Behaviour::failing([Failure::reply(FailureStage::Ehlo, "502 5.5.1 unknown")]));
     let error = Session::open(&endpoint(sink.smtp(), Tls::StartTls, None), None).await.expect_err("no TLS");
-    assert_eq!((error.stage, error.reply.map(|reply| reply.code)), (Stage::Ehlo, Some(502)));
+    assert_eq!((error.step, error.reply.map(|reply| reply.code)), (Step::Ehlo, Some(502)));
 }
 
 async fn login(behaviour: Behaviour, auth: Auth) -> Result<Session, mailrelay::smtp::OpenError> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mailrelay::smtp::{Class, Closed, Commit, Resend, Sign, Stage, Transaction, Verdict, Why};
+use mailrelay::smtp::{Class, Closed, Commit, Resend, ServerSignal, Step, Transaction, Verdict, Why};
 use mailsink::{Behaviour, Failure, FailureStage};
 
 use crate::support::{SOON, go, message, open, send, sink, sink_with, to};
@@ -111,7 +111,7 @@ async fn when_nobody_is_accepted_nothing_is_sent_and_the_session_goes_on() {
         let sink = sink_with(Behaviour { hide, failures, ..Behaviour::default() }).await;
         let mut session = open(&sink).await;
         let outcome = send(&mut session, 1).await;
-        assert_eq!(outcome.recipients[0].ruling.why, Why::RecipientRefused);
+        assert_eq!(outcome.recipients[0].disposition.why, Why::RecipientRefused);
         assert_eq!(sink.stats().accepted, 0);
         assert!(send(&mut session, 2).await.is_delivered());
         assert_eq!(sink.stats().sessions, 1);
@@ -123,8 +123,8 @@ struct Case {
     failure: Failure,
     verdict: Verdict,
     why: Why,
-    stage: Stage,
-    signs: Vec<Sign>,
+    step: Step,
+    signals: Vec<ServerSignal>,
     usable: bool,
 }
 
@@ -140,9 +140,9 @@ async fn check(case: Case) {
         let sink = sink_with(behaviour).await;
         let mut session = open(&sink).await;
         let outcome = send(&mut session, 1).await;
-        let ruling = outcome.recipients[0].ruling;
-        let seen = (ruling.verdict, ruling.why, outcome.stage, outcome.signs.clone(), session.is_usable());
-        let wanted = (case.verdict, case.why, case.stage, case.signs.clone(), case.usable);
+        let disposition = outcome.recipients[0].disposition;
+        let seen = (disposition.verdict, disposition.why, outcome.step, outcome.signals.clone(), session.is_usable());
+        let wanted = (case.verdict, case.why, case.step, case.signals.clone(), case.usable);
         assert_eq!(seen, wanted, "{:?} without {hide:?}: {outcome:?}", case.failure);
         if case.usable {
             assert!(send(&mut session, 2).await.is_delivered(), "the session goes on after {:?}", case.failure);
@@ -159,8 +159,8 @@ async fn a_refusal_before_the_message_is_judged_by_its_stage() {
         failure: reply(FailureStage::Mail, "451 4.3.0 not now"),
         verdict: FREE,
         why: Why::ServiceUnavailable,
-        stage: Stage::Mail,
-        signs: vec![Sign::Failing],
+        step: Step::Mail,
+        signals: vec![ServerSignal::Failing],
         usable: true,
     })
     .await;
@@ -168,8 +168,8 @@ async fn a_refusal_before_the_message_is_judged_by_its_stage() {
         failure: reply(FailureStage::Mail, "452 4.3.1 disk full"),
         verdict: FREE,
         why: Why::OutOfStorage,
-        stage: Stage::Mail,
-        signs: vec![Sign::Failing],
+        step: Step::Mail,
+        signals: vec![ServerSignal::Failing],
         usable: true,
     })
     .await;
@@ -177,8 +177,8 @@ async fn a_refusal_before_the_message_is_judged_by_its_stage() {
         failure: reply(FailureStage::Mail, "550 5.7.1 sender refused"),
         verdict: Verdict::Suspect,
         why: Why::SenderRefused,
-        stage: Stage::Mail,
-        signs: vec![Sign::RefusesUs(Why::SenderRefused)],
+        step: Step::Mail,
+        signals: vec![ServerSignal::RefusesUs(Why::SenderRefused)],
         usable: true,
     })
     .await;
@@ -186,8 +186,8 @@ async fn a_refusal_before_the_message_is_judged_by_its_stage() {
         failure: reply(FailureStage::Mail, "421 4.3.0 going down").and_close(),
         verdict: FREE,
         why: Why::ServiceUnavailable,
-        stage: Stage::Mail,
-        signs: vec![Sign::Failing],
+        step: Step::Mail,
+        signals: vec![ServerSignal::Failing],
         usable: false,
     })
     .await;
@@ -195,8 +195,8 @@ async fn a_refusal_before_the_message_is_judged_by_its_stage() {
         failure: reply(FailureStage::Rcpt, "421 4.7.0 too many connections").and_close(),
         verdict: FREE,
         why: Why::TooManyConnections,
-        stage: Stage::Rcpt,
-        signs: vec![Sign::TooManyConnections],
+        step: Step::Rcpt,
+        signals: vec![ServerSignal::TooManyConnections],
         usable: false,
     })
     .await;
@@ -204,8 +204,8 @@ async fn a_refusal_before_the_message_is_judged_by_its_stage() {
         failure: reply(FailureStage::Rcpt, "450 4.2.0 try later"),
         verdict: RETRY,
         why: Why::RecipientDeferred,
-        stage: Stage::Rcpt,
-        signs: vec![],
+        step: Step::Rcpt,
+        signals: vec![],
         usable: true,
     })
     .await;
@@ -218,8 +218,8 @@ async fn a_refusal_of_the_whole_message_is_definite() {
         failure: reply("451 4.3.0 not now"),
         verdict: FREE,
         why: Why::ServiceUnavailable,
-        stage: Stage::AfterDot,
-        signs: vec![Sign::Failing],
+        step: Step::AfterDot,
+        signals: vec![ServerSignal::Failing],
         usable: true,
     })
     .await;
@@ -227,8 +227,8 @@ async fn a_refusal_of_the_whole_message_is_definite() {
         failure: reply("554 5.7.1 spam"),
         verdict: Verdict::Dead,
         why: Why::PolicyRefused,
-        stage: Stage::AfterDot,
-        signs: vec![],
+        step: Step::AfterDot,
+        signals: vec![],
         usable: true,
     })
     .await;
@@ -236,8 +236,8 @@ async fn a_refusal_of_the_whole_message_is_definite() {
         failure: reply("552 5.3.4 too big"),
         verdict: Verdict::Dead,
         why: Why::TooLarge,
-        stage: Stage::AfterDot,
-        signs: vec![],
+        step: Step::AfterDot,
+        signals: vec![],
         usable: true,
     })
     .await;
@@ -245,8 +245,8 @@ async fn a_refusal_of_the_whole_message_is_definite() {
         failure: reply("554 5.7.1 Client host blocked using list"),
         verdict: Verdict::Suspect,
         why: Why::Blocked,
-        stage: Stage::AfterDot,
-        signs: vec![Sign::RefusesUs(Why::Blocked)],
+        step: Step::AfterDot,
+        signals: vec![ServerSignal::RefusesUs(Why::Blocked)],
         usable: true,
     })
     .await;
@@ -269,8 +269,8 @@ async fn only_a_2yz_after_the_dot_is_a_delivery_and_everything_odd_is_unknown() 
             failure,
             verdict: Verdict::Unknown,
             why: Why::OutcomeUnknown,
-            stage: Stage::AfterDot,
-            signs: vec![Sign::Failing],
+            step: Step::AfterDot,
+            signals: vec![ServerSignal::Failing],
             usable: false,
         })
         .await;
@@ -285,8 +285,8 @@ async fn a_2yz_without_text_or_in_another_character_set_is_a_delivery() {
             failure,
             verdict: Verdict::Delivered,
             why: Why::Accepted,
-            stage: Stage::AfterDot,
-            signs: vec![Sign::Good],
+            step: Step::AfterDot,
+            signals: vec![ServerSignal::Good],
             usable: true,
         })
         .await;
@@ -320,8 +320,8 @@ async fn a_body_without_its_end_is_not_delivered() {
     let recipients = to(&["a@example.com"]);
     let transaction = Transaction::new("me@example.com", &recipients, &text).expect("a good mail");
     let outcome = session.transact(&transaction, async || panic!("it never gets so far")).await;
-    assert_eq!(outcome.recipients[0].ruling.verdict, FREE, "{outcome:?}");
-    assert_eq!((outcome.stage, outcome.committed, sink.stats().accepted), (Stage::Body, false, 0));
+    assert_eq!(outcome.recipients[0].disposition.verdict, FREE, "{outcome:?}");
+    assert_eq!((outcome.step, outcome.committed, sink.stats().accepted), (Step::Body, false, 0));
 }
 
 #[tokio::test]
@@ -333,7 +333,7 @@ async fn a_caller_who_says_abort_leaves_nothing_delivered() {
         let (text, recipients) = (message(1), to(&["a@example.com"]));
         let transaction = Transaction::new("me@example.com", &recipients, &text).expect("a good mail");
         let outcome = session.transact(&transaction, async || Commit::Abort).await;
-        assert_eq!(outcome.recipients[0].ruling.why, Why::Aborted);
+        assert_eq!(outcome.recipients[0].disposition.why, Why::Aborted);
         assert!(!outcome.committed);
         if session.is_usable() {
             assert!(send(&mut session, 2).await.is_delivered());
@@ -356,9 +356,9 @@ async fn a_session_that_the_server_ended_at_rest_is_no_failure_of_the_mail() {
         })
         .await;
     assert!(outcome.is_session_gone(), "{outcome:?}");
-    assert_eq!(outcome.recipients[0].ruling.verdict, AGAIN);
+    assert_eq!(outcome.recipients[0].disposition.verdict, AGAIN);
     assert_eq!(outcome.last_reply.expect("the 421 is kept").code, 421);
-    assert!(outcome.signs.is_empty());
+    assert!(outcome.signals.is_empty());
     assert_eq!(session.close().await, Closed::Eof);
 }
 
@@ -373,7 +373,7 @@ async fn a_server_that_goes_in_the_middle_of_the_recipients_has_delivered_nothin
         let transaction = Transaction::new("", &recipients, &text).expect("a good mail");
         let outcome = session.transact(&transaction, go).await;
         assert_eq!(outcome.places(|verdict| *verdict == FREE), [0, 1, 2], "without {hide:?}: {outcome:?}");
-        assert_eq!((outcome.signs.as_slice(), session.is_usable()), (&[Sign::Failing][..], false));
+        assert_eq!((outcome.signals.as_slice(), session.is_usable()), (&[ServerSignal::Failing][..], false));
         // What it left unread makes its kernel reset the connection; its farewell was read before.
         assert!(matches!(session.close().await, Closed::Eof | Closed::Farewell));
         assert_eq!(sink.stats().accepted, 0);
@@ -387,7 +387,7 @@ async fn a_nonsense_reply_to_the_envelope_is_unknown_only_when_the_message_is_wi
         let sink = sink_with(Behaviour { hide, failures: vec![odd], ..Behaviour::default() }).await;
         let mut session = open(&sink).await;
         let outcome = send(&mut session, 1).await;
-        assert_eq!((outcome.recipients[0].ruling.verdict, session.is_usable()), (verdict, false), "{outcome:?}");
+        assert_eq!((outcome.recipients[0].disposition.verdict, session.is_usable()), (verdict, false), "{outcome:?}");
     }
 }
 
@@ -397,8 +397,8 @@ async fn too_many_mails_in_a_session_are_sent_on_at_once_in_another() {
     let mut session = open(&sink).await;
     assert!(send(&mut session, 1).await.is_delivered());
     let outcome = send(&mut session, 2).await;
-    assert_eq!(outcome.recipients[0].ruling.verdict, AGAIN);
-    assert_eq!(outcome.signs, [Sign::SessionFull]);
+    assert_eq!(outcome.recipients[0].disposition.verdict, AGAIN);
+    assert_eq!(outcome.signals, [ServerSignal::SessionFull]);
     assert!(!session.is_usable());
     assert_eq!(session.close().await, Closed::Eof);
 }
@@ -410,7 +410,10 @@ async fn too_many_recipients_go_in_a_transaction_of_their_own() {
     let (text, recipients) = (message(1), to(&["a@example.com", "b@example.com", "c@example.com"]));
     let outcome = session.transact(&Transaction::new("", &recipients, &text).expect("a good mail"), go).await;
     assert_eq!(outcome.places(|verdict| *verdict == Verdict::Delivered), [0, 1]);
-    assert_eq!(outcome.recipients[2].ruling.verdict, Verdict::Defer { resend: Resend::NewTransaction, delay: None });
+    assert_eq!(
+        outcome.recipients[2].disposition.verdict,
+        Verdict::Defer { resend: Resend::NewTransaction, delay: None }
+    );
     let outcome = session.transact(&Transaction::new("", &recipients[2..], &text).expect("a good mail"), go).await;
     assert!(outcome.is_delivered());
     assert_eq!(sink.stats().duplicates, 0);
@@ -422,7 +425,7 @@ async fn a_mail_over_the_offered_size_is_not_even_started() {
     let mut session = open(&sink).await;
     let outcome = send(&mut session, 1).await;
     assert_eq!(
-        (outcome.recipients[0].ruling.verdict, outcome.recipients[0].ruling.why),
+        (outcome.recipients[0].disposition.verdict, outcome.recipients[0].disposition.why),
         (Verdict::Dead, Why::TooLarge)
     );
     assert!(!outcome.started && !outcome.is_session_gone() && session.is_usable());
@@ -437,5 +440,5 @@ async fn an_address_beyond_ascii_needs_smtputf8() {
     assert!(session.transact(&transaction, go).await.is_delivered());
     sink.set_behaviour(Behaviour { hide: vec!["SMTPUTF8".into()], ..Behaviour::default() });
     let mut session = open(&sink).await;
-    assert_eq!(session.transact(&transaction, go).await.recipients[0].ruling.why, Why::NotSupported);
+    assert_eq!(session.transact(&transaction, go).await.recipients[0].disposition.why, Why::NotSupported);
 }

@@ -2,7 +2,10 @@
 
 use mailrelay::{
     api::{Auth, Tls},
-    smtp::{Chunking, Closed, Credentials, Endpoint, Features, PauseReason, Session, Sign, Transaction, Verdict, Why},
+    smtp::{
+        Chunking, Closed, Credentials, Endpoint, Features, PauseReason, ServerSignal, Session, Transaction, Verdict,
+        Why,
+    },
 };
 use testkit::{Postfix, eventually};
 
@@ -27,7 +30,7 @@ async fn postfix_refuses_the_seventeenth_connection() {
         sessions.push(Session::open(&plain, None).await.expect("one of sixteen"));
     }
     let error = Session::open(&plain, None).await.expect_err("one too many");
-    assert_eq!((error.ruling.sign, &error.closed), (Sign::TooManyConnections, &Closed::Eof), "{error}");
+    assert_eq!((error.disposition.signal, &error.closed), (ServerSignal::TooManyConnections, &Closed::Eof), "{error}");
     assert_eq!(error.reply.expect("a reply").code, 421);
     // Another process writes the log, a moment after the answer.
     let refused = eventually("Postfix tells of the refusal", async || {
@@ -70,7 +73,7 @@ async fn postfix_takes_a_login_after_starttls_and_refuses_a_wrong_one() {
         assert!(send(&mut session, 10 + auth as usize).await.is_delivered());
         assert_eq!(session.close().await, Closed::Eof);
         let error = Session::open(&endpoint, Some(&wrong)).await.expect_err("a wrong password");
-        assert_eq!(error.ruling.sign, Sign::Pause(PauseReason::AuthenticationFailed), "{error}");
+        assert_eq!(error.disposition.signal, ServerSignal::Pause(PauseReason::AuthenticationFailed), "{error}");
         assert_eq!(error.closed, Closed::Eof);
     }
     assert_eq!(delivered(&postfix, 4).await.len(), 4);
@@ -86,7 +89,7 @@ async fn postfix_refuses_some_recipients_and_delivers_to_the_others() {
         session.transact(&Transaction::new("me@example.com", &recipients, &text).expect("a good mail"), go).await;
     assert_eq!(outcome.places(|verdict| *verdict == Verdict::Delivered), [1, 3], "{outcome:?}");
     assert_eq!(outcome.places(|verdict| *verdict == Verdict::Dead), [0]);
-    assert_eq!(outcome.recipients[2].ruling.why, Why::Greylisted);
+    assert_eq!(outcome.recipients[2].disposition.why, Why::Greylisted);
     assert!(send(&mut session, 2).await.is_delivered());
     assert_eq!(delivered(&postfix, 3).await, ["1@test", "1@test", "2@test"]);
 }
@@ -115,7 +118,7 @@ async fn several_postfixes_live_side_by_side() {
     let first = Session::open(&endpoint(two.address(), Tls::None, None), None).await.expect("a session");
     let second = Session::open(&endpoint(two.address(), Tls::None, None), None).await.expect("a session");
     let third = Session::open(&endpoint(two.address(), Tls::None, None), None).await.expect_err("its limit is its own");
-    assert_eq!(third.ruling.why, Why::TooManyConnections);
+    assert_eq!(third.disposition.why, Why::TooManyConnections);
     Session::open(&endpoint(one.address(), Tls::None, None), None).await.expect("the other has room");
     drop((first, second));
 }

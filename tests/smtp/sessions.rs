@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mailrelay::{
     api::{Auth, Tls},
-    smtp::{Closed, Credentials, Endpoint, PauseReason, Session, Sign, Stage, Why},
+    smtp::{Closed, Credentials, Endpoint, PauseReason, ServerSignal, Session, Step, Why},
 };
 use mailsink::{Behaviour, Failure, FailureStage, Login, Sink, SinkConfig};
 
@@ -33,7 +33,7 @@ async fn the_seventeenth_session_is_refused_and_the_sixteen_go_on() {
         sessions.push(open(&sink).await);
     }
     let refused = Session::open(&endpoint(sink.smtp(), Tls::None, None), None).await.expect_err("one too many");
-    assert_eq!((refused.stage, refused.ruling.sign), (Stage::Greeting, Sign::TooManyConnections));
+    assert_eq!((refused.step, refused.disposition.signal), (Step::Greeting, ServerSignal::TooManyConnections));
     assert_eq!(refused.closed, Closed::Eof);
     let stats = sink.stats();
     assert_eq!((stats.open, stats.peak, stats.rejected, stats.peak_attempted), (16, 16, 1, 17));
@@ -58,7 +58,7 @@ async fn tls_and_a_login_work_in_every_combination() {
             }
             assert_eq!(session.close().await, Closed::Eof, "{tls:?} {auth:?}");
             let error = Session::open(&endpoint, Some(&credentials("wrong"))).await.expect_err("a wrong password");
-            assert_eq!(error.ruling.sign, Sign::Pause(PauseReason::AuthenticationFailed), "{error}");
+            assert_eq!(error.disposition.signal, ServerSignal::Pause(PauseReason::AuthenticationFailed), "{error}");
             assert_eq!((error.reply.expect("a reply").code, error.closed), (535, Closed::Eof));
         }
     }
@@ -71,8 +71,8 @@ async fn there_is_no_way_back_to_clear_text() {
     // Not trusted.
     let error = Session::open(&endpoint(secure.smtp(), Tls::StartTls, None), None).await.expect_err("not trusted");
     assert_eq!(
-        (error.stage, error.ruling.sign, error.closed),
-        (Stage::Tls, Sign::Pause(PauseReason::TlsFailed), Closed::Eof)
+        (error.step, error.disposition.signal, error.closed),
+        (Step::Tls, ServerSignal::Pause(PauseReason::TlsFailed), Closed::Eof)
     );
     // Not offered; refused; clear text behind the reply.
     let hidden = Behaviour { hide: vec!["STARTTLS".into()], ..Behaviour::default() };
@@ -83,8 +83,8 @@ async fn there_is_no_way_back_to_clear_text() {
         let endpoint = endpoint(secure.smtp(), Tls::StartTls, secure.certificate());
         let error = Session::open(&endpoint, None).await.expect_err("no TLS");
         assert_eq!(
-            (error.stage, error.ruling.sign),
-            (Stage::Tls, Sign::Pause(PauseReason::TlsFailed)),
+            (error.step, error.disposition.signal),
+            (Step::Tls, ServerSignal::Pause(PauseReason::TlsFailed)),
             "{behaviour:?}"
         );
         assert_eq!(secure.stats().accepted, 0);
@@ -97,8 +97,8 @@ async fn a_login_is_never_sent_without_tls() {
     let endpoint = Endpoint { auth: Some(Auth::Plain), ..endpoint(sink.smtp(), Tls::None, None) };
     let error = Session::open(&endpoint, Some(&credentials("secret"))).await.expect_err("clear text");
     assert_eq!(
-        (&error.closed, error.ruling.sign),
-        (&Closed::NeverOpen, Sign::Pause(PauseReason::AuthenticationFailed))
+        (&error.closed, error.disposition.signal),
+        (&Closed::NeverOpen, ServerSignal::Pause(PauseReason::AuthenticationFailed))
     );
     assert_eq!(sink.stats().peak_attempted, 0);
     assert!(
@@ -110,7 +110,10 @@ async fn a_login_is_never_sent_without_tls() {
 async fn a_refused_connection_never_was_one() {
     let address = ([127, 0, 0, 1], testkit::free_port()).into();
     let error = Session::open(&endpoint(address, Tls::None, None), None).await.expect_err("nobody listens");
-    assert_eq!((error.stage, error.closed, error.ruling.sign), (Stage::Connect, Closed::NeverOpen, Sign::Failing));
+    assert_eq!(
+        (error.step, error.closed, error.disposition.signal),
+        (Step::Connect, Closed::NeverOpen, ServerSignal::Failing)
+    );
 }
 
 #[tokio::test]
@@ -128,7 +131,7 @@ async fn every_wait_has_its_limit() {
         let sink = sink_with(Behaviour::failing([Failure::raw(stage, "").after(slow)])).await;
         endpoint_of.port = sink.smtp().port();
         let error = Session::open(&endpoint_of, None).await.expect_err("too slow");
-        assert_eq!(error.ruling.sign, Sign::Failing, "{error}");
+        assert_eq!(error.disposition.signal, ServerSignal::Failing, "{error}");
         assert!(matches!(error.closed, Closed::Lingering(_)), "{error}");
     }
     for (stage, why) in [
@@ -143,13 +146,13 @@ async fn every_wait_has_its_limit() {
         endpoint_of.port = sink.smtp().port();
         let mut session = Session::open(&endpoint_of, None).await.expect("a session");
         let outcome = send(&mut session, 1).await;
-        assert_eq!((outcome.recipients[0].ruling.why, session.is_usable()), (why, false));
+        assert_eq!((outcome.recipients[0].disposition.why, session.is_usable()), (why, false));
         assert!(matches!(session.abort().await, Closed::Lingering(_)));
     }
     let sink = sink_with(Behaviour { byte_delay_ms: 50, ..Behaviour::default() }).await;
     endpoint_of.port = sink.smtp().port();
     let error = Session::open(&endpoint_of, None).await.expect_err("a tarpit");
-    assert_eq!(error.stage, Stage::Greeting);
+    assert_eq!(error.step, Step::Greeting);
 }
 
 #[tokio::test]
@@ -188,8 +191,8 @@ async fn a_refusing_greeting_is_the_servers_failure() {
         let sink = sink_with(Behaviour::failing([Failure::reply(FailureStage::Greeting, greeting)])).await;
         let error = Session::open(&endpoint(sink.smtp(), Tls::None, None), None).await.expect_err("refused");
         assert_eq!(
-            (error.ruling.why, error.ruling.sign, error.closed),
-            (why, Sign::Failing, Closed::Eof),
+            (error.disposition.why, error.disposition.signal, error.closed),
+            (why, ServerSignal::Failing, Closed::Eof),
             "{greeting}"
         );
     }

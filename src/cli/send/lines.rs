@@ -17,7 +17,8 @@ use crate::{
         WHERE,
         output::{Pages, Table, print},
     },
-    queue::{At, BatchName, BatchSent, EnqueueError, EnqueueLimits, MAX_PAYLOAD, Queue},
+    mail::MAX_PAYLOAD,
+    queue::{At, BatchName, BatchSent, EnqueueError, EnqueueLimits, Queue},
 };
 
 /// How many mails are on their way to Redis at once; they stay in order.

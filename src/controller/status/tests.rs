@@ -11,7 +11,8 @@ use crate::{
         pools::PoolView,
     },
     lease::{HolderView, Incarnation, Mirror, MirroredHolder, MirroredQuarantine, QuarantineView},
-    queue::{Audit, UnixMillis},
+    mail::UnixMillis,
+    queue::Audit,
 };
 
 /// One relay `corporate` with one server `mx`, its pods, and a world around it.

@@ -8,8 +8,9 @@ use super::{
     look::{Head, WITH_PAGE, Walk},
 };
 use crate::{
+    mail::UnixMillis,
     queue::{
-        At, Queue, SCRIPT_LIMIT, UnixMillis,
+        At, Queue, SCRIPT_LIMIT,
         records::{Records, short},
         scripts,
     },

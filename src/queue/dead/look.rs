@@ -6,8 +6,8 @@ use super::{DeadLetter, Filter};
 use crate::{
     queue::{
         Queue,
-        bodies::{limit, number},
-        scripts,
+        long::limit,
+        scripts::{self, number},
     },
     store::StoreError,
 };

@@ -3,11 +3,11 @@
 use super::*;
 
 /// What the worker learns before it is asked again: sessions are kept, and no recipient was taken yet.
-const CONTEXT: Context = Context { accepted: 0, resent: false, reused: true };
+const SITUATION: Situation = Situation { accepted: 0, resent: false, reused: true };
 
 /// One line of the data.
 struct Line {
-    stage: Stage,
+    step: Step,
     judges: &'static str,
     reply: &'static str,
     source: &'static str,
@@ -18,15 +18,14 @@ impl Line {
     fn judged(&self) -> &'static str {
         let (code, text) = self.reply.split_once(' ').expect("a text");
         let reply = Reply::new(code.parse().expect("a code"), text);
-        let Ruling { verdict, why, sign } = judge(self.stage, Event::Reply(&reply), &CONTEXT);
-        match (verdict, sign, why) {
-            (Verdict::Dead, ..) if self.stage == Stage::Rcpt => "recipient dead",
+        let Disposition { verdict, why, signal } = judge(self.step, Event::Reply(&reply), &SITUATION);
+        match (verdict, signal, why) {
+            (Verdict::Dead, ..) if self.step == Step::Rcpt => "recipient dead",
             (Verdict::Dead, ..) => "mail dead",
-            (Verdict::Retry { .. }, ..) if self.stage == Stage::Rcpt => "recipient later",
+            (Verdict::Retry { .. }, ..) if self.step == Step::Rcpt => "recipient later",
             (Verdict::Retry { .. }, ..) => "mail later",
-            (Verdict::Suspect, ..) | (_, Sign::RefusesUs(_) | Sign::Pause(PauseReason::AuthenticationFailed), _) => {
-                "us"
-            }
+            (Verdict::Suspect, ..)
+            | (_, ServerSignal::RefusesUs(_) | ServerSignal::Pause(PauseReason::AuthenticationFailed), _) => "us",
             (
                 ..,
                 Why::TooManyConnections
@@ -41,16 +40,16 @@ impl Line {
     }
 }
 
-fn stage(name: &str) -> Stage {
+fn step(name: &str) -> Step {
     match name {
-        "greeting" => Stage::Greeting,
-        "ehlo" => Stage::Ehlo,
-        "auth" => Stage::Auth,
-        "mail" => Stage::Mail,
-        "rcpt" => Stage::Rcpt,
-        "data" => Stage::Data,
-        "after_dot" => Stage::AfterDot,
-        _ => panic!("no such stage: {name}"),
+        "greeting" => Step::Greeting,
+        "ehlo" => Step::Ehlo,
+        "auth" => Step::Auth,
+        "mail" => Step::Mail,
+        "rcpt" => Step::Rcpt,
+        "data" => Step::Data,
+        "after_dot" => Step::AfterDot,
+        _ => panic!("no such step: {name}"),
     }
 }
 
@@ -58,7 +57,7 @@ fn lines(data: &'static str) -> Vec<Line> {
     data.lines()
         .filter(|line| !line.starts_with('#'))
         .map(|line| match line.split('\t').collect::<Vec<_>>()[..] {
-            [name, judges, reply, source] => Line { stage: stage(name), judges, reply, source },
+            [name, judges, reply, source] => Line { step: step(name), judges, reply, source },
             _ => panic!("not four columns: {line}"),
         })
         .collect()
@@ -69,7 +68,7 @@ fn wrong(lines: &[Line]) -> Vec<String> {
     lines
         .iter()
         .filter(|line| line.judged() != line.judges)
-        .map(|line| format!("{:?} {}: {}, not {}", line.stage, line.reply, line.judged(), line.judges))
+        .map(|line| format!("{:?} {}: {}, not {}", line.step, line.reply, line.judged(), line.judges))
         .collect()
 }
 
@@ -123,6 +122,6 @@ fn every_reply_names_its_source_and_none_is_there_twice() {
     }
     let mut seen = std::collections::HashSet::new();
     for line in lines(CORPUS).iter().chain(&lines(HELD_OUT)) {
-        assert!(seen.insert((line.stage, line.reply)), "twice: {}", line.reply);
+        assert!(seen.insert((line.step, line.reply)), "twice: {}", line.reply);
     }
 }

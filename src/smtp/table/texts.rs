@@ -16,42 +16,41 @@ enum Judged {
     /// Our pace: free.
     Pace(Why),
     /// Anything else.
-    Other(Ruling),
+    Other(Disposition),
 }
 
-fn judged(stage: Stage, line: &str) -> Judged {
+fn judged(step: Step, line: &str) -> Judged {
     let (code, text) = line.split_once(' ').unwrap_or((line, ""));
     let reply = Reply::new(code.parse().expect("a code"), text);
-    let Ruling { verdict, why, sign } = judge(stage, Event::Reply(&reply), &Context::default());
-    match (verdict, sign) {
+    let Disposition { verdict, why, signal } = judge(step, Event::Reply(&reply), &Situation::default());
+    match (verdict, signal) {
         (Verdict::Dead, _) => Judged::Dead(why),
         (Verdict::Retry { class, .. }, _) => Judged::Later(class),
-        (Verdict::Suspect, Sign::RefusesUs(_)) => Judged::Us(why),
-        (Verdict::Defer { .. }, Sign::RefusesUs(_)) if reply.is_transient() || stage.is_opening() => Judged::Us(why),
-        (Verdict::Defer { .. }, Sign::Failing) => Judged::Ill,
-        (Verdict::Defer { .. }, Sign::SlowDown | Sign::TooManyConnections | Sign::QuotaExceeded(_)) => {
-            Judged::Pace(why)
+        (Verdict::Suspect, ServerSignal::RefusesUs(_)) => Judged::Us(why),
+        (Verdict::Defer { .. }, ServerSignal::RefusesUs(_)) if reply.is_transient() || step.is_opening() => {
+            Judged::Us(why)
         }
-        _ => Judged::Other(Ruling { verdict, why, sign }),
+        (Verdict::Defer { .. }, ServerSignal::Failing) => Judged::Ill,
+        (
+            Verdict::Defer { .. },
+            ServerSignal::SlowDown | ServerSignal::TooManyConnections | ServerSignal::QuotaExceeded(_),
+        ) => Judged::Pace(why),
+        _ => Judged::Other(Disposition { verdict, why, signal }),
     }
 }
 
 use Class::{Greylisted, Judged as Few, Patient};
 use Judged::{Dead, Ill, Later, Pace, Us};
-use Stage::{AfterDot, Auth, Data, Greeting, Mail, Rcpt};
+use Step::{AfterDot, Auth, Data, Greeting, Mail, Rcpt};
 
 const UNKNOWN: Judged = Dead(Why::RecipientRefused);
 const CONTENT: Judged = Dead(Why::PolicyRefused);
 
 /// When it is said, the text, and whom it judges.
-const TEXTS: &[(Stage, &str, Judged)] = &[
+const TEXTS: &[(Step, &str, Judged)] = &[
     // Postfix
     (Rcpt, "450 4.2.0 <a@b.example>: Recipient address rejected: Greylisted for 300 seconds", Later(Greylisted)),
-    (
-        Rcpt,
-        "450 4.1.1 <a@b.example>: Recipient address rejected: unverified address: lookup in progress",
-        Later(Patient),
-    ),
+    (Rcpt, "450 4.1.1 <a@b.example>: Recipient address rejected: unverified address: lookup in course", Later(Patient)),
     (Rcpt, "550 5.1.1 <a@b.example>: Recipient address rejected: User unknown in local recipient table", UNKNOWN),
     (
         Rcpt,
@@ -208,8 +207,8 @@ const TEXTS: &[(Stage, &str, Judged)] = &[
 fn row_38_texts_of_the_field_judge_whom_their_servers_mean() {
     let wrong: Vec<_> = TEXTS
         .iter()
-        .filter(|(stage, line, wanted)| judged(*stage, line) != *wanted)
-        .map(|(stage, line, _)| format!("{stage:?} {line}: {:?}", judged(*stage, line)))
+        .filter(|(step, line, wanted)| judged(*step, line) != *wanted)
+        .map(|(step, line, _)| format!("{step:?} {line}: {:?}", judged(*step, line)))
         .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::{
     queue::{Patience, Try},
-    smtp::{Reply, Ruling, Sign, Stage},
+    smtp::{Disposition, Reply, ServerSignal, Step},
 };
 
 const NOW: Moment = Moment { now: UnixMillis(10_000_000), random: 0.0 };
@@ -34,35 +34,35 @@ fn policy(unknown: UnknownOutcome) -> Policy {
     Policy { retry: Retry::default(), unknown }
 }
 
-fn outcome(rulings: &[(Verdict, Why)]) -> MailOutcome {
+fn outcome(dispositions: &[(Verdict, Why)]) -> MailOutcome {
     let recipient = |(verdict, why): &(Verdict, Why)| RecipientOutcome {
-        ruling: Ruling { verdict: *verdict, why: *why, sign: Sign::None },
+        disposition: Disposition { verdict: *verdict, why: *why, signal: ServerSignal::None },
         reply: Some(Reply { code: 250, enhanced: None, text: why.as_str().into() }),
     };
     MailOutcome {
         started: true,
-        recipients: rulings.iter().map(recipient).collect(),
-        stage: Stage::AfterDot,
+        recipients: dispositions.iter().map(recipient).collect(),
+        step: Step::AfterDot,
         committed: true,
         last_reply: None,
         detail: None,
-        signs: Vec::new(),
+        signals: Vec::new(),
     }
 }
 
-/// What becomes of a mail to a, b, ... whose recipients got these rulings.
-fn concluded(rulings: &[(Verdict, Why)], unknown: UnknownOutcome) -> Conclusion {
-    concluded_after(&header(), rulings, unknown, &Standing::default())
+/// What becomes of a mail to a, b, ... whose recipients got these dispositions.
+fn concluded(dispositions: &[(Verdict, Why)], unknown: UnknownOutcome) -> Conclusion {
+    concluded_after(&header(), dispositions, unknown, &Standing::default())
 }
 
 fn concluded_after(
     header: &Header,
-    rulings: &[(Verdict, Why)],
+    dispositions: &[(Verdict, Why)],
     unknown: UnknownOutcome,
     standing: &Standing,
 ) -> Conclusion {
-    let recipients: Vec<String> = ["a", "b", "c"].iter().take(rulings.len()).map(ToString::to_string).collect();
-    conclude(header, &recipients, &outcome(rulings), &policy(unknown), standing, NOW)
+    let recipients: Vec<String> = ["a", "b", "c"].iter().take(dispositions.len()).map(ToString::to_string).collect();
+    conclude(header, &recipients, &outcome(dispositions), &policy(unknown), standing, NOW)
 }
 
 const DELIVERED: (Verdict, Why) = (Verdict::Delivered, Why::Accepted);
@@ -79,15 +79,15 @@ const UNKNOWN: (Verdict, Why) = (Verdict::Unknown, Why::OutcomeUnknown);
 fn accepted_by_all_is_delivered_and_needs_no_names() {
     let conclusion = concluded(&[DELIVERED, DELIVERED], UnknownOutcome::Hold);
     assert!(matches!(conclusion.settlement, Settlement::Delivered { .. }), "{conclusion:?}");
-    assert_eq!(conclusion.progress, Progress::default());
+    assert_eq!(conclusion.per_recipient, PerRecipient::default());
 }
 
 #[test]
 fn a_refused_recipient_beside_an_accepted_one_is_named() {
     let conclusion = concluded(&[DELIVERED, REFUSED], UnknownOutcome::Hold);
     assert!(matches!(conclusion.settlement, Settlement::Delivered { .. }), "{conclusion:?}");
-    assert_eq!(conclusion.progress.accepted, ["a"]);
-    assert_eq!(conclusion.progress.refused[0].recipient, "b");
+    assert_eq!(conclusion.per_recipient.accepted, ["a"]);
+    assert_eq!(conclusion.per_recipient.refused[0].recipient, "b");
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn a_recipient_to_be_tried_again_keeps_the_mail_going_for_it_alone() {
     let conclusion = concluded(&[DELIVERED, GREYLISTED, REFUSED], UnknownOutcome::Hold);
     let Settlement::Delayed { wait, counted, .. } = conclusion.settlement else { panic!("{conclusion:?}") };
     assert_eq!((wait, counted), (Duration::from_secs(300), Counted::Attempt));
-    assert_eq!((conclusion.progress.accepted.len(), conclusion.progress.refused.len()), (1, 1));
+    assert_eq!((conclusion.per_recipient.accepted.len(), conclusion.per_recipient.refused.len()), (1, 1));
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn row_38_no_mail_dies_while_a_server_refuses_everybody() {
         let Settlement::Delayed { wait, counted, .. } = conclusion.settlement else { panic!("{conclusion:?}") };
         let expected = [5, 15, 60, 300][ago.len().min(3)];
         assert_eq!((wait, counted), (Duration::from_secs(expected), Counted::Deferral));
-        assert!(conclusion.progress.suspect);
+        assert!(conclusion.per_recipient.suspect);
     }
 }
 
@@ -177,15 +177,15 @@ fn row_38_a_lone_suspect_is_final_after_three_confirmations() {
 fn row_38_a_recipient_that_may_be_refused_for_our_sake_does_not_stop_the_others() {
     let conclusion = concluded(&[DELIVERED, DENIED], UnknownOutcome::Hold);
     assert!(matches!(conclusion.settlement, Settlement::Delayed { .. }), "{conclusion:?}");
-    assert_eq!((conclusion.progress.accepted.len(), conclusion.progress.refused.len()), (1, 0));
+    assert_eq!((conclusion.per_recipient.accepted.len(), conclusion.per_recipient.refused.len()), (1, 0));
 }
 
 #[test]
 fn a_mail_that_is_too_old_ends_with_whatever_would_put_it_off() {
-    for (ruling, ends) in [(DOWN, true), (GREYLISTED, true), (DENIED, true), (FULL, false), (DELIVERED, false)] {
+    for (disposition, ends) in [(DOWN, true), (GREYLISTED, true), (DENIED, true), (FULL, false), (DELIVERED, false)] {
         let mut policy = policy(UnknownOutcome::Hold);
         policy.retry.max_age = crate::api::DurationText::from_secs(NOW.now.0 / 1_000);
-        let (to, outcome) = (["a".to_owned()], outcome(&[ruling]));
+        let (to, outcome) = (["a".to_owned()], outcome(&[disposition]));
         let conclusion = conclude(&header(), &to, &outcome, &policy, &Standing::default(), NOW);
         let too_old = matches!(&conclusion.settlement, Settlement::Dead { reason, .. } if reason == "TooOld");
         assert_eq!(too_old, ends, "{conclusion:?}");
@@ -200,9 +200,9 @@ fn row_13_attempts_of_one_recipient_use_up_no_others() {
     let conclusion = concluded_after(&header, &[BUSY, BUSY, DELIVERED], UnknownOutcome::Hold, &standing);
     let Settlement::Delayed { wait, counted, .. } = conclusion.settlement else { panic!("{conclusion:?}") };
     assert_eq!((wait, counted), (Duration::from_secs(1), Counted::Attempt));
-    let refused: Vec<_> = conclusion.progress.refused.iter().map(|refusal| &*refusal.recipient).collect();
-    assert_eq!((refused, conclusion.progress.accepted), (vec!["a"], vec!["c".to_owned()]));
-    assert_eq!(conclusion.progress.judged, [("b".to_owned(), Schedule::Judged)]);
+    let refused: Vec<_> = conclusion.per_recipient.refused.iter().map(|refusal| &*refusal.recipient).collect();
+    assert_eq!((refused, conclusion.per_recipient.accepted), (vec!["a"], vec!["c".to_owned()]));
+    assert_eq!(conclusion.per_recipient.judged, [("b".to_owned(), Schedule::Judged)]);
     let last = concluded_after(&header, &[BUSY], UnknownOutcome::Hold, &standing);
     assert!(matches!(&last.settlement, Settlement::Dead { reason, .. } if reason == "RetriesExhausted"), "{last:?}");
 }

@@ -15,7 +15,8 @@ use kube::{
 use mailrelay::{
     api::{MailRelay, RELAY_LABEL},
     lease::{HolderView, LedgerStore, LedgerView},
-    queue::{Audit, Depths, Filter, Queue, QueueNames, UnixMillis},
+    mail::UnixMillis,
+    queue::{Audit, Depths, Filter, Queue, QueueNames},
 };
 use mailsink::Stats;
 use nix::sys::signal::Signal;

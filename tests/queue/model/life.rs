@@ -7,9 +7,10 @@ use std::{
 
 use mailrelay::{
     api::UnknownOutcome,
+    mail::UnixMillis,
     queue::{
-        Advance, At, Claimed, Counted, EnqueueError, OperationId, Progress, Queue, RecoverOptions, Refusal, Schedule,
-        Settled, Settlement, Stage, UnixMillis,
+        Advance, At, Claimed, Counted, EnqueueError, OperationId, PerRecipient, Queue, RecoverOptions, Refusal,
+        Schedule, Settled, Settlement, Stage,
     },
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -37,7 +38,7 @@ pub struct Manners {
 pub enum Doing {
     At(Stage),
     /// The server has answered.
-    Sent(Settlement, Progress, OperationId),
+    Sent(Settlement, PerRecipient, OperationId),
 }
 
 pub struct Worker {
@@ -257,7 +258,7 @@ impl<'a> Life<'a> {
 
     /// The server judges each recipient, and then the mail.
     fn transact(&mut self, claim: &Claimed) -> Doing {
-        let mut progress = Progress::default();
+        let mut progress = PerRecipient::default();
         for recipient in &claim.mail.recipients {
             match self.random.random_range(0..20) {
                 0..=2 => {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mailrelay::{
     api::UnknownOutcome,
-    queue::{Advance, OperationId, Progress, RecoverOptions, Stage},
+    queue::{Advance, OperationId, PerRecipient, RecoverOptions, Stage},
 };
 
 use super::{
@@ -66,7 +66,7 @@ impl Life<'_> {
                     for recipient in &claim.mail.recipients {
                         *self.has.entry(recipient.clone()).or_default() += 1;
                     }
-                    let (operation, progress) = (OperationId::random(), Progress::default());
+                    let (operation, progress) = (OperationId::random(), PerRecipient::default());
                     let settled = queue.settle(&process, &claim, &operation, &delivered(), &progress, self.now).await;
                     settled.expect("settled");
                 }
