@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 
-use super::{Candidate, RelayKey, Stall, pools_of};
+use super::relay::{Candidate, RelayKey, Stall, pools_of};
 use crate::api::{MailRelay, Server};
 
 /// Who owns what, as it is written down: UIDs of relays, the first owner first, by what they own in words.
