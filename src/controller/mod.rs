@@ -35,7 +35,9 @@ pub use api_server::ClientError;
 pub use drive::{ApplyError, Deposed, Driven, Happening, Incident, Pool, Turn};
 pub use housekeeping::{Expired, discard_expired, keep_records};
 pub use observe::{Safety, StoreFacts, Topology, ask, judge};
-pub use plan::{Candidate, Known, Owned, Ownership, Plan, PoolPlan, RelayKey, RelayPlan, Stall, Standing, plan, stand};
+pub use plan::{
+    Candidate, Known, Owned, Ownership, Plan, PoolPlan, RelayKey, RelayPlan, Stall, StallReason, Standing, plan, stand,
+};
 pub use publish::{Records, highest_epoch};
 pub use run::{ControllerError, ControllerOptions, Replica, run};
 pub use status::mirror;

@@ -11,7 +11,7 @@ use kube::{
 use super::{
     ownership::{Owned, Owners, Ownership},
     pool::{PoolPlan, add_to_pools},
-    relay::{Candidate, RelayKey, RelayPlan, Stall, pools_of},
+    relay::{Candidate, RelayKey, RelayPlan, Stall, StallReason, pools_of},
 };
 use crate::{
     api::{MailRelay, RELAY_LABEL},
@@ -44,7 +44,7 @@ pub fn plan(relays: &[Candidate], pods: &[PodFacts], shared_budgets: bool, owner
         let stalled = match &selector {
             Err(stall) => Some(stall.clone()),
             Ok(_) => match objection {
-                Some(message) => Some(Stall { reason: "InvalidSpec", message: message.clone() }),
+                Some(message) => Some(Stall { reason: StallReason::InvalidSpec, message: message.clone() }),
                 None => owners.conflict(relay, shared_budgets),
             },
         };
@@ -118,10 +118,10 @@ fn selector(relay: &MailRelay) -> Result<Selector, Stall> {
         && wanted.match_expressions.as_ref().is_none_or(Vec::is_empty);
     if empty {
         let message = "spec.workers.selector is empty and would select every pod; leave it out or name a label";
-        return Err(Stall { reason: "InvalidSpec", message: message.into() });
+        return Err(Stall { reason: StallReason::InvalidSpec, message: message.into() });
     }
     Selector::try_from(wanted)
-        .map_err(|error| Stall { reason: "InvalidSpec", message: format!("spec.workers.selector: {error}") })
+        .map_err(|error| Stall { reason: StallReason::InvalidSpec, message: format!("spec.workers.selector: {error}") })
 }
 
 #[cfg(test)]

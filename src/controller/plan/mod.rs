@@ -11,5 +11,5 @@ pub use candidates::{Candidates, unreadable};
 pub use decide::{Plan, plan};
 pub use ownership::{Owned, Ownership};
 pub use pool::PoolPlan;
-pub use relay::{Candidate, RelayKey, RelayPlan, Stall, pools_of};
+pub use relay::{Candidate, RelayKey, RelayPlan, Stall, StallReason, pools_of};
 pub use succession::{Known, Standing, stand};

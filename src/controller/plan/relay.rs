@@ -36,11 +36,41 @@ impl std::fmt::Display for RelayKey {
     }
 }
 
+/// The condition reason of a relay that must not work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StallReason {
+    /// The spec breaks a rule.
+    InvalidSpec,
+    /// A queue or payloads that it names are another relay's.
+    QueueConflict,
+    /// A budget that it names is another tenant's.
+    BudgetConflict,
+    /// A server that it names has a budget under another name.
+    DuplicateBudget,
+}
+
+impl StallReason {
+    /// As conditions and records have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidSpec => "InvalidSpec",
+            Self::QueueConflict => "QueueConflict",
+            Self::BudgetConflict => "BudgetConflict",
+            Self::DuplicateBudget => "DuplicateBudget",
+        }
+    }
+
+    /// Whether a budget that the relay names may be another tenant's, whose pods it must not show.
+    pub fn is_about_a_budget(self) -> bool {
+        matches!(self, Self::BudgetConflict | Self::DuplicateBudget)
+    }
+}
+
 /// Why a relay must not work until a person changes something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stall {
-    /// A condition reason: `InvalidSpec`, `QueueConflict`, `BudgetConflict`, `DuplicateBudget`.
-    pub reason: &'static str,
+    /// In one word.
+    pub reason: StallReason,
     /// A sentence that says what to change.
     pub message: String,
 }

@@ -141,7 +141,7 @@ fn says(record: &RelayRecord, plan: &RelayPlan) -> bool {
 }
 
 fn stalled(plan: &RelayPlan) -> Option<String> {
-    plan.stalled.as_ref().map(|stall| format!("{}: {}", stall.reason, stall.message))
+    plan.stalled.as_ref().map(|stall| format!("{}: {}", stall.reason.as_str(), stall.message))
 }
 
 fn refused(answer: i64, key: &str, turn: &Turn<'_>) -> Result<(), Deposed> {

@@ -207,7 +207,7 @@ impl<'a> Facts<'a> {
 
 /// Whether a budget that it names may be another tenant's, whose pods it must not show.
 fn is_foreign(relay: &RelayPlan) -> bool {
-    relay.stalled.as_ref().is_some_and(|stall| matches!(stall.reason, "BudgetConflict" | "DuplicateBudget"))
+    relay.stalled.as_ref().is_some_and(|stall| stall.reason.is_about_a_budget())
 }
 
 /// What is known of the relay's pools; of a pool that it names no more, as long as slots of it may be held and nobody else

@@ -47,7 +47,7 @@ fn members(plan: &Plan, pool: &str) -> Vec<String> {
 
 fn stall<'a>(plan: &'a Plan, name: &str) -> Option<(&'static str, &'a str)> {
     let (_, relay) = plan.relays.iter().find(|(key, _)| key.name == name).expect("the relay");
-    relay.stalled.as_ref().map(|stall| (stall.reason, &*stall.message))
+    relay.stalled.as_ref().map(|stall| (stall.reason.as_str(), &*stall.message))
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::controller::{
 
 pub fn ready(facts: &Facts<'_>) -> Option<Verdict> {
     if let Some(stall) = &facts.relay.stalled {
-        return say(false, stall.reason, &stall.message);
+        return say(false, stall.reason.as_str(), &stall.message);
     }
     if let Some(problem) = facts.store_problem {
         return say(false, "StoreUnreachable", problem);
@@ -127,7 +127,7 @@ fn is_in_force(pool: &PoolFigures<'_>) -> bool {
 
 pub fn stalled(facts: &Facts<'_>) -> Option<Verdict> {
     if let Some(stall) = &facts.relay.stalled {
-        return say(true, stall.reason, &stall.message);
+        return say(true, stall.reason.as_str(), &stall.message);
     }
     if let Some(trouble) = standing_still(facts).filter(|trouble| trouble.needs_a_person) {
         return say(true, trouble.reason, &trouble.message);

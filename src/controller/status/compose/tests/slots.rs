@@ -1,7 +1,10 @@
 //! Who holds which slots, and what is withheld.
 
 use super::*;
-use crate::api::LeaseStatus;
+use crate::{
+    api::LeaseStatus,
+    controller::plan::{Stall, StallReason},
+};
 
 fn budgets(status: &MailRelayStatus) -> Vec<&str> {
     status.leases.iter().map(|lease| &*lease.budget_name).collect()
@@ -103,7 +106,7 @@ fn a_relay_that_was_refused_a_budget_shows_nobody_s_pods() {
     let scene = scene(&["a"]).mirror("mx", &["a"]);
     let key = RelayKey { namespace: "mail".into(), name: "corporate".into() };
     let mut relay = scene.world.plan.relays[&key].clone();
-    relay.stalled = Some(crate::controller::plan::Stall { reason: "BudgetConflict", message: "taken".into() });
+    relay.stalled = Some(Stall { reason: StallReason::BudgetConflict, message: "taken".into() });
     let facts = Facts::of(&scene.world, &relay, &scene.measured, &scene.show(), Timestamp::UNIX_EPOCH);
     assert_eq!(facts.leases, []);
 }
