@@ -17,15 +17,15 @@ use nix::{
     sys::resource::{Resource, getrlimit, setrlimit},
     time::{ClockId, clock_gettime},
 };
-use rand::{Rng, TryRng};
+use rand::{Rng, RngExt, TryRng};
 
-/// Clocks and chance of a simulated process.
+/// Clocks and random numbers of a simulated process.
 pub trait Source {
     /// Since the boot of the machine, suspend included.
     fn boot_clock(&self) -> Duration;
     /// What people would set a watch by; it may jump.
     fn wall_clock(&self) -> SystemTime;
-    /// Chance.
+    /// Random bytes.
     fn fill(&self, bytes: &mut [u8]);
 }
 
@@ -64,15 +64,20 @@ pub fn timestamp() -> jiff::Timestamp {
     jiff::Timestamp::try_from(wall_clock()).unwrap_or_default()
 }
 
-/// A generator of chance.
-pub fn chance() -> impl Rng {
-    Chance
+/// A random number from 0 to 1.
+pub fn fraction() -> f64 {
+    rng().random()
 }
 
-/// So many bytes of chance.
+/// The random number generator: the thread's own, or the simulation's.
+pub fn rng() -> impl Rng {
+    Generator
+}
+
+/// So many random bytes.
 pub fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    chance().fill_bytes(&mut bytes);
+    rng().fill_bytes(&mut bytes);
     bytes
 }
 
@@ -91,9 +96,9 @@ pub fn is_out_of_files(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-struct Chance;
+struct Generator;
 
-impl TryRng for Chance {
+impl TryRng for Generator {
     type Error = Infallible;
 
     fn try_next_u32(&mut self) -> Result<u32, Infallible> {
@@ -141,7 +146,7 @@ mod tests {
     fn a_source_answers_on_its_thread_only_and_until_it_is_taken_away() {
         simulate(Some(Rc::new(Fixed)));
         assert_eq!((boot_clock(), wall_clock()), (Duration::from_secs(7), UNIX_EPOCH + Duration::from_secs(9)));
-        assert_eq!((chance().next_u32(), random_bytes::<3>()), (0xa5a5_a5a5, [0xa5; 3]));
+        assert_eq!((rng().next_u32(), random_bytes::<3>()), (0xa5a5_a5a5, [0xa5; 3]));
         let elsewhere = std::thread::spawn(|| (boot_clock(), random_bytes::<16>()));
         let (boot, random) = elsewhere.join().expect("the other thread");
         assert!(boot != Duration::from_secs(7) && random != [0xa5; 16]);

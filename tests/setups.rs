@@ -81,7 +81,7 @@ async fn set_up_wrongly(wrong: Wrong, reason: &str) {
     match wrong {
         Wrong::Says(..) => {}
         Wrong::Port => {
-            let port = scene.sink.smtp().port().into();
+            let port = scene.sink.smtp().port();
             scene.change(|record| record.spec.servers[0].port = port).await;
         }
         Wrong::Authority => fs::write(credentials.path().join("primary/ca.crt"), &certificate).expect("written"),
@@ -167,7 +167,7 @@ setups! {
         Says(Mail, "450 4.7.1 sending quota exceeded, try again in 3 seconds"), "QuotaExceeded";
     row_38_a_block_list:
         Says(Rcpt, "554 5.7.1 Service unavailable; Client host [192.0.2.1] blocked using zen.spamhaus.org"), "Blocked";
-    row_38_maintenance_at_the_greeting: Says(Greeting, "421 4.3.2 Service shutting down for maintenance"), "ConnectFailed";
+    row_38_maintenance_at_the_greeting: Says(Greeting, "421 4.3.2 Service shutting down for maintenance"), "ServiceUnavailable";
     row_38_a_full_disk: Says(Mail, "452 4.3.1 Insufficient system storage"), "OutOfStorage";
     row_38_a_wrong_port: Port, "ConnectFailed";
     row_38_a_wrong_authority: Authority, "TlsFailed";

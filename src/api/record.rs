@@ -121,9 +121,10 @@ pub struct ServerReport {
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Unavailable {
-    /// A condition reason: `ConnectFailed`, `AuthenticationFailed`, `TlsFailed`, `SecretMissing`, `QuotaExceeded`,
-    /// `OutOfFileDescriptors`, `DeadLetterSurge`, or what of us the server refuses: `RelayDenied`, `LoginRequired`,
-    /// `HeloRefused`, `ClientRefused`, `SenderRefused`, `Blocked`, `RecipientRefused`, `PolicyRefused`.
+    /// A condition reason: `ConnectFailed`, `GreetingRefused`, `ServiceUnavailable`, `OutOfStorage`, `ConnectionLost`,
+    /// `ProtocolError`, `AuthenticationFailed`, `TlsFailed`, `SecretMissing`, `QuotaExceeded`, `OutOfFileDescriptors`,
+    /// `DeadLetterSurge`, or what of us the server refuses: `RelayDenied`, `LoginRequired`, `HeloRefused`,
+    /// `ClientRefused`, `SenderRefused`, `Blocked`, `RecipientRefused`, `PolicyRefused`.
     pub reason: String,
     /// A sentence for people, without secrets.
     pub message: String,

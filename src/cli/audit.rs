@@ -3,8 +3,8 @@
 use std::{fmt::Write as _, process::ExitCode};
 
 use super::{
-    CliError, Output,
-    output::Table,
+    error::CliError,
+    output::{Output, Table},
     relay::{self, Named},
 };
 use crate::{

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{CliError, Output};
+use super::{error::CliError, output::Output};
 use crate::{
     api::DurationText,
     mail::UnixMillis,

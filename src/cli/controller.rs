@@ -2,7 +2,10 @@
 
 use std::process::ExitCode;
 
-use super::{CliError, raise_file_limit, runtime};
+use super::{
+    error::CliError,
+    runtime::{raise_file_limit, runtime},
+};
 use crate::controller::{self, ControllerOptions};
 
 /// Runs the controller until a signal ends it, or until it stops being the leader.

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{CliError, output::print};
+use super::{error::CliError, output::print};
 
 /// Prints the custom resource definition.
 pub fn run() -> Result<ExitCode, CliError> {

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::{
-    CliError, Output, bulk,
-    output::{Pages, Table, age, excerpt},
+    bulk,
+    error::CliError,
+    output::{Output, Pages, Table, age, excerpt},
     rate::{Pace, Rate},
     relay,
 };

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::{
-    CliError, Output, bulk,
-    output::{Table, age, excerpt},
+    bulk,
+    error::CliError,
+    output::{Output, Table, age, excerpt},
     relay, resolve,
 };
 use crate::{

@@ -6,7 +6,10 @@ use jiff::Timestamp;
 
 use serde::Serialize;
 
-use super::{CliError, Output, output::Table};
+use super::{
+    error::CliError,
+    output::{Output, Table},
+};
 use crate::{
     lease::{LedgerState, LedgerStore, LedgerView, QuarantineView, Timing, pools},
     store::{Store, StoreOptions},

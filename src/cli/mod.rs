@@ -8,6 +8,7 @@ mod bulk;
 mod controller;
 mod crd;
 mod dead;
+mod error;
 mod held;
 mod leases;
 mod output;
@@ -16,6 +17,7 @@ mod queue;
 mod rate;
 mod relay;
 mod resolve;
+mod runtime;
 mod send;
 mod status;
 mod worker;
@@ -24,13 +26,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{
-    controller::ControllerOptions,
-    queue::EnqueueError,
-    store::{StoreError, StoreOptions},
-    telemetry::log,
-};
-use output::Output;
+pub use self::error::CliError;
+use self::{output::Output, runtime::runtime};
+use crate::{controller::ControllerOptions, store::StoreOptions, telemetry::log};
 
 /// Shares a mail server's connection budget among the pods of a Kubernetes cluster.
 #[derive(Parser)]
@@ -77,55 +75,6 @@ enum Command {
     Audit(audit::Arguments),
 }
 
-/// Why a command failed. The message says what to do next.
-#[derive(Debug, thiserror::Error)]
-pub enum CliError {
-    /// Redis did not do what was asked.
-    #[error("{source}\n{}", hint(source))]
-    Store {
-        /// What went wrong.
-        #[from]
-        source: StoreError,
-    },
-    /// A mail was not accepted.
-    #[error("{0}")]
-    Enqueue(EnqueueError),
-    /// The arguments fit together in no way; exit code 2.
-    #[error("{0}")]
-    Usage(String),
-    /// Anything else.
-    #[error("{0}")]
-    Failed(String),
-}
-
-impl From<EnqueueError> for CliError {
-    fn from(error: EnqueueError) -> Self {
-        match error {
-            EnqueueError::Store { source, id } if source.is_definite() || id.is_empty() => Self::Store { source },
-            EnqueueError::Store { source, id } => Self::Failed(format!(
-                "{source}\nwhether the mail was queued is not known; send it again with --id {id}, or \"id\": \"{id}\" in its JSON: with this id it is queued once\n{WHERE}"
-            )),
-            refused => Self::Enqueue(refused),
-        }
-    }
-}
-
-/// What to look at when Redis did not answer.
-const WHERE: &str = "check that Redis runs, and name it with --redis-url or MAILRELAY_REDIS_URL";
-
-fn hint(error: &StoreError) -> &'static str {
-    match error {
-        StoreError::Unreachable { .. } | StoreError::TimedOut { .. } => {
-            "nothing was reported as done; check that Redis runs, and name it with --redis-url or MAILRELAY_REDIS_URL"
-        }
-        StoreError::Refused { .. } => "check the Redis user's password and rights, and how much memory Redis may use",
-        StoreError::Newer { .. } => "nothing was changed",
-        StoreError::Options { .. } | StoreError::Garbled { .. } => {
-            "check --redis-url, --redis-dir and the files they name"
-        }
-    }
-}
-
 /// Parses the command line, runs the command, reports a failure.
 pub fn main() -> ExitCode {
     // A signal mask or an exit code of clap's own: 2 for wrong usage, 0 for help.
@@ -165,17 +114,6 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
 /// Runs a command that ends by itself.
 fn short(command: impl Future<Output = Result<ExitCode, CliError>>) -> Result<ExitCode, CliError> {
     runtime(tokio::runtime::Builder::new_current_thread())?.block_on(command)
-}
-
-/// For the programs that run for long. Without it they have what they were started with.
-fn raise_file_limit() {
-    if let Err(error) = crate::system::raise_file_limit() {
-        tracing::warn!(%error, "cannot raise the limit of open files");
-    }
-}
-
-fn runtime(mut builder: tokio::runtime::Builder) -> Result<tokio::runtime::Runtime, CliError> {
-    builder.enable_all().build().map_err(|error| CliError::Failed(format!("cannot start the runtime: {error}")))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::{borrow::Cow, io::Write as _};
 
 use serde::Serialize;
 
-use super::CliError;
+use super::error::CliError;
 
 /// What results look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

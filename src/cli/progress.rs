@@ -4,7 +4,11 @@ use std::{process::ExitCode, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{CliError, Output, output::Table, relay};
+use super::{
+    error::CliError,
+    output::{Output, Table},
+    relay,
+};
 use crate::{
     queue::{BatchName, BatchProgress},
     store::StoreOptions,

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::{
-    CliError, Output,
-    output::{Table, age},
+    error::CliError,
+    output::{Output, Table, age},
     relay::{self, Named},
 };
 use crate::{

@@ -12,7 +12,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{CliError, bulk::summary};
+use super::{bulk::summary, error::CliError};
 use crate::queue::Bulk;
 
 /// So many in a time; none is as fast as can be.

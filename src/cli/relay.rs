@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::CliError;
+use super::error::CliError;
 use crate::{
     api::{self, NameError, RelayRecord, record_key},
     queue::{Queue, QueueNames},

@@ -12,7 +12,11 @@ use std::{
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
-use super::{CliError, Output, output::Table, relay::Target};
+use super::{
+    error::CliError,
+    output::{Output, Table},
+    relay::Target,
+};
 use crate::{
     api::RelayRecord,
     delivery_log::{DeliveryLog, Finding},

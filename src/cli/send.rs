@@ -1,6 +1,7 @@
 //! `mailrelay send`: puts mail into the queue.
 
 mod lines;
+mod sent;
 
 use std::{
     io::Read,
@@ -9,13 +10,13 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{CliError, Output, relay};
+use self::sent::Sent;
+use super::{error::CliError, output::Output, relay};
 use crate::{
     api,
-    queue::{At, BatchName, EnqueueLimits, Enqueued},
+    queue::{At, BatchName, EnqueueLimits},
     store::StoreOptions,
 };
 
@@ -95,17 +96,6 @@ struct Content {
     expires_at: Option<String>,
 }
 
-/// One accepted mail.
-#[derive(Serialize)]
-struct Sent {
-    /// Of the earlier mail when this one is a duplicate.
-    id: String,
-    duplicate: bool,
-    /// The earlier mail has other recipients or another content.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    differs: bool,
-}
-
 /// What the relay's spec allows, or its defaults.
 fn limits(spec: &api::Queue) -> EnqueueLimits {
     EnqueueLimits { max_length: u64::try_from(spec.max_length).unwrap_or(0), max_bytes: 0 }
@@ -127,25 +117,6 @@ pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -
     sent.warn(None);
     output.print(&sent, |sent| format!("{}\n", sent.id))?;
     Ok(ExitCode::SUCCESS)
-}
-
-impl From<Enqueued> for Sent {
-    fn from(enqueued: Enqueued) -> Self {
-        Self { id: enqueued.id, duplicate: enqueued.duplicate, differs: enqueued.differs }
-    }
-}
-
-impl Sent {
-    /// Says so when the mail was dropped though the earlier one is another.
-    fn warn(&self, line: Option<usize>) {
-        if self.differs {
-            tracing::warn!(
-                line,
-                mail.first = self.id,
-                "the mail was dropped as a duplicate of an earlier one with its id or key, but it is another mail: its recipients or its content differ"
-            );
-        }
-    }
 }
 
 impl Content {

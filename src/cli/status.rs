@@ -5,8 +5,9 @@ use std::{fmt::Write as _, process::ExitCode};
 use serde::Serialize;
 
 use super::{
-    CliError, Output, leases,
-    output::Table,
+    error::CliError,
+    leases,
+    output::{Output, Table},
     queue,
     relay::{self, ANSWER_LIMIT, Named, Target},
 };

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use super::{CliError, raise_file_limit, runtime};
+use super::{
+    error::CliError,
+    runtime::{raise_file_limit, runtime},
+};
 use crate::{
     api::DurationText,
     store::StoreOptions,

@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{apply::ApplyError, pools::World};
+use super::{drive::ApplyError, world::World};
 use crate::{
     lease::{LedgerState, LedgerView},
     queue::Recovery,
@@ -139,7 +139,7 @@ impl ControllerMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controller::apply::Deposed;
+    use crate::controller::drive::Deposed;
 
     #[test]
     fn refused_writes_are_counted_by_kind_and_a_look_that_sees_a_later_epoch_is_none() {

@@ -1,55 +1,43 @@
 //! The controller: watches relays and worker pods, divides each mail server's budget among them, and shows how things
-//! stand. Reading order is execution order.
+//! stand. Reading order is execution order: `reconcile` has the turn as one function, and each of its steps a folder.
 //!
-//! | file | step |
+//! | folder or file | step |
 //! |---|---|
-//! | `observe` | I/O: relays and pods, by two watches |
-//! | `plan` | pure: which relay may work, which pods share which budget |
-//! | `shares`, `succession`, `topology` | pure: the policy each ledger should have; who was heard of when; one server, one ledger; how long the Redis that was left may go on |
-//! | `apply`, `records`, `marking` | I/O: one pool's ledger; the relays' records; what must outlive Redis |
-//! | `pools` | the loop of the steps so far: the only writer of ledgers and records |
-//! | `claims`, `cleanup`, `retention`, `safety` | I/O beside it: mail of dead workers, how much of it there is, old dead letters, how Redis keeps its data |
-//! | `status`, `conditions` | pure: what a relay's status says |
-//! | `debts` | pure: whose status is written next |
-//! | `mirror` | pure: what of the ledgers is shown in the statuses, and read back by the next leader |
-//! | `events` | pure: what is worth an Event; and publishing it |
-//! | `relays` | I/O: the only writer of `MailRelay` objects |
-//! | `leader`, `run` | who leads, under which epoch; the process |
+//! | `observe` | I/O: relays and pods, by two watches; what Redis says of itself; who was heard of when |
+//! | `plan` | pure: which relay may work, which pods share which budget; one server, one ledger |
+//! | `drive` | I/O: each pool's ledger; the policy that it should have is pure (`shares`, `saturation`) |
+//! | `publish` | I/O: the relays' records |
+//! | `status` | pure, what a relay's status says; and I/O, the only writer of `MailRelay` objects and their Events |
+//! | `housekeeping` | I/O beside the turns: mail of dead workers, how much of it there is, old dead letters |
+//! | `lead` | who leads, under which epoch; what must outlive Redis |
+//! | `world`, `trouble` | what the leader knows; why something stands still |
+//! | `reconcile`, `run` | the loop of the turns, the only writer of ledgers and records; the process |
 //!
 //! A controller that is dead, doubled or stale makes shares unfair, never too many: what says who gets what (INIT, OPEN,
 //! POLICY) carries the epoch of its leadership, and the ledger refuses older ones. What takes back (REAP, CLEAR) is right
 //! whoever says it: it names the ledger's token and the very state that was proven to be over.
 
-mod apply;
-mod claims;
-mod cleanup;
-mod conditions;
-mod debts;
-mod events;
-mod evidence;
-mod leader;
-mod marking;
+mod api_server;
+mod drive;
+mod housekeeping;
+mod lead;
 mod metrics;
-pub mod mirror;
 mod observe;
 mod plan;
-mod pools;
-mod records;
-mod relays;
-mod retention;
+mod publish;
+mod reconcile;
 mod run;
-mod safety;
-mod saturation;
-mod shares;
 mod status;
-mod succession;
-mod topology;
+mod trouble;
+mod world;
 
-pub use apply::{ApplyError, Deposed, Driven, Happening, Incident, Pool, Turn};
-pub use plan::{Candidate, Owned, Ownership, Plan, PoolPlan, RelayKey, RelayPlan, Stall, plan};
-pub use records::{Records, highest_epoch};
-pub use retention::{Expired, discard_expired, keep_records};
+pub use api_server::ClientError;
+pub use drive::{ApplyError, Deposed, Driven, Happening, Incident, Pool, Turn};
+pub use housekeeping::{Expired, discard_expired, keep_records};
+pub use observe::{Safety, StoreFacts, Topology, ask, judge};
+pub use plan::{
+    Candidate, Known, Owned, Ownership, Plan, PoolPlan, RelayKey, RelayPlan, Stall, StallReason, Standing, plan, stand,
+};
+pub use publish::{Records, highest_epoch};
 pub use run::{ControllerError, ControllerOptions, Replica, run};
-pub use safety::{Safety, StoreFacts, ask, judge};
-pub use succession::{Known, Standing, stand};
-pub use topology::Topology;
+pub use status::mirror;

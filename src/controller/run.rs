@@ -1,17 +1,8 @@
 //! The controller process: waits to lead, leads, and ends when it leads no more.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use kube::{
-    Api, Client, Config,
-    api::{DynamicObject, ListParams},
-    core::ApiResource,
-};
+use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -19,30 +10,21 @@ use tokio::{
 };
 
 use super::{
-    claims::recover_claims,
-    cleanup::watch_cleanup,
-    events::Teller,
-    leader::{Election, LeaderError, Marks, Recorded},
-    marking::Marking,
+    api_server::{self, ClientError},
+    housekeeping::{expire_dead_letters, recover_claims, watch_cleanup},
+    lead::{Election, LeaderError, Marking, OpenedPools, begin, known_pools, mirrors},
     metrics::ControllerMetrics,
-    mirror,
-    observe::Observed,
-    pools::{Pools, PoolsError, World},
-    records,
-    relays::Relays,
-    retention::expire_dead_letters,
-    safety::{Safety, watch_safety},
+    observe::{Observed, Safety, watch_safety},
+    reconcile::{Leadership, ReconcileError, Reconciler},
+    status::{EventRecorder, RelayWriter, Relays},
+    world::World,
 };
 use crate::{
-    api::MailRelay,
-    lease::{LedgerStore, Mirror, ProcessId, Timing, pools},
+    lease::{ProcessId, Timing},
     store::{Store, StoreError, StoreOptions},
     telemetry::http::{Routes, serve},
 };
 
-/// Longer than any answer of the API server that is not a watch, shorter than a dead connection lives by itself.
-const READ_LIMIT: Duration = Duration::from_secs(30);
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long giving up the Lease may take at the end.
 const RESIGN_LIMIT: Duration = Duration::from_secs(3);
 
@@ -75,12 +57,9 @@ pub enum ControllerError {
     /// The options for Redis make no sense.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// No Kubernetes configuration was found.
-    #[error("cannot find out how to reach the API server; run in a pod or set KUBECONFIG")]
-    Config(#[source] kube::config::InferConfigError),
-    /// The configuration cannot be used.
-    #[error("cannot set up the client of the API server")]
-    Client(#[source] kube::Error),
+    /// The API server cannot be reached.
+    #[error(transparent)]
+    Client(#[from] ClientError),
     /// Signals cannot be received.
     #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
@@ -116,7 +95,7 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
 /// Runs a controller until `stop` resolves, or until leadership is lost.
 async fn run_until(options: ControllerOptions, stop: impl Future<Output = ()>) -> Result<(), ControllerError> {
     let store = Store::new(&options.store)?;
-    let client = client().await?;
+    let client = api_server::client().await?;
     let mut registry = Registry::default();
     let (ready, readiness) = watch::channel(false);
     let http = options.http;
@@ -183,16 +162,6 @@ impl Replica {
     }
 }
 
-async fn client() -> Result<Client, ControllerError> {
-    let mut config = Config::infer().await.map_err(ControllerError::Config)?;
-    // The client has none by itself: a half-open connection would hang for ever.
-    config.read_timeout = Some(READ_LIMIT);
-    config.connect_timeout = Some(CONNECT_LIMIT);
-    // Every caller here looks again by itself; fifteen silent repetitions would only hide that.
-    config.default_retry = false;
-    Client::try_from(config).map_err(ControllerError::Client)
-}
-
 async fn lead(
     options: &ControllerOptions,
     client: &Client,
@@ -202,9 +171,9 @@ async fn lead(
 ) -> Result<(), ControllerError> {
     let timing = Timing::default();
     timing.check().map_err(ControllerError::Timing)?;
-    let marks = Marks::new(client.clone(), &options.namespace, &format!("{}-epoch", options.lease_name));
-    let (known, highest) = highest_epoch(store).await;
-    let recorded = begin(&marks, highest).await?;
+    let registry = OpenedPools::new(client.clone(), &options.namespace, &format!("{}-epoch", options.lease_name));
+    let (known, highest) = known_pools(store).await;
+    let recorded = begin(&registry, highest).await.map_err(ControllerError::Epoch)?;
     let epoch = recorded.epoch;
     let mirrors = mirrors(client).await;
     metrics.lead(epoch);
@@ -214,41 +183,39 @@ async fn lead(
     let (judge, safety) = watch::channel(Safety::Unknown);
     let (tell_facts, facts) = watch::channel(None);
     let (report, incidents) = mpsc::unbounded_channel();
-    let (report_mail, recovered) = mpsc::unbounded_channel();
     let (tell, news) = mpsc::unbounded_channel();
-    let ledgers = Pools {
+    let leadership = Leadership {
         store: store.clone(),
         observed: observed.clone(),
         epoch,
         timing,
         shared_budgets: options.shared_budgets,
-        marking: Marking::new(marks, epoch, recorded),
+        marking: Marking::new(registry, epoch, recorded),
         known,
-        mirrors,
         facts,
         world: show_world,
         incidents: report,
         metrics: metrics.clone(),
     };
+    let reconciler = Reconciler::new(leadership, mirrors);
     let relays = Relays {
-        client: client.clone(),
+        writer: RelayWriter::new(client.clone()),
         store: store.clone(),
         observed: observed.clone(),
         world: world.clone(),
         safety: safety.clone(),
         incidents,
-        recovered,
         news,
-        teller: Teller::new(client.clone(), options.identity.clone()),
+        recorder: EventRecorder::new(client.clone(), options.identity.clone()),
         metrics: metrics.clone(),
     };
     let cleanup = watch_cleanup(store.clone(), world.clone(), tell.clone());
-    let retention = expire_dead_letters(store.clone(), world.clone(), tell, metrics.clone());
-    let claims = recover_claims(store.clone(), timing, world, safety, report_mail, metrics.clone());
+    let retention = expire_dead_letters(store.clone(), world.clone(), tell.clone(), metrics.clone());
+    let claims = recover_claims(store.clone(), timing, world, safety, tell, metrics.clone());
     let safety_store = store.clone();
     // One task each: a slow API server must not hold up the ledgers. They end with this future.
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(async move { Some(ledgers.run().await) });
+    tasks.spawn(async move { Some(reconciler.run().await) });
     tasks.spawn(async move {
         relays.run().await;
         None
@@ -270,55 +237,8 @@ async fn lead(
         None
     });
     match tasks.join_next().await {
-        Some(Ok(Some(PoolsError::Deposed(error)))) => Err(ControllerError::Deposed(error.to_string())),
-        Some(Ok(Some(PoolsError::Leader(error)))) => Err(ControllerError::Deposed(error.to_string())),
+        Some(Ok(Some(ReconcileError::Deposed(error)))) => Err(ControllerError::Deposed(error.to_string())),
+        Some(Ok(Some(ReconcileError::Leader(error)))) => Err(ControllerError::Deposed(error.to_string())),
         _ => Err(ControllerError::TaskEnded("leader")),
     }
-}
-
-/// Begins an epoch, again while the API server cannot be reached: the election was won, so nobody else will.
-async fn begin(marks: &Marks, highest: u64) -> Result<Recorded, ControllerError> {
-    loop {
-        match marks.begin(highest).await {
-            Ok(begun) => return Ok(begun),
-            Err(error) if error.is_lost() => return Err(ControllerError::Epoch(error)),
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot begin an epoch"),
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-}
-
-/// What the leader before wrote into the statuses, again while the API server cannot be reached: to act without it could
-/// free slots that are withheld. Asked for anew, since the watch may be behind.
-async fn mirrors(client: &Client) -> BTreeMap<String, Mirror> {
-    let resource = ApiResource::erase::<MailRelay>(&());
-    // A relay whose spec cannot be read still has a status.
-    let relays = Api::<DynamicObject>::all_with(client.clone(), &resource);
-    loop {
-        match tokio::time::timeout(READ_LIMIT, relays.list(&ListParams::default())).await {
-            Ok(Ok(list)) => return mirror::read(list.iter().flat_map(|relay| mirror::leases(&relay.data))),
-            Ok(Err(error)) => tracing::warn!(%error, "cannot list the relays' statuses"),
-            Err(_) => tracing::warn!("cannot list the relays' statuses: no answer in time"),
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-}
-
-/// The pools that have a ledger, and the highest epoch that Redis knows of, by ledgers and records; nothing when it does not
-/// answer: whatever knows a later epoch says so when it is written to.
-async fn highest_epoch(store: &Store) -> (BTreeSet<String>, u64) {
-    let read = async { Ok::<_, StoreError>((pools(store).await?, records::highest_epoch(store).await?)) };
-    let (names, mut highest) = match read.await {
-        Ok(read) => read,
-        Err(error) => {
-            tracing::warn!(%error, "cannot read which epochs Redis knows of");
-            return (BTreeSet::new(), 0);
-        }
-    };
-    for name in &names {
-        if let Ok(snapshot) = LedgerStore::new(store.clone(), name).snapshot().await {
-            highest = highest.max(snapshot.ledger.map_or(0, |ledger| ledger.epoch));
-        }
-    }
-    (names.into_iter().collect(), highest)
 }

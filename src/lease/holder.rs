@@ -1,4 +1,6 @@
-//! The worker's side of the protocol as a pure state machine: time comes in as an argument, messages go in and out.
+//! The worker's side of the protocol as a pure state machine: time comes in as an argument, messages go in and out. Here are
+//! the life of an incarnation and its end; `sync` is the talk with the ledger, `slots` what is counted, `withheld` what may
+//! not be used.
 //!
 //! | rule | where |
 //! |---|---|
@@ -9,6 +11,10 @@
 //! | R5a what an older process of the pod left | [`Holder::inherit`] |
 //! | R7 a new token is answered by re-assertion | [`Holder::answer`] |
 
+mod slots;
+mod sync;
+mod withheld;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -16,17 +22,15 @@ use std::{
 
 use super::{
     clock::BootTime,
-    connections::{Entry, Left, Note},
+    connections::{Entry, Note},
     evidence::{Identity, Numbers},
     quarantine::QuarantineTimers,
-    slot::SlotStatus,
-    state::{Granted, LedgerState, Quarantine, SyncReply, SyncRequest},
+    state::Quarantine,
+    status::SlotStatus,
     timing::Timing,
-    wire,
 };
 
-/// Why the slot of a connection that an older process left is withheld.
-const INHERITED: &str = "inherited";
+pub use self::withheld::Inheritance;
 
 /// Where an incarnation is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,15 +43,6 @@ enum Stage {
     Held,
     /// Over: no slot may be opened, and no new incarnation begins before the last one is closed.
     Abandoned,
-}
-
-/// What an older process of this pod left (R5a).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Inheritance {
-    /// The older processes whose every connection is proven to have ended, or is in `unproven`.
-    pub accounts: Vec<String>,
-    /// Connections that a server may still count: the id of each slot, and for how long it is to be withheld.
-    pub unproven: Vec<(String, Duration)>,
 }
 
 /// One counted slot.
@@ -192,15 +187,6 @@ impl Holder {
         }
     }
 
-    /// What an older process of this pod left (R5a): unproven connections go into quarantine with the registration, and the
-    /// claims of the processes that are accounted for are free with it. To be called before the first request.
-    pub fn inherit(&mut self, inheritance: Inheritance, now: BootTime) {
-        self.accounts.extend(inheritance.accounts);
-        for (id, hold) in inheritance.unproven {
-            self.push_unclean(id, INHERITED, hold, None, now);
-        }
-    }
-
     /// The times in use.
     pub fn timing(&self) -> &Timing {
         &self.timing
@@ -216,27 +202,6 @@ impl Holder {
         self.deadline
     }
 
-    /// Whether a SYNC should go at once rather than at the next heartbeat.
-    pub fn is_due(&self) -> bool {
-        self.due && self.flight.is_none()
-    }
-
-    /// How long to wait until the next request when nothing happens; `jitter` is random in -1..=1.
-    pub fn pause(&self, jitter: f64) -> Duration {
-        let base = if self.answered && !self.recovering { self.timing.heartbeat } else { self.timing.retry };
-        base.mul_f64(1.0 + Timing::JITTER * jitter.clamp(-1.0, 1.0))
-    }
-
-    /// How many slots count here (R4).
-    pub fn counted(&self) -> u32 {
-        count(self.slots.len() + self.unclean.iter().filter(|unclean| !unclean.sent).count())
-    }
-
-    /// How many slots may have a socket of ours: counted, and not given up as unclean.
-    pub fn held(&self) -> usize {
-        self.slots.len()
-    }
-
     /// R3: at the deadline the limit is 0 and the incarnation is over. Returns whether that happened now.
     pub fn tick(&mut self, now: BootTime) -> bool {
         let ended = self.stage == Stage::Held && self.deadline.is_some_and(|deadline| now >= deadline);
@@ -245,312 +210,6 @@ impl Holder {
             self.due = true;
         }
         ended
-    }
-
-    /// The next message, if one may be sent now: one SYNC in flight, each seq once (R1). `now` is the moment of sending.
-    pub fn request(&mut self, now: BootTime) -> Option<SyncRequest> {
-        self.tick(now);
-        if self.flight.is_some() {
-            return None;
-        }
-        self.due = false;
-        self.forget_expired(now);
-        if self.stage == Stage::Abandoned {
-            if !self.slots.is_empty() || (self.closing && !self.has_untold()) {
-                return None;
-            }
-            self.begin_incarnation(0);
-        }
-        let asking = self.stage == Stage::Asking;
-        let mut carried = Vec::new();
-        if !asking {
-            self.seq += 1;
-            for unclean in &mut self.unclean {
-                if !unclean.known && !unclean.proven {
-                    unclean.sent = true;
-                    carried.push(unclean.entry.clone());
-                }
-            }
-        }
-        let need = count(self.slots.len());
-        self.limit = self.limit.min(need);
-        self.flight = Some(Flight {
-            inc: self.inc(),
-            seq: self.seq,
-            sent: now,
-            carried: carried.iter().map(|entry| entry.id.clone()).collect(),
-            free_heard: false,
-        });
-        let connected = self.slots.values().filter(|slot| slot.connected).count();
-        let busy = self.slots.values().filter(|slot| slot.busy).count();
-        Some(SyncRequest {
-            token: self.token.clone(),
-            inc: self.inc(),
-            pod_uid: self.pod_uid.clone(),
-            pod: self.pod.clone(),
-            process: self.process.clone(),
-            boot_id: self.boot_id.clone(),
-            generation: if asking { 0 } else { self.generation },
-            seq: self.seq,
-            need,
-            want: if self.closing { 0 } else { self.want },
-            open: count(connected),
-            busy: count(busy),
-            hold: self.hold(),
-            seen: self.seen,
-            quarantine: carried,
-            accounts: if asking { Vec::new() } else { self.accounts.clone() },
-        })
-    }
-
-    /// Takes in the answer to `request`, or that there was none in time.
-    pub fn answer(&mut self, request: &SyncRequest, reply: Option<SyncReply>, now: BootTime) {
-        self.tick(now);
-        // Only the latest message of the living incarnation counts; a late answer raises nothing (R1).
-        let Some(flight) = self.flight.take_if(|flight| flight.inc == request.inc && flight.seq == request.seq) else {
-            return;
-        };
-        self.answered = matches!(reply, Some(SyncReply::Ok(_)));
-        match reply {
-            None | Some(SyncReply::Wait(_) | SyncReply::Stale) => {}
-            Some(SyncReply::Ok(granted)) => self.accept(&flight, &granted, now),
-            Some(SyncReply::Token { token, .. }) => {
-                self.token = token;
-                for unclean in &mut self.unclean {
-                    unclean.known = false;
-                }
-                if self.stage == Stage::Registering {
-                    self.begin_incarnation(0);
-                }
-                self.due = true;
-            }
-            Some(SyncReply::Register { last }) => match self.stage {
-                Stage::Asking => {
-                    (self.stage, self.generation, self.due) = (Stage::Registering, last + 1, true);
-                }
-                // Someone was faster: with a pause, so that two processes cannot drive each other in a circle.
-                Stage::Registering => self.begin_incarnation(last + 1),
-                Stage::Held | Stage::Abandoned => self.abandon(),
-            },
-            Some(SyncReply::Gone) => match self.stage {
-                Stage::Asking | Stage::Registering => self.begin_incarnation(0),
-                Stage::Held | Stage::Abandoned => self.abandon(),
-            },
-        }
-    }
-
-    fn accept(&mut self, flight: &Flight, granted: &Granted, now: BootTime) {
-        self.stage = Stage::Held;
-        self.deadline = Some(flight.sent + granted.lease.min(self.timing.lease));
-        (self.claim, self.granted, self.limit) = (granted.claim, granted.limit, granted.limit);
-        self.entitlement = granted.entitlement;
-        self.recovering = granted.state == LedgerState::Rec;
-        self.keep = if self.recovering { granted.claim } else { granted.claim.min(granted.entitlement) };
-        self.seen = self.seen.max(granted.version);
-        for unclean in &mut self.unclean {
-            if flight.carried.contains(&unclean.entry.id) {
-                unclean.known = true;
-            }
-        }
-        // Whatever carried an entry before has been answered or comes too late: the list is the truth about it.
-        let is_there = |id: &String| granted.quarantine.iter().any(|entry| entry.id == *id);
-        let proven = &mut self.proven;
-        proven.retain(is_there);
-        self.unclean.retain(|unclean| {
-            if unclean.proven && is_there(&unclean.entry.id) {
-                proven.insert(unclean.entry.id.clone());
-            }
-            !unclean.proven
-        });
-        self.withheld.observe(&granted.quarantine, now);
-        self.due |= flight.free_heard && self.is_short();
-        self.revoke_surplus();
-        self.tick(now);
-    }
-
-    /// An event of the pool: `<kind> <inc or ->`. Not for what we published ourselves, nor for freed slots when we have all.
-    pub fn hear(&mut self, event: &str) {
-        let (kind, inc) = event.split_once(' ').unwrap_or((event, "-"));
-        if inc == self.inc() {
-            return;
-        }
-        match (kind, &mut self.flight) {
-            ("free", Some(flight)) => flight.free_heard = true,
-            ("free", None) => self.due |= self.is_short() || self.stage != Stage::Held,
-            _ => self.due = true,
-        }
-    }
-
-    /// Whether [`Holder::count`] would give a slot.
-    pub fn may_count(&self, now: BootTime) -> bool {
-        let lives = self.stage == Stage::Held && !self.closing;
-        lives && self.counted() < self.limit && self.has_time(now, self.timing.start_margin)
-    }
-
-    /// Counts one more slot, if the limit and the time allow (R4). To be called before `connect()`.
-    pub fn count(&mut self, now: BootTime) -> Option<u64> {
-        self.tick(now);
-        self.may_count(now).then(|| {
-            let slot = self.numbers.0.draw();
-            self.slots.insert(slot, Counted::default());
-            slot
-        })
-    }
-
-    /// Where the slot's connection is written down.
-    pub fn set_entry(&mut self, slot: u64, entry: Entry) {
-        if let Some(counted) = self.slots.get_mut(&slot) {
-            counted.entry = Some(entry);
-        }
-    }
-
-    /// What became of connections that are written down, since this was last asked.
-    pub fn take_notes(&mut self) -> Vec<Note> {
-        std::mem::take(&mut self.notes)
-    }
-
-    /// The server's end was seen, though the slot is not given back yet: it counts, but should this process die, nothing of
-    /// its connection is left to be found.
-    pub fn ended(&mut self, slot: u64) {
-        if let Some(counted) = self.slots.get_mut(&slot) {
-            self.notes.extend(counted.entry.take().map(Note::Ended));
-        }
-    }
-
-    /// The slot's session is over: EOF was read, or `connect()` failed (R4).
-    pub fn release(&mut self, slot: u64) {
-        if let Some(counted) = self.slots.remove(&slot) {
-            self.notes.extend(counted.entry.map(Note::Ended));
-            self.tell_of_free();
-        }
-    }
-
-    fn tell_of_free(&mut self) {
-        let kept = self.entitlement.min(self.want);
-        let others_wait = !self.recovering && self.claim > self.granted.min(kept);
-        self.due |= others_wait || self.closing || (self.stage == Stage::Abandoned && self.slots.is_empty());
-    }
-
-    /// The slot's session ended uncleanly: the server may count it for `hold` more. It counts until a SYNC took it along.
-    /// Returns the id under which it is withheld.
-    pub fn quarantine(&mut self, slot: u64, why: &str, hold: Duration, now: BootTime) -> String {
-        let id = Left::id_of(&self.process, slot);
-        if let Some(counted) = self.slots.remove(&slot) {
-            self.push_unclean(id.clone(), why, hold, counted.entry, now);
-            self.due = true;
-        }
-        id
-    }
-
-    /// The server's end of a withheld connection was seen after all: its slot is free at once. For slots of this process and
-    /// for inherited ones; an id that is not withheld changes nothing.
-    pub fn prove(&mut self, id: &str) {
-        if let Some(at) = self.unclean.iter().position(|unclean| unclean.entry.id == id) {
-            self.notes.extend(self.unclean[at].written.take().map(Note::Ended));
-            if !self.unclean[at].sent {
-                self.unclean.remove(at);
-                self.tell_of_free();
-                return;
-            }
-            // No SYNC tells of it any more. One that did may be on its way: only the answer to a later one shows whether
-            // the ledger has it.
-            self.unclean[at].proven = true;
-            self.due |= !self.unclean[at].known;
-        }
-        if self.withheld.has(id) {
-            self.proven.insert(id.to_owned());
-        }
-    }
-
-    fn push_unclean(&mut self, id: String, why: &str, hold: Duration, written: Option<Entry>, now: BootTime) {
-        let entry = Quarantine { id, slots: 1, seconds: wire::seconds(hold), why: why.to_owned() };
-        let over = now + self.timing.quarantine_watch(Duration::from_secs(entry.seconds));
-        self.notes.extend(written.map(|written| Note::Withheld(written, over)));
-        self.unclean.push(Unclean { entry, over, sent: false, known: false, proven: false, written });
-    }
-
-    /// What the server has forgotten by now is nobody's business any more.
-    fn forget_expired(&mut self, now: BootTime) {
-        self.unclean.retain(|unclean| now < unclean.over);
-    }
-
-    /// How many slots could be used from now on.
-    pub fn set_want(&mut self, want: u32) {
-        self.due |= self.stage == Stage::Held && want.min(self.entitlement) != self.want.min(self.entitlement);
-        self.want = want;
-    }
-
-    /// The pool's `sessionTimeout`: the longest among those who share it.
-    pub fn set_hold(&mut self, session_timeout: Duration) {
-        self.session_timeout = session_timeout;
-    }
-
-    /// How long a slot is withheld when nothing proves that the server knows its session to be over.
-    pub fn hold(&self) -> Duration {
-        self.timing.hold(self.session_timeout)
-    }
-
-    /// Whether the slot is in a mail transaction: such slots are revoked last.
-    pub fn set_busy(&mut self, slot: u64, busy: bool) {
-        if let Some(counted) = self.slots.get_mut(&slot) {
-            counted.busy = busy;
-        }
-    }
-
-    /// The slot's session is connected.
-    pub fn set_connected(&mut self, slot: u64) {
-        if let Some(counted) = self.slots.get_mut(&slot) {
-            counted.connected = true;
-        }
-    }
-
-    /// Whether the slot must be given back: finish this mail, start no other, close.
-    pub fn is_revoked(&self, slot: u64) -> bool {
-        self.slots.get(&slot).is_none_or(|counted| counted.revoked)
-    }
-
-    /// Whether a transaction may start on the slot.
-    pub fn may_start(&self, slot: u64, now: BootTime) -> bool {
-        !self.is_revoked(slot) && self.has_time(now, self.timing.start_margin)
-    }
-
-    /// Whether the final dot may be sent.
-    pub fn may_commit(&self, now: BootTime) -> bool {
-        self.has_time(now, self.timing.commit_margin)
-    }
-
-    /// How long until all sessions must be closed.
-    pub fn time_left(&self, now: BootTime) -> Duration {
-        self.deadline.map_or(Duration::ZERO, |d| d.saturating_sub(self.timing.close_margin).saturating_since(now))
-    }
-
-    fn has_time(&self, now: BootTime, margin: Duration) -> bool {
-        self.deadline.is_some_and(|deadline| now + margin < deadline)
-    }
-
-    /// Quarantine that may be cleared, with the token to name: it is over on our clock, or its server's end was seen.
-    pub fn over(&self, now: BootTime) -> Vec<String> {
-        if self.stage != Stage::Held {
-            return Vec::new();
-        }
-        let mut over = self.withheld.over(now, &self.timing);
-        over.extend(self.proven.iter().cloned());
-        over.sort();
-        over.dedup();
-        over
-    }
-
-    /// How long until the next quarantine may be cleared.
-    pub fn next_over(&self, now: BootTime) -> Option<Duration> {
-        let next = if self.proven.is_empty() { self.withheld.next(now, &self.timing) } else { Some(Duration::ZERO) };
-        next.filter(|_| self.stage == Stage::Held)
-    }
-
-    /// Someone cleared it, maybe we.
-    pub fn cleared(&mut self, id: &str) {
-        self.withheld.forget(id);
-        self.proven.remove(id);
-        self.due |= self.closing;
     }
 
     /// No slot any more: give everything back.
@@ -566,12 +225,6 @@ impl Holder {
     /// it withholds.
     pub fn is_done(&self) -> bool {
         self.closing && self.slots.is_empty() && self.stage != Stage::Held && !self.has_untold()
-    }
-
-    /// Whether slots are withheld of which the ledger has not heard. Until it has, no other holder of this process may take
-    /// this one's place: to the ledger it would have accounted for them.
-    fn has_untold(&self) -> bool {
-        self.unclean.iter().any(|unclean| !unclean.known && !unclean.proven)
     }
 
     /// The LEAVE of a closing process, once nothing is counted and its unclean slots are in the ledger's quarantine.
@@ -611,11 +264,6 @@ impl Holder {
         format!("{}.{}", self.process, self.incarnation)
     }
 
-    /// Whether we have less than we could use.
-    fn is_short(&self) -> bool {
-        self.granted < self.entitlement.min(self.want)
-    }
-
     fn abandon(&mut self) {
         self.stage = Stage::Abandoned;
         (self.limit, self.keep, self.granted, self.claim) = (0, 0, 0, 0);
@@ -631,23 +279,6 @@ impl Holder {
         (self.limit, self.keep, self.granted, self.claim) = (0, 0, 0, 0);
         self.deadline = None;
         self.flight = None;
-    }
-
-    /// Revokes what is above the share: idle slots first, and of those the youngest.
-    fn revoke_surplus(&mut self) {
-        let mut kept: Vec<(bool, std::cmp::Reverse<u64>)> = self
-            .slots
-            .iter()
-            .filter(|(_, counted)| !counted.revoked)
-            .map(|(id, counted)| (counted.busy, std::cmp::Reverse(*id)))
-            .collect();
-        kept.sort_unstable();
-        let surplus = kept.len().saturating_sub(self.keep as usize);
-        for (_, id) in &kept[..surplus] {
-            if let Some(counted) = self.slots.get_mut(&id.0) {
-                counted.revoked = true;
-            }
-        }
     }
 }
 

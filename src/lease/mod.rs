@@ -43,10 +43,13 @@ mod connections;
 mod deadman;
 mod evidence;
 mod holder;
+mod pool;
 mod quarantine;
 mod recovery;
+mod shared;
 mod slot;
 mod state;
+mod status;
 mod store;
 mod task;
 mod timing;
@@ -57,13 +60,15 @@ pub use connections::{ConnectionTable, Entry, Left, Note, Predecessor};
 pub use deadman::{DeadManSwitch, KernelSwitch, NoSwitch, SwitchError, TRIAL, Unprotected, self_check, trial};
 pub use evidence::{Identity, Numbers, PodGuard, ProcessId, bind_pod, boot_id};
 pub use holder::{Holder, Inheritance, Leaving};
+pub use pool::{SlotOptions, SlotPool};
 pub use quarantine::QuarantineTimers;
 pub use recovery::{Action, Evidence, Incarnation, Mirror, MirroredHolder, MirroredQuarantine, OldPrimary, Watch};
-pub use slot::{Slot, SlotOptions, SlotPool, SlotStatus, Withheld};
+pub use slot::{Slot, Withheld};
 pub use state::{
     ClearReply, CondemnReply, Granted, HolderView, InitReply, InitRequest, LeaveReply, Ledger, LedgerState, LedgerView,
     Missing, OpenReply, OpenRequest, Policy, PolicyReply, Quarantine, QuarantineView, ReapReply, Snapshot, SyncReply,
     SyncRequest, Wait,
 };
+pub use status::SlotStatus;
 pub use store::{CALL_LIMIT, CARRIED, LedgerStore, SaturationRecord, TOO_MANY, pools};
 pub use timing::Timing;

@@ -4,96 +4,24 @@
 //! [`Watch::actions`] says. A new leader starts with what the one before wrote down ([`Mirror`]), and waits the full times
 //! (R8).
 
+mod action;
+mod decide;
 mod mirror;
+mod restore;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
+pub use action::{Action, Evidence, OldPrimary};
 pub use mirror::{Incarnation, Mirror, MirroredHolder, MirroredQuarantine};
 
 use super::{
     clock::BootTime,
     quarantine::QuarantineTimers,
-    state::{HolderView, LedgerState, LedgerView, Missing, Quarantine, QuarantineView, Snapshot},
-    timing::Timing,
-    wire,
+    state::{HolderView, LedgerState, LedgerView, Snapshot},
 };
-
-/// What the leader knows besides the ledger. It says that no new connection comes, never that the server knows of an end:
-/// whatever proves a process dead, its slots are withheld for [`Timing::hold`].
-#[derive(Clone, Debug, Default)]
-pub struct Evidence {
-    /// UIDs of pods whose worker process is proven dead by R5b: pod phase Succeeded or Failed AND the worker's container
-    /// terminated with a container id.
-    pub dead: BTreeSet<String>,
-    /// UIDs of pods whose worker container has never run: nothing can be open there.
-    pub never_started: BTreeSet<String>,
-}
-
-/// How long a node that was left may still take writes (R8).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OldPrimary {
-    /// It takes none later than this after the node that answers now was seen first; zero when no replica ever followed it.
-    StopsWithin(Duration),
-    /// Nothing bounds it: the new ledger opens by roll call only, since whoever re-asserted here has left the old one.
-    Unbounded,
-}
-
-/// What the leader is to do now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// The ledger in force is an older copy of itself: `LedgerStore::condemn` with the highest version that was seen. It is
-    /// lost from then on.
-    Condemn {
-        /// That version.
-        version: u64,
-    },
-    /// INIT with a new token and the current policy; then read the epoch back (R9).
-    Init {
-        /// The fence to name.
-        fence: String,
-        /// Quarantine that is not over.
-        quarantine: Vec<Quarantine>,
-        /// The highest version that was seen: the new ledger's is above it.
-        version: u64,
-    },
-    /// OPEN, after the mark that the pool was opened is durable (R9).
-    Open {
-        /// The token to name.
-        token: String,
-        /// Who did not re-assert.
-        missing: Vec<Missing>,
-    },
-    /// REAP: silent for too long (R5c).
-    Reap {
-        /// The token to name.
-        token: String,
-        /// The incarnation.
-        inc: String,
-        /// The seq to compare.
-        seq: u64,
-        /// For how long its slots are withheld.
-        quarantine: Duration,
-    },
-    /// `REAP_DEAD`: proven dead (R5b).
-    ReapDead {
-        /// The token to name.
-        token: String,
-        /// The incarnation.
-        inc: String,
-        /// For how long its slots are withheld.
-        quarantine: Duration,
-    },
-    /// CLEAR: quarantines are over.
-    Clear {
-        /// The token to name.
-        token: String,
-        /// The entries.
-        ids: Vec<String>,
-    },
-}
 
 /// How many ended incarnations a leader remembers; forgetting one can only withhold more.
 const MOST_REMEMBERED: usize = 10_000;
@@ -162,7 +90,7 @@ pub struct Watch {
     /// The pods that the API lists as workers of the pool.
     listed: Option<BTreeSet<String>>,
     /// Holders that the mirror of the leader before did not list.
-    unlisted: Option<mirror::Unlisted>,
+    unlisted: Option<restore::Unlisted>,
     /// Whose slots a quarantine holds, as the leader before knew it, by its id.
     origins: BTreeMap<String, String>,
 }
@@ -343,156 +271,6 @@ impl Watch {
             self.seen.insert(holder.inc.clone(), fresh);
         }
     }
-
-    /// What is to be done now. `session_timeout` is the pool's. `opened`: whether the pool was ever open (R9's mark); a
-    /// fresh one opens at once.
-    pub fn actions(
-        &self,
-        now: BootTime,
-        timing: &Timing,
-        session_timeout: Duration,
-        opened: bool,
-        old_primary: OldPrimary,
-        evidence: &Evidence,
-    ) -> Vec<Action> {
-        let hold = timing.hold(session_timeout);
-        if let Some((fence, since)) = &self.outage {
-            if self.is_older_copy {
-                return vec![Action::Condemn { version: self.version }];
-            }
-            // Where nothing bounds the old primary, waiting is of no use: nothing is granted before everyone has come over.
-            let OldPrimary::StopsWithin(wait) = old_primary else { return vec![self.init(fence, now, timing)] };
-            let safe = now.saturating_since(*since) >= wait;
-            return if safe { vec![self.init(fence, now, timing)] } else { Vec::new() };
-        }
-        let Some(view) = &self.view else { return Vec::new() };
-        let mut actions = Vec::new();
-        let reclaim = self.reclaim(now, timing);
-        if let Some((token, since)) = &self.recovery {
-            let waited = old_primary != OldPrimary::Unbounded && now.saturating_since(*since) >= reclaim;
-            if !opened || waited || self.all_answer(view, evidence) {
-                actions.push(Action::Open {
-                    token: token.clone(),
-                    missing: if opened { self.missing(view, hold, evidence) } else { Vec::new() },
-                });
-            }
-        }
-        for holder in &view.holders {
-            let (token, inc) = (view.token.clone(), holder.inc.clone());
-            let silent = self.seen.get(&holder.inc).map_or(Duration::ZERO, |seen| now.saturating_since(seen.since));
-            if evidence.dead.contains(&holder.pod_uid) {
-                actions.push(Action::ReapDead { token, inc, quarantine: hold });
-            } else if silent >= reclaim {
-                actions.push(Action::Reap { token, inc, seq: holder.seq, quarantine: hold });
-            }
-        }
-        let ids = self.withheld.over(now, timing);
-        if !ids.is_empty() {
-            actions.push(Action::Clear { token: view.token.clone(), ids });
-        }
-        actions
-    }
-
-    fn init(&self, fence: &str, now: BootTime, timing: &Timing) -> Action {
-        let quarantine = self.withheld.unexpired(now, timing).into_iter().map(again).collect();
-        Action::Init { fence: fence.to_owned(), quarantine, version: self.version }
-    }
-
-    /// How long a seq must stay the same until its holder has passed its deadline: by the longest lease that may be in use,
-    /// since a worker learns the length from the ledger, and keeps what it learnt until it renews.
-    fn reclaim(&self, now: BootTime, timing: &Timing) -> Duration {
-        let longest = self
-            .longer
-            .iter()
-            .filter(|(lease, since)| now.saturating_since(*since) < timing.stretched(*lease + Timing::SLACK))
-            .map(|(lease, _)| *lease)
-            .chain([self.lease])
-            .max();
-        timing.reclaim.max(timing.stretched(longest.unwrap_or_default() + Timing::SLACK))
-    }
-
-    /// Whether everyone on the roll has re-asserted, is proven dead or never started: then nothing is open that the new
-    /// ledger does not count, and it need not wait (R8).
-    fn all_answer(&self, view: &LedgerView, evidence: &Evidence) -> bool {
-        let Some(listed) = self.listed.as_ref().filter(|_| self.history) else { return false };
-        let gone = self.seen.iter().filter(|(inc, _)| view.holder(inc).is_none());
-        let answers = |pod: &str| {
-            let is_there = view.holders_of(pod).next().is_some();
-            is_there || evidence.dead.contains(pod) || evidence.never_started.contains(pod)
-        };
-        gone.map(|(_, seen)| seen).all(|seen| self.fate(seen, view, evidence) != Fate::Unknown)
-            && self.shares().into_keys().chain(listed.iter().map(String::as_str)).all(answers)
-    }
-
-    /// What became of a holder that is not in the ledger.
-    fn fate(&self, gone: &Seen, view: &LedgerView, evidence: &Evidence) -> Fate {
-        let pod = &gone.holder.pod_uid;
-        let heirs = || view.holders_of(pod);
-        // The same process under a new incarnation has accounted for all its old sockets (R3).
-        if heirs().any(|heir| heir.process == gone.holder.process) {
-            return Fate::Lives;
-        }
-        // Generations begin anew with the ledger, so what came later to our eyes is also newer.
-        let is_newer = |heir: &HolderView| {
-            let later = self.seen.get(&heir.inc).is_some_and(|seen| seen.first > gone.since);
-            let later = later && !self.over.contains_key(&heir.inc);
-            heir.generation > gone.holder.generation || later
-        };
-        if heirs().any(is_newer) {
-            return Fate::Replaced;
-        }
-        if evidence.dead.contains(pod) { Fate::Dead } else { Fate::Unknown }
-    }
-
-    /// Who was seen before and has not re-asserted, with the larger of its claim and its share.
-    fn missing(&self, view: &LedgerView, hold: Duration, evidence: &Evidence) -> Vec<Missing> {
-        let withhold = |inc: &str, id: String, slots: u32| {
-            let quarantine = Quarantine { id, slots, seconds: wire::seconds(hold), why: "missing".to_owned() };
-            (slots > 0).then(|| Missing { inc: inc.to_owned(), quarantine })
-        };
-        let shares = self.shares();
-        let share = |pod: &str| shares.get(pod).copied().unwrap_or(0);
-        let gone = self.seen.iter().filter(|(inc, _)| view.holder(inc).is_none());
-        let holders = gone.filter_map(|(inc, seen)| {
-            // However its process ended, the server may not know.
-            (self.fate(seen, view, evidence) != Fate::Lives).then_some(())?;
-            let holder = &seen.holder;
-            withhold(inc, format!("{inc}.{}", holder.seq), holder.claim.max(share(&holder.pod_uid)))
-        });
-        // A pod that came, was granted and was lost between two looks. Who answers for it now may be the successor of the
-        // one that was granted, of an earlier boot even, of which it knows nothing.
-        let strangers = shares.iter().filter_map(|(pod, share)| {
-            let mut known = self.seen.values().filter(|seen| seen.holder.pod_uid == **pod);
-            if known.any(|seen| seen.settled || !self.history) || evidence.never_started.contains(*pod) {
-                return None;
-            }
-            let own = view.holders_of(pod).map(|holder| holder.claim);
-            let left = share.saturating_sub(own.sum());
-            withhold("", format!("{pod}.{}", view.token), left)
-        });
-        let unlisted = self
-            .unlisted
-            .iter()
-            .filter_map(|unlisted| withhold("", format!("unlisted.{}", view.token), unlisted.missing(view)));
-        holders.chain(strangers).chain(unlisted).collect()
-    }
-}
-
-/// What became of a holder that did not re-assert.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    /// Its process goes on under another incarnation.
-    Lives,
-    /// A newer process of its pod proves it dead (R5a).
-    Replaced,
-    /// Proven dead by the state of its pod (R5b).
-    Dead,
-    Unknown,
-}
-
-fn again(entry: QuarantineView) -> Quarantine {
-    let QuarantineView { id, slots, seconds, why } = entry;
-    Quarantine { id, slots, seconds, why }
 }
 
 #[cfg(test)]

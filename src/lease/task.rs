@@ -8,7 +8,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     holder::Holder,
-    slot::{LONGEST_SLEEP, Shared},
+    shared::{LONGEST_SLEEP, Shared},
     state::{ClearReply, LeaveReply, SyncRequest},
     store::LedgerStore,
 };
@@ -120,7 +120,7 @@ pub(super) async fn clear(shared: &Shared, ledger: &LedgerStore) {
 
 /// Waits for the next heartbeat, a reason to go at once, or the deadline.
 async fn rest(shared: &Shared) {
-    let pause = shared.look(|holder, _| holder.pause(system::chance().random_range(-1.0..=1.0)));
+    let pause = shared.look(|holder, _| holder.pause(system::rng().random_range(-1.0..=1.0)));
     let end = tokio::time::Instant::now() + pause;
     loop {
         if shared.look(|holder, _| holder.is_due()) {
@@ -141,7 +141,7 @@ pub(super) async fn listen(shared: &Shared, ledger: &LedgerStore) {
             debug!(ledger.pool = ledger.pool(), %error, "cannot follow the pool's events");
         }
         let pause = shared.look(|holder, _| holder.timing().retry);
-        tokio::time::sleep(pause.mul_f64(system::chance().random_range(1.0..2.0))).await;
+        tokio::time::sleep(pause.mul_f64(system::rng().random_range(1.0..2.0))).await;
     }
 }
 

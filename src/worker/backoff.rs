@@ -24,7 +24,7 @@ impl Backoff {
 
     /// Counts a failure; how long to wait now.
     pub fn next(&mut self) -> Duration {
-        let delay = Self::delay(self.tries, system::chance().random());
+        let delay = Self::delay(self.tries, system::rng().random());
         self.tries = self.tries.saturating_add(1);
         delay
     }

@@ -7,7 +7,9 @@
 //! worker has them withheld. A worker whose lines may be incomplete counts as one of which nothing is known.
 //!
 //! Lines have a fixed length, and each is written at once, so that a kill cannot leave half of one: first
-//! [`PROCESSES`] lines for processes, then those for connections.
+//! `PROCESSES` lines for processes, then those for connections.
+
+mod line;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,100 +27,15 @@ use std::{
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use self::line::{Kind, LINE, Line, MOST, PROCESSES, Process, Written, moment, processes, written};
 use super::kernel_sockets::{Ends, canonical, network_namespace};
 use crate::lease::{BootTime, ConnectionTable, Entry, Left, Note, Predecessor, ProcessId};
 
 /// Where a worker finds the file that its supervisor made: the number of a file descriptor.
 pub const CONNECTIONS_FD: &str = "MAILRELAY_CONNECTIONS_FD";
 
-/// The length of a line; a divisor of the page size, so that none lies on two pages.
-const LINE: usize = 512;
-/// Lines for processes. A worker that dies in a loop is started once a second; the oldest are forgotten then.
-const PROCESSES: u32 = 256;
-/// Lines for connections: more than a budget can be, several times over.
-const MOST: u32 = 8192;
-
-/// Stands for no moment.
-const NEVER: &str = "-";
-
 /// After this time no server remembers a connection: the longest `sessionTimeout` is a day.
 const LONGEST_MEMORY: Duration = Duration::from_secs(25 * 3_600);
-
-/// What a line is about; its first byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Free,
-    /// A process all of whose connections are here.
-    Complete,
-    /// A process that could not write one of them down.
-    Incomplete,
-    /// A slot without a connection, or whose ends are not known.
-    Reserved,
-    /// A connection with both ends.
-    Connected,
-}
-
-impl Kind {
-    const fn byte(self) -> u8 {
-        match self {
-            Self::Free => 0,
-            Self::Complete => b'P',
-            Self::Incomplete => b'I',
-            Self::Reserved => b'R',
-            Self::Connected => b'C',
-        }
-    }
-
-    fn of(byte: u8) -> Self {
-        [Self::Complete, Self::Incomplete, Self::Reserved, Self::Connected]
-            .into_iter()
-            .find(|kind| kind.byte() == byte)
-            .unwrap_or(Self::Free)
-    }
-}
-
-/// A line: its kind and its words. For a process: id, network namespace, and when it died. For a connection: process, slot,
-/// pool, until when the slot is withheld or [`NEVER`], ends. Moments are milliseconds after boot.
-#[derive(Clone, Debug)]
-struct Line {
-    kind: Kind,
-    words: Vec<String>,
-}
-
-/// One connection, or slot of which no connection is known.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Written {
-    /// The process that opened it.
-    process: String,
-    /// The number of its slot.
-    slot: u64,
-    /// The budget whose slot it is.
-    pool: String,
-    /// Until when its process, alive, withholds the slot, if it does.
-    until: Option<BootTime>,
-    /// Its ends, once known.
-    ends: Option<Ends>,
-}
-
-impl Written {
-    /// The line for it.
-    fn words(&self) -> (Kind, String) {
-        let until = self.until.map_or_else(|| NEVER.to_owned(), moment);
-        let (kind, ends) = match self.ends {
-            Some((local, remote)) => (Kind::Connected, format!(" {local} {remote}")),
-            None => (Kind::Reserved, String::new()),
-        };
-        (kind, format!("{} {} {} {until}{ends}", self.process, self.slot, self.pool))
-    }
-}
-
-fn moment(at: BootTime) -> String {
-    at.since_boot().as_millis().to_string()
-}
-
-fn parse_moment(word: &str) -> Option<BootTime> {
-    word.parse().ok().map(Duration::from_millis).map(BootTime::after_boot)
-}
 
 /// The file.
 #[derive(Debug)]
@@ -273,45 +190,6 @@ impl ConnectionFile {
     }
 }
 
-/// A process that is written down.
-struct Process {
-    index: u32,
-    kind: Kind,
-    id: String,
-    namespace: String,
-    died: Option<BootTime>,
-}
-
-fn processes(lines: &[Line]) -> Vec<Process> {
-    let known = (0..PROCESSES).zip(lines).filter(|(_, line)| matches!(line.kind, Kind::Complete | Kind::Incomplete));
-    known
-        .filter_map(|(index, line)| {
-            let [id, namespace, died @ ..] = &line.words[..] else { return None };
-            let died = died.first().and_then(|died| parse_moment(died));
-            Some(Process { index, kind: line.kind, id: id.clone(), namespace: namespace.clone(), died })
-        })
-        .collect()
-}
-
-fn written(lines: &[Line]) -> Vec<(Entry, Written)> {
-    let connections = lines.iter().enumerate().skip(PROCESSES as usize);
-    connections
-        .filter_map(|(index, line)| {
-            if !matches!(line.kind, Kind::Reserved | Kind::Connected) {
-                return None;
-            }
-            let [process, slot, pool, until, ends @ ..] = &line.words[..] else { return None };
-            let ends = match ends {
-                [local, remote] => local.parse().ok().zip(remote.parse().ok()),
-                _ => None,
-            };
-            let entry = Entry { line: u32::try_from(index).ok()? - PROCESSES, slot: slot.parse().ok()? };
-            let (process, pool, until) = (process.clone(), pool.clone(), parse_moment(until));
-            Some((entry, Written { process, slot: entry.slot, pool, until, ends }))
-        })
-        .collect()
-}
-
 impl ConnectionTable for ConnectionFile {
     fn begin(&self, process: &ProcessId) -> io::Result<()> {
         let mut own = self.own();
@@ -376,134 +254,4 @@ impl ConnectionTable for ConnectionFile {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
-mod tests {
-    use super::*;
-
-    /// One file as two processes have it open, and its descriptor.
-    fn pair() -> (ConnectionFile, ConnectionFile, OwnedFd) {
-        let (supervisor, descriptor) = ConnectionFile::create().unwrap();
-        let worker = ConnectionFile::over(File::from(descriptor.try_clone().unwrap()));
-        (supervisor, worker, descriptor)
-    }
-
-    fn ends(port: u16) -> Ends {
-        (format!("10.0.0.1:{port}").parse().unwrap(), "[2001:db8::25]:25".parse().unwrap())
-    }
-
-    #[test]
-    fn what_a_worker_wrote_is_there_after_its_death_and_what_it_ended_is_not() {
-        let (supervisor, worker, _descriptor) = pair();
-        let process = ProcessId::random();
-        worker.begin(&process).unwrap();
-        let entries: Vec<Entry> = (0..3).map(|slot| worker.reserve("mx.example.org", slot).unwrap()).collect();
-        worker.connected(entries[0], ends(1).0, ends(1).1);
-        worker.connected(entries[1], ends(2).0, ends(2).1);
-        worker.note(Note::Ended(entries[1]));
-        assert_eq!(supervisor.bury(BootTime::now()).unwrap(), [(entries[0], ends(1))], "the third has no ends");
-        let [predecessor] = &supervisor.predecessors().unwrap()[..] else { panic!("one process") };
-        assert_eq!((&*predecessor.process, predecessor.complete), (process.as_str(), true));
-        assert!(predecessor.died.is_some());
-        assert_eq!(predecessor.connections.len(), 2, "{predecessor:?}");
-        assert!(predecessor.connections.iter().all(|left| left.pool == "mx.example.org"));
-        supervisor.strike(entries[0]).unwrap();
-        assert_eq!(supervisor.predecessors().unwrap()[0].connections.len(), 1);
-    }
-
-    #[test]
-    fn only_the_living_use_their_ends() {
-        let (supervisor, first, descriptor) = pair();
-        first.begin(&ProcessId::random()).unwrap();
-        let entry = first.reserve("a", 1).unwrap();
-        first.connected(entry, ends(1).0, ends(1).1);
-        supervisor.bury(BootTime::now()).unwrap();
-        let second = ConnectionFile::over(File::from(descriptor.try_clone().unwrap()));
-        second.begin(&ProcessId::random()).unwrap();
-        let entry = second.reserve("a", 1).unwrap();
-        second.connected(entry, ends(2).0, ends(2).1);
-        assert_eq!(supervisor.in_use().unwrap(), BTreeSet::from([ends(2)]));
-    }
-
-    #[test]
-    fn a_successor_sees_its_predecessors_and_neither_its_own_nor_an_id_twice() {
-        let (_supervisor, first, descriptor) = pair();
-        first.begin(&ProcessId::random()).unwrap();
-        first.reserve("a", 1).unwrap();
-        first.reserve("b", 2).unwrap();
-        let second = ConnectionFile::over(File::from(descriptor.try_clone().unwrap()));
-        second.begin(&ProcessId::random()).unwrap();
-        let reused = second.reserve("a", 1).unwrap();
-        second.note(Note::Ended(reused));
-        let entry = second.reserve("a", 2).unwrap();
-        assert_eq!(entry.line, reused.line);
-        second.note(Note::Ended(reused));
-        second.note(Note::Withheld(reused, BootTime::now()));
-        assert_eq!(written(&second.lines().unwrap()).len(), 3, "a late note of the slot before changes nothing");
-        let predecessors = second.predecessors().unwrap();
-        assert_eq!(predecessors.len(), 1);
-        let mut ids: Vec<&str> = predecessors[0].connections.iter().map(|left| &*left.id).collect();
-        ids.sort_unstable();
-        let process = &predecessors[0].process;
-        assert_eq!(ids, [Left::id_of(process, 1), Left::id_of(process, 2)]);
-    }
-
-    #[test]
-    fn what_is_withheld_stays_written_down_until_its_time_is_over() {
-        let (supervisor, worker, _descriptor) = pair();
-        worker.begin(&ProcessId::random()).unwrap();
-        let (early, late) = (BootTime::now(), BootTime::now() + Duration::from_secs(300));
-        let over = worker.reserve("a", 1).unwrap();
-        worker.connected(over, ends(1).0, ends(1).1);
-        worker.note(Note::Withheld(over, early));
-        let lasts = worker.reserve("a", 2).unwrap();
-        worker.note(Note::Withheld(lasts, late));
-        let until = |predecessors: &[Predecessor]| -> Vec<_> {
-            predecessors[0].connections.iter().map(|left| left.until.map(moment)).collect()
-        };
-        assert_eq!(until(&supervisor.predecessors().unwrap()), [Some(moment(early)), Some(moment(late))]);
-        // All other lines are taken: the one whose time is over makes room, though nobody struck it out.
-        let room = (3..u64::from(MOST) + 2).filter(|slot| worker.reserve("a", *slot).is_some()).count();
-        assert_eq!(room, MOST as usize - 1);
-        assert_eq!(worker.reserve("a", 0), None);
-        assert!(until(&supervisor.predecessors().unwrap()).contains(&Some(moment(late))));
-        assert_eq!(supervisor.bury(BootTime::now()).unwrap(), [], "its line is another slot's, which has no ends");
-    }
-
-    #[test]
-    fn a_connection_that_cannot_be_written_down_makes_its_process_incomplete() {
-        let (supervisor, worker, _descriptor) = pair();
-        assert_eq!(worker.reserve("a", 1), None, "a process that is not known");
-        worker.begin(&ProcessId::random()).unwrap();
-        assert_eq!(worker.reserve(&"x".repeat(LINE), 1), None);
-        assert!(!supervisor.predecessors().unwrap()[0].complete);
-        assert!(worker.reserve("a", 2).is_some());
-        assert!(!supervisor.predecessors().unwrap()[0].complete, "once incomplete, always incomplete");
-    }
-
-    #[test]
-    fn what_no_server_remembers_any_more_is_struck_out() {
-        let (supervisor, worker, _descriptor) = pair();
-        worker.begin(&ProcessId::random()).unwrap();
-        worker.reserve("a", 1).unwrap();
-        let died = BootTime::now();
-        assert!(supervisor.bury(died).unwrap().is_empty(), "it has no ends");
-        supervisor.bury(died + Duration::from_secs(24 * 3_600)).unwrap();
-        assert_eq!(supervisor.predecessors().unwrap()[0].connections.len(), 1);
-        supervisor.bury(died + Duration::from_secs(26 * 3_600)).unwrap();
-        assert_eq!(supervisor.predecessors().unwrap()[0].connections.len(), 0);
-    }
-
-    #[test]
-    fn more_processes_than_lines_make_the_oldest_unknown_and_not_accounted_for() {
-        let (supervisor, worker, descriptor) = pair();
-        let first = ProcessId::random();
-        worker.begin(&first).unwrap();
-        for _ in 0..PROCESSES {
-            let next = ConnectionFile::over(File::from(descriptor.try_clone().unwrap()));
-            next.begin(&ProcessId::random()).unwrap();
-        }
-        let known = supervisor.predecessors().unwrap();
-        assert_eq!(known.len(), PROCESSES as usize);
-        assert!(known.iter().all(|predecessor| predecessor.process != first.as_str()));
-    }
-}
+mod tests;

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use rand::RngExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -17,15 +16,14 @@ use super::{
     follow::{Followed, Refused},
     guard::DeathGuard,
     host::{Guard, Host},
-    intake::Intake,
     outcome::{Conclusion, Policy},
     settle::Settler,
+    wishes::Intake,
 };
 use crate::{
     lease::{Identity, ProcessId},
     queue::{Queue, Room, Settlement, TOO_OLD},
     store::Store,
-    system,
     telemetry::metrics::WorkerMetrics,
 };
 
@@ -81,12 +79,12 @@ pub struct Context {
     /// Told when a mail may be due at once.
     pub promote: Notify,
     /// One permit for each mail being sent; all of them for a mail that must be sent alone.
-    pub company: Arc<Semaphore>,
+    pub admission: Arc<Semaphore>,
 }
 
 impl Context {
-    /// A semaphore for [`Context::company`].
-    pub fn company() -> Arc<Semaphore> {
+    /// A semaphore for [`Context::admission`].
+    pub fn admission() -> Arc<Semaphore> {
         Arc::new(Semaphore::new(EVERYBODY as usize))
     }
 
@@ -94,7 +92,7 @@ impl Context {
     pub async fn admit(&self, alone: bool) -> Option<OwnedSemaphorePermit> {
         let permits = if alone { EVERYBODY } else { 1 };
         // The semaphore is never closed.
-        Arc::clone(&self.company).acquire_many_owned(permits).await.ok()
+        Arc::clone(&self.admission).acquire_many_owned(permits).await.ok()
     }
 
     /// Notes how a mail ended; should too much mail die, all servers rest. What is left of a mail that others have is none.
@@ -141,9 +139,4 @@ pub fn default_helo() -> String {
     let name = name.trim();
     let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
     if is_name { name.to_owned() } else { "localhost".to_owned() }
-}
-
-/// A throw of the dice that decide how long a mail waits, from 0 to 1.
-pub fn throw() -> f64 {
-    system::chance().random()
 }

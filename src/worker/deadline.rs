@@ -6,9 +6,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{sleep, sleep_until};
-
-use super::settle::Work;
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// The slowest server that is not stuck, in bytes a second.
 const SLOWEST: u64 = 16 * 1024;
@@ -24,7 +22,7 @@ impl Deadlines {
     }
 
     /// For the wait until a mail may be sent alone, or beside others.
-    pub fn company(self) -> Duration {
+    pub fn admission(self) -> Duration {
         self.0
     }
 
@@ -43,10 +41,11 @@ impl Deadlines {
         self.0
     }
 
-    /// Resolves when the transaction of a mail, which begins now, is stuck; to the stage at which it is.
-    pub async fn overdue(self, work: &Work, bytes: usize) -> &'static str {
+    /// Resolves when the transaction of a mail, which begins now, is stuck; to the stage at which it is. `committed_at` says
+    /// since when the server may have the whole message.
+    pub async fn overdue(self, committed_at: impl Fn() -> Option<Instant>, bytes: usize) -> &'static str {
         sleep(self.sending(bytes)).await;
-        match work.committed_at() {
+        match committed_at() {
             None => "sending",
             Some(committed) => {
                 sleep_until(committed + self.committing()).await;

@@ -7,20 +7,23 @@ use std::{
 };
 
 use tokio::{sync::Notify, time::Instant};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     breaker::{Limits, Permit},
-    context::Context,
-    inheritance, sender,
-    server::Server,
+    follow::Followed,
+    host::Host,
+    inheritance,
+    server::{Opening, Server},
 };
 use crate::{
     api::{RelayRecord, ServerReport, Unavailable},
     lease::{
-        BootTime, ConnectionTable, DeadManSwitch, ProcessId, SlotOptions, SlotPool, SwitchError, Timing, Unprotected,
+        BootTime, ConnectionTable, DeadManSwitch, Identity, ProcessId, Slot, SlotOptions, SlotPool, SwitchError,
+        Timing, Unprotected,
     },
     rate::Buckets,
+    store::Store,
     telemetry::metrics::{ByPool, ByServer, WorkerMetrics},
 };
 
@@ -45,8 +48,26 @@ impl Room {
     }
 }
 
-/// All servers.
-pub struct Fleet {
+/// What the fleet joins pools with.
+pub struct Joining {
+    /// The machine, whose dead-man switches guard the pools.
+    pub host: Arc<dyn Host>,
+    /// Redis.
+    pub store: Store,
+    /// Who we are.
+    pub identity: Identity,
+    /// The relay in force.
+    pub relay: Followed,
+    /// Ends when no pool may be joined any more.
+    pub stop: CancellationToken,
+}
+
+/// All servers. Clones are the same.
+#[derive(Clone)]
+pub struct Fleet(Arc<Inner>);
+
+struct Inner {
+    joining: Joining,
     members: Mutex<Members>,
     changed: Arc<Notify>,
     sessions: TaskTracker,
@@ -71,25 +92,26 @@ enum Pool {
 
 impl Fleet {
     /// No servers yet.
-    pub fn new() -> Self {
-        Self {
+    pub fn new(joining: Joining) -> Self {
+        Self(Arc::new(Inner {
+            joining,
             members: Mutex::default(),
             changed: Arc::new(Notify::new()),
             sessions: TaskTracker::new(),
             unprotected: OnceLock::new(),
             table: OnceLock::new(),
-        }
+        }))
     }
 
     /// Says that the dead-man switch does not work here: no session is ever opened (lease R6). To be told before the
     /// pools are joined.
     pub fn refuse(&self, why: SwitchError) {
-        let _ = self.unprotected.set(why);
+        let _ = self.0.unprotected.set(why);
     }
 
     /// Resolves when a session may have become possible since the last call. Cancel-safe.
     pub async fn changed(&self) {
-        self.changed.notified().await;
+        self.0.changed.notified().await;
     }
 
     /// The servers now.
@@ -121,13 +143,22 @@ impl Fleet {
         self.members().servers.iter().map(|server| server.opening()).sum()
     }
 
-    /// Opens up to `wanted` sessions, each on the server whose share is used least; how many.
-    pub fn open(&self, wanted: usize, context: &Arc<Context>) -> usize {
-        self.open_at(|_| true, wanted, context)
+    /// Opens up to `wanted` sessions, each on the server whose share is used least; how many. `live` is the life of a session.
+    pub fn open<L: Future<Output = ()> + Send + 'static>(
+        &self,
+        wanted: usize,
+        live: &impl Fn(Arc<Server>, Slot, Opening) -> L,
+    ) -> usize {
+        self.open_at(|_| true, wanted, live)
     }
 
     /// The same, at those servers only whose name `fits`.
-    pub fn open_at(&self, fits: impl Fn(&str) -> bool, wanted: usize, context: &Arc<Context>) -> usize {
+    pub fn open_at<L: Future<Output = ()> + Send + 'static>(
+        &self,
+        fits: impl Fn(&str) -> bool,
+        wanted: usize,
+        live: &impl Fn(Arc<Server>, Slot, Opening) -> L,
+    ) -> usize {
         let mut servers = self.servers();
         servers.retain(|server| fits(&server.name));
         for opened in 0..wanted {
@@ -138,15 +169,15 @@ impl Fleet {
             let now = Instant::now();
             let found = servers.iter().find_map(|server| server.try_open(now).map(|found| (server, found)));
             let Some((server, (slot, opening))) = found else { return opened };
-            self.sessions.spawn(sender::run(Arc::clone(context), Arc::clone(server), slot, opening));
+            self.0.sessions.spawn(live(Arc::clone(server), slot, opening));
         }
         wanted
     }
 
     /// Resolves when every session has ended and no more will come.
     pub async fn drained(&self) {
-        self.sessions.close();
-        self.sessions.wait().await;
+        self.0.sessions.close();
+        self.0.sessions.wait().await;
     }
 
     /// Gives up all slots; every session has ended, or is given up with them.
@@ -164,7 +195,7 @@ impl Fleet {
     pub fn account_in(&self, table: Option<Arc<dyn ConnectionTable>>, process: &ProcessId) {
         let Some(table) = table else { return };
         match table.begin(process) {
-            Ok(()) => drop(self.table.set(table)),
+            Ok(()) => drop(self.0.table.set(table)),
             Err(error) => {
                 tracing::warn!(%error, "the supervisor cannot be told of connections; should this process die, all its slots are withheld");
             }
@@ -174,6 +205,7 @@ impl Fleet {
     /// What the controller should know of the servers.
     pub fn report(&self) -> Vec<ServerReport> {
         let refused = self
+            .0
             .unprotected
             .get()
             .map(|why| Unavailable { reason: "NoDeadManSwitch".to_owned(), message: why.to_string() });
@@ -205,13 +237,14 @@ impl Fleet {
     }
 
     /// Makes the servers those of the record. Sessions of servers that are gone or different end after their mail.
-    pub fn follow(&self, record: &RelayRecord, context: &Arc<Context>) {
+    pub fn follow(&self, record: &RelayRecord) {
         let limits = Limits {
             consecutive_failures: u32::try_from(record.spec.breaker.consecutive_failures).unwrap_or(1),
             pause: record.spec.breaker.pause.get(),
         };
+        let joining = &self.0.joining;
         let lease = Duration::from_millis(record.lease_ms);
-        let protected = self.unprotected.get().is_none();
+        let protected = self.0.unprotected.get().is_none();
         let mut members = self.members();
         let Members { servers, pools } = &mut *members;
         servers.retain(|server| {
@@ -237,7 +270,7 @@ impl Fleet {
         for (name, pool) in pools.iter_mut() {
             if matches!(pool, Pool::InUse(_, length) if !wanted(name) || *length != lease) {
                 let Pool::InUse(old, _) = std::mem::replace(pool, Pool::Leaving) else { continue };
-                tokio::spawn(leave(name.clone(), old, Arc::clone(context)));
+                tokio::spawn(self.clone().see_off(name.clone(), old));
             }
         }
         let timing = Timing::with_lease(lease);
@@ -251,13 +284,13 @@ impl Fleet {
             let name = settings.pool();
             let pool = pools.entry(name.clone()).or_insert_with(|| {
                 let switch: Box<dyn DeadManSwitch> =
-                    if protected { context.host.switch() } else { Box::new(Unprotected) };
+                    if protected { joining.host.switch() } else { Box::new(Unprotected) };
                 let hold = settings.session_timeout.get();
-                let table = self.table.get().cloned();
+                let table = self.0.table.get().cloned();
                 let inheritance = inheritance::of(table.as_deref(), &name, timing.hold(hold), &timing, BootTime::now());
                 let pending = inheritance.unproven.iter().map(|(id, _)| id.clone()).collect();
                 let options = SlotOptions { hold, inheritance, table: table.clone(), switch };
-                let (store, identity) = (context.store.clone(), context.identity.clone());
+                let (store, identity) = (joining.store.clone(), joining.identity.clone());
                 let pool = SlotPool::spawn_with(store, &name, identity, timing, options);
                 if !protected {
                     pool.set_want(0);
@@ -265,12 +298,12 @@ impl Fleet {
                 if let Some(table) = table {
                     tokio::spawn(inheritance::prove(table, pool.clone(), pending, timing.hold(hold)));
                 }
-                tokio::spawn(forward(pool.clone(), Arc::clone(&self.changed)));
+                tokio::spawn(forward(pool.clone(), Arc::clone(&self.0.changed)));
                 Pool::InUse(pool, lease)
             });
-            // A pool that is leaving comes back through `leave`, which calls this again.
+            // A pool that is leaving comes back through `see_off`, which calls this again.
             let Pool::InUse(pool, _) = pool else { continue };
-            let (buckets, changed) = (Buckets::new(context.store.clone(), &name), Arc::clone(&self.changed));
+            let (buckets, changed) = (Buckets::new(joining.store.clone(), &name), Arc::clone(&self.0.changed));
             servers.push(Arc::new(Server::new(settings, pool.clone(), buckets, limits, changed)));
         }
         for server in &record.spec.servers {
@@ -280,23 +313,24 @@ impl Fleet {
             }
         }
         drop(members);
-        self.changed.notify_one();
+        self.0.changed.notify_one();
+    }
+
+    /// Waits until the sessions of a pool are gone and the ledger has heard it; then the name is free again.
+    async fn see_off(self, name: String, pool: SlotPool) {
+        pool.shutdown().await;
+        self.members().pools.remove(&name);
+        let Joining { relay, stop, .. } = &self.0.joining;
+        let record = relay.borrow().clone();
+        if let Some(record) = record
+            && !stop.is_cancelled()
+        {
+            self.follow(&record);
+        }
     }
 
     fn members(&self) -> MutexGuard<'_, Members> {
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Waits until the sessions of a pool are gone and the ledger has heard it; then the name is free again.
-async fn leave(name: String, pool: SlotPool, context: Arc<Context>) {
-    pool.shutdown().await;
-    context.fleet.members().pools.remove(&name);
-    let record = context.relay.borrow().clone();
-    if let Some(record) = record
-        && !context.stop.is_cancelled()
-    {
-        context.fleet.follow(&record, &context);
+        self.0.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -3,26 +3,32 @@
 //! Claims belong to free sessions only, so no mail waits in a worker that could be sent by another. With nothing to do,
 //! the blocking move of the queue wakes this task; nothing is polled.
 
+mod claim;
+mod claiming;
+mod give;
+
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::Instant,
-};
+use tokio::time::Instant;
 
+use self::{claim::Claim, give::give};
 use super::{
     backoff::Backoff,
-    context::{self, Context},
+    context::Context,
     fleet::Room,
     outcome::{self, Moment},
-    pace::{Pace, Permits},
+    sender,
+    server::{Opening, Server},
     settle::Work,
+    wishes::{Request, Requests, Wish},
 };
 use crate::{
     api::RelayRecord,
-    queue::{Arrivals, At, Batch, Queue, QueueNames},
+    lease::Slot,
+    queue::{Arrivals, At, Queue, QueueNames},
     store::StoreError,
+    system,
     telemetry::metrics::ByKind,
 };
 
@@ -38,73 +44,10 @@ const SETTLEMENTS: usize = 256;
 /// How long a mail is kept for a session that is being opened for it.
 const KEPT: Duration = Duration::from_secs(10);
 
-/// Where free sessions ask for mail. Clones are the same place.
-#[derive(Clone)]
-pub struct Intake {
-    requests: mpsc::UnboundedSender<Request>,
-}
-
-/// What all sessions say, for the task that answers.
-pub type Requests = mpsc::UnboundedReceiver<Request>;
-
-/// What a session says.
-pub enum Request {
-    /// It asks for a mail.
-    Next(Wish),
-    /// Its server cannot take this one.
-    PassOn(Box<Work>),
-}
-
-/// A session that asks for a mail.
-pub struct Wish {
-    pub(super) session: oneshot::Sender<Work>,
-    /// The name of its server.
-    server: String,
-    pace: Arc<Pace>,
-    /// How long it asks, unless a mail is being claimed for it then.
-    until: Instant,
-}
-
-impl Intake {
-    /// The two ends.
-    pub fn new() -> (Self, Requests) {
-        let (requests, receiver) = mpsc::unbounded_channel();
-        (Self { requests }, receiver)
-    }
-
-    /// The next mail; `None` when none came within `rest`, or no more will come. One that is being claimed by then is
-    /// waited for, however long that takes. Cancelling withdraws the wish: a mail that is being claimed for it goes to
-    /// another session, to one that is opened for it, or back to the queue.
-    pub async fn next(&self, server: &str, pace: &Arc<Pace>, rest: Duration) -> Option<Work> {
-        let (session, mail) = oneshot::channel();
-        let until = Instant::now() + rest;
-        let wish = Wish { session, server: server.to_owned(), pace: Arc::clone(pace), until };
-        self.requests.send(Request::Next(wish)).ok()?;
-        mail.await.ok()
-    }
-
-    /// Gives a mail, of which nothing was sent, to a session of a server that it fits; or back to the queue, should none be
-    /// to be had.
-    pub fn pass_on(&self, work: Work) {
-        // Without a task that answers, it goes back to the queue as it is dropped.
-        let _ = self.requests.send(Request::PassOn(Box::new(work)));
-    }
-}
-
 /// The queue that mail is taken from now.
 struct Source {
     queue: Queue,
     arrivals: Arrivals,
-}
-
-/// A claim on its way, with the sessions it is for.
-struct Claim {
-    queue: Queue,
-    sessions: VecDeque<Wish>,
-    /// Leave for their mails; sessions of servers for which there was none get nothing this time.
-    permits: Vec<Permits>,
-    wanted: usize,
-    claimed: Result<Batch, StoreError>,
 }
 
 struct Task {
@@ -222,7 +165,7 @@ impl Task {
         let fitting = self.kept.iter().position(|(work, _)| work.fits(&wish.server));
         self.waiting.push_back(wish);
         if let Some((work, until)) = fitting.and_then(|at| self.kept.remove(at))
-            && let Some(work) = offer(work, &mut self.waiting)
+            && let Some(work) = give(work, &mut self.waiting, None)
         {
             self.kept.push_front((work, until));
         }
@@ -230,7 +173,7 @@ impl Task {
     }
 
     fn pass_on(&mut self, work: Work) {
-        if let Some(work) = offer(work, &mut self.waiting) {
+        if let Some(work) = give(work, &mut self.waiting, None) {
             self.keep(work);
         }
         self.look = true;
@@ -239,7 +182,7 @@ impl Task {
     /// No session came for it: it goes back to the queue, to be tried at once, or later when few servers would do.
     fn give_up_first_kept(&mut self) {
         let Some((work, _)) = self.kept.pop_front().filter(|(work, _)| work.is_choosy()) else { return };
-        let moment = Moment { now: work.queue.estimate(At::Redis), random: context::throw() };
+        let moment = Moment { now: work.queue.estimate(At::Redis), random: system::fraction() };
         let conclusion = outcome::unplaced(&work.claimed.header, &self.context.settler.policy(), moment);
         self.context.settler.settle(work, conclusion, || {});
     }
@@ -284,7 +227,7 @@ impl Task {
             Ok(depths) => {
                 let pending = usize::try_from(depths.pending).unwrap_or(usize::MAX);
                 let missing = pending.saturating_sub(self.context.fleet.opening());
-                let opened = self.context.fleet.open(missing, &self.context);
+                let opened = self.context.fleet.open(missing, &session_in(&self.context));
                 if opened == missing {
                     // A session comes for each; of what arrives until then the queue tells.
                     self.look = false;
@@ -307,61 +250,6 @@ impl Task {
         self.waiting.iter().filter_map(|wish| wish.pace.rests_until(now)).min()
     }
 
-    /// Starts a claim for all sessions that wait and may send.
-    fn claim(&mut self, queue: Queue) {
-        let now = Instant::now();
-        let (mut sessions, mut others) = (VecDeque::new(), VecDeque::new());
-        for wish in self.waiting.drain(..) {
-            let takes_part = sessions.len() < BATCH && wish.pace.rests_until(now).is_none();
-            if takes_part { sessions.push_back(wish) } else { others.push_back(wish) }
-        }
-        self.waiting = others;
-        let context = Arc::clone(&self.context);
-        let claim = async move {
-            let permits = permits_for(&sessions).await;
-            let wanted = permits.iter().map(Permits::count).sum();
-            let (process, pod) = (context.process.as_str(), &context.identity.pod);
-            let claimed = match wanted {
-                0 => Ok(Batch::default()),
-                wanted => queue.claim(process, pod, wanted, At::Redis).await,
-            };
-            Claim { queue, sessions, permits, wanted, claimed }
-        };
-        self.claims.push(claim.boxed());
-    }
-
-    /// Gives what was claimed to the sessions; those that get nothing wait on.
-    fn hand_out(&mut self, claim: Claim) {
-        let Claim { queue, mut sessions, mut permits, wanted, claimed } = claim;
-        match claimed {
-            // No server may get mail now.
-            Ok(_) if wanted == 0 => self.look = true,
-            Ok(Batch { mails, ended }) => {
-                let count = mails.len();
-                // Entries that yield nothing must not hold up the mail behind them.
-                let went_on = count + ended > 0;
-                if went_on {
-                    self.backoff.reset();
-                }
-                self.context.metrics.claims.inc_by(count as u64);
-                for claimed in mails {
-                    let work = Work::new(claimed, queue.clone(), self.context.settler.clone());
-                    if let Some(work) = give(work, &mut sessions, &mut permits)
-                        .and_then(|work| give(work, &mut self.waiting, &mut permits))
-                    {
-                        self.keep(work);
-                    }
-                }
-                self.look = true;
-                self.dry = (count < wanted).then_some(went_on);
-            }
-            Err(error) => self.failed(&error),
-        }
-        // They came first.
-        sessions.extend(self.waiting.drain(..));
-        self.waiting = sessions;
-    }
-
     /// Keeps a mail for a session that is to be opened for it; while none can be it goes back to the queue.
     fn keep(&mut self, work: Work) {
         if !self.context.stop.is_cancelled() {
@@ -377,7 +265,8 @@ impl Task {
         let fleet = &self.context.fleet;
         let opening = fleet.opening();
         let missing = self.kept.len().saturating_sub(opening);
-        if fleet.open_at(|server| fits_any(&self.kept, server), missing, &self.context) > 0 || opening > 0 {
+        if fleet.open_at(|server| fits_any(&self.kept, server), missing, &session_in(&self.context)) > 0 || opening > 0
+        {
             return;
         }
         if fleet.room(Instant::now()) == Room::None {
@@ -391,20 +280,6 @@ impl Task {
         }
     }
 
-    /// After a claim that brought less than was asked for: whether to ask again.
-    async fn is_worth_it(&mut self, queue: &Queue) -> bool {
-        let Some(went_on) = self.dry.take() else { return true };
-        match queue.depths(At::Redis).await {
-            Ok(depths) if depths.pending == 0 => self.look = false,
-            // Something came of it: what was dropped or put off hid more.
-            Ok(_) if went_on => return true,
-            // What waits cannot be claimed, which is not worth a hot loop.
-            Ok(_) => self.pause(),
-            Err(error) => self.failed(&error),
-        }
-        false
-    }
-
     fn failed(&mut self, error: &StoreError) {
         self.context.metrics.store_failures.get_or_create(&ByKind { kind: "claim" }).inc();
         tracing::debug!(%error, "cannot claim mail");
@@ -416,53 +291,13 @@ impl Task {
     }
 }
 
+/// How a session of this worker lives.
+fn session_in(context: &Arc<Context>) -> impl Fn(Arc<Server>, Slot, Opening) -> BoxFuture<'static, ()> {
+    let context = Arc::clone(context);
+    move |server, slot, opening| sender::run(Arc::clone(&context), server, slot, opening).boxed()
+}
+
 /// Whether this server may take one of these mails.
 fn fits_any(mails: &VecDeque<(Work, Instant)>, server: &str) -> bool {
     mails.iter().any(|(work, _)| work.fits(server))
-}
-
-/// Leave for a mail of each of these sessions, as far as their servers' rate limits have any.
-async fn permits_for(sessions: &VecDeque<Wish>) -> Vec<Permits> {
-    let mut paces: Vec<(Arc<Pace>, usize)> = Vec::new();
-    for wish in sessions {
-        match paces.iter_mut().find(|(pace, _)| Arc::ptr_eq(pace, &wish.pace)) {
-            Some((_, count)) => *count += 1,
-            None => paces.push((Arc::clone(&wish.pace), 1)),
-        }
-    }
-    let mut permits = Vec::with_capacity(paces.len());
-    for (pace, count) in paces {
-        permits.extend(pace.permits(count).await);
-    }
-    permits
-}
-
-/// Gives a mail, and leave to send it, to the first session for which there is leave.
-fn give(mut work: Work, sessions: &mut VecDeque<Wish>, permits: &mut [Permits]) -> Option<Work> {
-    loop {
-        let leave = |wish: &Wish| permits.iter().position(|permits| permits.count() > 0 && permits.is_of(&wish.pace));
-        let found = sessions.iter().enumerate().find_map(|(at, wish)| Some((at, leave(wish)?)));
-        let Some((at, of)) = found else { return Some(work) };
-        let Some(wish) = sessions.remove(at) else { return Some(work) };
-        work.permit = permits[of].split_one();
-        match wish.session.send(work) {
-            Ok(()) => return None,
-            Err(returned) => {
-                work = returned;
-                permits[of].join(work.permit.take());
-            }
-        }
-    }
-}
-
-/// Gives a mail to the first session that is still there, of a server that it fits; the mail again when none is.
-fn offer(mut work: Work, sessions: &mut VecDeque<Wish>) -> Option<Work> {
-    while let Some(at) = sessions.iter().position(|wish| work.fits(&wish.server)) {
-        let Some(wish) = sessions.remove(at) else { break };
-        match wish.session.send(work) {
-            Ok(()) => return None,
-            Err(returned) => work = returned,
-        }
-    }
-    Some(work)
 }

@@ -33,6 +33,7 @@ mod strangers;
 pub mod supervisor;
 mod suspects;
 mod upkeep;
+mod wishes;
 mod withhold;
 mod witness;
 

@@ -278,10 +278,13 @@ fn words(outcome: &MailOutcome, decided: Option<&RecipientOutcome>) -> String {
     }
 }
 
-/// What the server said, for people, when it took the mail for nobody or not for all.
-pub fn refusal_words(outcome: &MailOutcome) -> String {
+/// Why the server took the mail for nobody or not for all, and what it said, for people.
+pub fn refusal(outcome: &MailOutcome) -> (Why, String) {
     let refused = find(outcome, |verdict| *verdict != Verdict::Delivered);
-    refused.map_or_else(String::new, |refused| words(outcome, Some(refused)))
+    // It took the mail, and then failed.
+    refused.map_or((Why::ConnectionLost, String::new()), |refused| {
+        (refused.disposition.why, words(outcome, Some(refused)))
+    })
 }
 
 fn find(outcome: &MailOutcome, wanted: impl Fn(&Verdict) -> bool) -> Option<&RecipientOutcome> {

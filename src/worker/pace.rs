@@ -8,10 +8,10 @@ use std::{
 
 use tokio::{runtime::Handle, time::Instant};
 
-use super::context;
 use crate::{
     api::{RateLimit, Unit},
     rate::{Buckets, Cost, ONE, Taken, ask_again},
+    system,
 };
 
 /// How soon Redis is asked again that gave no answer.
@@ -88,7 +88,7 @@ impl Pace {
         let limits = Arc::clone(&self.state().limits);
         let wait = match self.buckets.take(&limits, cost, most).await {
             Ok(Taken::Granted(count)) => return Some(Permits { pace: Arc::clone(self), limits, cost, count }),
-            Ok(Taken::Wait { wait, askers }) => ask_again(wait, askers, context::throw()),
+            Ok(Taken::Wait { wait, askers }) => ask_again(wait, askers, system::fraction()),
             Err(error) => {
                 tracing::debug!(%error, "cannot take from the buckets of a rate limit");
                 AGAIN

@@ -20,14 +20,14 @@ use super::{
     context::{Context, default_helo},
     credentials::CredentialsFolder,
     deadline::Deadlines,
-    fleet::Fleet,
+    fleet::{Fleet, Joining},
     follow::follow,
     host::{Guard, Host, Machine},
-    intake::{self, Intake, Requests},
-    memory,
+    intake, memory,
     recover::recover_predecessors,
     settle::Settler,
     upkeep,
+    wishes::{Intake, Requests},
 };
 use crate::{
     lease::{Identity, Numbers, ProcessId, SwitchError, boot_id},
@@ -172,13 +172,20 @@ impl Worker {
         let (intake, requests) = Intake::new();
         let (relay, refused) = follow(store.clone(), &options.namespace, &options.relay);
         let deadlines = Deadlines::new(options.transaction);
+        let stop = CancellationToken::new();
         let context = Context {
             relay_name: options.relay.clone(),
             process: identity.process.clone(),
             intake,
             intake_task: TaskTracker::new(),
             only_worker: OnceLock::new(),
-            fleet: Fleet::new(),
+            fleet: Fleet::new(Joining {
+                host: Arc::clone(&host),
+                store: store.clone(),
+                identity: identity.clone(),
+                relay: relay.clone(),
+                stop: stop.clone(),
+            }),
             settler: Settler::new(identity.process.clone(), relay.clone(), metrics.clone(), deadlines),
             deadlines,
             relay,
@@ -190,10 +197,10 @@ impl Worker {
             room: Room::of(memory::for_bodies()),
             helo: options.helo.clone().unwrap_or_else(default_helo),
             idle: options.idle,
-            stop: CancellationToken::new(),
+            stop,
             out_of_time: CancellationToken::new(),
             promote: Notify::new(),
-            company: Context::company(),
+            admission: Context::admission(),
             identity,
             host,
             store,
@@ -247,7 +254,7 @@ async fn work(context: Arc<Context>, requests: Requests) {
         }
     };
     recover_predecessors(&context, &first).await;
-    context.fleet.follow(&first, &context);
+    context.fleet.follow(&first);
     let mut intake = context.intake_task.spawn(intake::run(Arc::clone(&context), requests));
     loop {
         tokio::select! {
@@ -257,7 +264,7 @@ async fn work(context: Arc<Context>, requests: Requests) {
         }
         let record = relay.borrow_and_update().clone();
         if let Some(record) = record {
-            context.fleet.follow(&record, &context);
+            context.fleet.follow(&record);
         }
     }
 }

@@ -1,27 +1,31 @@
 //! One session's life: slot, session, claim, send, settle, and again; then the slot goes back.
 
-use std::{borrow::Cow, pin::pin, sync::Arc, time::Duration};
+mod conclude;
+mod open;
+mod outgoing;
+mod transact;
 
-use futures::FutureExt;
+use std::{pin::pin, sync::Arc, time::Duration};
+
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
+use self::{open::open, outgoing::Outgoing};
 use super::{
     breaker::Generation,
-    context::{self, Context},
-    outcome::{self, Conclusion, Moment, Standing},
+    context::Context,
+    outcome,
     pace::Permits,
-    server::{Opening, Server, Unopened},
+    server::{Opening, Server},
     settle::Work,
-    suspects::Offered,
 };
 use crate::{
     lease::Slot,
-    mail::{Message, UnixMillis, compose},
-    queue::{Advance, At, Claimed, Settlement, Stage},
-    smtp::{self, Commit, Endpoint, MailData, MailOutcome, ServerSignal, Session, StepLimits, Transaction, Why},
+    mail::compose,
+    queue::Claimed,
+    smtp::{Session, Transaction},
     telemetry::{
         log::mask_id,
-        metrics::{ByKind, ByServer, ByVerdict},
+        metrics::{ByKind, ByServer},
     },
 };
 
@@ -99,51 +103,6 @@ async fn live(context: Arc<Context>, server: Arc<Server>, slot: Slot, mut openin
     let ended = task.close(end).await;
     open.dec();
     ended
-}
-
-/// A session, or none and the slot as in [`live`].
-async fn open(context: &Context, server: &Arc<Server>, slot: Slot) -> Result<(Session, Slot), Option<Slot>> {
-    let settings = server.settings();
-    let access = match context.files.access(&settings) {
-        Ok(access) => access,
-        Err(error) => {
-            server.not_opened(&Unopened::Files(&error), &context.files);
-            slot.release();
-            return Err(None);
-        }
-    };
-    let close_grace = settings.close_grace.get();
-    let endpoint = Endpoint {
-        host: settings.host.to_string(),
-        port: settings.port,
-        tls: settings.tls,
-        auth: settings.auth,
-        roots: access.roots,
-        helo: context.helo.clone(),
-        limits: StepLimits::with_close_grace(close_grace),
-        network: context.host.network(),
-    };
-    // A server that is slow to greet holds up neither the end of the process nor those whom the slot is taken for.
-    let unwanted = async {
-        tokio::select! {
-            () = context.stop.cancelled() => {}
-            () = server.stop.cancelled() => {}
-            () = slot.revoked() => {}
-            () = slot.expired() => {}
-        }
-    };
-    let connected = |local, remote| slot.note_connected(local, remote);
-    let credentials = access.credentials.as_ref();
-    let opened = Session::open_with(&endpoint, credentials, connected, unwanted, slot.expired()).await;
-    match opened {
-        Ok(session) => Ok((session, slot)),
-        Err(error) => {
-            if error.disposition.why != Why::Aborted {
-                server.not_opened(&Unopened::Server(&error), &context.files);
-            }
-            Err(server.account_for(slot, error.closed, error.disposition.signal == ServerSignal::TooManyConnections))
-        }
-    }
 }
 
 struct Sender {
@@ -247,8 +206,8 @@ impl Sender {
                 return Ok(());
             }
         }
-        let _company = match self.begin(&work).await {
-            Ok(company) => company,
+        let _admission = match self.begin(&work).await {
+            Ok(admission) => admission,
             // Dropped, the mail goes back to the queue.
             Err(end) => return end,
         };
@@ -269,17 +228,17 @@ impl Sender {
         self.conclude(work, &claimed, began, sent, stopped)
     }
 
-    /// Waits until the mail may be sent: with the company it needs, on a lease that is long enough; how the session goes
+    /// Waits until the mail may be sent: with no other beside it, if it must be alone, on a lease that is long enough; how the session goes
     /// on when it may not.
     async fn begin(&self, work: &Work) -> Result<OwnedSemaphorePermit, Result<(), End>> {
         tokio::select! {
             biased;
-            company = self.context.admit(work.claimed.alone) => match company {
-                Some(company) if self.slot.may_start() => Ok(company),
+            admission = self.context.admit(work.claimed.alone) => match admission {
+                Some(admission) if self.slot.may_start() => Ok(admission),
                 _ => Err(Ok(())),
             },
             () = self.slot.expired() => Err(Err(End::Expired)),
-            () = tokio::time::sleep(self.context.deadlines.company()) => {
+            () = tokio::time::sleep(self.context.deadlines.admission()) => {
                 self.note_stuck("company", &work.claimed);
                 Err(Ok(()))
             }
@@ -298,8 +257,8 @@ impl Sender {
             if let Some(permit) = pace.permit_for(recipients).await {
                 return Ok(permit);
             }
-            let again = pace.rests_until(Instant::now()).unwrap_or_else(Instant::now);
-            if again > patience {
+            let next = pace.rests_until(Instant::now()).unwrap_or_else(Instant::now);
+            if next > patience {
                 return Err(Ok(()));
             }
             tokio::select! {
@@ -308,7 +267,7 @@ impl Sender {
                 () = self.slot.revoked() => return Err(Err(End::Orderly)),
                 () = self.server.stop.cancelled() => return Err(Err(End::Orderly)),
                 () = self.context.stop.cancelled() => return Err(Err(End::Orderly)),
-                () = tokio::time::sleep_until(again) => {}
+                () = tokio::time::sleep_until(next) => {}
             }
         }
     }
@@ -327,171 +286,6 @@ impl Sender {
         self.settle(work, outcome::unsendable(problem));
     }
 
-    /// One mail transaction, none if the lease ended in the middle; and why our side stopped it, if it did.
-    async fn transact(&mut self, transaction: &Transaction<'_>, work: &Work) -> (Option<MailOutcome>, Option<Stopped>) {
-        let Self { context, slot, session, .. } = self;
-        work.begin();
-        let mut stopped = None;
-        let sent = {
-            let before_commit = async || {
-                stopped = may_commit(context, slot, work).await.err();
-                if stopped.is_some() {
-                    return Commit::Abort;
-                }
-                work.commit();
-                Commit::Go
-            };
-            // The server need not wait for Redis to write that a transaction has begun: only `committing` must come
-            // before what it announces, and hides a note of `sending` that comes after it.
-            let mut sending = pin!(advance(context, work, Stage::Sending).fuse());
-            let mut transacting = pin!(session.transact(transaction, before_commit));
-            let mut overdue = pin!(context.deadlines.overdue(work, transaction.length()));
-            loop {
-                tokio::select! {
-                    biased;
-                    _ = &mut sending => {}
-                    outcome = &mut transacting => break Ok(outcome),
-                    () = slot.expired() => break Err(None),
-                    stage = &mut overdue => break Err(Some(stage)),
-                }
-            }
-        };
-        match sent {
-            Ok(outcome) => (Some(outcome), stopped),
-            Err(None) => (None, stopped),
-            Err(Some(stage)) => {
-                self.note_stuck(stage, &work.claimed);
-                (None, Some(Stopped::Stuck))
-            }
-        }
-    }
-
-    /// Settles a mail by what is known of its transaction; whether the session may go on.
-    fn conclude(
-        &self,
-        work: Work,
-        claimed: &Claimed,
-        began: Instant,
-        sent: Option<MailOutcome>,
-        stopped: Option<Stopped>,
-    ) -> Result<(), End> {
-        let moment = Moment { now: work.queue.estimate(At::Redis), random: context::throw() };
-        let policy = self.context.settler.policy();
-        match (sent, stopped) {
-            (_, Some(Stopped::Lost)) => {
-                tracing::warn!(
-                    mail.id = &*mask_id(&claimed.header.id),
-                    "the claim was taken over; the mail was not sent"
-                );
-                work.lost();
-                // Nothing of the mail is on its way: a session that the abort left usable goes on.
-                Ok(())
-            }
-            (_, Some(Stopped::NoTime)) => {
-                self.settle(work, outcome::stopped("the lease was about to end"));
-                Err(End::Orderly)
-            }
-            (_, Some(Stopped::Store)) => {
-                self.settle(work, outcome::stopped("Redis did not confirm the stage"));
-                // As above: whether the session may stay open is for its lease to say, not for one lost answer.
-                Ok(())
-            }
-            (_, Some(Stopped::Stuck)) if work.is_committed() => {
-                let why = "the server gave no answer to the complete message in time";
-                self.settle(work, outcome::cut_off(&claimed.header, why, &policy, moment));
-                Err(End::Stuck)
-            }
-            (_, Some(Stopped::Stuck)) => {
-                self.settle(work, outcome::stuck(&claimed.header, &policy, moment));
-                Err(End::Stuck)
-            }
-            (None, None) if work.is_committed() => {
-                let why = "the lease ended before the server answered";
-                self.settle(work, outcome::cut_off(&claimed.header, why, &policy, moment));
-                Err(End::Expired)
-            }
-            (None, None) => {
-                self.settle(work, outcome::stopped("the lease ended"));
-                Err(End::Expired)
-            }
-            (Some(outcome), None) => {
-                if outcome.is_session_gone() {
-                    self.note_early_end();
-                }
-                let standing = self.learn(claimed, began, &outcome, moment.now);
-                let (header, recipients) = (&claimed.header, &claimed.mail.recipients);
-                let conclusion = outcome::conclude(header, recipients, &outcome, &policy, &standing, moment);
-                if header.remaining.is_none() {
-                    self.context.watch_deaths(recipients.first().map_or("", String::as_str), &conclusion);
-                }
-                self.settle(work, conclusion);
-                let too_many = outcome.signals.contains(&ServerSignal::TooManyConnections);
-                if too_many { Err(End::TooMany) } else { Ok(()) }
-            }
-        }
-    }
-
-    /// Remembers what the transaction says about the server; what was known of it before.
-    fn learn(&self, claimed: &Claimed, began: Instant, outcome: &MailOutcome, now: UnixMillis) -> Standing {
-        let (taken_ago, lone) = self.server.standing(&claimed.header.id);
-        let before =
-            |ago: Duration| UnixMillis(now.0.saturating_sub(u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)));
-        let standing = Standing { taken: taken_ago.map(before), lone };
-        let mail = Offered {
-            id: &claimed.header.id,
-            sender: &claimed.mail.reverse_path,
-            recipient: claimed.mail.recipients.first().map_or("", String::as_str),
-            began: began.into_std(),
-            session: self.generation,
-            at_recipient: outcome.step == smtp::Step::Rcpt,
-            is_to_blame: outcome::is_confirmed(&claimed.header, &standing),
-        };
-        self.server.learn(&outcome.signals, &outcome::refusal_words(outcome), &mail, &self.context.files);
-        standing
-    }
-
-    fn settle(&self, work: Work, conclusion: Conclusion) {
-        let context = Arc::clone(&self.context);
-        let label = ByVerdict { server: self.server.name.clone(), verdict: conclusion.label };
-        context.metrics.mails.get_or_create(&label).inc();
-        let header = &work.claimed.header;
-        match &conclusion.settlement {
-            Settlement::Delivered { .. } => {
-                let now = work.queue.estimate(At::Redis);
-                context.metrics.latency.observe(now.since(header.first_seen).as_secs_f64());
-                tracing::debug!(mail.id = &*mask_id(&header.id), server.name = self.server.name, "delivered");
-            }
-            Settlement::Delayed { reason, wait, .. } => {
-                let wait_ms = wait.as_millis();
-                tracing::info!(
-                    mail.id = &*mask_id(&header.id),
-                    server.name = self.server.name,
-                    reason,
-                    wait_ms,
-                    "put off"
-                );
-            }
-            Settlement::Dead { reason, .. } => {
-                tracing::warn!(mail.id = &*mask_id(&header.id), server.name = self.server.name, reason, "dead letter");
-            }
-            Settlement::Held { reason, .. } => {
-                tracing::warn!(
-                    mail.id = &*mask_id(&header.id),
-                    server.name = self.server.name,
-                    reason,
-                    "held: its outcome is not known"
-                );
-            }
-        }
-        let soon = matches!(conclusion.settlement, Settlement::Delayed { wait, .. } if wait.is_zero());
-        let settler = context.settler.clone();
-        settler.settle(work, conclusion, move || {
-            if soon {
-                context.promote.notify_one();
-            }
-        });
-    }
-
     /// Ends the session and accounts for the slot, as in [`live`].
     async fn close(self, end: End) -> Option<Slot> {
         let Self { server, slot, session, .. } = self;
@@ -502,51 +296,4 @@ impl Sender {
         };
         server.account_for(slot, closed, end == End::TooMany)
     }
-}
-
-/// A message of the queue as a session sends it.
-struct Outgoing<'a>(Message<'a>);
-
-impl MailData for Outgoing<'_> {
-    fn blocks(&self) -> Box<dyn Iterator<Item = Cow<'_, [u8]>> + Send + '_> {
-        Box::new(self.0.blocks())
-    }
-
-    fn seven_bit(&self) -> Option<Box<dyn MailData + Send + '_>> {
-        Some(Box::new(Outgoing(self.0.seven_bit())))
-    }
-}
-
-/// Why our side did not complete a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stopped {
-    /// Somebody else has the mail now.
-    Lost,
-    /// The lease ends too soon for an answer to be read.
-    NoTime,
-    /// Redis did not confirm `committing`.
-    Store,
-    /// It stayed too long at its stage.
-    Stuck,
-}
-
-/// The last word before the bytes that complete a message go out: the stage is on disk and the lease holds.
-async fn may_commit(context: &Context, slot: &Slot, work: &Work) -> Result<(), Stopped> {
-    if !slot.may_commit() {
-        return Err(Stopped::NoTime);
-    }
-    match advance(context, work, Stage::Committing).await {
-        Ok(Advance::Done) if slot.may_commit() => Ok(()),
-        Ok(Advance::Done) => Err(Stopped::NoTime),
-        Ok(Advance::Lost) => Err(Stopped::Lost),
-        Err(()) => Err(Stopped::Store),
-    }
-}
-
-async fn advance(context: &Context, work: &Work, stage: Stage) -> Result<Advance, ()> {
-    let claim = &work.claimed.claim_id;
-    work.queue.advance(context.process.as_str(), claim, stage, At::Redis).await.map_err(|error| {
-        context.metrics.store_failures.get_or_create(&ByKind { kind: "advance" }).inc();
-        tracing::debug!(mail.id = &*mask_id(&work.claimed.header.id), %error, stage = stage.as_str(), "the stage was not recorded");
-    })
 }

@@ -17,7 +17,6 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     backoff::Backoff,
-    context,
     deadline::Deadlines,
     follow::Followed,
     outcome::{self, Conclusion, Policy},
@@ -27,6 +26,7 @@ use crate::{
     lease::ProcessId,
     queue::{At, Claimed, OperationId, Queue, Settled},
     store::StoreError,
+    system,
     telemetry::{
         log::mask_id,
         metrics::{ByKind, WorkerMetrics},
@@ -119,7 +119,7 @@ impl Drop for Work {
         }
         let (settler, claimed, queue) = (self.settler.clone(), Arc::clone(&self.claimed), self.queue.clone());
         let header = &claimed.header;
-        let moment = outcome::Moment { now: queue.estimate(At::Redis), random: context::throw() };
+        let moment = outcome::Moment { now: queue.estimate(At::Redis), random: system::fraction() };
         let conclusion = if self.is_committed() {
             outcome::cut_off(header, "we stopped before the server answered", &settler.policy(), moment)
         } else if std::thread::panicking() {
@@ -298,8 +298,8 @@ mod tests {
         rate::Buckets,
         store::{Store, StoreOptions},
         worker::{
-            intake::{Intake, Request},
             pace::Pace,
+            wishes::{Intake, Request},
         },
     };
 

@@ -31,7 +31,7 @@ pub async fn run(context: Arc<Context>) {
     let mut upkeep = Upkeep { context, reported: None, measured: None, strangers: Strangers::default(), counted: None };
     loop {
         upkeep.turn().await;
-        let tick = TICK.mul_f64(0.85 + 0.3 * system::chance().random::<f64>());
+        let tick = TICK.mul_f64(0.85 + 0.3 * system::rng().random::<f64>());
         tokio::select! {
             () = tokio::time::sleep(tick) => {}
             () = upkeep.context.promote.notified() => {}

@@ -14,7 +14,8 @@ use std::{
 };
 
 use mailrelay::{
-    queue::{EnqueueLimits, Queue, QueueNames, UnixMillis},
+    mail::UnixMillis,
+    queue::{EnqueueLimits, Queue, QueueNames},
     store::{Store, StoreOptions},
 };
 use mailsink::{Behaviour, Failure, FailureStage};

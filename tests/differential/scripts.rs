@@ -28,7 +28,10 @@ macro_rules! controller {
     ($name:literal) => {
         (
             $name,
-            concat!("#!lua flags=allow-oom\n", include_str!(concat!("../../src/controller/scripts/", $name, ".lua"))),
+            concat!(
+                "#!lua flags=allow-oom\n",
+                include_str!(concat!("../../src/controller/publish/scripts/", $name, ".lua"))
+            ),
         )
     };
 }

@@ -11,11 +11,11 @@ use futures::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::{CliError, Output, Sent};
+use super::sent::Sent;
 use crate::{
     cli::{
-        WHERE,
-        output::{Pages, Table, print},
+        error::{CliError, WHERE},
+        output::{Output, Pages, Table, print},
     },
     mail::MAX_PAYLOAD,
     queue::{At, BatchName, BatchSent, EnqueueError, EnqueueLimits, Queue},

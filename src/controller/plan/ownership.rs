@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 
-use super::{Candidate, RelayKey, Stall, pools_of};
+use super::relay::{Candidate, RelayKey, Stall, StallReason, pools_of};
 use crate::api::{MailRelay, Server};
 
 /// Who owns what, as it is written down: UIDs of relays, the first owner first, by what they own in words.
@@ -129,7 +129,7 @@ impl Owners {
             let owner = &owner.key;
             let message =
                 format!("the Redis list {list} belongs to the relay {owner}; choose another spec.queue.{field}");
-            Some(Stall { reason: "QueueConflict", message })
+            Some(Stall { reason: StallReason::QueueConflict, message })
         })
     }
 
@@ -161,7 +161,7 @@ impl Owners {
                 "the Redis list {list} begins with {prefix}, as payloads of the relay {owner} do; choose another name in spec.queue"
             ))
         });
-        taken.chain(covered).next().map(|message| Stall { reason: "QueueConflict", message })
+        taken.chain(covered).next().map(|message| Stall { reason: StallReason::QueueConflict, message })
     }
 
     /// Two budgets for one mail server would let twice as many connections be open.
@@ -187,7 +187,7 @@ impl Owners {
             "set another spec.servers[].budgetName, since it is another mail server"
         };
         Some(Stall {
-            reason: "BudgetConflict",
+            reason: StallReason::BudgetConflict,
             message: format!(
                 "the budget {pool} of server {} belongs to the relay {} of another namespace; let the installation \
                  allow sharing (chart value sharedBudgets), or {remedy}",
@@ -251,7 +251,7 @@ fn duplicate(server: &Server, pool: &str, owner: &str, may_share: bool) -> Stall
     let (address, name, own) = (server.address(), &server.name, server.pool());
     let share = if may_share { "" } else { ", once the installation allows sharing (chart value sharedBudgets)" };
     Stall {
-        reason: "DuplicateBudget",
+        reason: StallReason::DuplicateBudget,
         message: format!(
             "server {name} is {address}, whose connections are the budget {pool} of {owner}; with a budget {own} of its own \
              the server would get the connections of both: set budgetName {pool} here{share}, or name another mail server"

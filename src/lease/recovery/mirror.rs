@@ -19,19 +19,11 @@
 //!   what cannot be promised: the ledger lost, its leader lost, and a client whose end did not reach the server, all before the next
 //!   write of the mirror.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
-use super::{Seen, Watch};
-use crate::lease::{
-    clock::BootTime,
-    state::{HolderView, LedgerState, LedgerView, QuarantineView},
-    timing::Timing,
-};
+use crate::lease::state::QuarantineView;
 
-/// What a leader knows of a pool. [`Watch::mirror`] makes it, [`Watch::restore`] takes it.
+/// What a leader knows of a pool. [`super::Watch::mirror`] makes it, [`super::Watch::restore`] takes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mirror {
     /// Who holds slots or may do so.
@@ -92,116 +84,5 @@ impl Mirror {
     /// Whether it says that nobody holds a slot and none is withheld.
     pub fn is_empty(&self) -> bool {
         self.holders.is_empty() && self.unlisted == 0 && self.quarantine.is_empty()
-    }
-}
-
-/// What a mirror had no room to list.
-#[derive(Clone, Debug)]
-pub(super) struct Unlisted {
-    slots: u32,
-    /// Processes that it did list.
-    listed: BTreeSet<String>,
-}
-
-impl Unlisted {
-    /// The slots of those that did not come back. Whoever re-asserts without having been listed is one of them.
-    pub(super) fn missing(&self, view: &LedgerView) -> u32 {
-        let back = view.holders.iter().filter(|holder| !self.listed.contains(&holder.process));
-        self.slots.saturating_sub(back.fold(0, |sum, holder| sum.saturating_add(holder.claim)))
-    }
-}
-
-impl Watch {
-    /// Everything that this leader knows, its predecessor's mirror included while nothing newer is known. Holders without
-    /// slots are left out.
-    pub fn mirror(&self, now: BootTime, timing: &Timing) -> Mirror {
-        let shares = self.shares();
-        let registered = self.seen.values().map(|seen| {
-            let HolderView { inc, pod_uid, pod, process, boot_id, claim, .. } = seen.holder.clone();
-            let share = shares.get(&*pod_uid).copied().unwrap_or(0);
-            MirroredHolder { pod_uid, share, incarnation: Some(Incarnation { inc, pod, process, boot_id, claim }) }
-        });
-        let known: BTreeSet<&str> = self.seen.values().map(|seen| &*seen.holder.pod_uid).collect();
-        let others = shares.iter().filter(|(pod, _)| !known.contains(**pod)).map(|(pod, share)| MirroredHolder {
-            pod_uid: (*pod).to_owned(),
-            share: *share,
-            incarnation: None,
-        });
-        let quarantine = self.withheld.left(now, timing).map(|(entry, left)| MirroredQuarantine {
-            pod: self.pod_of(&entry.id),
-            entry,
-            left,
-        });
-        Mirror {
-            holders: registered.chain(others).filter(|holder| holder.slots() > 0).collect(),
-            unlisted: self.unlisted.as_ref().map_or(0, |unlisted| unlisted.slots),
-            quarantine: quarantine.collect(),
-            servers: self.servers.clone(),
-        }
-    }
-
-    /// Takes in what the leader before wrote down; to be called before the first look. It may be of any age. What several
-    /// relays say of one pool is taken together.
-    pub fn restore(&mut self, mirror: &Mirror, now: BootTime) {
-        let mut shares: BTreeMap<String, u32> = BTreeMap::new();
-        for holder in &mirror.holders {
-            let share = shares.entry(holder.pod_uid.clone()).or_default();
-            *share = holder.share.max(*share);
-            if let Some(incarnation) = &holder.incarnation {
-                let restored = restored(&holder.pod_uid, incarnation);
-                let seen = Seen { holder: restored, since: now, first: now, settled: true };
-                let known = self.seen.entry(incarnation.inc.clone()).or_insert(seen);
-                known.holder.claim = incarnation.claim.max(known.holder.claim);
-            }
-        }
-        self.enroll(&shares);
-        self.servers.extend(mirror.servers.iter().cloned());
-        if mirror.unlisted > 0 {
-            let listed = self.seen.values().map(|seen| seen.holder.process.clone()).collect();
-            self.unlisted = Some(Unlisted { slots: mirror.unlisted, listed });
-        }
-        let entries: Vec<QuarantineView> = mirror.quarantine.iter().map(|withheld| withheld.entry.clone()).collect();
-        self.withheld.add(&entries, now);
-        let named =
-            mirror.quarantine.iter().filter_map(|withheld| Some((withheld.entry.id.clone(), withheld.pod.clone()?)));
-        self.origins.extend(named);
-    }
-
-    /// What was restored is answered by an open ledger: whoever is not in it has been reaped, replaced or withheld by it.
-    pub(super) fn forget_restored(&mut self, view: &LedgerView) {
-        if view.state == LedgerState::Open {
-            self.unlisted = None;
-            self.origins.retain(|id, _| view.quarantine.iter().any(|entry| entry.id == *id));
-        }
-    }
-
-    /// The pod whose slots a quarantine holds: ids begin with the process, or with the pod's UID (see `scripts/prelude.lua`
-    /// and [`super::super::Holder`]).
-    fn pod_of(&self, id: &str) -> Option<String> {
-        let owner = id.split(['.', '/']).next()?;
-        let seen = || self.seen.values().find(|seen| seen.holder.process == owner || seen.holder.pod_uid == owner);
-        let over = || self.over.range(owner.to_owned()..).next().filter(|(inc, _)| inc.starts_with(owner));
-        let pod = self.origins.get(id).or_else(|| Some(&seen()?.holder.pod)).or_else(|| Some(over()?.1));
-        pod.cloned()
-    }
-}
-
-/// A holder as far as a mirror tells.
-fn restored(pod_uid: &str, incarnation: &Incarnation) -> HolderView {
-    let Incarnation { inc, pod, process, boot_id, claim } = incarnation.clone();
-    HolderView {
-        inc,
-        pod_uid: pod_uid.to_owned(),
-        pod,
-        process,
-        boot_id,
-        // Generations begin anew with the ledger. With the highest one, nobody is newer than this holder by his generation.
-        generation: u64::MAX,
-        seq: 0,
-        claim,
-        limit: claim,
-        want: claim,
-        open: claim,
-        busy: 0,
     }
 }

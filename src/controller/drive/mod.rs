@@ -1,0 +1,17 @@
+//! Step 3, I/O: brings each pool's ledger to what the plan says.
+
+mod act;
+mod error;
+mod incident;
+mod pool;
+mod pools;
+mod saturation;
+mod shares;
+mod step;
+mod turn;
+
+pub use error::{ApplyError, Deposed};
+pub use incident::{Happening, Incident};
+pub use pool::Pool;
+pub use pools::{Outcome, Pools};
+pub use turn::{Driven, Turn};

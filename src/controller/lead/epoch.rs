@@ -1,0 +1,70 @@
+//! How a leadership begins: with a new epoch, and what the leader before left.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use kube::{
+    Api, Client,
+    api::{DynamicObject, ListParams},
+    core::ApiResource,
+};
+
+use super::{
+    error::LeaderError,
+    opened_pools::{OpenedPools, Recorded},
+};
+use crate::{
+    api::MailRelay,
+    controller::{api_server::READ_LIMIT, publish::highest_epoch, status::mirror},
+    lease::{LedgerStore, Mirror, pools},
+    store::{Store, StoreError},
+};
+
+/// Begins an epoch, again while the API server cannot be reached: the election was won, so nobody else will.
+pub async fn begin(registry: &OpenedPools, highest: u64) -> Result<Recorded, LeaderError> {
+    loop {
+        match registry.begin(highest).await {
+            Ok(begun) => return Ok(begun),
+            Err(error) if error.is_lost() => return Err(error),
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot begin an epoch"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// What the leader before wrote into the statuses, again while the API server cannot be reached: to act without it could
+/// free slots that are withheld. Asked for anew, since the watch may be behind.
+pub async fn mirrors(client: &Client) -> BTreeMap<String, Mirror> {
+    let resource = ApiResource::erase::<MailRelay>(&());
+    // A relay whose spec cannot be read still has a status.
+    let relays = Api::<DynamicObject>::all_with(client.clone(), &resource);
+    loop {
+        match tokio::time::timeout(READ_LIMIT, relays.list(&ListParams::default())).await {
+            Ok(Ok(list)) => return mirror::read(list.iter().flat_map(|relay| mirror::leases(&relay.data))),
+            Ok(Err(error)) => tracing::warn!(%error, "cannot list the relays' statuses"),
+            Err(_) => tracing::warn!("cannot list the relays' statuses: no answer in time"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// The pools that have a ledger, and the highest epoch that Redis knows of, by ledgers and records; nothing when it does not
+/// answer: whatever knows a later epoch says so when it is written to.
+pub async fn known_pools(store: &Store) -> (BTreeSet<String>, u64) {
+    let read = async { Ok::<_, StoreError>((pools(store).await?, highest_epoch(store).await?)) };
+    let (names, mut highest) = match read.await {
+        Ok(read) => read,
+        Err(error) => {
+            tracing::warn!(%error, "cannot read which epochs Redis knows of");
+            return (BTreeSet::new(), 0);
+        }
+    };
+    for name in &names {
+        if let Ok(snapshot) = LedgerStore::new(store.clone(), name).snapshot().await {
+            highest = highest.max(snapshot.ledger.map_or(0, |ledger| ledger.epoch));
+        }
+    }
+    (names.into_iter().collect(), highest)
+}

@@ -1,0 +1,180 @@
+//! When processes were last heard of, pure: from the ledgers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use crate::lease::{BootTime, LedgerView};
+
+/// How long a process that is in no ledger is remembered.
+const FORGET: Duration = Duration::from_secs(3_600);
+
+/// When processes were last heard of, over all pools, on the leader's own clock.
+///
+/// A process is heard of when the seq of one of its incarnations changes. Time in which a pool's ledger could not be read does
+/// not count as silence of those who might have been heard there.
+#[derive(Clone, Debug, Default)]
+pub struct Liveness {
+    /// The last seq of each incarnation: by pool and incarnation.
+    seqs: BTreeMap<(String, String), u64>,
+    /// Each process that was heard of.
+    heard: BTreeMap<String, Heard>,
+    /// Since when each pool's ledger could be looked at without a break.
+    answering: BTreeMap<String, BootTime>,
+}
+
+#[derive(Clone, Debug)]
+struct Heard {
+    /// When that was last.
+    at: BootTime,
+    /// The pools in which it was seen.
+    pools: BTreeSet<String>,
+}
+
+impl Liveness {
+    /// Takes in one look at a pool's ledger, which may be missing.
+    pub fn learn(&mut self, pool: &str, ledger: Option<&LedgerView>, now: BootTime) {
+        self.answering.entry(pool.to_owned()).or_insert(now);
+        let holders = ledger.map_or(&[][..], |ledger| &ledger.holders);
+        for holder in holders {
+            let known = self.seqs.entry((pool.to_owned(), holder.inc.clone())).or_insert(holder.seq);
+            let advanced = std::mem::replace(known, holder.seq) != holder.seq;
+            // One that is new to us may have been silent for long: its time starts now.
+            let fresh = || Heard { at: now, pools: BTreeSet::new() };
+            let heard = self.heard.entry(holder.process.clone()).or_insert_with(fresh);
+            if advanced {
+                heard.at = now;
+            }
+            if !heard.pools.contains(pool) {
+                heard.pools.insert(pool.to_owned());
+            }
+        }
+        let here: BTreeSet<&str> = holders.iter().map(|holder| &*holder.inc).collect();
+        self.seqs.retain(|(of, inc), _| of != pool || here.contains(inc.as_str()));
+        self.heard.retain(|_, heard| now.saturating_since(heard.at) < FORGET);
+    }
+
+    /// A pool's ledger could not be looked at.
+    pub fn unanswered(&mut self, pool: &str) {
+        self.answering.remove(pool);
+    }
+
+    /// A pool is gone for good.
+    pub fn forget(&mut self, pool: &str) {
+        self.answering.remove(pool);
+        self.seqs.retain(|(of, _), _| of != pool);
+    }
+
+    /// How long nothing was heard of a process that works for whoever draws on these pools; `first_seen` is when its claims were
+    /// first seen.
+    ///
+    /// It counts while all of the pools can be looked at. When some cannot, it counts by the others in which the process was
+    /// seen, since a living process renews in all of them; without one nobody knows.
+    pub fn silence(&self, process: &str, pools: &BTreeSet<String>, first_seen: BootTime, now: BootTime) -> Duration {
+        let heard = self.heard.get(process);
+        let was_seen = |pool: &&String| heard.is_some_and(|heard| heard.pools.contains(*pool));
+        let all_answer = pools.iter().all(|pool| self.answering.contains_key(pool));
+        let witnesses = pools.iter().filter(|pool| all_answer || was_seen(pool));
+        let Some(answering) = witnesses.filter_map(|pool| self.answering.get(pool)).max() else {
+            return Duration::ZERO;
+        };
+        let last = heard.map_or(first_seen, |heard| heard.at.max(first_seen));
+        now.saturating_since(last.max(*answering))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::{HolderView, LedgerState};
+
+    fn at(seconds: u64) -> BootTime {
+        BootTime::after_boot(Duration::from_secs(1_000 + seconds))
+    }
+
+    fn ledger(holders: Vec<HolderView>) -> LedgerView {
+        LedgerView {
+            fence: "f".into(),
+            token: "t".into(),
+            state: LedgerState::Open,
+            epoch: 1,
+            revision: 1,
+            budget: 16,
+            lease: Duration::from_secs(6),
+            holders,
+            entitlements: BTreeMap::new(),
+            generations: BTreeMap::new(),
+            quarantine: Vec::new(),
+            version: 1,
+            servers: BTreeSet::new(),
+            floor: 0,
+        }
+    }
+
+    fn holder(inc: &str, process: &str, seq: u64) -> HolderView {
+        HolderView {
+            inc: inc.into(),
+            pod_uid: "u".into(),
+            pod: "mail/p".into(),
+            process: process.into(),
+            boot_id: "b".into(),
+            generation: 1,
+            seq,
+            claim: 1,
+            limit: 1,
+            want: 1,
+            open: 0,
+            busy: 0,
+        }
+    }
+
+    fn pools(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn silence_is_counted_from_the_last_word_and_only_while_the_ledger_can_be_looked_at() {
+        let mut liveness = Liveness::default();
+        let mut ledger = ledger(vec![holder("i", "p", 1)]);
+        liveness.learn("mx", Some(&ledger), at(0));
+        ledger.holders[0].seq = 2;
+        liveness.learn("mx", Some(&ledger), at(4));
+        let silence = |liveness: &Liveness, now| liveness.silence("p", &pools(&["mx"]), at(0), at(now));
+        assert_eq!(silence(&liveness, 10), Duration::from_secs(6));
+        liveness.unanswered("mx");
+        assert_eq!(silence(&liveness, 30), Duration::ZERO, "nobody can be heard now");
+        liveness.learn("mx", Some(&ledger), at(40));
+        assert_eq!(silence(&liveness, 45), Duration::from_secs(5), "the outage does not count");
+    }
+
+    #[test]
+    fn a_ledger_that_cannot_be_looked_at_breaks_no_silence_in_another() {
+        let mut liveness = Liveness::default();
+        let ledger = ledger(vec![holder("i", "p", 1)]);
+        liveness.learn("mx", Some(&ledger), at(0));
+        liveness.learn("bad", None, at(0));
+        liveness.unanswered("bad");
+        assert_eq!(
+            liveness.silence("p", &pools(&["mx"]), at(0), at(10)),
+            Duration::from_secs(10),
+            "it draws on mx alone"
+        );
+        let both = pools(&["bad", "mx"]);
+        assert_eq!(liveness.silence("p", &both, at(0), at(10)), Duration::from_secs(10), "it would renew in mx");
+        assert_eq!(
+            liveness.silence("q", &both, at(0), at(10)),
+            Duration::ZERO,
+            "it may be registered where nobody can look"
+        );
+        liveness.forget("mx");
+        assert_eq!(liveness.silence("p", &both, at(0), at(10)), Duration::ZERO, "that may be so for any process now");
+    }
+
+    #[test]
+    fn a_process_in_no_ledger_is_silent_since_its_claims_were_seen() {
+        let mut liveness = Liveness::default();
+        liveness.learn("mx", None, at(0));
+        assert_eq!(liveness.silence("stranger", &pools(&["mx"]), at(3), at(10)), Duration::from_secs(7));
+    }
+}

@@ -1,0 +1,15 @@
+//! Step 1, I/O: what the API server says of relays and pods, and what Redis says of itself.
+
+mod evidence;
+mod liveness;
+mod pods;
+mod safety;
+mod topology;
+mod watches;
+
+pub use evidence::Pods;
+pub use liveness::Liveness;
+pub use pods::PodFacts;
+pub use safety::{Safety, StoreFacts, ask, judge, watch_safety};
+pub use topology::Topology;
+pub use watches::{GuardedRelay, Observed};

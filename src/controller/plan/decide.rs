@@ -1,0 +1,128 @@
+//! What is decided, for all relays at once.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::{
+    ResourceExt,
+    core::{Selector, SelectorExt},
+};
+
+use super::{
+    ownership::{Owned, Owners, Ownership},
+    pool::{PoolPlan, add_to_pools},
+    relay::{Candidate, RelayKey, RelayPlan, Stall, StallReason, pools_of},
+};
+use crate::{
+    api::{MailRelay, RELAY_LABEL},
+    controller::observe::PodFacts,
+};
+
+/// Everything that is decided.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// All relays that are not being deleted.
+    pub relays: BTreeMap<RelayKey, RelayPlan>,
+    /// All pools that a working relay names.
+    pub pools: BTreeMap<String, PoolPlan>,
+    /// Who owns what from now on.
+    pub owned: Owned,
+}
+
+/// Decides for all relays at once: budgets and queues are shared across them.
+///
+/// Whoever owns a queue or a budget keeps it; what nobody owns goes to the oldest who asks. Relays that are being deleted own
+/// nothing.
+pub fn plan(relays: &[Candidate], pods: &[PodFacts], shared_budgets: bool, ownership: &Ownership) -> Plan {
+    let mut relays: Vec<_> = relays.iter().filter(|c| c.relay.metadata.deletion_timestamp.is_none()).collect();
+    relays.sort_by_cached_key(|c| (c.relay.metadata.creation_timestamp.clone(), c.relay.uid(), RelayKey::of(&c.relay)));
+    let mut plan = Plan::default();
+    let mut owners = Owners::keep(ownership, &relays);
+    for Candidate { relay, objection } in relays {
+        let key = RelayKey::of(relay);
+        let selector = selector(relay);
+        let stalled = match &selector {
+            Err(stall) => Some(stall.clone()),
+            Ok(_) => match objection {
+                Some(message) => Some(Stall { reason: StallReason::InvalidSpec, message: message.clone() }),
+                None => owners.conflict(relay, shared_budgets),
+            },
+        };
+        let mut workers = BTreeMap::new();
+        let mut selects_any = false;
+        if let Ok(selector) = &selector {
+            let mine = pods
+                .iter()
+                .filter(|pod| pod.namespace == key.namespace && !pod.terminating && selector.matches(&pod.labels));
+            for pod in mine {
+                selects_any = true;
+                if pod.running.contains(&relay.spec.workers.container) {
+                    workers.insert(pod.uid.clone(), pod.name.clone());
+                }
+            }
+        }
+        if stalled.is_none() {
+            owners.add(relay);
+            add_to_pools(&mut plan.pools, &key, relay, &workers);
+        }
+        let entry = RelayPlan {
+            uid: relay.uid().unwrap_or_default(),
+            generation: relay.metadata.generation.unwrap_or_default(),
+            selector: selector.map(|s| s.to_string()).unwrap_or_default(),
+            stalled,
+            workers,
+            selects_any,
+            shared: None,
+            relay: Arc::clone(relay),
+            published: relay.spec.clone(),
+        };
+        plan.relays.insert(key, entry);
+    }
+    for (key, relay) in &mut plan.relays {
+        relay.shared = shared(relay, key, &owners, &plan.pools);
+        for server in relay.published.servers.iter_mut().filter(|_| relay.stalled.is_none()) {
+            if let Some(pool) = plan.pools.get(&server.pool()) {
+                (server.session_timeout, server.close_grace) = (pool.session_timeout, pool.close_grace);
+                server.rate_limits.clone_from(&pool.rate_limits);
+            }
+        }
+    }
+    plan.owned = owners.owned();
+    plan
+}
+
+/// Who else draws on a relay's budgets.
+fn shared(relay: &RelayPlan, key: &RelayKey, owners: &Owners, pools: &BTreeMap<String, PoolPlan>) -> Option<String> {
+    if relay.stalled.is_some() {
+        return None;
+    }
+    let sentences: Vec<String> = pools_of(&relay.relay)
+        .into_iter()
+        .filter_map(|pool| {
+            let others = owners.working(&pool).iter().filter(|other| *other != key);
+            let others: Vec<String> = others.map(ToString::to_string).collect();
+            let budget = pools.get(&pool)?.budget;
+            (!others.is_empty()).then(|| format!("{pool}: {budget} connections shared with {}", others.join(", ")))
+        })
+        .collect();
+    (!sentences.is_empty()).then(|| sentences.join("; "))
+}
+
+fn selector(relay: &MailRelay) -> Result<Selector, Stall> {
+    let given = relay.spec.workers.selector.clone();
+    let wanted = given.unwrap_or_else(|| LabelSelector {
+        match_labels: Some(BTreeMap::from([(RELAY_LABEL.to_owned(), relay.name_any())])),
+        match_expressions: None,
+    });
+    let empty = wanted.match_labels.as_ref().is_none_or(BTreeMap::is_empty)
+        && wanted.match_expressions.as_ref().is_none_or(Vec::is_empty);
+    if empty {
+        let message = "spec.workers.selector is empty and would select every pod; leave it out or name a label";
+        return Err(Stall { reason: StallReason::InvalidSpec, message: message.into() });
+    }
+    Selector::try_from(wanted)
+        .map_err(|error| Stall { reason: StallReason::InvalidSpec, message: format!("spec.workers.selector: {error}") })
+}
+
+#[cfg(test)]
+mod tests;

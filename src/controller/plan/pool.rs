@@ -1,0 +1,76 @@
+//! A pool as the plan has it: one server's budget and who shares it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::relay::RelayKey;
+use crate::api::{DurationText, MailRelay, RateLimit};
+
+/// One server's budget and who shares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolPlan {
+    /// Slots: the smallest `maxConnections` among those who name the pool.
+    pub budget: u32,
+    /// UIDs of the pods that share it.
+    pub members: BTreeSet<String>,
+    /// The longest `sessionTimeout`.
+    pub session_timeout: DurationText,
+    /// The longest `closeGrace`.
+    pub close_grace: DurationText,
+    /// All limits; of those of one unit and interval, the strictest.
+    pub rate_limits: Vec<RateLimit>,
+    /// Which servers it is for, as words: [`crate::api::Server::address`], and `relay:NAMESPACE/NAME/SERVER` of each entry that names it.
+    pub servers: BTreeSet<String>,
+}
+
+/// The word for one entry of `spec.servers`: whatever becomes of its host, what its pods hold at the server before is
+/// found by it.
+pub fn server_word(key: &RelayKey, server: &str) -> String {
+    format!("relay:{key}/{server}")
+}
+
+/// Whether a word is an address, and not one of [`server_word`], which alone have a slash.
+pub fn is_address(word: &str) -> bool {
+    !word.contains('/')
+}
+
+/// Adds a working relay and its pods to the pools that it names.
+pub fn add_to_pools(
+    pools: &mut BTreeMap<String, PoolPlan>,
+    key: &RelayKey,
+    relay: &MailRelay,
+    workers: &BTreeMap<String, String>,
+) {
+    for server in &relay.spec.servers {
+        let budget = u32::try_from(server.max_connections).unwrap_or(0);
+        let pool = pools.entry(server.pool()).or_insert_with(|| PoolPlan {
+            budget,
+            members: BTreeSet::new(),
+            session_timeout: server.session_timeout,
+            close_grace: server.close_grace,
+            rate_limits: Vec::new(),
+            servers: BTreeSet::new(),
+        });
+        pool.servers.extend([server.address(), server_word(key, &server.name)]);
+        pool.budget = pool.budget.min(budget);
+        pool.session_timeout = pool.session_timeout.max(server.session_timeout);
+        pool.close_grace = pool.close_grace.max(server.close_grace);
+        tighten(&mut pool.rate_limits, &server.rate_limits);
+        // A suspended relay sends nothing: its part serves those who share the budget.
+        if !relay.spec.suspend {
+            pool.members.extend(workers.keys().cloned());
+        }
+    }
+}
+
+/// Adds limits to those of a server: both hold.
+fn tighten(limits: &mut Vec<RateLimit>, more: &[RateLimit]) {
+    for limit in more {
+        match limits.iter_mut().find(|known| (known.unit, known.interval) == (limit.unit, limit.interval)) {
+            Some(known) => {
+                known.count = known.count.min(limit.count);
+                known.burst = known.burst.min(limit.burst);
+            }
+            None => limits.push(limit.clone()),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! A relay as the plan has it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use kube::ResourceExt;
+
+use crate::api::{MailRelay, MailRelaySpec};
+
+/// Namespace and name of a relay.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RelayKey {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+}
+
+impl RelayKey {
+    /// The key of a relay.
+    pub fn of(relay: &MailRelay) -> Self {
+        Self::of_object(relay)
+    }
+
+    /// The key of an object whose spec may not be readable.
+    pub fn of_object(relay: &impl ResourceExt) -> Self {
+        Self { namespace: relay.namespace().unwrap_or_default(), name: relay.name_any() }
+    }
+}
+
+impl std::fmt::Display for RelayKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// The condition reason of a relay that must not work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StallReason {
+    /// The spec breaks a rule.
+    InvalidSpec,
+    /// A queue or payloads that it names are another relay's.
+    QueueConflict,
+    /// A budget that it names is another tenant's.
+    BudgetConflict,
+    /// A server that it names has a budget under another name.
+    DuplicateBudget,
+}
+
+impl StallReason {
+    /// As conditions and records have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidSpec => "InvalidSpec",
+            Self::QueueConflict => "QueueConflict",
+            Self::BudgetConflict => "BudgetConflict",
+            Self::DuplicateBudget => "DuplicateBudget",
+        }
+    }
+
+    /// Whether a budget that the relay names may be another tenant's, whose pods it must not show.
+    pub fn is_about_a_budget(self) -> bool {
+        matches!(self, Self::BudgetConflict | Self::DuplicateBudget)
+    }
+}
+
+/// Why a relay must not work until a person changes something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stall {
+    /// In one word.
+    pub reason: StallReason,
+    /// A sentence that says what to change.
+    pub message: String,
+}
+
+/// What is decided for one relay.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RelayPlan {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// The selector in use, as text.
+    pub selector: String,
+    /// Why it must not work.
+    pub stalled: Option<Stall>,
+    /// Its running worker pods: UID to name.
+    pub workers: BTreeMap<String, String>,
+    /// Whether any pod is selected, whatever runs in it.
+    pub selects_any: bool,
+    /// Who else draws on its budgets, as a sentence.
+    pub shared: Option<String>,
+    /// The object.
+    pub relay: Arc<MailRelay>,
+    /// The spec as its workers are to use it: how long slots are withheld is the pool's to say, not one relay's, since all
+    /// who share a pool count on it.
+    pub published: MailRelaySpec,
+}
+
+/// A relay, and what the rules of the API say against it (for objects that were stored before a rule existed).
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The object.
+    pub relay: Arc<MailRelay>,
+    /// The sentences of the rules it breaks.
+    pub objection: Option<String>,
+}
+
+/// The distinct pools that a relay's servers draw on.
+pub fn pools_of(relay: &MailRelay) -> BTreeSet<String> {
+    relay.spec.servers.iter().map(crate::api::Server::pool).collect()
+}

@@ -1,0 +1,114 @@
+//! Publishes what the plan says of each relay.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{records::Records, release::leaving};
+use crate::{
+    api::record_key,
+    controller::{
+        drive::{ApplyError, Deposed, Turn},
+        metrics::ControllerMetrics,
+        observe::Observed,
+        plan::{Plan, RelayKey},
+        trouble::Trouble,
+        world::World,
+    },
+    store::{Store, StoreError},
+};
+
+/// How often Redis is asked whether it still has the relays' records.
+const RECORDS_EVERY: Duration = Duration::from_secs(2);
+
+/// The records, and when all were published last.
+pub struct Publisher {
+    store: Store,
+    metrics: ControllerMetrics,
+    records: Records,
+    checked: Option<Instant>,
+}
+
+impl Publisher {
+    /// A leader that published nothing yet.
+    pub fn new(store: Store, metrics: ControllerMetrics) -> Self {
+        Self { store, metrics, records: Records::default(), checked: None }
+    }
+
+    /// Publishes what changed at once, and the rest every two seconds, in case Redis lost it. A record that Redis refuses is its
+    /// relay's trouble; Redis itself has a problem, which is returned, only when it says nothing.
+    pub async fn publish(
+        &mut self,
+        plan: &Plan,
+        turn: &Turn<'_>,
+        observed: &Observed,
+        world: &mut World,
+    ) -> Result<Option<StoreError>, Deposed> {
+        let due = self.checked.is_none_or(|checked| checked.elapsed() >= RECORDS_EVERY);
+        for (key, relay) in &plan.relays {
+            let is_refused = world.records.contains_key(key) && self.records.was_tried(key, relay);
+            if !due && (is_refused || self.records.is_current(key, relay)) {
+                continue;
+            }
+            let published = self.records.publish(&self.store, key, relay, turn).await;
+            if let Some(silence) = self.note(key, published, world)? {
+                return Ok(Some(silence));
+            }
+        }
+        world.records.retain(|key, _| plan.relays.contains_key(key));
+        if due {
+            self.checked = Some(Instant::now());
+        }
+        self.withdraw(plan, turn, observed, world).await
+    }
+
+    /// Withdraws the records of relays that are gone or on their way out.
+    async fn withdraw(
+        &mut self,
+        plan: &Plan,
+        turn: &Turn<'_>,
+        observed: &Observed,
+        world: &mut World,
+    ) -> Result<Option<StoreError>, Deposed> {
+        let gone: Vec<RelayKey> = self.records.keys().filter(|key| !plan.relays.contains_key(*key)).cloned().collect();
+        // A relay on its way out may have been published by the leader before us.
+        let leaving = leaving(&observed.relays(), plan, &world.released);
+        for key in gone.into_iter().chain(leaving) {
+            let withdrawn = self.records.withdraw(&self.store, &key, turn).await;
+            let went_well = withdrawn.is_ok();
+            if let Some(silence) = self.note(&key, withdrawn, world)? {
+                return Ok(Some(silence));
+            }
+            if went_well {
+                world.released.insert(key);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes in what became of one relay's record. Returns the error when Redis said nothing.
+    fn note(
+        &self,
+        key: &RelayKey,
+        done: Result<(), ApplyError>,
+        world: &mut World,
+    ) -> Result<Option<StoreError>, Deposed> {
+        let Err(error) = done else {
+            if world.records.remove(key).is_some() {
+                tracing::info!(relay = %key, "the relay's record can be written again");
+            }
+            return Ok(None);
+        };
+        self.metrics.refused(&error);
+        let error = match error {
+            ApplyError::Deposed(deposed) => return Err(deposed),
+            ApplyError::Store(error) if error.is_silence() => return Ok(Some(error)),
+            ApplyError::Store(error) => error,
+        };
+        let trouble = Trouble::of_record(&record_key(&key.namespace, &key.name), &error);
+        if world.records.insert(key.clone(), trouble.clone()).as_ref() != Some(&trouble) {
+            tracing::error!(relay = %key, trouble.message, "a relay's record cannot be written");
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,271 @@
+//! The leader's main loop: the only writer of ledgers and records.
+//!
+//! Each turn plans from what was observed, drives every pool's ledger to the plan, publishes the relays' records, and shows
+//! what the leader knows by then. A turn comes at once when a relay or a pod changes, and every 250 ms for what only time
+//! brings: a lost ledger, a silent worker, a quarantine that is over.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior},
+};
+
+use super::{
+    drive::{ApplyError, Deposed, Driven, Incident, Outcome, Pools, Turn},
+    lead::{LeaderError, Marking},
+    metrics::ControllerMetrics,
+    observe::{Observed, Pods, StoreFacts, Topology, ask},
+    plan::{Candidates, Ownership, plan, unreadable},
+    publish::{Publisher, keep_released},
+    trouble::Trouble,
+    world::{PoolView, World},
+};
+use crate::{
+    lease::{BootTime, LedgerState, Mirror, Timing},
+    store::{Store, StoreError},
+};
+
+/// How often the ledgers are looked at when nothing changes (lease R8).
+const TICK: Duration = Duration::from_millis(250);
+
+/// Why the loop ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// A ledger knows a later epoch.
+    #[error(transparent)]
+    Deposed(#[from] Deposed),
+    /// The `ConfigMap` knows a later epoch.
+    #[error(transparent)]
+    Leader(#[from] LeaderError),
+}
+
+/// What the loop works with.
+pub struct Leadership {
+    /// The store.
+    pub store: Store,
+    /// What the API server says.
+    pub observed: Observed,
+    /// The epoch of this leadership.
+    pub epoch: u64,
+    /// The protocol's times.
+    pub timing: Timing,
+    /// Whether relays of several namespaces may share a budget.
+    pub shared_budgets: bool,
+    /// What must outlive Redis.
+    pub marking: Marking,
+    /// The pools that have a ledger, whoever named them.
+    pub known: BTreeSet<String>,
+    /// What Redis says of itself, now and then.
+    pub facts: watch::Receiver<Option<StoreFacts>>,
+    /// Where the world is shown.
+    pub world: watch::Sender<Arc<World>>,
+    /// Where people hear of what happened.
+    pub incidents: mpsc::UnboundedSender<Incident>,
+    /// Figures.
+    pub metrics: ControllerMetrics,
+}
+
+/// The loop, with what it remembers from turn to turn.
+pub struct Reconciler {
+    lead: Leadership,
+    /// Whether a relay or a pod changed since the last plan.
+    is_outdated: bool,
+    candidates: Candidates,
+    pods: Pods,
+    /// Pods in which something ran already when this leader began; `None` until they were looked at.
+    older: Option<BTreeSet<String>>,
+    fence: Option<String>,
+    topology: Topology,
+    pools: Pools,
+    publisher: Publisher,
+    world: World,
+}
+
+impl Reconciler {
+    /// A leader before its first turn; `mirrors` is what the leader before wrote down, by pool.
+    pub fn new(lead: Leadership, mirrors: BTreeMap<String, Mirror>) -> Self {
+        Self {
+            is_outdated: true,
+            candidates: Candidates::default(),
+            pods: Pods::default(),
+            older: None,
+            fence: None,
+            topology: Topology::default(),
+            pools: Pools::restored(lead.store.clone(), mirrors),
+            publisher: Publisher::new(lead.store.clone(), lead.metrics.clone()),
+            world: World::default(),
+            lead,
+        }
+    }
+
+    /// Runs until another controller leads. Cancelling is safe at any point.
+    pub async fn run(mut self) -> ReconcileError {
+        let mut changes = self.lead.observed.changes();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if let Err(error) = self.turn().await {
+                return error;
+            }
+            tokio::select! {
+                _ = tick.tick() => {}
+                // A new pool opens as soon as its mark is durable.
+                written = self.lead.marking.written() => if let Err(error) = written {
+                    return error.into();
+                },
+                moved = changes.changed() => {
+                    if moved.is_ok() {
+                        self.is_outdated = true;
+                    } else {
+                        // The watches are gone: so is this process, in a moment.
+                        tick.tick().await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn turn(&mut self) -> Result<(), ReconcileError> {
+        // Observe and plan: anew when a relay or a pod changed.
+        if std::mem::take(&mut self.is_outdated) {
+            self.replan();
+        }
+        let (started, timing) = (Instant::now(), self.lead.timing);
+        let plan = Arc::clone(&self.world.plan);
+        let marked = self.lead.marking.marked();
+        self.learn_topology();
+
+        // Drive: every ledger to the plan.
+        self.pools.add(plan.pools.keys().chain(&marked).chain(&self.lead.known));
+        self.pools.stand(&plan, &marked, self.older.get_or_insert_default(), &timing);
+        let (evidence, topology) = (self.pods.evidence(), self.topology.clone());
+        let turn = Turn { epoch: self.lead.epoch, timing: &timing, evidence: &evidence, topology: &topology };
+        let outcomes = self.pools.drive(&plan, &marked, &turn).await;
+        let silence = self.note_outcomes(outcomes)?;
+        let silence = silence.or(self.ask_topology().await.err().filter(StoreError::is_silence));
+
+        // Publish: the records of all relays.
+        let silence = match silence {
+            Some(silence) => Some(silence),
+            None => self.publisher.publish(&plan, &turn, &self.lead.observed, &mut self.world).await?,
+        };
+        keep_released(&mut self.world, &self.lead.observed.relays(), &plan);
+
+        // Show: what the leader knows by now.
+        self.world.note_problem(silence.map(|error| error.to_string()));
+        self.world.note_vanished(&self.pods);
+        self.lead.world.send_replace(Arc::new(self.world.clone()));
+        self.lead.metrics.turn(started.elapsed(), &self.world);
+        Ok(())
+    }
+
+    /// Plans from relays and pods as they are now.
+    fn replan(&mut self) {
+        let relays = self.lead.observed.relays();
+        let candidates = self.candidates.among(&relays);
+        let pods = self.lead.observed.pods();
+        // What this leader decided is in force before it is written down.
+        let owned = if self.older.is_some() { &self.world.plan.owned } else { self.lead.marking.owned() };
+        let ownership = Ownership { owned: owned.clone(), unreadable: unreadable(&relays) };
+        let running = || pods.iter().filter(|pod| !pod.running.is_empty()).map(|pod| pod.uid.clone()).collect();
+        self.older.get_or_insert_with(running);
+        self.world.pods = pods.iter().map(|pod| (pod.uid.clone(), pod.terminating)).collect();
+        let held = self.pools.known().map(|holder| &*holder.pod_uid).collect();
+        self.pods.note(&pods, &held);
+        self.world.plan = Arc::new(plan(&candidates, &pods, self.lead.shared_budgets, &ownership));
+    }
+
+    /// Takes in how each pool's turn ended. What one pool's ledger answered is that pool's alone. Returns the store's problem,
+    /// when no pool could be driven, for a reason that may concern all.
+    fn note_outcomes(&mut self, outcomes: Vec<Outcome>) -> Result<Option<StoreError>, ReconcileError> {
+        let now = BootTime::now();
+        for error in outcomes.iter().filter_map(|outcome| outcome.driven.as_ref().err()) {
+            self.lead.metrics.refused(error);
+        }
+        let mut problem = None;
+        let any_went_well = outcomes.iter().any(|outcome| outcome.driven.is_ok());
+        let mut wanted = BTreeSet::new();
+        for Outcome { name, driven, incidents, mirror } in outcomes {
+            for incident in incidents {
+                // Nobody listens only while the process ends.
+                let _ = self.lead.incidents.send(incident);
+            }
+            match driven {
+                Ok(driven) => {
+                    if driven.wants_mark {
+                        wanted.insert(name.clone());
+                    }
+                    self.note_driven(name, driven, mirror, now);
+                }
+                Err(ApplyError::Deposed(deposed)) => return Err(deposed.into()),
+                Err(ApplyError::Store(error)) => {
+                    self.world.liveness.unanswered(&name);
+                    let trouble = self.pools.get(&name).map(|pool| Trouble::of_ledger(pool.key(), &error));
+                    self.world.note_pool(name, PoolView { mirror, trouble, ..PoolView::default() });
+                    if !any_went_well && error.may_concern_all() {
+                        problem = Some(error);
+                    }
+                }
+            }
+        }
+        self.lead.marking.want(wanted, &self.world.plan.owned);
+        Ok(problem)
+    }
+
+    /// Takes in a pool whose turn went well.
+    fn note_driven(&mut self, name: String, driven: Driven, mirror: Mirror, now: BootTime) {
+        let ledger = driven.snapshot.in_force().cloned();
+        self.world.liveness.learn(&name, ledger.as_ref(), now);
+        self.note_fence(driven.snapshot.node_fence, now);
+        if driven.removed {
+            self.pools.remove(&name);
+            self.world.pools.remove(&name);
+            self.world.liveness.forget(&name);
+            self.lead.known.remove(&name);
+            self.lead.marking.unmark(&name);
+            return;
+        }
+        // One that is open, and whose mark was lost, need not wait for it.
+        let waits = driven.wants_mark && ledger.as_ref().is_none_or(|ledger| ledger.state == LedgerState::Rec);
+        let trouble = self.lead.marking.trouble().filter(|_| waits);
+        let Driven { effective, by_roll_call, .. } = driven;
+        let (waits_for, lent) =
+            self.pools.get(&name).map_or_else(Default::default, |pool| (pool.waits_for(), pool.lent()));
+        self.world.note_pool(name, PoolView { ledger, effective, mirror, waits_for, by_roll_call, trouble, lent });
+    }
+
+    fn note_fence(&mut self, fence: String, now: BootTime) {
+        match &self.fence {
+            Some(known) if *known != fence => {
+                tracing::warn!(store.fence = fence, "Redis is another one, or was started anew");
+                self.world.fence_changed = Some(now);
+                self.fence = Some(fence);
+            }
+            Some(_) => {}
+            None => self.fence = Some(fence),
+        }
+    }
+
+    /// Takes in what Redis said of its replication lately.
+    fn learn_topology(&mut self) {
+        if self.lead.facts.has_changed().unwrap_or(false)
+            && let (Some(facts), Some(fence)) = (&*self.lead.facts.borrow_and_update(), &self.fence)
+        {
+            self.topology.learn(fence, facts);
+        }
+    }
+
+    /// A node that answers for the first time is asked at once: nothing is made there before.
+    async fn ask_topology(&mut self) -> Result<(), StoreError> {
+        let Some(fence) = self.fence.clone().filter(|fence| self.topology.old_primary(fence).is_none()) else {
+            return Ok(());
+        };
+        self.topology.learn(&fence, &ask(&self.lead.store).await?);
+        Ok(())
+    }
+}

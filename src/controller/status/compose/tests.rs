@@ -1,0 +1,162 @@
+//! What a status says of a scene: one file for each of its parts.
+
+mod queue;
+mod ready;
+mod servers;
+mod slots;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    api::{Condition, Unavailable},
+    controller::{
+        observe::PodFacts,
+        plan::{Candidate, Ownership, RelayKey, plan},
+        status::measured::Measured,
+        world::{PoolView, World},
+    },
+    lease::{HolderView, Incarnation, LedgerView, Mirror, MirroredHolder, MirroredQuarantine, QuarantineView},
+    queue::Depths,
+};
+
+/// One relay `corporate` with one server `mx`, its pods, and a world around it.
+struct Scene {
+    world: World,
+    measured: Measured,
+    now: i64,
+}
+
+fn scene(pods: &[&str]) -> Scene {
+    scene_of(&json!({ "servers": [{ "name": "primary", "host": "mx" }] }), pods)
+}
+
+fn scene_of(spec: &Value, pods: &[&str]) -> Scene {
+    let relay = json!({
+        "apiVersion": "mailrelay.dev/v1alpha1", "kind": "MailRelay", "spec": spec,
+        "metadata": { "name": "corporate", "namespace": "mail", "uid": "r", "generation": 3 },
+    });
+    let relay = Candidate { relay: Arc::new(serde_json::from_value(relay).expect("a relay")), objection: None };
+    let pods: Vec<PodFacts> = pods
+        .iter()
+        .map(|name| PodFacts {
+            uid: format!("uid-{name}"),
+            name: (*name).into(),
+            namespace: "mail".into(),
+            labels: BTreeMap::from([("mailrelay.dev/relay".into(), "corporate".into())]),
+            running: BTreeSet::from(["mailrelay".into()]),
+            ..PodFacts::default()
+        })
+        .collect();
+    let world = World { plan: Arc::new(plan(&[relay], &pods, false, &Ownership::default())), ..World::default() };
+    let measured = Measured { depths: Some(Depths::default()), ..Measured::default() };
+    Scene { world, measured, now: 1_000 }
+}
+
+impl Scene {
+    /// The ledger of `mx`: for each pod its share and its claim.
+    fn ledger(mut self, state: LedgerState, holders: &[(&str, u32, u32)]) -> Self {
+        let ledger = LedgerView {
+            fence: "f".into(),
+            token: "t".into(),
+            state,
+            epoch: 1,
+            revision: 1,
+            budget: 16,
+            lease: Duration::from_secs(6),
+            holders: holders
+                .iter()
+                .map(|(pod, _, claim)| HolderView {
+                    inc: format!("inc-{pod}"),
+                    pod_uid: format!("uid-{pod}"),
+                    pod: format!("mail/{pod}"),
+                    process: "p".into(),
+                    boot_id: "b".into(),
+                    generation: 1,
+                    seq: 1,
+                    claim: *claim,
+                    limit: *claim,
+                    want: 100,
+                    open: claim / 2,
+                    busy: 0,
+                })
+                .collect(),
+            entitlements: holders.iter().map(|(pod, share, _)| (format!("uid-{pod}"), *share)).collect(),
+            generations: BTreeMap::new(),
+            quarantine: Vec::new(),
+            version: 1,
+            servers: BTreeSet::new(),
+            floor: 0,
+        };
+        self.world.pools.insert("mx".into(), PoolView { ledger: Some(ledger), ..PoolView::default() });
+        self
+    }
+
+    /// So many slots of `mx` are withheld.
+    fn withheld(mut self, slots: u32) -> Self {
+        let entry = QuarantineView { id: "w".into(), slots, seconds: 330, why: "killed".into() };
+        let ledger = self.world.pools.get_mut("mx").and_then(|pool| pool.ledger.as_mut());
+        ledger.expect("a ledger").quarantine.push(entry);
+        self
+    }
+
+    /// What the leader knows of a pool: these holders with a share of 8 each, and 4 slots withheld that `mail/gone` held.
+    fn mirror(mut self, pool: &str, pods: &[&str]) -> Self {
+        let holder = |pod: &&str| MirroredHolder {
+            pod_uid: format!("uid-{pod}"),
+            share: 8,
+            incarnation: Some(Incarnation {
+                inc: format!("inc-{pod}"),
+                pod: format!("mail/{pod}"),
+                process: "p".into(),
+                boot_id: "b".into(),
+                claim: 8,
+            }),
+        };
+        let entry = QuarantineView { id: "q".into(), slots: 4, seconds: 300, why: "silent".into() };
+        let withheld = MirroredQuarantine { entry, pod: Some("mail/gone".into()), left: Duration::from_secs(300) };
+        let mirror =
+            Mirror { holders: pods.iter().map(holder).collect(), quarantine: vec![withheld], ..Mirror::default() };
+        self.world.pools.entry(pool.into()).or_default().mirror = mirror;
+        self
+    }
+
+    fn depths(mut self, depths: Depths) -> Self {
+        self.measured.depths = Some(depths);
+        self
+    }
+
+    fn report(mut self, pod: &str, unavailable: Option<(&str, &str)>) -> Self {
+        let report = json!({
+            "pod": pod, "process": "p", "version": "1",
+            "servers": [{ "name": "primary", "unavailable": unavailable.map(|(reason, message)| json!({ "reason": reason, "message": message })) }],
+        });
+        self.measured.reports.read.insert(format!("uid-{pod}"), serde_json::from_value(report).expect("a report"));
+        self
+    }
+
+    fn after(&self, old: &MailRelayStatus) -> MailRelayStatus {
+        let key = RelayKey { namespace: "mail".into(), name: "corporate".into() };
+        let now = Timestamp::from_second(self.now).expect("a time");
+        status(&Facts::of(&self.world, &self.world.plan.relays[&key], &self.measured, old, now), old)
+    }
+
+    fn show(&self) -> MailRelayStatus {
+        self.after(&MailRelayStatus::default())
+    }
+}
+
+fn condition<'a>(status: &'a MailRelayStatus, kind: &str) -> Option<&'a Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+fn says(status: &MailRelayStatus, kind: &str) -> (String, String) {
+    condition(status, kind).map_or_else(Default::default, |c| (c.status.clone(), c.reason.clone()))
+}
+
+fn pair(status: &str, reason: &str) -> (String, String) {
+    (status.into(), reason.into())
+}

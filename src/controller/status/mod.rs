@@ -1,0 +1,23 @@
+//! Step 5: what is shown: statuses, finalizers and Events of relays.
+
+mod compose;
+mod conditions;
+mod debts;
+mod facts;
+mod finalizers;
+mod measure;
+mod measured;
+pub mod mirror;
+mod note;
+mod notes;
+mod recorder;
+mod relays;
+mod shown;
+mod unreadable;
+mod writer;
+
+pub use measure::queue_of;
+pub use note::{News, Note};
+pub use recorder::EventRecorder;
+pub use relays::Relays;
+pub use writer::RelayWriter;

@@ -1,0 +1,57 @@
+//! Opens a session on a slot.
+
+use std::sync::Arc;
+
+use crate::{
+    lease::Slot,
+    smtp::{Endpoint, ServerSignal, Session, StepLimits, Why},
+    worker::{
+        context::Context,
+        server::{Server, Unopened},
+    },
+};
+
+/// A session, or none and the slot as in [`super::live`].
+pub(super) async fn open(context: &Context, server: &Arc<Server>, slot: Slot) -> Result<(Session, Slot), Option<Slot>> {
+    let settings = server.settings();
+    let access = match context.files.access(&settings) {
+        Ok(access) => access,
+        Err(error) => {
+            server.not_opened(&Unopened::Files(&error), &context.files);
+            slot.release();
+            return Err(None);
+        }
+    };
+    let close_grace = settings.close_grace.get();
+    let endpoint = Endpoint {
+        host: settings.host.to_string(),
+        port: settings.port,
+        tls: settings.tls,
+        auth: settings.auth,
+        roots: access.roots,
+        helo: context.helo.clone(),
+        limits: StepLimits::with_close_grace(close_grace),
+        network: context.host.network(),
+    };
+    // A server that is slow to greet holds up neither the end of the process nor those whom the slot is taken for.
+    let unwanted = async {
+        tokio::select! {
+            () = context.stop.cancelled() => {}
+            () = server.stop.cancelled() => {}
+            () = slot.revoked() => {}
+            () = slot.expired() => {}
+        }
+    };
+    let connected = |local, remote| slot.note_connected(local, remote);
+    let credentials = access.credentials.as_ref();
+    let opened = Session::open_with(&endpoint, credentials, connected, unwanted, slot.expired()).await;
+    match opened {
+        Ok(session) => Ok((session, slot)),
+        Err(error) => {
+            if error.disposition.why != Why::Aborted {
+                server.not_opened(&Unopened::Server(&error), &context.files);
+            }
+            Err(server.account_for(slot, error.closed, error.disposition.signal == ServerSignal::TooManyConnections))
+        }
+    }
+}
