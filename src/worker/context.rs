@@ -2,33 +2,31 @@
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    admission::Admission,
     credentials::CredentialsFolder,
+    current_queue::CurrentQueue,
     deadline::Deadlines,
+    deaths::DeathWatch,
     fleet::Fleet,
     follow::{Followed, Refused},
-    guard::DeathGuard,
     host::{Guard, Host},
-    outcome::{Conclusion, Policy},
     settle::Settler,
     wishes::Intake,
 };
 use crate::{
     lease::{Identity, ProcessId},
-    queue::{Queue, Room, Settlement, TOO_OLD},
+    queue::Room,
     store::Store,
     telemetry::metrics::WorkerMetrics,
 };
-
-/// More than sessions can ever be.
-const EVERYBODY: u32 = 1 << 20;
 
 /// What all tasks of a worker share.
 pub struct Context {
@@ -57,13 +55,13 @@ pub struct Context {
     /// Where outcomes go.
     pub settler: Settler,
     /// Whether too much mail dies.
-    pub guard: Mutex<DeathGuard>,
+    pub deaths: DeathWatch,
     /// Login files.
     pub files: CredentialsFolder,
     /// Figures.
     pub metrics: WorkerMetrics,
-    /// The queue that mail is taken from, once known; clones share what is known of lost claims.
-    pub queue: Mutex<Option<Queue>>,
+    /// The queue that mail is taken from.
+    pub queue: CurrentQueue,
     /// Memory for the mails in hand.
     pub room: Room,
     /// How long a mail may stay at one stage.
@@ -78,59 +76,8 @@ pub struct Context {
     pub out_of_time: CancellationToken,
     /// Told when a mail may be due at once.
     pub promote: Notify,
-    /// One permit for each mail being sent; all of them for a mail that must be sent alone.
-    pub admission: Arc<Semaphore>,
-}
-
-impl Context {
-    /// A semaphore for [`Context::admission`].
-    pub fn admission() -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(EVERYBODY as usize))
-    }
-
-    /// Waits until a mail may be sent: with others, or with nothing beside it.
-    pub async fn admit(&self, alone: bool) -> Option<OwnedSemaphorePermit> {
-        let permits = if alone { EVERYBODY } else { 1 };
-        // The semaphore is never closed.
-        Arc::clone(&self.admission).acquire_many_owned(permits).await.ok()
-    }
-
-    /// Notes how a mail ended; should too much mail die, all servers rest. What is left of a mail that others have is none.
-    pub fn watch_deaths(&self, recipient: &str, Conclusion { settlement, per_recipient, .. }: &Conclusion) {
-        let Policy { retry, .. } = self.settler.policy();
-        let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_taken = matches!(settlement, Settlement::Delivered { .. }) || !per_recipient.accepted.is_empty();
-        let rest = match settlement {
-            _ if !retry.dead_letter_guard => {
-                *guard = DeathGuard::default();
-                None
-            }
-            _ if was_taken => {
-                guard.taken();
-                None
-            }
-            // Time killed it, not a server.
-            Settlement::Dead { reason, .. } if reason != TOO_OLD => guard.died(recipient),
-            _ => None,
-        };
-        drop(guard);
-        if let (Some(rest), Settlement::Dead { reply, .. }) = (rest, settlement) {
-            let rested = self.fleet.servers().iter().filter(|server| server.rest_from_deaths(rest, reply)).count();
-            if rested > 0 {
-                self.guard.lock().unwrap_or_else(PoisonError::into_inner).rested();
-            }
-        }
-    }
-
-    /// The queue that mail is taken from, once known.
-    pub fn queue(&self) -> Option<Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Says which queue mail is taken from now.
-    pub fn set_queue(&self, queue: Queue) {
-        *self.queue.lock().unwrap_or_else(PoisonError::into_inner) = Some(queue);
-    }
+    /// Which mails may be sent beside others.
+    pub admission: Admission,
 }
 
 /// Our name for EHLO when none was given: the pod's host name.

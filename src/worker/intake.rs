@@ -158,7 +158,7 @@ impl Task {
         if let Some(old) = self.source.replace(source) {
             self.context.settler.return_lost(old.queue);
         }
-        self.context.set_queue(queue);
+        self.context.queue.set(queue);
     }
 
     fn take_in(&mut self, wish: Wish) {

@@ -7,12 +7,15 @@
 //! process of the pod left. `supervisor` starts the process again when it dies, and has the kernel prove how the dead one's
 //! connections end (`connection_file`, `kernel_sockets`, `witness`).
 
+mod admission;
 mod backoff;
 mod breaker;
 mod connection_file;
 mod context;
 mod credentials;
+mod current_queue;
 mod deadline;
+mod deaths;
 mod fleet;
 mod follow;
 mod guard;

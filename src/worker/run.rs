@@ -4,7 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -16,10 +16,13 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    admission::Admission,
     backoff::Backoff,
     context::{Context, default_helo},
     credentials::CredentialsFolder,
+    current_queue::CurrentQueue,
     deadline::Deadlines,
+    deaths::DeathWatch,
     fleet::{Fleet, Joining},
     follow::follow,
     host::{Guard, Host, Machine},
@@ -173,34 +176,36 @@ impl Worker {
         let (relay, refused) = follow(store.clone(), &options.namespace, &options.relay);
         let deadlines = Deadlines::new(options.transaction);
         let stop = CancellationToken::new();
+        let fleet = Fleet::new(Joining {
+            host: Arc::clone(&host),
+            store: store.clone(),
+            identity: identity.clone(),
+            relay: relay.clone(),
+            stop: stop.clone(),
+        });
+        let settler = Settler::new(identity.process.clone(), relay.clone(), metrics.clone(), deadlines);
         let context = Context {
             relay_name: options.relay.clone(),
             process: identity.process.clone(),
             intake,
             intake_task: TaskTracker::new(),
             only_worker: OnceLock::new(),
-            fleet: Fleet::new(Joining {
-                host: Arc::clone(&host),
-                store: store.clone(),
-                identity: identity.clone(),
-                relay: relay.clone(),
-                stop: stop.clone(),
-            }),
-            settler: Settler::new(identity.process.clone(), relay.clone(), metrics.clone(), deadlines),
+            deaths: DeathWatch::new(settler.clone(), fleet.clone()),
+            fleet,
+            settler,
             deadlines,
             relay,
             refused,
-            guard: Mutex::default(),
             files: CredentialsFolder::new(&options.credentials),
             metrics,
-            queue: Mutex::default(),
+            queue: CurrentQueue::default(),
             room: Room::of(memory::for_bodies()),
             helo: options.helo.clone().unwrap_or_else(default_helo),
             idle: options.idle,
             stop,
             out_of_time: CancellationToken::new(),
             promote: Notify::new(),
-            admission: Context::admission(),
+            admission: Admission::new(),
             identity,
             host,
             store,

@@ -233,7 +233,7 @@ impl Sender {
     async fn begin(&self, work: &Work) -> Result<OwnedSemaphorePermit, Result<(), End>> {
         tokio::select! {
             biased;
-            admission = self.context.admit(work.claimed.alone) => match admission {
+            admission = self.context.admission.admit(work.claimed.alone) => match admission {
                 Some(admission) if self.slot.may_start() => Ok(admission),
                 _ => Err(Ok(())),
             },

@@ -51,7 +51,7 @@ struct Upkeep {
 impl Upkeep {
     async fn turn(&mut self) {
         let record = self.context.relay.borrow().clone();
-        let (Some(record), Some(queue)) = (record, self.context.queue()) else {
+        let (Some(record), Some(queue)) = (record, self.context.queue.get()) else {
             if self.context.refused.borrow().is_some()
                 && let Err(error) = self.report().await
             {

@@ -75,7 +75,7 @@ impl Sender {
                 let (header, recipients) = (&claimed.header, &claimed.mail.recipients);
                 let conclusion = outcome::conclude(header, recipients, &outcome, &policy, &standing, moment);
                 if header.remaining.is_none() {
-                    self.context.watch_deaths(recipients.first().map_or("", String::as_str), &conclusion);
+                    self.context.deaths.note(recipients.first().map_or("", String::as_str), &conclusion);
                 }
                 self.settle(work, conclusion);
                 let too_many = outcome.signals.contains(&ServerSignal::TooManyConnections);
