@@ -162,7 +162,8 @@ fn judge(world: &World, rested: bool) -> Vec<String> {
         for number in &inner.accepted {
             let of_it: Vec<&Post> = world.posts.iter().filter(|post| post.number == *number).collect();
             for address in of_it[0].addresses() {
-                let said = judge_recipient(world, seen, look, &address, of_it.len() > 1);
+                let repeated = of_it.len() > 1 || inner.asked_again.contains(number);
+                let said = judge_recipient(world, seen, look, &address, repeated);
                 violations.extend(said.map(|said| format!("O2: {address} {said}")));
             }
         }

@@ -33,6 +33,8 @@ const TRIES: usize = 4;
 pub struct Inner {
     /// Numbers of the mails that the queue took for certain.
     pub accepted: BTreeSet<usize>,
+    /// Of these, mails that their producers asked for again, since no answer came.
+    pub asked_again: BTreeSet<usize>,
     /// How many have been sent off, taken or not.
     pub tried: usize,
     /// When the last of them was.
@@ -102,12 +104,16 @@ impl Observer {
     }
 
     async fn send(&self, redis: &Store, queue: &Queue, post: &Post, trace: &Trace) {
-        let took = if post.way == Way::Script { enqueue(queue, post).await } else { push(redis, post).await };
+        let (took, times) =
+            if post.way == Way::Script { enqueue(queue, post).await } else { (push(redis, post).await, 1) };
         let mut inner = self.inner();
         (inner.tried, inner.last_try) = (inner.tried + 1, now());
         trace.note(|| format!("producer: {} {:?} {:?}: {took}", post.id(), post.way, post.forged));
         if took {
             inner.accepted.insert(post.number);
+            if times > 1 {
+                inner.asked_again.insert(post.number);
+            }
         }
     }
 
@@ -134,18 +140,19 @@ impl Observer {
     }
 }
 
-/// Whether the queue took it for certain. Who may ask again without sending it twice does so.
-async fn enqueue(queue: &Queue, post: &Post) -> bool {
+/// Whether the queue took it for certain, and how often it was asked. Who may ask again without sending it twice does so.
+async fn enqueue(queue: &Queue, post: &Post) -> (bool, usize) {
     let limits = EnqueueLimits { max_length: 100_000, max_bytes: 0 };
     let (named, mail) = (post.has_id || post.has_key, post.json().to_string());
-    for _ in 0..if named { TRIES } else { 1 } {
+    let tries = if named { TRIES } else { 1 };
+    for time in 1..=tries {
         match queue.enqueue(mail.as_bytes(), limits, At::Redis).await {
-            Ok(_) => return true,
+            Ok(_) => return (true, time),
             Err(EnqueueError::Store { .. }) => tokio::time::sleep(Duration::from_millis(300)).await,
-            Err(_) => return false,
+            Err(_) => return (false, time),
         }
     }
-    false
+    (false, tries)
 }
 
 async fn push(redis: &Store, post: &Post) -> bool {
