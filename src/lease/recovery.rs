@@ -8,6 +8,7 @@ mod action;
 mod decide;
 mod mirror;
 mod restore;
+mod unlisted;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,6 +18,7 @@ use std::{
 pub use action::{Action, Evidence, OldPrimary};
 pub use mirror::{Incarnation, Mirror, MirroredHolder, MirroredQuarantine};
 
+use self::unlisted::Unlisted;
 use super::{
     clock::BootTime,
     quarantine::QuarantineTimers,
@@ -90,7 +92,7 @@ pub struct Watch {
     /// The pods that the API lists as workers of the pool.
     listed: Option<BTreeSet<String>>,
     /// Holders that the mirror of the leader before did not list.
-    unlisted: Option<restore::Unlisted>,
+    unlisted: Option<Unlisted>,
     /// Whose slots a quarantine holds, as the leader before knew it, by its id.
     origins: BTreeMap<String, String>,
 }

@@ -5,28 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Seen, Watch,
     mirror::{Incarnation, Mirror, MirroredHolder, MirroredQuarantine},
+    unlisted::Unlisted,
 };
 use crate::lease::{
     clock::BootTime,
     state::{HolderView, LedgerState, LedgerView, QuarantineView},
     timing::Timing,
 };
-
-/// What a mirror had no room to list.
-#[derive(Clone, Debug)]
-pub(super) struct Unlisted {
-    slots: u32,
-    /// Processes that it did list.
-    listed: BTreeSet<String>,
-}
-
-impl Unlisted {
-    /// The slots of those that did not come back. Whoever re-asserts without having been listed is one of them.
-    pub(super) fn missing(&self, view: &LedgerView) -> u32 {
-        let back = view.holders.iter().filter(|holder| !self.listed.contains(&holder.process));
-        self.slots.saturating_sub(back.fold(0, |sum, holder| sum.saturating_add(holder.claim)))
-    }
-}
 
 impl Watch {
     /// Everything that this leader knows, its predecessor's mirror included while nothing newer is known. Holders without
