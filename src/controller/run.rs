@@ -2,13 +2,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use futures::FutureExt;
 use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
-    task::JoinSet,
 };
 
 use super::{
@@ -214,13 +212,30 @@ async fn lead(
     let cleanup = watch_cleanup(store.clone(), world.clone(), tell.clone());
     let retention = expire_dead_letters(store.clone(), world.clone(), tell.clone(), metrics.clone());
     let claims = recover_claims(store.clone(), timing, world, safety, tell, metrics.clone());
-    let safety = watch_safety(store.clone(), judge, tell_facts);
+    let safety_store = store.clone();
     // One task each: a slow API server must not hold up the ledgers. They end with this future.
-    let mut tasks = JoinSet::new();
+    let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(async move { Some(reconciler.run().await) });
-    for endless in [relays.run().boxed(), claims.boxed(), retention.boxed(), cleanup.boxed(), safety.boxed()] {
-        tasks.spawn(endless.map(|()| None));
-    }
+    tasks.spawn(async move {
+        relays.run().await;
+        None
+    });
+    tasks.spawn(async move {
+        claims.await;
+        None
+    });
+    tasks.spawn(async move {
+        retention.await;
+        None
+    });
+    tasks.spawn(async move {
+        cleanup.await;
+        None
+    });
+    tasks.spawn(async move {
+        watch_safety(safety_store, judge, tell_facts).await;
+        None
+    });
     match tasks.join_next().await {
         Some(Ok(Some(ReconcileError::Deposed(error)))) => Err(ControllerError::Deposed(error.to_string())),
         Some(Ok(Some(ReconcileError::Leader(error)))) => Err(ControllerError::Deposed(error.to_string())),

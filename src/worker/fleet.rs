@@ -242,11 +242,37 @@ impl Fleet {
             consecutive_failures: u32::try_from(record.spec.breaker.consecutive_failures).unwrap_or(1),
             pause: record.spec.breaker.pause.get(),
         };
+        let joining = &self.0.joining;
         let lease = Duration::from_millis(record.lease_ms);
+        let protected = self.0.unprotected.get().is_none();
         let mut members = self.members();
         let Members { servers, pools } = &mut *members;
-        keep_servers(servers, pools, record, limits, lease);
-        self.leave_pools(pools, record, lease);
+        servers.retain(|server| {
+            let wanted = record.spec.servers.iter().find(|wanted| wanted.name == server.name);
+            let stays =
+                matches!(pools.get(&server.settings().pool()), Some(Pool::InUse(_, length)) if *length == lease);
+            match wanted {
+                Some(wanted) if stays && server.is_like(wanted) => {
+                    server.adjust(wanted, limits);
+                    if !record.spec.retry.dead_letter_guard {
+                        server.stop_resting();
+                    }
+                    true
+                }
+                _ => {
+                    tracing::info!(server.name = server.name, "the server is no longer used as it was");
+                    server.stop.cancel();
+                    false
+                }
+            }
+        });
+        let wanted = |name: &str| record.spec.servers.iter().any(|server| server.pool() == name);
+        for (name, pool) in pools.iter_mut() {
+            if matches!(pool, Pool::InUse(_, length) if !wanted(name) || *length != lease) {
+                let Pool::InUse(old, _) = std::mem::replace(pool, Pool::Leaving) else { continue };
+                tokio::spawn(self.clone().see_off(name.clone(), old));
+            }
+        }
         let timing = Timing::with_lease(lease);
         // A lease that is too short for its own renewals keeps no promise: no pool is joined with it.
         let sound =
@@ -256,10 +282,28 @@ impl Fleet {
                 continue;
             }
             let name = settings.pool();
-            let join = || Pool::InUse(self.join(&name, settings.session_timeout.get(), &timing), lease);
+            let pool = pools.entry(name.clone()).or_insert_with(|| {
+                let switch: Box<dyn DeadManSwitch> =
+                    if protected { joining.host.switch() } else { Box::new(Unprotected) };
+                let hold = settings.session_timeout.get();
+                let table = self.0.table.get().cloned();
+                let inheritance = inheritance::of(table.as_deref(), &name, timing.hold(hold), &timing, BootTime::now());
+                let pending = inheritance.unproven.iter().map(|(id, _)| id.clone()).collect();
+                let options = SlotOptions { hold, inheritance, table: table.clone(), switch };
+                let (store, identity) = (joining.store.clone(), joining.identity.clone());
+                let pool = SlotPool::spawn_with(store, &name, identity, timing, options);
+                if !protected {
+                    pool.set_want(0);
+                }
+                if let Some(table) = table {
+                    tokio::spawn(inheritance::prove(table, pool.clone(), pending, timing.hold(hold)));
+                }
+                tokio::spawn(forward(pool.clone(), Arc::clone(&self.0.changed)));
+                Pool::InUse(pool, lease)
+            });
             // A pool that is leaving comes back through `see_off`, which calls this again.
-            let Pool::InUse(pool, _) = pools.entry(name.clone()).or_insert_with(join) else { continue };
-            let (buckets, changed) = (Buckets::new(self.0.joining.store.clone(), &name), Arc::clone(&self.0.changed));
+            let Pool::InUse(pool, _) = pool else { continue };
+            let (buckets, changed) = (Buckets::new(joining.store.clone(), &name), Arc::clone(&self.0.changed));
             servers.push(Arc::new(Server::new(settings, pool.clone(), buckets, limits, changed)));
         }
         for server in &record.spec.servers {
@@ -270,38 +314,6 @@ impl Fleet {
         }
         drop(members);
         self.0.changed.notify_one();
-    }
-
-    /// Begins to leave the pools that no server of the record draws on, or whose lease has another length.
-    fn leave_pools(&self, pools: &mut BTreeMap<String, Pool>, record: &RelayRecord, lease: Duration) {
-        let wanted = |name: &str| record.spec.servers.iter().any(|server| server.pool() == name);
-        for (name, pool) in pools.iter_mut() {
-            if matches!(pool, Pool::InUse(_, length) if !wanted(name) || *length != lease) {
-                let Pool::InUse(old, _) = std::mem::replace(pool, Pool::Leaving) else { continue };
-                tokio::spawn(self.clone().see_off(name.clone(), old));
-            }
-        }
-    }
-
-    /// Joins a pool whose server keeps a dead session for `hold`, with what older processes of the pod left there.
-    fn join(&self, name: &str, hold: Duration, timing: &Timing) -> SlotPool {
-        let joining = &self.0.joining;
-        let protected = self.0.unprotected.get().is_none();
-        let switch: Box<dyn DeadManSwitch> = if protected { joining.host.switch() } else { Box::new(Unprotected) };
-        let table = self.0.table.get().cloned();
-        let inheritance = inheritance::of(table.as_deref(), name, timing.hold(hold), timing, BootTime::now());
-        let pending = inheritance.unproven.iter().map(|(id, _)| id.clone()).collect();
-        let options = SlotOptions { hold, inheritance, table: table.clone(), switch };
-        let (store, identity) = (joining.store.clone(), joining.identity.clone());
-        let pool = SlotPool::spawn_with(store, name, identity, *timing, options);
-        if !protected {
-            pool.set_want(0);
-        }
-        if let Some(table) = table {
-            tokio::spawn(inheritance::prove(table, pool.clone(), pending, timing.hold(hold)));
-        }
-        tokio::spawn(forward(pool.clone(), Arc::clone(&self.0.changed)));
-        pool
     }
 
     /// Waits until the sessions of a pool are gone and the ledger has heard it; then the name is free again.
@@ -320,34 +332,6 @@ impl Fleet {
     fn members(&self) -> MutexGuard<'_, Members> {
         self.0.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Keeps the servers that the record still has as they are, and ends the sessions of the others.
-fn keep_servers(
-    servers: &mut Vec<Arc<Server>>,
-    pools: &BTreeMap<String, Pool>,
-    record: &RelayRecord,
-    limits: Limits,
-    lease: Duration,
-) {
-    servers.retain(|server| {
-        let wanted = record.spec.servers.iter().find(|wanted| wanted.name == server.name);
-        let stays = matches!(pools.get(&server.settings().pool()), Some(Pool::InUse(_, length)) if *length == lease);
-        match wanted {
-            Some(wanted) if stays && server.is_like(wanted) => {
-                server.adjust(wanted, limits);
-                if !record.spec.retry.dead_letter_guard {
-                    server.stop_resting();
-                }
-                true
-            }
-            _ => {
-                tracing::info!(server.name = server.name, "the server is no longer used as it was");
-                server.stop.cancel();
-                false
-            }
-        }
-    });
 }
 
 /// Tells the intake when slots become free; ends with the pool.
