@@ -6,7 +6,7 @@
 //!            MailRelay objects, pods, nodes                           producers
 //!                       │                                                │ LPUSH, `mailrelay send`
 //!                       ▼                                                ▼
-//!  controller: observe ▶ plan ▶ apply ──shares──▶ ledger        queue: lists, claims, dead letters
+//!  controller: observe ▶ plan ▶ drive ──shares──▶ ledger        queue: lists, claims, dead letters
 //!     ▲                           └──record──▶    (lease)          │ claim          ▲ settle
 //!     │ status, conditions, Events                │ slots          ▼                │
 //!     └──────────── reports, depths ─────────  worker: slot ▶ session ▶ claim ▶ transaction ▶ outcome
@@ -32,11 +32,11 @@
 //!
 //! # Modules, in the order in which data flows
 //!
-//! A module uses only those above it; `tests/architecture.rs` holds that.
+//! A module uses only those above it; `tests/architecture` holds that.
 //!
 //! | module | what | uses |
 //! |---|---|---|
-//! | [`system`] | clocks and chance, so that a simulation can give its own | |
+//! | [`system`] | clocks and randomness, so that a simulation can give its own | |
 //! | [`api`] | the `MailRelay` types, their rules, the record and the reports | |
 //! | [`budget`] | the division of a budget, pure | |
 //! | [`store`] | the connection to Redis: limits, and what a failure means | |

@@ -34,7 +34,7 @@
 //! | R9 | epoch: compared in INIT, OPEN, POLICY; the `ConfigMap` is the controller's | `scripts/policy.lua`, [`InitReply`] |
 //! | R10 | unclean ends: `sessionTimeout` and a margin, unless proven later; "too many connections" | [`Slot::withhold`], [`Withheld::prove`], [`Timing::hold`], [`QuarantineTimers`], [`TOO_MANY`] |
 //!
-//! [`Ledger`] is the same machine as the scripts, without Redis: `tests/ledger.rs` compares every answer and state, and
+//! [`Ledger`] is the same machine as the scripts, without Redis: `tests/ledger` compares every answer and state, and
 //! `tests/simulation` runs whole workers and controllers against each other under loss, delay, crashes and wipes.
 //! Times and their inequalities: [`Timing`]. Who may call what and when: [`LedgerStore`].
 

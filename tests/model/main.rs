@@ -1,7 +1,7 @@
 //! A model of the lease protocol (leases.md), every state of which is visited by stateright.
 //!
 //! **What is production code**: every decision. The worker is [`mailrelay::lease::Holder`], the ledger is
-//! [`mailrelay::lease::Ledger`] (which `tests/ledger.rs` holds to the scripts), the controller is
+//! [`mailrelay::lease::Ledger`] (which `tests/ledger` holds to the scripts), the controller is
 //! [`mailrelay::lease::Watch`] and, where there are two pools, [`mailrelay::controller::stand`], the supervisor is
 //! [`mailrelay::worker::Witness`]. The model supplies what surrounds them: the clock, the network, kernels with their sockets
 //! and the dead-man switch (R6), the mail server, which counts, Redis as a store that forgets, and faults.

@@ -1,4 +1,4 @@
-//! The ledger as a pure machine: exactly what the scripts do, without Redis. `tests/ledger.rs` holds both to each other.
+//! The ledger as a pure machine: exactly what the scripts do, without Redis. `tests/ledger` holds both to each other.
 
 mod ledger;
 mod request;
