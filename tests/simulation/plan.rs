@@ -372,7 +372,12 @@ impl Plan {
             most_ms: of(&[1_000, 3_000, 9_000]).into(),
         };
         if self.broken.is_of_mail() {
-            self.disorder.late = if self.broken == Broken::CommittingTakenBack { 500 } else { often };
+            self.disorder.late = match self.broken {
+                Broken::CommittingTakenBack => 500,
+                // Its admission must come after it was given up, and before the next one is through.
+                Broken::OtherAtEachLook => 300,
+                _ => often,
+            };
             self.habits.refuses_some = 200;
             let end = u64::try_from(self.calm.as_millis()).expect("short");
             for pod in 0..6 {
