@@ -13,7 +13,7 @@ use std::{
 
 use mailrelay::queue::Filter;
 use mailsink::{Behaviour, Failure, FailureStage, Login, Sink, SinkConfig};
-use scene::{Scene, eventually, mail};
+use scene::{Scene, mail};
 use serde_json::{Value, json};
 
 use FailureStage::{Greeting, Mail, Rcpt};
@@ -72,7 +72,7 @@ async fn set_up_wrongly(wrong: Wrong, reason: &str) {
     push(&scene, mails).await;
     let began = Instant::now();
     scene.share(16, &[16]).await;
-    told(&scene, reason).await;
+    scene.unavailable_for(reason).await;
     assert!(began.elapsed() < TOLD, "{:?}", began.elapsed());
     let audit = scene.queue.audit().await.expect("audit");
     assert_eq!((audit.dead, audit.delivered), (0, 0), "{audit:?}");
@@ -133,16 +133,6 @@ async fn push(scene: &Scene, mails: usize) {
         }
         let _: i64 = scene.query(&command).await;
     }
-}
-
-/// Waits until the worker says why it does not use the server.
-async fn told(scene: &Scene, reason: &str) {
-    eventually("the worker says why", async || {
-        let report = scene.report(0).await.ok_or_else(|| "no report".to_owned())?;
-        let why = report.servers[0].unavailable.clone();
-        if why.as_ref().is_some_and(|why| why.reason == reason) { Ok(()) } else { Err(format!("{why:?}")) }
-    })
-    .await;
 }
 
 macro_rules! setups {

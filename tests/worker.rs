@@ -206,7 +206,7 @@ async fn a_server_that_is_down_costs_no_mail_its_retries() {
     let scene = Scene::sixteen(1, json!({ "breaker": breaker, "retry": retry })).await;
     scene.sink.set_behaviour(Behaviour::failing([Failure::closing(FailureStage::Greeting)]));
     scene.send(20).await;
-    unavailable_for(&scene, "ConnectFailed").await;
+    scene.unavailable_for("ConnectFailed").await;
     scene.sink.set_behaviour(Behaviour::default());
     scene.all_delivered(20).await;
     scene.usable_again().await;
@@ -383,7 +383,7 @@ async fn a_server_over_its_quota_is_left_alone_and_the_queue_stays_where_it_is()
     let quota = Failure::reply(FailureStage::Mail, "454 4.7.0 Daily sending quota exceeded, try again tomorrow");
     scene.sink.set_behaviour(Behaviour::failing([quota]));
     scene.send(300).await;
-    unavailable_for(&scene, "QuotaExceeded").await;
+    scene.unavailable_for("QuotaExceeded").await;
     scene.sink_until("no session is left", |stats| stats.open == 0).await;
     let audit = scene.audit_until("nothing in flight", |audit| audit.in_flight == 0).await;
     assert!(audit.queued >= 250 && audit.dead == 0, "one mail a session at most was tried: {audit:?}");
@@ -420,27 +420,15 @@ async fn a_refused_password_stops_the_server_until_the_files_change_and_costs_no
     scene.add_worker_with(&["--credentials-dir", credentials.path().to_str().expect("UTF-8")]);
     scene.share(4, &[4]).await;
     scene.send(5).await;
-    unavailable_for(&scene, "SecretMissing").await;
+    scene.unavailable_for("SecretMissing").await;
     std::fs::write(files.join("password"), "wrong").expect("written");
-    unavailable_for(&scene, "AuthenticationFailed").await;
+    scene.unavailable_for("AuthenticationFailed").await;
     assert_eq!(scene.sink.stats().accepted, 0);
     std::fs::write(files.join("password"), "right\n").expect("written");
     let audit = scene.all_delivered(5).await;
     assert_eq!((audit.dead, audit.held), (0, 0), "{audit:?}");
     assert!(!scene.workers[0].log().contains("wrong") && !scene.workers[0].log().contains("right"));
     scene.logs_are_clean();
-}
-
-/// Waits until the worker reports its server as unavailable for this reason.
-async fn unavailable_for(scene: &Scene, reason: &str) {
-    eventually(reason, async || {
-        let report = scene.report(0).await.ok_or("no report")?;
-        match &report.servers[0].unavailable {
-            Some(unavailable) if unavailable.reason == reason => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

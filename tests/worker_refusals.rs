@@ -10,16 +10,6 @@ use scene::{Scene, eventually, mail};
 use serde_json::json;
 use testkit::throughout;
 
-/// Waits until the worker gives this reason for not using the server.
-async fn told(scene: &Scene, reason: &str) {
-    eventually("the worker says why", async || {
-        let report = scene.report(0).await.ok_or_else(|| "no report".to_owned())?;
-        let why = report.servers[0].unavailable.as_ref().map(|why| why.reason.clone());
-        if why.as_deref() == Some(reason) { Ok(()) } else { Err(format!("{why:?}")) }
-    })
-    .await;
-}
-
 /// Twice what is promised, for a machine that is busy beside.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
@@ -36,7 +26,7 @@ async fn refuses_everybody(stage: FailureStage, reply: &str, reason: &str) {
     let scene = Scene::sixteen(1, json!({})).await;
     scene.sink.set_behaviour(Behaviour::failing([Failure::reply(stage, reply)]));
     scene.send(300).await;
-    told(&scene, reason).await;
+    scene.unavailable_for(reason).await;
     throughout(Duration::from_secs(8), "no mail dies, and the server is asked now and then only", async || {
         let audit = scene.queue.audit().await.map_err(|error| error.to_string())?;
         let tried = audit.delayed + audit.in_flight;
@@ -121,7 +111,7 @@ async fn row_38_when_most_mail_dies_the_relay_rests_until_one_is_taken() {
     for number in 0..200 {
         scene.send_one(mail(&format!("customer-{number}@example.org"))).await;
     }
-    told(&scene, "DeadLetterSurge").await;
+    scene.unavailable_for("DeadLetterSurge").await;
     throughout(Duration::from_secs(6), "few die", async || {
         let audit = scene.queue.audit().await.map_err(|error| error.to_string())?;
         if audit.dead <= 40 { Ok(()) } else { Err(format!("{audit:?}")) }

@@ -19,6 +19,8 @@
 
 mod api_server;
 mod drive;
+#[cfg(test)]
+mod fixtures;
 mod housekeeping;
 mod lead;
 mod metrics;

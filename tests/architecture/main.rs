@@ -2,6 +2,7 @@
 //! and no file is too long to be read at once.
 
 mod imports;
+mod requirements;
 mod tokens;
 
 use std::{

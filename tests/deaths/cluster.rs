@@ -13,6 +13,10 @@ use mailrelay::{
     store::{Store, StoreOptions},
 };
 use mailsink::{Sink, SinkConfig, Stats};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use testkit::{ApiServer, Door, PATIENCE, Persistence, RedisServer, eventually};
@@ -41,6 +45,31 @@ pub struct Seat {
     pub pod: Pod,
     pub door: Door,
     pub worker: Worker,
+}
+
+/// Who is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Death {
+    /// The worker; its supervisor starts another, which finds what it left.
+    Process,
+    /// All of the pod: the controller finds out.
+    Pod,
+}
+
+impl Seat {
+    /// Whether there was a worker to kill: the supervisor may be about to start one.
+    pub fn kill(&mut self, death: Death) -> bool {
+        if death == Death::Pod {
+            // Nobody is left to start another.
+            self.worker.signal(Signal::SIGSTOP);
+        }
+        let child = self.worker.children().first().copied();
+        let killed = child.is_some_and(|child| kill(Pid::from_raw(child), Signal::SIGKILL).is_ok());
+        if death == Death::Pod {
+            self.worker.crash();
+        }
+        killed
+    }
 }
 
 impl Cluster {
@@ -110,6 +139,14 @@ impl Cluster {
             if all && holders.len() == self.pods.len() { Ok(()) } else { Err(format!("{holders:?}")) }
         })
         .await;
+    }
+
+    /// Ends the connections of a pod to Redis: what is under way, or was held back by its door, is lost.
+    pub fn cut(&self, place: usize) {
+        let redis = self.redis.lock().expect("no panic").address();
+        let door = &self.pods[place].door;
+        door.lead_to(redis);
+        door.thaw();
     }
 
     pub async fn push(&self, mail: &Value) {

@@ -11,6 +11,12 @@ mod scene;
 mod store;
 mod storm;
 
+/// Runs a world that has a thread of its own.
+fn in_a_runtime<T>(world: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime").block_on(world)
+}
+
 /// What an environment variable says, or so many.
 fn number(name: &str, otherwise: usize) -> usize {
     let given = std::env::var(name).ok().filter(|text| !text.is_empty());

@@ -18,8 +18,8 @@ use serde_json::json;
 use testkit::eventually;
 
 use crate::{
-    cluster::{Cluster, mail},
-    figures, number,
+    cluster::{Cluster, Death, mail},
+    figures, in_a_runtime, number,
 };
 
 /// How long the server is silent at most; whoever waits for it dies long before.
@@ -125,15 +125,6 @@ fn step_by_step(failure: Option<Failure>) -> Behaviour {
     Behaviour { hide: vec!["PIPELINING".into(), "CHUNKING".into()], ..Behaviour::failing(failure) }
 }
 
-/// Who is killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Death {
-    /// The worker; its supervisor starts another, which finds what it left.
-    Process,
-    /// All of the pod: the controller finds out.
-    Pod,
-}
-
 /// Milliseconds from each death until the mail was where it belongs.
 type Times = BTreeMap<(bool, Death), Vec<u64>>;
 
@@ -161,10 +152,10 @@ impl Trial<'_> {
         }
         self.cluster.push(&mail(&id, point.lines())).await;
         let victim = self.reached().await;
-        let pid = self.cluster.pods[victim].worker.children()[0];
         if point == DataAnswered {
             // What the server says now is not read any more.
-            signal(pid, Signal::SIGSTOP);
+            let pid = self.cluster.pods[victim].worker.children()[0];
+            kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("the signal is delivered");
             self.cluster.sink_until("the server has answered", |stats| stats.silent == 0).await;
         }
         for (place, seat) in self.cluster.pods.iter().enumerate() {
@@ -174,7 +165,9 @@ impl Trial<'_> {
         }
         self.cluster.sink.set_behaviour(step_by_step(None));
         let killed = mailrelay::mail::UnixMillis::now().0;
-        self.kill(victim, pid, death);
+        assert!(self.cluster.pods[victim].kill(death), "{point:?}: there is a worker to kill");
+        // What it had sent and the door held back is gone with it.
+        self.cluster.cut(victim);
         let took = self.outcome(&id, killed, &before).await;
         if death == Death::Pod {
             self.cluster.pods[victim].worker.restart();
@@ -214,22 +207,6 @@ impl Trial<'_> {
         eventually(&format!("a worker is at {point:?}"), found).await
     }
 
-    fn kill(&mut self, victim: usize, pid: i32, death: Death) {
-        let seat = &mut self.cluster.pods[victim];
-        if death == Death::Pod {
-            // Nobody is left to start another.
-            seat.worker.signal(Signal::SIGSTOP);
-        }
-        signal(pid, Signal::SIGKILL);
-        if death == Death::Pod {
-            seat.worker.crash();
-        }
-        // What it had sent and the door held back is gone with it.
-        let redis = self.cluster.redis.lock().expect("no panic").address();
-        seat.door.lead_to(redis);
-        seat.door.thaw();
-    }
-
     /// Waits until the mail is where it belongs, and says how long that took.
     async fn outcome(&self, id: &str, killed: u64, before: &mailrelay::queue::Audit) -> u64 {
         let (point, cluster) = (self.point, &self.cluster);
@@ -253,10 +230,6 @@ impl Trial<'_> {
             _ => u64::try_from(settled.as_millis()).expect("short"),
         }
     }
-}
-
-fn signal(pid: i32, signal: Signal) {
-    kill(Pid::from_raw(pid), signal).expect("the signal is delivered");
 }
 
 /// A word as an argument of a command.
@@ -288,8 +261,7 @@ fn at_each(points: &[Point], rounds: usize, resends: bool) {
                     let mut next = next.lock().expect("no panic");
                     next.next()
                 } {
-                    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-                    runtime.expect("a runtime").block_on(at(*point, rounds, resends, &times));
+                    in_a_runtime(at(*point, rounds, resends, &times));
                 }
             });
         }

@@ -25,9 +25,14 @@ use nix::{
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep, sleep_until};
+use testkit::recipients;
+use tokio::time::sleep;
 
-use crate::{cluster::Cluster, number, points::bulk};
+use crate::{
+    cluster::{Cluster, Death},
+    in_a_runtime, number,
+    points::bulk,
+};
 
 const PRODUCERS: usize = 3;
 /// How often each of them pushes, unless so many mails wait: what is proven is not how fast a machine is.
@@ -127,10 +132,7 @@ fn everything_at_once_loses_nothing_and_doubles_nothing_by_recipient() {
         let runs: Vec<_> = (0..worlds)
             .map(|world| {
                 let units = units / worlds + usize::from(world < units % worlds);
-                scope.spawn(move || {
-                    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-                    runtime.expect("a runtime").block_on(storm(units, seed + world as u64))
-                })
+                scope.spawn(move || in_a_runtime(storm(units, seed + world as u64)))
             })
             .collect();
         for run in runs {
@@ -209,8 +211,13 @@ impl Storm {
     async fn strike(&mut self, fault: Fault) -> bool {
         let victim = self.rng.random_range(0..self.cluster.pods.len());
         match fault {
-            Fault::Worker => self.kill(victim, false),
-            Fault::Pod => self.kill(victim, true),
+            Fault::Worker => return self.cluster.pods[victim].kill(Death::Process),
+            Fault::Pod => {
+                let seat = &mut self.cluster.pods[victim];
+                let killed = seat.kill(Death::Pod);
+                seat.worker.restart();
+                return killed;
+            }
             Fault::Redis => {
                 let mut redis = self.cluster.redis.lock().expect("no panic");
                 redis.crash();
@@ -218,10 +225,7 @@ impl Storm {
             }
             Fault::LostReply => {
                 let caught = self.catch(victim).await;
-                let address = self.cluster.redis.lock().expect("no panic").address();
-                let door = &self.cluster.pods[victim].door;
-                door.lead_to(address);
-                door.thaw();
+                self.cluster.cut(victim);
                 return caught;
             }
             Fault::LateReply => {
@@ -247,22 +251,6 @@ impl Storm {
             Fault::CommandLine => self.people().await,
         }
         true
-    }
-
-    fn kill(&mut self, victim: usize, with_supervisor: bool) {
-        let worker = &mut self.cluster.pods[victim].worker;
-        if with_supervisor {
-            // Nobody is left to start another.
-            worker.signal(Signal::SIGSTOP);
-        }
-        for child in worker.children() {
-            // It may have ended by itself in this moment.
-            let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
-        }
-        if with_supervisor {
-            worker.crash();
-            worker.restart();
-        }
     }
 
     /// Holds back the answer to the next command of some kind, and all that follow; whether there was one.
@@ -309,9 +297,10 @@ impl Storm {
     async fn count(mut self, acknowledged: &BTreeMap<String, Vec<String>>, pushed: u64) -> Count {
         self.cluster.sink.set_behaviour(refusing(None));
         let cluster = &mut self.cluster;
-        let settled = "everything is settled";
         let audit = cluster
-            .audit_until(settled, |audit| audit.queued + audit.raw_waiting + audit.delayed + audit.in_flight == 0)
+            .audit_until("everything is settled", |audit| {
+                audit.queued + audit.raw_waiting + audit.delayed + audit.in_flight == 0
+            })
             .await;
         assert_eq!(audit.difference, 0, "{audit:?}");
         let mut copies: BTreeMap<String, u64> = BTreeMap::new();
@@ -351,9 +340,7 @@ async fn held_recipients(queue: &Queue) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for held in queue.held_list(&Filter::default(), usize::MAX).await.expect("held mail") {
         let Some(details) = queue.held_show(&held.claim_id).await.expect("held mail") else { continue };
-        let mail: Value = serde_json::from_str(&details.payload).unwrap_or_default();
-        let named = mail["to"].as_array().into_iter().flatten().filter_map(|to| to.as_str().map(str::to_owned));
-        all.extend(details.remaining.unwrap_or_else(|| named.collect()));
+        all.extend(details.remaining.unwrap_or_else(|| recipients(details.payload.as_bytes())));
         all.extend(details.refused.into_iter().map(|refusal| refusal.recipient));
     }
     all
@@ -392,7 +379,7 @@ impl Producer {
             let times = 1 + usize::from(self.rng.random_bool(0.05));
             for _ in 0..times {
                 while !self.push(&mail).await {
-                    sleep_until(Instant::now() + EVERY).await;
+                    sleep(EVERY).await;
                 }
             }
             self.acknowledged.lock().expect("no panic").insert(id, recipients);

@@ -199,6 +199,18 @@ impl Scene {
         serde_json::from_str(&text?).ok()
     }
 
+    /// Waits until the worker gives this reason for not using its server.
+    pub async fn unavailable_for(&self, reason: &str) {
+        eventually(reason, async || {
+            let report = self.report(0).await.ok_or_else(|| "no report".to_owned())?;
+            match &report.servers[0].unavailable {
+                Some(why) if why.reason == reason => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
+
     /// Waits until the worker says no more that the server can't be used.
     pub async fn usable_again(&self) {
         eventually("the worker says that it is over", async || {

@@ -113,47 +113,20 @@ fn refused(view: &LedgerView) -> impl Iterator<Item = (&str, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-    use crate::lease::{HolderView, LedgerState, QuarantineView};
+    use crate::{
+        controller::fixtures::{self, holder},
+        lease::{HolderView, QuarantineView},
+    };
 
     fn at(millis: u64) -> BootTime {
         BootTime::after_boot(Duration::from_millis(100_000 + millis))
     }
 
     fn ledger(open: u32, refused: &[&str]) -> LedgerView {
-        let holder = HolderView {
-            inc: "i".into(),
-            pod_uid: "u".into(),
-            pod: "mail/p".into(),
-            process: "p".into(),
-            boot_id: "b".into(),
-            generation: 1,
-            seq: 1,
-            claim: open,
-            limit: open,
-            want: 16,
-            open,
-            busy: 0,
-        };
+        let holder = HolderView { claim: open, limit: open, want: 16, open, ..holder("i", "p", 1) };
         let entry = |id: &&str| QuarantineView { id: (*id).into(), slots: 1, seconds: 30, why: TOO_MANY.into() };
-        LedgerView {
-            fence: "f".into(),
-            token: "t".into(),
-            state: LedgerState::Open,
-            epoch: 1,
-            revision: 1,
-            budget: 16,
-            lease: Duration::from_secs(6),
-            holders: vec![holder],
-            entitlements: BTreeMap::new(),
-            generations: BTreeMap::new(),
-            quarantine: refused.iter().map(entry).collect(),
-            version: 1,
-            servers: BTreeSet::new(),
-            floor: 0,
-        }
+        LedgerView { quarantine: refused.iter().map(entry).collect(), ..fixtures::ledger(vec![holder]) }
     }
 
     /// A server that takes 10, after its first burst.

@@ -123,7 +123,11 @@ pub fn is_unused(ledger: &LedgerView, carried: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{api::DurationText, lease::HolderView};
+    use crate::{
+        api::DurationText,
+        controller::fixtures::{self, holder},
+        lease::HolderView,
+    };
 
     const LEASE: Duration = Duration::from_secs(6);
 
@@ -147,39 +151,7 @@ mod tests {
     }
 
     fn ledger(epoch: u64, revision: u64, budget: u32, entitlements: &[(&str, u32)]) -> LedgerView {
-        LedgerView {
-            fence: "f".into(),
-            token: "t".into(),
-            state: LedgerState::Open,
-            epoch,
-            revision,
-            budget,
-            lease: LEASE,
-            holders: Vec::new(),
-            entitlements: shares(entitlements),
-            generations: BTreeMap::new(),
-            quarantine: Vec::new(),
-            version: 1,
-            servers: BTreeSet::new(),
-            floor: 0,
-        }
-    }
-
-    fn holder(inc: &str, process: &str, seq: u64) -> HolderView {
-        HolderView {
-            inc: inc.into(),
-            pod_uid: "u".into(),
-            pod: "mail/p".into(),
-            process: process.into(),
-            boot_id: "b".into(),
-            generation: 1,
-            seq,
-            claim: 1,
-            limit: 1,
-            want: 1,
-            open: 0,
-            busy: 0,
-        }
+        LedgerView { epoch, revision, budget, entitlements: shares(entitlements), ..fixtures::ledger(Vec::new()) }
     }
 
     #[test]

@@ -87,46 +87,10 @@ impl Liveness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::{HolderView, LedgerState};
+    use crate::controller::fixtures::{holder, ledger};
 
     fn at(seconds: u64) -> BootTime {
         BootTime::after_boot(Duration::from_secs(1_000 + seconds))
-    }
-
-    fn ledger(holders: Vec<HolderView>) -> LedgerView {
-        LedgerView {
-            fence: "f".into(),
-            token: "t".into(),
-            state: LedgerState::Open,
-            epoch: 1,
-            revision: 1,
-            budget: 16,
-            lease: Duration::from_secs(6),
-            holders,
-            entitlements: BTreeMap::new(),
-            generations: BTreeMap::new(),
-            quarantine: Vec::new(),
-            version: 1,
-            servers: BTreeSet::new(),
-            floor: 0,
-        }
-    }
-
-    fn holder(inc: &str, process: &str, seq: u64) -> HolderView {
-        HolderView {
-            inc: inc.into(),
-            pod_uid: "u".into(),
-            pod: "mail/p".into(),
-            process: process.into(),
-            boot_id: "b".into(),
-            generation: 1,
-            seq,
-            claim: 1,
-            limit: 1,
-            want: 1,
-            open: 0,
-            busy: 0,
-        }
     }
 
     fn pools(names: &[&str]) -> BTreeSet<String> {

@@ -4,13 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mailrelay::queue::{Filter, POISON_FROM};
 use redis::cmd;
+use testkit::recipients;
 
-use super::{
-    super::support::*,
-    life::Life,
-    people::{recipients, recipients_of_letter},
-    posts::mark,
-};
+use super::{super::support::*, life::Life, people::recipients_of_letter, posts::mark};
 
 impl Life<'_> {
     /// What is wrong; each begins with a word for the promise.

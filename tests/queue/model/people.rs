@@ -3,6 +3,7 @@
 use mailrelay::queue::{DeadLetter, Entry, Filter};
 use rand::RngExt;
 use redis::cmd;
+use testkit::recipients;
 
 use super::{
     super::support::*,
@@ -86,12 +87,6 @@ impl Life<'_> {
             self.dropped.extend(recipients(decoded.payload()));
         }
     }
-}
-
-/// Whom a producer's bytes are for.
-pub fn recipients(payload: &[u8]) -> Vec<String> {
-    let mail: serde_json::Value = serde_json::from_slice(payload).unwrap_or_default();
-    mail["to"].as_array().into_iter().flatten().filter_map(|to| to.as_str().map(str::to_owned)).collect()
 }
 
 /// For whom a dead letter is dead.

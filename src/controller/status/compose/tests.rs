@@ -14,6 +14,7 @@ use super::*;
 use crate::{
     api::{Condition, Unavailable},
     controller::{
+        fixtures,
         observe::PodFacts,
         plan::{Candidate, Ownership, RelayKey, plan},
         status::measured::Measured,
@@ -59,37 +60,19 @@ fn scene_of(spec: &Value, pods: &[&str]) -> Scene {
 impl Scene {
     /// The ledger of `mx`: for each pod its share and its claim.
     fn ledger(mut self, state: LedgerState, holders: &[(&str, u32, u32)]) -> Self {
+        let holder = |(pod, _, claim): &(&str, u32, u32)| HolderView {
+            pod_uid: format!("uid-{pod}"),
+            pod: format!("mail/{pod}"),
+            claim: *claim,
+            limit: *claim,
+            want: 100,
+            open: claim / 2,
+            ..fixtures::holder(&format!("inc-{pod}"), "p", 1)
+        };
         let ledger = LedgerView {
-            fence: "f".into(),
-            token: "t".into(),
             state,
-            epoch: 1,
-            revision: 1,
-            budget: 16,
-            lease: Duration::from_secs(6),
-            holders: holders
-                .iter()
-                .map(|(pod, _, claim)| HolderView {
-                    inc: format!("inc-{pod}"),
-                    pod_uid: format!("uid-{pod}"),
-                    pod: format!("mail/{pod}"),
-                    process: "p".into(),
-                    boot_id: "b".into(),
-                    generation: 1,
-                    seq: 1,
-                    claim: *claim,
-                    limit: *claim,
-                    want: 100,
-                    open: claim / 2,
-                    busy: 0,
-                })
-                .collect(),
             entitlements: holders.iter().map(|(pod, share, _)| (format!("uid-{pod}"), *share)).collect(),
-            generations: BTreeMap::new(),
-            quarantine: Vec::new(),
-            version: 1,
-            servers: BTreeSet::new(),
-            floor: 0,
+            ..fixtures::ledger(holders.iter().map(holder).collect())
         };
         self.world.pools.insert("mx".into(), PoolView { ledger: Some(ledger), ..PoolView::default() });
         self

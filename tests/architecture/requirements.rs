@@ -1,38 +1,20 @@
 //! `docs/requirements.md` names tests for every row; they are there, and the rows that are missing are named as missing.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use super::{read, sources};
 
 /// What stands in backticks in a line.
 fn quoted(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
 
-/// All Rust sources below a folder.
-fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            sources(&path, into);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            into.push(path);
-        }
-    }
-}
-
 #[test]
 fn every_row_has_tests_and_they_are_there() {
-    let mut files = Vec::new();
-    sources(&root().join("src"), &mut files);
-    sources(&root().join("tests"), &mut files);
-    let code: String = files.iter().map(|file| fs::read_to_string(file).expect("a source")).collect();
-    let text = fs::read_to_string(root().join("docs/requirements.md")).expect("the page");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let code: String =
+        ["src", "tests"].iter().flat_map(|folder| sources(&root.join(folder))).map(|file| read(&file)).collect();
+    let text = read(&root.join("docs/requirements.md"));
     let rows: Vec<Vec<&str>> = text
         .lines()
         .filter(|line| line.starts_with("| "))
@@ -46,7 +28,7 @@ fn every_row_has_tests_and_they_are_there() {
         assert!(!tests.is_empty(), "row {number} has no test");
         for test in tests {
             let is_there =
-                if test.contains('/') { root().join(test).is_file() } else { code.contains(&format!("fn {test}(")) };
+                if test.contains('/') { root.join(test).is_file() } else { code.contains(&format!("fn {test}(")) };
             assert!(is_there, "row {number}: there is no {test}");
         }
     }
