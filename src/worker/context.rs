@@ -18,8 +18,8 @@ use super::{
     fleet::Fleet,
     follow::{Followed, Refused},
     host::{Guard, Host},
+    requests::Intake,
     settle::Settler,
-    wishes::Intake,
 };
 use crate::{
     lease::{Identity, ProcessId},

@@ -18,10 +18,10 @@ use super::{
     context::Context,
     fleet::Room,
     outcome::{self, Moment},
+    requests::{Request, Requests, Wish},
     sender,
     server::{Opening, Server},
     settle::Work,
-    wishes::{Request, Requests, Wish},
 };
 use crate::{
     api::RelayRecord,

@@ -27,6 +27,7 @@ mod memory;
 mod outcome;
 mod pace;
 mod recover;
+mod requests;
 mod run;
 mod sender;
 mod server;
@@ -36,7 +37,6 @@ mod strangers;
 pub mod supervisor;
 mod suspects;
 mod upkeep;
-mod wishes;
 mod withhold;
 mod witness;
 

@@ -28,9 +28,9 @@ use super::{
     host::{Guard, Host, Machine},
     intake, memory,
     recover::recover_predecessors,
+    requests::{Intake, Requests},
     settle::Settler,
     upkeep,
-    wishes::{Intake, Requests},
 };
 use crate::{
     lease::{Identity, Numbers, ProcessId, SwitchError, boot_id},

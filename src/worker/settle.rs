@@ -299,7 +299,7 @@ mod tests {
         store::{Store, StoreOptions},
         worker::{
             pace::Pace,
-            wishes::{Intake, Request},
+            requests::{Intake, Request},
         },
     };
 

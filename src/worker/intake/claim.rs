@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::{
     queue::{Batch, Queue},
     store::StoreError,
-    worker::{pace::Permits, wishes::Wish},
+    worker::{pace::Permits, requests::Wish},
 };
 
 /// A claim on its way, with the sessions it is for.

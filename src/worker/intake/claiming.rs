@@ -10,8 +10,8 @@ use crate::{
     queue::{At, Batch, Queue},
     worker::{
         pace::{Pace, Permits},
+        requests::Wish,
         settle::Work,
-        wishes::Wish,
     },
 };
 

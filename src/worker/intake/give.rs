@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::worker::{pace::Permits, settle::Work, wishes::Wish};
+use crate::worker::{pace::Permits, requests::Wish, settle::Work};
 
 /// Gives a mail to the first session that is still there and may have it; the mail again when none is. With `permits`: a
 /// session for whose server leave to send is left, which goes with the mail. Without: one of a server that the mail fits.
