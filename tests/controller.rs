@@ -15,7 +15,7 @@ use mailrelay::{
         RelayKey, Safety, Standing, StoreFacts, Topology, Turn, ask, discard_expired, highest_epoch, judge,
         keep_records, mirror, plan,
     },
-    lease::{BootTime, Evidence, LedgerState, LedgerStore, LedgerView, OldPrimary, Timing},
+    lease::{BootTime, CondemnReply, Evidence, LedgerState, LedgerStore, LedgerView, OldPrimary, Timing, Wait},
     mail::UnixMillis,
     queue::{Queue, QueueNames},
     store::{Store, StoreOptions},
@@ -564,17 +564,35 @@ async fn a_redis_that_is_down_is_an_error_and_no_reason_to_forget() {
 
 #[tokio::test]
 async fn a_ledger_that_was_restored_in_place_is_lost_for_the_leader() {
+    restore_in_place(&["ledger"]).await;
+}
+
+#[tokio::test]
+async fn a_ledger_that_was_restored_in_place_with_its_witness_is_lost_for_the_leader() {
+    restore_in_place(&["ledger", "witness"]).await;
+}
+
+/// Brings these keys of the pool back as they were before a worker came, by DUMP and RESTORE.
+async fn restore_in_place(keys: &[&str]) {
     let bench = bench();
     let mut leader = Leader::new(&bench, 1);
     let plan = pool_plan(&["a", "b"]);
     leader.open(&plan).await;
-    let key = format!("mailrelay:{{{POOL}}}:ledger");
-    let dump: Vec<u8> = bench.store.query(redis::cmd("DUMP").arg(&key), LIMIT).await.expect("a dump");
+    let mut dumps: Vec<(String, Vec<u8>)> = Vec::new();
+    for key in keys.iter().map(|key| format!("mailrelay:{{{POOL}}}:{key}")) {
+        let dump = bench.store.query(redis::cmd("DUMP").arg(&key), LIMIT).await.expect("a dump");
+        dumps.push((key, dump));
+    }
     let inc = register(&bench.store, "a").await;
     let before = leader.drive_until(Some(&plan), |ledger| ledger.holder(&inc).is_some()).await;
-    let mut restore = redis::cmd("RESTORE");
-    restore.arg(&key).arg(0).arg(dump).arg("REPLACE");
-    let _: String = bench.store.query(&restore, LIMIT).await.expect("restored");
+    for (key, dump) in dumps {
+        let mut restore = redis::cmd("RESTORE");
+        restore.arg(key).arg(0).arg(dump).arg("REPLACE");
+        let _: String = bench.store.query(&restore, LIMIT).await.expect("restored");
+    }
+    // Whoever asks, even without having heard of anything newer.
+    let asked = LedgerStore::new(bench.store.clone(), POOL).condemn(0).await.expect("an answer");
+    assert_eq!(asked, CondemnReply::Wait(Wait::Fence));
     let driven = leader.drive(Some(&plan), true).await.expect("a turn");
     let new = driven.snapshot.in_force().expect("a new ledger");
     assert_eq!((new.state, new.holders.len()), (LedgerState::Rec, 0));

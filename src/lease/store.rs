@@ -72,6 +72,7 @@ pub struct LedgerStore {
     pool: String,
     ledger: String,
     log: String,
+    witness: String,
     channel: String,
     saturation: String,
 }
@@ -84,6 +85,7 @@ impl LedgerStore {
             pool: pool.to_owned(),
             ledger: format!("mailrelay:{{{pool}}}:ledger"),
             log: format!("mailrelay:{{{pool}}}:log"),
+            witness: format!("mailrelay:{{{pool}}}:witness"),
             channel: format!("mailrelay:{{{pool}}}:events"),
             saturation: format!("mailrelay:{{{pool}}}:saturation"),
         }
@@ -228,7 +230,7 @@ impl LedgerStore {
     /// Counts mails that the server took, if its saturation is on record.
     pub async fn count_good(&self, mails: u64) -> Result<(), StoreError> {
         let mails = mails.to_string();
-        let keys = [&*self.ledger, &self.log, &self.saturation];
+        let keys = [&*self.ledger, &self.log, &self.witness, &self.saturation];
         let arguments = [self.channel.as_bytes(), mails.as_bytes()];
         let _: Vec<String> = self.store.invoke(&GOOD, &keys, &arguments, CALL_LIMIT).await?;
         Ok(())
@@ -263,7 +265,7 @@ impl LedgerStore {
     /// One atomic look: the node's fence and the whole ledger. Changes nothing.
     pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
         let (node_fence, fields): (String, Vec<(String, String)>) =
-            self.store.invoke(&SNAPSHOT, &[&self.ledger, &self.log], &[self.channel.as_bytes()], CALL_LIMIT).await?;
+            self.store.invoke(&SNAPSHOT, &self.keys(), &[self.channel.as_bytes()], CALL_LIMIT).await?;
         let fields: BTreeMap<String, String> = fields.into_iter().collect();
         if fields.is_empty() {
             return Ok(Snapshot { node_fence, ledger: None });
@@ -289,7 +291,7 @@ impl LedgerStore {
         Ok(entries.into_iter().filter_map(|(id, fields)| Some((millis(&id)?, fields))).collect())
     }
 
-    /// Removes ledger and log; only when no relay or claim is left on the pool, and no quarantine, unless that is `carried`
+    /// Removes ledger, log and witness; only when no relay or claim is left on the pool, and no quarantine, unless that is `carried`
     /// on in another ledger of the same server. The key goes as it is now or not at all: a ledger whose policy changed since
     /// `seen` stays. Returns whether it went.
     pub async fn remove_unused(&self, seen: &LedgerView, carried: bool) -> Result<bool, StoreError> {
@@ -299,10 +301,14 @@ impl LedgerStore {
         Ok(answer.first().is_some_and(|word| word == "OK"))
     }
 
+    fn keys(&self) -> [&str; 3] {
+        [&self.ledger, &self.log, &self.witness]
+    }
+
     async fn call(&self, script: &Script, arguments: Vec<String>, limit: Duration) -> Result<Vec<String>, StoreError> {
         let mut all = vec![self.channel.as_bytes()];
         all.extend(arguments.iter().map(String::as_bytes));
-        self.store.invoke(script, &[&self.ledger, &self.log], &all, limit).await
+        self.store.invoke(script, &self.keys(), &all, limit).await
     }
 
     fn garbled(&self, answer: &[String]) -> StoreError {

@@ -37,6 +37,27 @@ async fn until_blocked(pair: &mut Pair, clients: usize) {
 }
 
 #[tokio::test]
+async fn a_text_that_was_changed_in_place_is_told_from_one_that_was_written_whole() {
+    let (real, simulated) = servers(1);
+    let mut pair = Pair::connect(&real, &simulated).await;
+    let version = "00000000000000000017";
+    let encoding = async |pair: &mut Pair| both(pair, &["OBJECT", "ENCODING", "text"]).await;
+    assert_eq!(encoding(&mut pair).await, b"$-1\r\n");
+    for round in ["first", "second"] {
+        both(&mut pair, &["SETRANGE", "text", "0", version]).await;
+        assert_eq!(encoding(&mut pair).await, b"$3\r\nraw\r\n", "{round}");
+    }
+    both(&mut pair, &["RENAME", "text", "other"]).await;
+    both(&mut pair, &["RENAME", "other", "text"]).await;
+    assert_eq!(encoding(&mut pair).await, b"$3\r\nraw\r\n");
+    for (text, wanted) in [(version, "embstr"), ("17", "int"), (&*"x".repeat(45), "raw"), (&*"x".repeat(44), "embstr")]
+    {
+        both(&mut pair, &["SET", "text", text]).await;
+        assert_eq!(encoding(&mut pair).await, format!("${}\r\n{wanted}\r\n", wanted.len()).into_bytes());
+    }
+}
+
+#[tokio::test]
 async fn who_waits_first_is_served_first_and_by_scripts_too() {
     let (real, simulated) = servers(1);
     let mut pair = Pair::connect(&real, &simulated).await;

@@ -28,6 +28,17 @@ fn store(redis: &RedisServer) -> Store {
     Store::new(&StoreOptions::from_url(redis.url())).expect("options")
 }
 
+/// How a copy comes back, and so what its witness says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Back {
+    /// Without its witness.
+    Alone,
+    /// Together with it, as RESTORE does.
+    Together,
+    /// Redis and all, as a virtual machine that is set back: nothing shows it.
+    Machine,
+}
+
 /// Everything that can be done to a ledger.
 #[derive(Debug, Clone)]
 enum Operation {
@@ -54,7 +65,7 @@ enum Operation {
     /// The key is copied elsewhere.
     Copy,
     /// The copy is brought back.
-    Restore,
+    Restore(Back),
     /// The key is deleted.
     Delete,
     /// The ledger becomes a stale copy of another node's.
@@ -115,7 +126,7 @@ impl Generator {
             }
             960..966 => Operation::Condemn(self.version(ledger)),
             966..972 => Operation::Copy,
-            972..976 => Operation::Restore,
+            972..976 => Operation::Restore([Back::Alone, Back::Together, Back::Machine][self.below(3) as usize]),
             976..983 => self.init(ledger),
             983..990 => self.open(ledger, token),
             990..995 => Operation::Delete,
@@ -289,8 +300,13 @@ fn apply(ledger: &mut Ledger, copy: &mut Option<LedgerView>, operation: &Operati
             copy.clone_from(&ledger.view);
             String::new()
         }
-        Operation::Restore => {
+        Operation::Restore(back) => {
             ledger.view.clone_from(copy);
+            match back {
+                Back::Alone => {}
+                Back::Together => ledger.witness = None,
+                Back::Machine => ledger.witness = copy.as_ref().map(|copy| copy.version),
+            }
             String::new()
         }
         Operation::Delete => {
@@ -315,6 +331,26 @@ async fn duplicate(ledger: &LedgerStore, from: &str, to: &str) {
     }
 }
 
+/// Brings a copy back.
+async fn restore(ledger: &LedgerStore, copy: &str, back: Back) {
+    duplicate(ledger, copy, ledger.key()).await;
+    let witness = ledger.key().replace(":ledger", ":witness");
+    let version: Option<u64> = ledger.store().query(redis::cmd("HGET").arg(copy).arg("version"), LIMIT).await.unwrap();
+    match (back, version) {
+        (Back::Alone, _) => {}
+        (_, None) => drop(ledger.store().query::<u64>(redis::cmd("DEL").arg(witness), LIMIT).await.unwrap()),
+        (Back::Together, Some(version)) => {
+            let text = format!("{version:020}");
+            let _: String = ledger.store().query(redis::cmd("SET").arg(witness).arg(text), LIMIT).await.unwrap();
+        }
+        (Back::Machine, Some(version)) => {
+            let mut command = redis::cmd("SETRANGE");
+            command.arg(witness).arg(0).arg(format!("{version:020}"));
+            let _: u64 = ledger.store().query(&command, LIMIT).await.unwrap();
+        }
+    }
+}
+
 /// Does the operation to the ledger in Redis; the answer as text.
 async fn send(ledger: &LedgerStore, operation: &Operation) -> String {
     let mut command = Cmd::new();
@@ -336,8 +372,8 @@ async fn send(ledger: &LedgerStore, operation: &Operation) -> String {
             duplicate(ledger, ledger.key(), &format!("copy of {}", ledger.key())).await;
             String::new()
         }
-        Operation::Restore => {
-            duplicate(ledger, &format!("copy of {}", ledger.key()), ledger.key()).await;
+        Operation::Restore(back) => {
+            restore(ledger, &format!("copy of {}", ledger.key()), *back).await;
             String::new()
         }
         Operation::Delete => {
@@ -457,7 +493,8 @@ async fn an_older_copy_of_the_ledger_is_noticed_by_whoever_was_granted_later() {
     let SyncReply::Ok(later) = synced(&store, &mut machine, &other).await else { panic!() };
     assert!(later.version > first.version);
 
-    duplicate(&store, "copy", store.key()).await;
+    restore(&store, "copy", Back::Machine).await;
+    machine.witness = old.as_ref().map(|old| old.version);
     machine.view = old;
     let known = SyncRequest { seen: first.version, ..process("uid-a", "p", 1, 2) };
     assert!(matches!(machine.clone().sync(&known), SyncReply::Ok(_)), "who heard no more than the copy can't know");
@@ -476,6 +513,56 @@ async fn an_older_copy_of_the_ledger_is_noticed_by_whoever_was_granted_later() {
     assert!(machine.view.as_ref().unwrap().version > later.version);
     let again = SyncRequest { token: "t2".into(), ..next };
     assert!(matches!(synced(&store, &mut machine, &again).await, SyncReply::Ok(_)));
+}
+
+#[tokio::test]
+async fn an_older_copy_of_the_ledger_is_known_by_its_witness_whoever_asks() {
+    let redis = RedisServer::start(Persistence::Off);
+    let token = || "t".to_owned();
+    let operations = [
+        Operation::Sync(process("uid-b", "q", 1, 1)),
+        Operation::Sync(process("uid-a", "p", 1, 2)),
+        Operation::Policy(shares(2, &["uid-b"])),
+        Operation::Reap { token: token(), inc: "p.1".into(), seq: None, quarantine: LIMIT },
+        Operation::Leave { token: token(), inc: "p.1".into(), seq: 9 },
+        Operation::Clear { token: token(), ids: vec!["x".into()] },
+        Operation::Open(OpenRequest { epoch: 1, token: token(), missing: Vec::new() }),
+        Operation::Condemn(0),
+    ];
+    for operation in operations {
+        // The copy alone, and together with its witness; a moment old, so that a version may have been heard or not.
+        for back in [Back::Alone, Back::Together] {
+            redis_is_empty(&redis).await;
+            let (store, mut machine) = opened(&redis).await;
+            synced(&store, &mut machine, &process("uid-a", "p", 1, 1)).await;
+            let old = machine.view.clone();
+            duplicate(&store, store.key(), "copy").await;
+            synced(&store, &mut machine, &SyncRequest { want: 4, ..process("uid-a", "p", 1, 2) }).await;
+            restore(&store, "copy", back).await;
+            machine.view = old;
+            machine.witness = machine.witness.filter(|_| back == Back::Alone);
+            assert_eq!(both(&store, &mut machine, &operation).await, "Wait(Fence)", "{operation:?}, {back:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_ledger_of_an_older_release_gets_a_witness_with_its_next_change() {
+    let redis = RedisServer::start(Persistence::Off);
+    let (store, mut machine) = opened(&redis).await;
+    let witness = store.key().replace(":ledger", ":witness");
+    let without = async |machine: &mut Ledger| {
+        store.store().query::<u64>(redis::cmd("DEL").arg(&witness), LIMIT).await.unwrap();
+        machine.witness = None;
+    };
+    without(&mut machine).await;
+    store.store().query::<u64>(redis::cmd("HDEL").arg(store.key()).arg("witnessed"), LIMIT).await.unwrap();
+    machine.view.as_mut().unwrap().witnessed = false;
+    assert!(matches!(synced(&store, &mut machine, &process("uid-a", "p", 1, 1)).await, SyncReply::Ok(_)));
+    assert!(machine.view.as_ref().unwrap().witnessed);
+    // From then on it is of no force without.
+    without(&mut machine).await;
+    assert_eq!(synced(&store, &mut machine, &process("uid-a", "p", 1, 2)).await, SyncReply::Wait(Wait::Fence));
 }
 
 #[tokio::test]
@@ -681,7 +768,8 @@ async fn scripts_called_as_the_first_release_did_still_work() {
     };
     let call = async |name: &str, arguments: &[&str]| {
         let mut command = redis::cmd("EVAL");
-        command.arg(text(name)).arg(2).arg(store.key()).arg("mailrelay:{pool}:log").arg("mailrelay:{pool}:events");
+        command.arg(text(name)).arg(3).arg(store.key()).arg("mailrelay:{pool}:log").arg("mailrelay:{pool}:witness");
+        command.arg("mailrelay:{pool}:events");
         store.store().query::<Vec<String>>(command.arg(arguments), LIMIT).await.unwrap()
     };
     assert_eq!(call("policy", &["1", "3", "16", "6000", "1", "uid-a", "4"]).await, ["OK"]);

@@ -34,6 +34,8 @@ pub enum Broken {
     RenamedOpens,
     /// Nobody compares versions: an older copy of a ledger passes for the ledger (R7).
     NoVersions,
+    /// An older copy of a ledger is known only to those who heard of something newer (R7).
+    NoWitness,
     /// A server's processes take longer to end than a slot rests.
     NoSettle,
     /// A raw mail is another one at each look, so that a late `admit` makes it a duplicate of itself.
@@ -59,6 +61,7 @@ impl Broken {
             Self::MissingForgotten => &[Fault::FreezePod { pod: 0, ms: 25_000 }, Fault::DeleteLedger],
             Self::RenamedOpens => &[Fault::EditSpec { edit: Edit::BudgetName }],
             Self::NoVersions => &[Fault::RestoredLedger, Fault::DeletePod { pod: 0, grace_ms: 5_000 }],
+            Self::NoWitness => &[Fault::RestoredLedger],
             Self::NoSettle => &[Fault::ScriptFlush],
             _ => &[],
         }
@@ -71,9 +74,11 @@ impl Broken {
 
     /// Words of the scripts, and those that take their place.
     pub fn scripts(self) -> &'static [(&'static str, &'static str)] {
-        const NO_VERSIONS: (&str, &str) = ("if seen and seen > ", "if false and seen > ");
+        const NO_VERSIONS: (&str, &str) = ("math.max(version, seen or 0, known or 0)", "version");
+        const NO_WITNESS: (&str, &str) = ("witnessed = stored[6] ~= false", "witnessed = false");
         match self {
-            Self::NoFence | Self::NoVersions => &[NO_VERSIONS],
+            Self::NoFence | Self::NoVersions => &[NO_VERSIONS, NO_WITNESS],
+            Self::NoWitness => &[NO_WITNESS],
             Self::StatusFrees => &[(
                 "remove(inc, record, seconds, why)\nraise()",
                 "remove(inc, record, seq == 'dead' and 1 or seconds, why)\nraise()",

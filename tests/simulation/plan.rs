@@ -418,6 +418,21 @@ impl Plan {
             }
             Broken::VanishedProves => self.ways.patience.orphan = ms(2_000),
             Broken::IncompleteAccounts => self.listed = 1,
+            // One who came since the copy cannot say so, nor can the leader; the others begin anew and heard nothing.
+            Broken::NoWitness => {
+                self.faults.clear();
+                let at = pick(8_200..9_500);
+                self.faults.insert(ms(pick(4_100..5_000)), Fault::AddPod);
+                self.faults.insert(ms(at), Fault::PauseWorkerCut { pod: 3 });
+                for replica in 0..2 {
+                    let fault = Fault::CutControllerRedis { replica, ms: 4_000, cut: Cut::Both };
+                    self.faults.insert(ms(at + 1) + Duration::from_micros(replica as u64), fault);
+                }
+                for pod in 0..3 {
+                    self.faults.insert(ms(at + 2 + pod as u64), Fault::KillWorker { pod });
+                }
+                self.faults.insert(ms(at + 10), Fault::RestoredLedger);
+            }
             // Mails that are under way for longer than the new ledger needs to open.
             Broken::RenamedOpens => {
                 self.habits.mail_ms = 9_000;

@@ -1,6 +1,7 @@
 -- Shared by all scripts of the ledger; the header line with the flags and the operation itself are added around it.
--- KEYS[1] is the ledger (a HASH), KEYS[2] the log (a capped stream), ARGV[1] the events channel.
--- Fields: schema (absent: 1), fence, token, state (REC or OPEN), epoch, revision, budget, lease (milliseconds), version, floor, servers;
+-- KEYS[1] is the ledger (a HASH), KEYS[2] the log (a capped stream), KEYS[3] the witness, ARGV[1] the events channel.
+-- Fields: schema (absent: 1), fence, token, state (REC or OPEN), epoch, revision, budget, lease (milliseconds), version, floor, servers,
+--   witnessed (1 when the ledger is of no force without its witness);
 --   h:<inc>    = claim gen seq limit want open busy pod_uid namespace/pod process boot    (one space between)
 --   e:<podUID> = share          g:<podUID> = last generation          q:<id> = slots seconds why
 -- version rises with each change and never falls, so that whoever heard a higher one knows the ledger for an older copy.
@@ -11,7 +12,7 @@
 -- The newest schema that is known here. A ledger of a newer one is left as it is, since what it says is not known.
 local SCHEMA = 1
 
-local ledger, log, channel = KEYS[1], KEYS[2], ARGV[1]
+local ledger, log, witness, channel = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 
 local cursor = 1
 local function text()
@@ -37,24 +38,48 @@ local function note(...)
   redis.call('XADD', log, 'MAXLEN', '~', '1000', '*', ...)
 end
 
+-- The witness is the version once more, in a string that SETRANGE alone writes. Redis keeps such a string `raw` as long as its
+-- process lives, while one that is brought back (RESTORE, MIGRATE, a reload) is `embstr`. So it tells a ledger that is
+-- an older copy, brought back alone or together with it, even from somebody who heard nothing newer.
+--
+-- Its version; nil when it is gone, was brought back, or cannot tell.
+local function attested()
+  if redis.call('OBJECT', 'ENCODING', witness) ~= 'raw' then return nil end
+  return tonumber(redis.call('GET', witness))
+end
+
+-- Whether the ledger says that it has a witness. One that an older release made has none at first.
+local witnessed = false
+
+local function attest(version)
+  redis.call('SETRANGE', witness, 0, string.format('%020.0f', version))
+  -- A store that does not tell `raw` from `embstr` is taken without.
+  if not witnessed and attested() then redis.call('HSET', ledger, 'witnessed', '1') end
+end
+
 -- schema as it is stored
 local function is_newer(schema)
   return (tonumber(schema or '1') or SCHEMA + 1) > SCHEMA
 end
 
 -- nil when the ledger is in force here and the token is its own (token nil: not asked); otherwise the answer to give (R7).
--- seen is the version that the caller heard last, or nil. A ledger below it is an older copy, brought back into the running
--- Redis: fence and token are no witness of that. It has lost grants and withheld slots, so it is of no force any more.
+-- seen is the version that the caller heard last, or nil. A ledger below it, or below its witness, is an older copy, brought
+-- back into the running Redis: fence and token say nothing of that. It has lost grants and withheld slots, so it is of no
+-- force any more.
 local function refusal(token, seen)
   local fence, master = node()
   if not master then return {'WAIT', 'replica'} end
-  local stored = redis.call('HMGET', ledger, 'fence', 'token', 'state', 'version', 'schema')
+  local stored = redis.call('HMGET', ledger, 'fence', 'token', 'state', 'version', 'schema', 'witnessed')
   if is_newer(stored[5]) then return {'WAIT', 'schema'} end
   if not stored[1] then return {'WAIT', 'missing'} end
   if stored[1] ~= fence then return {'WAIT', 'fence'} end
-  if seen and seen > tonumber(stored[4] or '0') then
-    redis.call('HSET', ledger, 'fence', 'lost', 'version', decimal(seen))
-    note('op', 'lost', 'version', stored[4] or '0', 'seen', decimal(seen))
+  local version = tonumber(stored[4] or '0')
+  witnessed = stored[6] ~= false
+  local known = witnessed and attested() or nil
+  local newest = math.max(version, seen or 0, known or 0)
+  if newest > version or (witnessed and not known) then
+    redis.call('HSET', ledger, 'fence', 'lost', 'version', decimal(newest))
+    note('op', 'lost', 'version', decimal(version), 'seen', decimal(newest))
     return {'WAIT', 'fence'}
   end
   if token and stored[2] ~= token then return {'TOKEN', stored[2], stored[3]} end
@@ -97,7 +122,9 @@ end
 
 -- To be called by whatever changes the ledger. Returns the new version.
 local function raise()
-  return redis.call('HINCRBY', ledger, 'version', 1)
+  local version = redis.call('HINCRBY', ledger, 'version', 1)
+  attest(version)
+  return version
 end
 
 -- servers is nil when the caller said nothing about them. Returns whether they differ from those stored.

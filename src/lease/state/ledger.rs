@@ -23,6 +23,9 @@ pub struct Ledger {
     pub node_fence: String,
     /// The ledger, when there is one.
     pub view: Option<LedgerView>,
+    /// The version that the node witnessed last; `None` when the witness is gone or was brought back. It tells an older copy,
+    /// whoever asks.
+    pub witness: Option<u64>,
     /// What was published since this was last emptied: `<kind> <inc or ->`.
     pub told: Vec<String>,
 }
@@ -38,7 +41,7 @@ macro_rules! in_force {
         in_force!($self, $token, 0, $reply)
     };
     ($self:ident, $token:expr, $seen:expr, $reply:ident) => {
-        match refusal(&$self.node_fence, $self.view.as_mut(), $token, $seen) {
+        match refusal(&$self.node_fence, $self.view.as_mut(), &mut $self.witness, $token, $seen) {
             Ok(view) => view,
             Err(Refusal::Wait(wait)) => return $reply::Wait(wait),
             Err(Refusal::Token { token, state }) => return $reply::Token { token, state },
@@ -49,27 +52,40 @@ macro_rules! in_force {
 fn refusal<'a>(
     node_fence: &str,
     view: Option<&'a mut LedgerView>,
+    witness: &'a mut Option<u64>,
     token: Option<&str>,
     seen: u64,
-) -> Result<&'a mut LedgerView, Refusal> {
+) -> Result<(&'a mut LedgerView, &'a mut Option<u64>), Refusal> {
     let view = view.ok_or(Refusal::Wait(Wait::Missing))?;
     if view.fence != node_fence {
         return Err(Refusal::Wait(Wait::Fence));
     }
-    if seen > view.version {
-        (view.fence, view.version) = (LOST.to_owned(), seen);
+    let known = witness.filter(|_| view.witnessed);
+    let newest = view.version.max(seen).max(known.unwrap_or(0));
+    if newest > view.version || (view.witnessed && known.is_none()) {
+        (view.fence, view.version) = (LOST.to_owned(), newest);
         return Err(Refusal::Wait(Wait::Fence));
     }
     if token.is_some_and(|token| token != view.token) {
         return Err(Refusal::Token { token: view.token.clone(), state: view.state });
     }
-    Ok(view)
+    Ok((view, witness))
+}
+
+/// To be called by whatever changes the ledger.
+fn raise(view: &mut LedgerView, witness: &mut Option<u64>) {
+    view.version += 1;
+    attest(view, witness);
+}
+
+fn attest(view: &mut LedgerView, witness: &mut Option<u64>) {
+    (*witness, view.witnessed) = (Some(view.version), true);
 }
 
 impl Ledger {
     /// A node without a ledger.
     pub fn new(node_fence: impl Into<String>) -> Self {
-        Self { node_fence: node_fence.into(), view: None, told: Vec::new() }
+        Self { node_fence: node_fence.into(), view: None, witness: None, told: Vec::new() }
     }
 
     /// What a snapshot would show.
@@ -79,7 +95,7 @@ impl Ledger {
 
     /// SYNC.
     pub fn sync(&mut self, request: &SyncRequest) -> SyncReply {
-        let view = in_force!(self, Some(&*request.token), request.seen, SyncReply);
+        let (view, witness) = in_force!(self, Some(&*request.token), request.seen, SyncReply);
         let known = view.generations.get(&request.pod_uid).copied();
         let last = known.unwrap_or(view.floor);
         if request.generation == 0 {
@@ -95,7 +111,7 @@ impl Ledger {
         } else if let Some(refused) = refused_as_new(view, request, known) {
             return refused;
         }
-        view.version += 1;
+        raise(view, witness);
         for entry in &request.quarantine {
             quarantine(view, entry);
         }
@@ -152,20 +168,20 @@ impl Ledger {
 
     /// LEAVE.
     pub fn leave(&mut self, token: &str, inc: &str, seq: u64) -> LeaveReply {
-        let view = in_force!(self, Some(token), LeaveReply);
+        let (view, witness) = in_force!(self, Some(token), LeaveReply);
         match view.holder(inc) {
             None => return LeaveReply::Gone,
             Some(holder) if seq <= holder.seq => return LeaveReply::Stale,
             Some(_) => view.holders.retain(|holder| holder.inc != inc),
         }
-        view.version += 1;
+        raise(view, witness);
         self.told.push(format!("free {inc}"));
         LeaveReply::Ok
     }
 
     /// POLICY.
     pub fn policy(&mut self, policy: &Policy) -> PolicyReply {
-        let view = match refusal(&self.node_fence, self.view.as_mut(), None, 0) {
+        let (view, witness) = match refusal(&self.node_fence, self.view.as_mut(), &mut self.witness, None, 0) {
             Ok(view) => view,
             Err(Refusal::Wait(wait)) => return PolicyReply::Wait(wait),
             Err(Refusal::Token { .. }) => unreachable!("the token was not asked"),
@@ -177,7 +193,7 @@ impl Ledger {
             && view.lease == policy.lease
             && view.entitlements == policy.entitlements
             && view.servers == policy.servers;
-        view.version += 1;
+        raise(view, witness);
         (view.epoch, view.revision) = (policy.epoch, policy.revision);
         (view.budget, view.lease) = (policy.budget, policy.lease);
         view.entitlements.clone_from(&policy.entitlements);
@@ -198,13 +214,13 @@ impl Ledger {
 
     /// REAP; `seq` is `None` for `REAP_DEAD`.
     pub fn reap(&mut self, token: &str, inc: &str, seq: Option<u64>, seconds: u64, why: &str) -> ReapReply {
-        let view = in_force!(self, Some(token), ReapReply);
+        let (view, witness) = in_force!(self, Some(token), ReapReply);
         let Some(holder) = view.holder(inc).cloned() else { return ReapReply::Gone };
         if seq.is_some_and(|seq| seq != holder.seq) {
             return ReapReply::Stale;
         }
         remove(view, &holder, seconds, why);
-        view.version += 1;
+        raise(view, witness);
         self.told.push(format!("free {inc}"));
         ReapReply::Ok { slots: holder.claim }
     }
@@ -234,6 +250,7 @@ impl Ledger {
             epoch: policy.epoch,
             revision: policy.revision,
             version: stored.max(request.version).max(policy.epoch * LEAP) + LEAP,
+            witnessed: false,
             budget: policy.budget,
             lease: policy.lease,
             servers: policy.servers,
@@ -246,6 +263,7 @@ impl Ledger {
         for entry in &request.quarantine {
             quarantine(&mut view, entry);
         }
+        attest(&mut view, &mut self.witness);
         self.view = Some(view);
         self.told.push("init -".to_owned());
         InitReply::Ok
@@ -253,14 +271,14 @@ impl Ledger {
 
     /// OPEN.
     pub fn open(&mut self, request: &OpenRequest) -> OpenReply {
-        let view = in_force!(self, Some(&*request.token), OpenReply);
+        let (view, witness) = in_force!(self, Some(&*request.token), OpenReply);
         if view.epoch > request.epoch {
             return OpenReply::Old { epoch: view.epoch };
         }
         if view.state == LedgerState::Open {
             return OpenReply::Already;
         }
-        view.version += 1;
+        raise(view, witness);
         for missing in &request.missing {
             if view.holder(&missing.inc).is_none() {
                 quarantine(view, &missing.quarantine);
@@ -273,20 +291,20 @@ impl Ledger {
 
     /// CLEAR.
     pub fn clear(&mut self, token: &str, ids: &[String]) -> ClearReply {
-        let view = in_force!(self, Some(token), ClearReply);
+        let (view, witness) = in_force!(self, Some(token), ClearReply);
         let before = view.quarantine.len();
         view.quarantine.retain(|entry| !ids.contains(&entry.id));
         if view.quarantine.len() == before {
             return ClearReply::Gone;
         }
-        view.version += 1;
+        raise(view, witness);
         self.told.push("free -".to_owned());
         ClearReply::Ok
     }
 
     /// CONDEMN.
     pub fn condemn(&mut self, version: u64) -> CondemnReply {
-        match refusal(&self.node_fence, self.view.as_mut(), None, version) {
+        match refusal(&self.node_fence, self.view.as_mut(), &mut self.witness, None, version) {
             Ok(_) => CondemnReply::Current,
             Err(Refusal::Wait(wait)) => CondemnReply::Wait(wait),
             Err(Refusal::Token { .. }) => unreachable!("the token was not asked"),

@@ -44,6 +44,7 @@ impl SimRedis {
     fn start(&self, load: impl FnOnce(&mut Node)) {
         self.change(|power, node| {
             load(node);
+            node.keys.load();
             (power.is_down, power.is_frozen) = (false, false);
         });
     }

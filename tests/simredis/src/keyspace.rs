@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::{
     failure::{Failure, WRONG_TYPE},
-    number::Score,
+    number::{Score, integer},
 };
 
 /// What a key holds.
@@ -125,6 +125,8 @@ kind!(Stream, Stream, |_| false);
 #[derive(Clone, Debug)]
 struct Entry {
     value: Value,
+    /// Of a text: whether it was changed in place. Redis shows that as long as its process lives.
+    is_raw: bool,
     expires: Option<Instant>,
 }
 
@@ -136,6 +138,9 @@ pub(crate) struct Keyspace {
 }
 
 impl Keyspace {
+    /// A text that is longer is always `raw`.
+    const EMBEDDED_BYTES: usize = 44;
+
     /// What lies under a key, when it is of this kind; an error when it is of another.
     pub(crate) fn read<T: Kind>(&self, key: &Bytes) -> Result<Option<&T>, Failure> {
         match self.entries.get(key) {
@@ -146,8 +151,9 @@ impl Keyspace {
 
     /// Changes what lies under a key, which begins empty and goes when it is left empty.
     pub(crate) fn edit<T: Kind, R>(&mut self, key: &Bytes, change: impl FnOnce(&mut T) -> R) -> Result<R, Failure> {
-        let fresh = || Entry { value: T::default().wrap(), expires: None };
+        let fresh = || Entry { value: T::default().wrap(), is_raw: true, expires: None };
         let entry = self.entries.entry(key.clone()).or_insert_with(fresh);
+        entry.is_raw = true;
         let value = T::of_mut(&mut entry.value).ok_or(WRONG_TYPE)?;
         let result = change(value);
         if value.vanishes() {
@@ -159,7 +165,7 @@ impl Keyspace {
     /// Puts a value under a key, whatever was there; it never expires.
     pub(crate) fn put(&mut self, key: &Bytes, value: Value) {
         self.remove(key);
-        self.entries.insert(key.clone(), Entry { value, expires: None });
+        self.entries.insert(key.clone(), Entry { value, is_raw: false, expires: None });
     }
 
     /// Takes a key out; whether it was there.
@@ -210,6 +216,22 @@ impl Keyspace {
             let key = key.clone();
             self.remove(&key);
         }
+    }
+
+    /// As OBJECT ENCODING names that of a text.
+    pub(crate) fn encoding(&self, key: &Bytes) -> Result<Option<&'static str>, Failure> {
+        let Some(text) = self.read::<Bytes>(key)? else { return Ok(None) };
+        Ok(Some(match integer(text) {
+            _ if self.entries.get(key).is_some_and(|entry| entry.is_raw) => "raw",
+            Ok(_) => "int",
+            Err(_) if text.len() > Self::EMBEDDED_BYTES => "raw",
+            Err(_) => "embstr",
+        }))
+    }
+
+    /// Every text as it is after it was loaded.
+    pub(crate) fn load(&mut self) {
+        self.entries.values_mut().for_each(|entry| entry.is_raw = false);
     }
 
     pub(crate) fn get(&self, key: &Bytes) -> Option<&Value> {

@@ -79,6 +79,15 @@ pub(super) fn kind(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
     Ok(Reply::Status(node.keys.get(&words[1]).map_or("none", Value::kind).into()))
 }
 
+/// ENCODING of texts alone: nobody asks for more.
+pub(super) fn object(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
+    let [_, what, key] = words else { return Err(SYNTAX) };
+    if option(what) != "ENCODING" {
+        return Err(SYNTAX);
+    }
+    Ok(node.keys.encoding(key)?.map_or(Reply::Nil, |encoding| Reply::Bulk(encoding.into())))
+}
+
 pub(super) fn rename(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
     if !node.keys.rename(&words[1], &words[2]) {
         return Err(fixed("ERR no such key"));
