@@ -60,7 +60,7 @@ const ALL: [Point; 11] = [
 ];
 
 impl Point {
-    /// A word of the command to Redis that the worker does not get beyond, and whether only its answer is held back.
+    /// A word of the command to Redis that the worker does not get beyond, and whether Redis still gets that one.
     fn word(self) -> Option<(&'static str, bool)> {
         match self {
             Taken => Some(("kept", false)),
@@ -146,7 +146,7 @@ impl Trial<'_> {
         for seat in &self.cluster.pods {
             match point.word() {
                 Some((word, false)) => seat.door.freeze_at(bulk(word)),
-                Some((word, true)) => seat.door.freeze_answers_at(bulk(word)),
+                Some((word, true)) => seat.door.freeze_behind(bulk(word)),
                 None => {}
             }
         }

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -29,10 +30,18 @@ struct Plan {
     /// For each direction.
     delay: Duration,
     frozen: Frozen,
-    /// Bytes from a client that freeze the door, and which way.
-    trap: Option<(Vec<u8>, Frozen)>,
+    trap: Option<Trap>,
     /// Connections of an older generation are closed.
     generation: u64,
+}
+
+/// Bytes from a client that freeze the door.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Trap {
+    bytes: Vec<u8>,
+    frozen: Frozen,
+    /// Whether the piece that they are part of passes nevertheless.
+    passes: bool,
 }
 
 /// What does not pass; more from one to the next.
@@ -82,12 +91,21 @@ impl Door {
 
     /// Freezes as soon as a client sends this, in one piece, and once: what it is part of is held back too.
     pub fn freeze_at(&self, bytes: impl AsRef<[u8]>) {
-        self.plan.send_modify(|plan| plan.trap = Some((bytes.as_ref().to_vec(), Frozen::Everything)));
+        self.trap(bytes.as_ref(), Frozen::Everything, false);
+    }
+
+    /// The same, but that piece, and what the client sent before it, still passes: neither its answer nor anything behind it.
+    pub fn freeze_behind(&self, bytes: impl AsRef<[u8]>) {
+        self.trap(bytes.as_ref(), Frozen::Everything, true);
     }
 
     /// The same, but what clients send, that piece too, still passes: only no answer does.
     pub fn freeze_answers_at(&self, bytes: impl AsRef<[u8]>) {
-        self.plan.send_modify(|plan| plan.trap = Some((bytes.as_ref().to_vec(), Frozen::Answers)));
+        self.trap(bytes.as_ref(), Frozen::Answers, true);
+    }
+
+    fn trap(&self, bytes: &[u8], frozen: Frozen, passes: bool) {
+        self.plan.send_modify(|plan| plan.trap = Some(Trap { bytes: bytes.to_vec(), frozen, passes }));
     }
 
     /// Whether it is.
@@ -137,11 +155,10 @@ async fn pass(near: TcpStream, plan: watch::Sender<Plan>) {
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
     let (near_read, near_write) = near.into_split();
     let (far_read, far_write) = far.into_split();
-    let there = |chunk: &[u8]| spring(&plan, chunk);
     let passing = async {
         tokio::join!(
-            one_way(near_read, far_write, &plan, Frozen::Everything, there),
-            one_way(far_read, near_write, &plan, Frozen::Answers, |_| ())
+            one_way(near_read, far_write, &plan, Frozen::Everything, |chunk, let_pass| spring(&plan, chunk, let_pass)),
+            one_way(far_read, near_write, &plan, Frozen::Answers, |_, _| ())
         )
     };
     let mut closing = plan.subscribe();
@@ -153,32 +170,39 @@ async fn pass(near: TcpStream, plan: watch::Sender<Plan>) {
     }
 }
 
-/// Freezes the door if this is what it waits for.
-fn spring(plan: &watch::Sender<Plan>, chunk: &[u8]) {
+/// Freezes the door if this is what it waits for, after the chunk was let pass if it is to.
+fn spring(plan: &watch::Sender<Plan>, chunk: &[u8], let_pass: &dyn Fn()) {
     plan.send_if_modified(|plan| {
-        let caught = plan.trap.take_if(|(trap, _)| chunk.windows(trap.len()).any(|window| window == &trap[..]));
-        if let Some((_, frozen)) = caught {
-            plan.frozen = frozen;
+        let caught = plan.trap.take_if(|trap| chunk.windows(trap.bytes.len()).any(|window| window == trap.bytes));
+        if let Some(Trap { frozen, passes, .. }) = &caught {
+            if *passes {
+                let_pass();
+            }
+            plan.frozen = *frozen;
         }
         caught.is_some()
     });
 }
 
-/// Carries bytes and then the end from one side to the other, and shows them before; `stops` says how far the door must be
-/// frozen to hold them. A side that is reset is closed like one that ended.
+/// Carries bytes and then the end from one side to the other, and shows them before, with what lets them and all before them
+/// pass though the door is frozen; `stops` says how far it must be to hold them. A side that is reset is closed like one that
+/// ended.
 async fn one_way(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     plan: &watch::Sender<Plan>,
     stops: Frozen,
-    show: impl Fn(&[u8]),
+    show: impl Fn(&[u8], &dyn Fn()),
 ) {
     let (late, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(UNDER_WAY);
-    let reading = async move {
+    // How many chunks pass in any case.
+    let free = AtomicU64::new(0);
+    let reading = async {
+        let late = late;
         let mut buffer = vec![0; CHUNK];
-        loop {
+        for number in 1.. {
             let read = from.read(&mut buffer).await.unwrap_or(0);
-            show(&buffer[..read]);
+            show(&buffer[..read], &|| free.store(number, Ordering::Relaxed));
             let delay = plan.borrow().delay;
             if late.send((Instant::now() + delay, buffer[..read].to_vec())).await.is_err() || read == 0 {
                 return;
@@ -186,10 +210,12 @@ async fn one_way(
         }
     };
     let mut frozen = plan.subscribe();
-    let writing = async move {
+    let writing = async {
+        let mut number = 0;
         while let Some((at, bytes)) = due.recv().await {
+            number += 1;
             sleep_until(at).await;
-            let open = frozen.wait_for(|plan| plan.frozen < stops).await.is_ok();
+            let open = frozen.wait_for(|plan| plan.frozen < stops || number <= free.load(Ordering::Relaxed)).await.is_ok();
             if !open || bytes.is_empty() || to.write_all(&bytes).await.is_err() {
                 break;
             }
