@@ -1,4 +1,5 @@
-//! One slot for each script: against a Redis in Cluster mode that owns all slots, which checks every script's keys.
+//! One slot for each script: against a Redis in Cluster mode that owns all slots, which checks every script's keys. And a
+//! payload that lies on another node.
 
 use std::{
     path::PathBuf,
@@ -30,32 +31,71 @@ impl Drop for ClusterNode {
     }
 }
 
-async fn cluster() -> (ClusterNode, Store) {
-    let port = testkit::free_port();
+/// A node that knows of no other and owns no slot.
+fn node() -> (ClusterNode, u16, u16, Store) {
+    let (port, bus) = (testkit::free_port(), testkit::free_port());
     let folder = std::env::temp_dir().join(format!("mailrelay-cluster-{}-{port}", std::process::id()));
     std::fs::create_dir(&folder).expect("a folder");
     // The bus port follows the port by default, and may lie beyond what ports may be.
     let child = Command::new("redis-server")
-        .args(["--port", &port.to_string(), "--cluster-port", &testkit::free_port().to_string(), "--bind", "127.0.0.1"])
+        .args(["--port", &port.to_string(), "--cluster-port", &bus.to_string(), "--bind", "127.0.0.1"])
         .args(["--cluster-enabled", "yes", "--save", "", "--logfile", "redis.log", "--dir"])
         .arg(&folder)
         .stdout(Stdio::null())
         .spawn()
         .expect("redis-server starts");
-    let node = ClusterNode { child, folder };
     let store = Store::new(&StoreOptions::from_url(format!("redis://127.0.0.1:{port}"))).expect("options");
-    let mut assigned = false;
+    (ClusterNode { child, folder }, port, bus, store)
+}
+
+/// Gives a node all slots of these ranges.
+async fn assign(store: &Store, ranges: &[(u16, u16)]) {
+    let mut assign = cmd("CLUSTER");
+    assign.arg("ADDSLOTSRANGE");
+    for (first, last) in ranges {
+        assign.arg(first).arg(last);
+    }
+    eventually("the slots are assigned", async || store.query::<()>(&assign, LIMIT).await).await;
+}
+
+async fn until_up(store: &Store) {
     eventually("the cluster is up", async || {
-        if !assigned {
-            let mut assign = cmd("CLUSTER");
-            assign.arg("ADDSLOTSRANGE").arg(0).arg(16_383);
-            assigned = store.query::<()>(&assign, LIMIT).await.is_ok();
-        }
         let info: String = store.query(cmd("CLUSTER").arg("INFO"), LIMIT).await.unwrap_or_default();
         if info.contains("cluster_state:ok") { Ok(()) } else { Err(info) }
     })
     .await;
+}
+
+async fn cluster() -> (ClusterNode, Store) {
+    let (node, _, _, store) = node();
+    assign(&store, &[(0, 16_383)]).await;
+    until_up(&store).await;
     (node, store)
+}
+
+#[tokio::test]
+async fn a_payload_on_another_node_of_the_cluster_ends_with_a_reason_that_says_what_to_do() {
+    let ((_near, _, _, store), (_far, port, bus, far)) = (node(), node());
+    let slot: u16 = eventually("a node answers", async || {
+        store.query(cmd("CLUSTER").arg("KEYSLOT").arg("mail:far"), LIMIT).await
+    })
+    .await;
+    assign(&store, &[(0, slot - 1), (slot + 1, 16_383)]).await;
+    assign(&far, &[(slot, slot)]).await;
+    let mut meet = cmd("CLUSTER");
+    meet.arg("MEET").arg("127.0.0.1").arg(port).arg(bus);
+    let _: () = store.query(&meet, LIMIT).await.expect("they meet");
+    until_up(&store).await;
+    until_up(&far).await;
+    let _: () = far.query(cmd("SET").arg("mail:far").arg(mail("far")), LIMIT).await.expect("SET");
+
+    let queue = Queue::new(store.clone(), QueueNames::new("mail_queue", "{mail_queue}:dead"));
+    let _: () = store.query(cmd("LPUSH").arg("mail_queue").arg("far").arg(mail("near")), LIMIT).await.expect("LPUSH");
+    let batch = queue.claim(ONE, "pod", 2, NOW).await.expect("claimed");
+    assert_eq!(batch.mails.iter().map(|claim| &*claim.header.id).collect::<Vec<_>>(), ["near"], "it holds up nobody");
+    let letter = queue.dead_show("far").await.expect("shown").expect("a dead letter");
+    assert_eq!((letter.reason.as_str(), letter.payload_key.as_deref()), ("PayloadUnreadable", Some("mail:far")));
+    assert!(letter.reply.contains("hash tag"), "{}", letter.reply);
 }
 
 #[tokio::test]
