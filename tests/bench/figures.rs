@@ -1,6 +1,7 @@
 //! How fast the parts are, each beside a reference that is measured in the same run: on a busy machine both slow down,
 //! and what counts is the ratio. `make bench` runs it.
 
+mod ledger;
 mod many;
 #[path = "../scene/mod.rs"]
 mod scene;
@@ -39,6 +40,7 @@ async fn main() {
     whole_life().await;
     commands().await;
     delivery().await;
+    ledger::run().await;
     many::run().await;
 }
 
