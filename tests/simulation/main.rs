@@ -37,7 +37,7 @@ mod world;
 
 use std::{
     collections::BTreeMap,
-    env,
+    env, fs,
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering},
@@ -160,13 +160,16 @@ fn is_noticed(broken: Broken, oracle: &str, within: u64) {
 
 /// A test for each rule that is left out: within so many seeds the oracle says so.
 macro_rules! noticed {
-    ($($name:ident: $broken:ident, $oracle:literal, $within:literal;)*) => {$(
+    ($($name:ident: $broken:ident, $oracle:literal, $within:literal;)*) => {
+        const BROKEN: &[Broken] = &[$(Broken::$broken),*];
+        $(
         #[test]
         #[cfg_attr(not(tokio_unstable), ignore = "takes hundreds of seeds: make simulation")]
         fn $name() {
             is_noticed(Broken::$broken, $oracle, $within);
         }
-    )*};
+        )*
+    };
 }
 
 noticed! {
@@ -190,4 +193,23 @@ noticed! {
     recipients_who_have_a_mail_and_are_forgotten_are_noticed: HavingForgotten, "O3", 500;
     headers_of_producers_that_are_believed_are_noticed: ForgedBelieved, "O2", 500;
     a_late_command_that_takes_committing_back_is_noticed: CommittingTakenBack, "O3", 1_000;
+}
+
+/// Otherwise a world would be called broken in which every rule holds.
+#[test]
+fn the_words_of_scripts_that_are_replaced_stand_in_one_place_each() {
+    let mut scripts = BTreeMap::new();
+    for folder in ["src/lease/scripts", "src/queue/lua"] {
+        for entry in fs::read_dir(folder).expect("the scripts") {
+            let path = entry.expect("a script").path();
+            scripts.insert(path.clone(), fs::read_to_string(path).expect("text"));
+        }
+    }
+    for broken in BROKEN {
+        for (from, to) in broken.scripts() {
+            let places: usize = scripts.values().map(|text| text.matches(from).count()).sum();
+            assert_eq!(places, 1, "{broken:?}: {from:?}");
+            assert_ne!(from, to, "{broken:?}");
+        }
+    }
 }
