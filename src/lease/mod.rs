@@ -5,6 +5,10 @@
 //! writes the shares ([`Policy`]) and takes out who is dead; a controller that is dead, doubled or stale makes shares
 //! unfair, never too many.
 //!
+//! With the holders the ledger keeps what they come to, so that SYNC reads its own record and the totals, however many
+//! processes there are. No total is taken at its word: it says of which version it is, and when the ledger has another one,
+//! since an older release changed it or a script failed half-way, it is counted anew; so it is with every POLICY.
+//!
 //! A worker process registers an *incarnation* and renews it by SYNC every second and at once on any change. What it holds
 //! it may use until the *deadline*, the moment of sending plus the lease length on the boot clock. A slot counts from
 //! before `connect()` until the server's EOF was read, or until it was put into *quarantine*: slots that nobody may use for
@@ -34,7 +38,7 @@
 //! | R9 | epoch: compared in INIT, OPEN, POLICY; the `ConfigMap` is the controller's | `scripts/policy.lua`, [`InitReply`] |
 //! | R10 | unclean ends: `sessionTimeout` and a margin, unless proven later; "too many connections" | [`Slot::withhold`], [`Withheld::prove`], [`Timing::hold`], [`QuarantineTimers`], [`TOO_MANY`] |
 //!
-//! [`Ledger`] is the same machine as the scripts, without Redis: `tests/ledger` compares every answer and state, and
+//! [`Ledger`] is the same machine as the scripts, without Redis: `tests/ledger` compares every answer, state and total, and
 //! `tests/simulation` runs whole workers and controllers against each other under loss, delay, crashes and wipes.
 //! Times and their inequalities: [`Timing`]. Who may call what and when: [`LedgerStore`].
 

@@ -3,6 +3,8 @@
 
 #![expect(clippy::duplicate_mod, reason = "one contract, two servers that must keep it")]
 
+mod reads;
+
 #[path = "."]
 mod real {
     use testkit::RedisServer;

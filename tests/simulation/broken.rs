@@ -80,12 +80,12 @@ impl Broken {
             Self::NoFence | Self::NoVersions => &[NO_VERSIONS, NO_WITNESS],
             Self::NoWitness => &[NO_WITNESS],
             Self::StatusFrees => &[(
-                "remove(inc, record, seconds, why)\nraise()",
-                "remove(inc, record, seq == 'dead' and 1 or seconds, why)\nraise()",
+                "remove(inc, record, seconds, why)\nkeep_totals(",
+                "remove(inc, record, seq == 'dead' and 1 or seconds, why)\nkeep_totals(",
             )],
             Self::SilenceFrees => &[(
-                "remove(inc, record, seconds, why)\nraise()",
-                "remove(inc, record, seq == 'dead' and seconds or 1, why)\nraise()",
+                "remove(inc, record, seconds, why)\nkeep_totals(",
+                "remove(inc, record, seq == 'dead' and seconds or 1, why)\nkeep_totals(",
             )],
             Self::SuccessorFrees => {
                 &[("accounted[older.process] and 0 or hold", "accounted[older.process] and 0 or 1")]

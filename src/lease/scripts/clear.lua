@@ -3,14 +3,14 @@
 local token = text()
 local refused = refusal(token)
 if refused then return refused end
-local cleared = false
+local there = {}
 for id in text do
-  if redis.call('HDEL', ledger, 'q:' .. id) == 1 then
-    cleared = true
-    note('op', 'clear', 'id', id)
-  end
+  if redis.call('HEXISTS', ledger, 'q:' .. id) == 1 then there[#there + 1] = id end
 end
-if not cleared then return {'GONE'} end
-raise()
+if #there == 0 then return {'GONE'} end
+local version = raise()
+release(there)
+keep_totals(version)
+for _, id in ipairs(there) do note('op', 'clear', 'id', id) end
 tell('free', '-')
 return {'OK'}

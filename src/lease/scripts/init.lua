@@ -24,6 +24,7 @@ redis.call('DEL', ledger, witness)
 redis.call('HSET', ledger, 'schema', decimal(SCHEMA), 'fence', fence, 'token', token, 'state', 'REC', 'epoch', decimal(epoch),
   'revision', revision, 'budget', budget, 'lease', lease, 'floor', decimal(floor))
 replace_shares()
+claimed, withheld = 0, ''
 for _ = 1, number() do
   local id, slots, seconds, why = text(), number(), number(), text()
   quarantine(id, slots, seconds, why)
@@ -32,6 +33,7 @@ local version = math.max(tonumber(stored[5] or '0'), tonumber(text() or '0'), ep
 redis.call('HSET', ledger, 'version', decimal(version))
 attest(version)
 replace_servers(text())
+keep_totals(version)
 note('op', 'init', 'epoch', decimal(epoch), 'token', token, 'budget', budget)
 tell('init', '-')
 return {'OK'}

@@ -10,7 +10,7 @@ if tonumber(stored[1]) > epoch then
 end
 if stored[2] == 'OPEN' then return {'ALREADY'} end
 -- First what is withheld: a script that fails half-way undoes nothing, and must not leave an open ledger behind.
-raise()
+local version = raise()
 for _ = 1, number() do
   local inc, id, slots, seconds, why = text(), text(), number(), number(), text()
   if inc == '-' or redis.call('HEXISTS', ledger, 'h:' .. inc) == 0 then
@@ -19,6 +19,7 @@ for _ = 1, number() do
   end
 end
 redis.call('HSET', ledger, 'state', 'OPEN')
+keep_totals(version)
 note('op', 'open', 'epoch', decimal(epoch), 'token', token)
 tell('open', '-')
 return {'OK'}

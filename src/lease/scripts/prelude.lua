@@ -4,6 +4,10 @@
 --   witnessed (1 when the ledger is of no force without its witness);
 --   h:<inc>    = claim gen seq limit want open busy pod_uid namespace/pod process boot    (one space between)
 --   e:<podUID> = share          g:<podUID> = last generation          q:<id> = slots seconds why
+-- The totals, so that SYNC need not read all holders:
+--   claimed = the sum of all claims    withheld = the ids of all q:    i:<podUID> = the <inc> of each of its h:
+--   counted = the version at which they were written. When the ledger has another one they are out of date: an older release,
+--   which does not know them, has changed it, or a script failed half-way. Whoever changes it next counts anew.
 -- version rises with each change and never falls, so that whoever heard a higher one knows the ledger for an older copy.
 -- floor is the highest of the last generations that were dropped. servers are words with a space between.
 -- All numbers are decimal integers below 2^53. Answers are lists of strings; the first says what happened. Arguments that
@@ -13,6 +17,9 @@
 local SCHEMA = 1
 
 local ledger, log, witness, channel = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
+
+-- The totals as they are now; nil when they are out of date.
+local claimed, withheld
 
 local cursor = 1
 local function text()
@@ -25,6 +32,20 @@ end
 
 local function decimal(n)
   return string.format('%.0f', n)
+end
+
+-- words are a string with a space between, or nil
+local function with(words, word)
+  return (words or '') == '' and word or words .. ' ' .. word
+end
+
+-- unwanted is a set
+local function without(words, unwanted)
+  local kept = {}
+  for word in string.gmatch(words, '%S+') do
+    if not unwanted[word] then kept[#kept + 1] = word end
+  end
+  return table.concat(kept, ' ')
 end
 
 -- The node's fence, and whether it is a master.
@@ -69,7 +90,8 @@ end
 local function refusal(token, seen)
   local fence, master = node()
   if not master then return {'WAIT', 'replica'} end
-  local stored = redis.call('HMGET', ledger, 'fence', 'token', 'state', 'version', 'schema', 'witnessed')
+  local stored = redis.call('HMGET', ledger, 'fence', 'token', 'state', 'version', 'schema', 'witnessed',
+    'counted', 'claimed', 'withheld')
   if is_newer(stored[5]) then return {'WAIT', 'schema'} end
   if not stored[1] then return {'WAIT', 'missing'} end
   if stored[1] ~= fence then return {'WAIT', 'fence'} end
@@ -83,6 +105,7 @@ local function refusal(token, seen)
     return {'WAIT', 'fence'}
   end
   if token and stored[2] ~= token then return {'TOKEN', stored[2], stored[3]} end
+  if stored[7] and stored[7] == stored[4] then claimed, withheld = tonumber(stored[8]), stored[9] end
   return nil
 end
 
@@ -96,6 +119,67 @@ local function holder(value)
   }
 end
 
+-- Changes the incarnations of a pod: gone is a set, new is one that comes, or nil.
+local function replace_incs(uid, gone, new)
+  local incs = without(redis.call('HGET', ledger, 'i:' .. uid) or '', gone)
+  if new then incs = with(incs, new) end
+  if incs == '' then
+    redis.call('HDEL', ledger, 'i:' .. uid)
+  else
+    redis.call('HSET', ledger, 'i:' .. uid, incs)
+  end
+end
+
+-- As words; sorted, since Redis gives fields in an order that differs from one to the next.
+local function sorted(list)
+  table.sort(list)
+  return table.concat(list, ' ')
+end
+
+-- Counts anew. Returns all fields and their values.
+local CLAIM_AND_POD = '^(%d+) %d+ %d+ %d+ %d+ %d+ %d+ (%S+)'
+local function recount()
+  local ids, incs, stale = {}, {}, {}
+  claimed = 0
+  local flat = redis.call('HGETALL', ledger)
+  for i = 1, #flat, 2 do
+    local kind, name, value = string.sub(flat[i], 1, 2), string.sub(flat[i], 3), flat[i + 1]
+    if kind == 'h:' then
+      local claim, uid = string.match(value, CLAIM_AND_POD)
+      claimed = claimed + tonumber(claim)
+      incs[uid] = incs[uid] or {}
+      table.insert(incs[uid], name)
+    elseif kind == 'q:' then
+      table.insert(ids, name)
+    elseif kind == 'i:' then
+      stale[name] = value
+    end
+  end
+  withheld = sorted(ids)
+  for uid, names in pairs(incs) do
+    local words = sorted(names)
+    if stale[uid] ~= words then redis.call('HSET', ledger, 'i:' .. uid, words) end
+  end
+  for uid in pairs(stale) do
+    if not incs[uid] then redis.call('HDEL', ledger, 'i:' .. uid) end
+  end
+  return flat
+end
+
+-- To be called by whatever changes the ledger, before it does, so that totals that lag behind are known by it. Returns the
+-- new version.
+local function raise()
+  if not claimed or not withheld then recount() end
+  local version = redis.call('HINCRBY', ledger, 'version', 1)
+  attest(version)
+  return version
+end
+
+-- To be called by whatever changed the ledger, after that.
+local function keep_totals(version)
+  redis.call('HSET', ledger, 'claimed', decimal(claimed), 'withheld', withheld, 'counted', decimal(version))
+end
+
 -- Puts slots into quarantine; the same id again can only enlarge or lengthen it.
 local function quarantine(id, slots, seconds, why)
   local stored = redis.call('HGET', ledger, 'q:' .. id)
@@ -104,8 +188,20 @@ local function quarantine(id, slots, seconds, why)
     slots = math.max(slots, tonumber(old_slots))
     seconds = math.max(seconds, tonumber(old_seconds))
     why = old_why
+  else
+    withheld = with(withheld, id)
   end
   redis.call('HSET', ledger, 'q:' .. id, decimal(slots) .. ' ' .. decimal(seconds) .. ' ' .. why)
+end
+
+-- Ends the quarantine of these ids.
+local function release(ids)
+  local ended = {}
+  for _, id in ipairs(ids) do
+    redis.call('HDEL', ledger, 'q:' .. id)
+    ended[id] = true
+  end
+  withheld = without(withheld, ended)
 end
 
 -- Takes a holder out; seconds > 0 sends its slots into quarantine, 0 frees them.
@@ -114,17 +210,12 @@ local function remove(inc, record, seconds, why)
     quarantine(inc .. '.' .. decimal(record.seq), record.claim, seconds, why)
   end
   redis.call('HDEL', ledger, 'h:' .. inc)
+  replace_incs(record.uid, {[inc] = true})
+  claimed = claimed - record.claim
 end
 
 local function tell(kind, inc)
   redis.call('PUBLISH', channel, kind .. ' ' .. inc)
-end
-
--- To be called by whatever changes the ledger. Returns the new version.
-local function raise()
-  local version = redis.call('HINCRBY', ledger, 'version', 1)
-  attest(version)
-  return version
 end
 
 -- servers is nil when the caller said nothing about them. Returns whether they differ from those stored.

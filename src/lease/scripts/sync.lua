@@ -47,46 +47,43 @@ if not mine then
   -- are free.
   local accounted = {[process] = true}
   for _ = 1, number() do accounted[text()] = true end
-  local flat = redis.call('HGETALL', ledger)
-  for i = 1, #flat, 2 do
-    if string.sub(flat[i], 1, 2) == 'h:' then
-      local older = holder(flat[i + 1])
-      if older.uid == uid and older.generation < generation then
-        local seconds = accounted[older.process] and 0 or hold
-        remove(string.sub(flat[i], 3), older, seconds, 'replaced')
-        freed = freed or older.claim > 0
-        note('op', 'replace', 'inc', string.sub(flat[i], 3), 'pod', older.pod, 'claim', decimal(older.claim),
-          'seconds', decimal(seconds))
-      end
-    elseif string.sub(flat[i], 1, 2) == 'q:' then
-      -- What a leader withheld for them is no longer needed, unless it came over from another ledger: their connections
-      -- of that one are not accounted for here.
-      local former, why = string.match(flat[i], '^q:([^.]+)%.%d+%.%d+$'), string.match(flat[i + 1], '%S+$')
-      if former and accounted[former] and why ~= 'carried' then
-        redis.call('HDEL', ledger, flat[i])
-        freed = true
-        note('op', 'accounted', 'id', string.sub(flat[i], 3), 'pod', pod)
-      end
+  for name in string.gmatch(redis.call('HGET', ledger, 'i:' .. uid) or '', '%S+') do
+    local older = holder(redis.call('HGET', ledger, 'h:' .. name))
+    if older.generation < generation then
+      local seconds = accounted[older.process] and 0 or hold
+      remove(name, older, seconds, 'replaced')
+      freed = freed or older.claim > 0
+      note('op', 'replace', 'inc', name, 'pod', older.pod, 'claim', decimal(older.claim), 'seconds', decimal(seconds))
     end
+  end
+  -- What a leader withheld for them is no longer needed, unless it came over from another ledger: their connections
+  -- of that one are not accounted for here.
+  local needless = {}
+  for id in string.gmatch(withheld, '%S+') do
+    local former = string.match(id, '^([^.]+)%.%d+%.%d+$')
+    if former and accounted[former] and string.match(redis.call('HGET', ledger, 'q:' .. id), '%S+$') ~= 'carried' then
+      needless[#needless + 1] = id
+      note('op', 'accounted', 'id', id, 'pod', pod)
+    end
+  end
+  if #needless > 0 then
+    release(needless)
+    freed = true
   end
   if not head[5] or generation > last then redis.call('HSET', ledger, 'g:' .. uid, decimal(generation)) end
 end
 
-local others = 0
+local before = mine and mine.claim or 0
+claimed = claimed - before
+local others = claimed
 local answer = {'OK', '', '', decimal(share), state, head[3], decimal(version)}
-local flat = redis.call('HGETALL', ledger)
-for i = 1, #flat, 2 do
-  local kind, name = string.sub(flat[i], 1, 2), string.sub(flat[i], 3)
-  if kind == 'h:' and name ~= inc then
-    others = others + tonumber(string.match(flat[i + 1], '^%d+'))
-  elseif kind == 'q:' then
-    local slots, seconds, why = string.match(flat[i + 1], '^(%d+) (%d+) (%S+)$')
-    others = others + tonumber(slots)
-    answer[#answer + 1] = name
-    answer[#answer + 1] = slots
-    answer[#answer + 1] = seconds
-    answer[#answer + 1] = why
-  end
+for id in string.gmatch(withheld, '%S+') do
+  local slots, seconds, why = string.match(redis.call('HGET', ledger, 'q:' .. id), '^(%d+) (%d+) (%S+)$')
+  others = others + tonumber(slots)
+  answer[#answer + 1] = id
+  answer[#answer + 1] = slots
+  answer[#answer + 1] = seconds
+  answer[#answer + 1] = why
 end
 
 local claim, limit = need, need
@@ -99,8 +96,13 @@ redis.call('HSET', ledger, 'h:' .. inc, table.concat({
   decimal(claim), decimal(generation), decimal(seq), decimal(limit), decimal(want), decimal(open), decimal(busy),
   uid, pod, process, boot,
 }, ' '))
+if not mine or mine.uid ~= uid then
+  if mine then replace_incs(mine.uid, {[inc] = true}) end
+  replace_incs(uid, {}, inc)
+end
+claimed = claimed + claim
+keep_totals(version)
 
-local before = mine and mine.claim or 0
 if not mine or before ~= claim then
   note('op', mine and 'claim' or 'register', 'inc', inc, 'pod', pod, 'before', decimal(before), 'claim', decimal(claim),
     'limit', decimal(limit))

@@ -1,4 +1,4 @@
-//! The machine: one method for each script, line by line the same.
+//! The machine: one method for each script, line by line the same, but for the totals: it adds up where scripts read a sum.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -72,7 +72,7 @@ fn refusal<'a>(
     Ok((view, witness))
 }
 
-/// To be called by whatever changes the ledger.
+/// To be called by whatever changes the ledger, before it does.
 fn raise(view: &mut LedgerView, witness: &mut Option<u64>) {
     view.version += 1;
     attest(view, witness);
@@ -172,9 +172,10 @@ impl Ledger {
         match view.holder(inc) {
             None => return LeaveReply::Gone,
             Some(holder) if seq <= holder.seq => return LeaveReply::Stale,
-            Some(_) => view.holders.retain(|holder| holder.inc != inc),
+            Some(_) => {}
         }
         raise(view, witness);
+        view.holders.retain(|holder| holder.inc != inc);
         self.told.push(format!("free {inc}"));
         LeaveReply::Ok
     }
@@ -219,8 +220,8 @@ impl Ledger {
         if seq.is_some_and(|seq| seq != holder.seq) {
             return ReapReply::Stale;
         }
-        remove(view, &holder, seconds, why);
         raise(view, witness);
+        remove(view, &holder, seconds, why);
         self.told.push(format!("free {inc}"));
         ReapReply::Ok { slots: holder.claim }
     }
@@ -292,12 +293,11 @@ impl Ledger {
     /// CLEAR.
     pub fn clear(&mut self, token: &str, ids: &[String]) -> ClearReply {
         let (view, witness) = in_force!(self, Some(token), ClearReply);
-        let before = view.quarantine.len();
-        view.quarantine.retain(|entry| !ids.contains(&entry.id));
-        if view.quarantine.len() == before {
+        if !view.quarantine.iter().any(|entry| ids.contains(&entry.id)) {
             return ClearReply::Gone;
         }
         raise(view, witness);
+        view.quarantine.retain(|entry| !ids.contains(&entry.id));
         self.told.push("free -".to_owned());
         ClearReply::Ok
     }

@@ -56,7 +56,8 @@ pub struct QuarantineView {
     pub why: String,
 }
 
-/// A whole ledger. `holders` is sorted by `inc`, `quarantine` by `id`.
+/// A whole ledger. `holders` is sorted by `inc`, `quarantine` by `id`. The totals that the scripts keep beside them (see
+/// `scripts/prelude.lua`) say nothing that is not here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerView {
     /// The fence of the node that the ledger was made on; of no force on any other.
