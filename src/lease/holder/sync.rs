@@ -142,7 +142,8 @@ impl Holder {
         self.tick(now);
     }
 
-    /// An event of the pool: `<kind> <inc or ->`. Not for what we published ourselves, nor for freed slots when we have all.
+    /// An event of the pool: `<kind> <inc or ->`. Not for what we published ourselves, nor for freed slots when we have all,
+    /// nor for slots that others lack when we have none.
     pub fn hear(&mut self, event: &str) {
         let (kind, inc) = event.split_once(' ').unwrap_or((event, "-"));
         if inc == self.inc() {
@@ -151,6 +152,7 @@ impl Holder {
         match (kind, &mut self.flight) {
             ("free", Some(flight)) => flight.free_heard = true,
             ("free", None) => self.due |= self.is_short() || self.stage != Stage::Held,
+            ("short", None) => self.due |= self.claim > 0 || self.stage != Stage::Held,
             _ => self.due = true,
         }
     }

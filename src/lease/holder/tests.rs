@@ -205,6 +205,12 @@ fn only_events_that_may_change_something_are_answered_with_a_sync() {
     assert!(!holder.is_due());
     holder.set_want(3);
     assert!(holder.is_due(), "slots can be given up");
+    exchange(&mut holder, at(40), ok(3, 3));
+    holder.hear("short other");
+    assert!(holder.is_due(), "perhaps we have more than our share by now");
+    exchange(&mut holder, at(50), ok(0, 0));
+    holder.hear("short other");
+    assert!(!holder.is_due(), "we have nothing to give");
 }
 
 #[test]
