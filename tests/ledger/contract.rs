@@ -668,6 +668,18 @@ async fn totals_that_are_wrong_are_right_after_the_next_policy() {
 }
 
 #[tokio::test]
+async fn a_policy_that_cannot_count_the_holders_changes_nothing() {
+    let redis = RedisServer::start(Persistence::Off);
+    let (store, _machine) = opened(&redis).await;
+    let mut command = redis::cmd("HSET");
+    command.arg(store.key()).arg("h:junk").arg("one two");
+    store.store().query::<u64>(&command, LIMIT).await.unwrap();
+    let before = fields(&store).await;
+    assert!(store.policy(&Policy { budget: 16, ..shares(2, &["uid-a"]) }).await.is_err());
+    assert_eq!(fields(&store).await, before);
+}
+
+#[tokio::test]
 async fn after_a_script_that_failed_half_way_the_totals_are_counted_anew() {
     let redis = RedisServer::start(Persistence::Off);
     let (store, mut machine) = opened(&redis).await;

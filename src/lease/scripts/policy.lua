@@ -9,10 +9,10 @@ if epoch < old_epoch or (epoch == old_epoch and revision < old_revision) then
   note('op', 'refused', 'what', 'policy', 'epoch', decimal(epoch), 'later', stored[1])
   return {'OLD', stored[1], stored[2]}
 end
-redis.call('HSET', ledger, 'epoch', decimal(epoch), 'revision', decimal(revision), 'budget', budget, 'lease', lease)
 -- All is read here anyway, so the totals are counted anew whatever they say.
 local flat = recount()
 local version = raise()
+redis.call('HSET', ledger, 'epoch', decimal(epoch), 'revision', decimal(revision), 'budget', budget, 'lease', lease)
 local changed, shares = replace_shares()
 changed = replace_servers(text()) or changed
 -- The last generation of a pod is kept while the pod has a share or a holder. One that is dropped raises the floor: a
