@@ -23,6 +23,7 @@ pub(super) async fn open(handles: &Handles, server: &Arc<Server>, slot: Slot) ->
     let close_grace = settings.close_grace.get();
     let endpoint = Endpoint {
         host: settings.host.to_string(),
+        tls_name: settings.tls_server_name.as_ref().map(ToString::to_string),
         port: settings.port,
         tls: settings.tls,
         auth: settings.auth,
