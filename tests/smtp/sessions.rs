@@ -53,10 +53,10 @@ async fn a_server_whose_certificate_has_another_name_is_trusted_when_that_name_w
     let refused = Session::open(&by_address, None).await.expect_err("another name");
     assert_eq!(refused.disposition.why, Why::TlsFailed);
     assert!(refused.detail.contains("tlsServerName"), "{}", refused.detail);
-    let named = |name: &str| Endpoint { tls_name: Some(name.into()), ..by_address.clone() };
-    let mut session = Session::open(&named("mail.example.com"), None).await.expect("a session");
+    let trusting = |name: &str| Endpoint { tls_name: Some(name.into()), ..by_address.clone() };
+    let mut session = Session::open(&trusting("mail.example.com"), None).await.expect("a session");
     assert!(send(&mut session, 1).await.is_delivered());
-    let refused = Session::open(&named("other.example.com"), None).await.expect_err("a third name");
+    let refused = Session::open(&trusting("other.example.com"), None).await.expect_err("a third name");
     assert_eq!(refused.disposition.why, Why::TlsFailed);
 }
 

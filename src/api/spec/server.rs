@@ -71,6 +71,10 @@ pub struct Server {
     #[serde(default = "default_close_grace")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('100ms') && duration(self) <= duration('5m')").message("closeGrace must be from 100ms to 5m"))]
     pub close_grace: DurationText,
+
+    /// Send nothing through this server: its sessions end after their mail, and its mail goes to the other servers or waits.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspend: bool,
 }
 
 /// At most `count` in each `interval`, evenly, with `burst` of them at once.
