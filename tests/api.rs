@@ -77,12 +77,18 @@ fn nonsense_is_refused_with_a_sentence_that_names_the_field() {
         ("/spec/servers/0/host", json!("mail.example.com:25"), "host must be a host name"),
         ("/spec/servers/0/host", json!("mail.example.com."), "host must be a host name"),
         ("/spec/servers/0/host", json!("two words"), "host must be a host name"),
+        ("/spec/servers/0/tlsServerName", json!("mail.example.com:465"), "tlsServerName must be a host name"),
         ("/spec/servers/0/sessionTimeout", json!("0s"), "sessionTimeout must be from 1s"),
         ("/spec/servers/0/closeGrace", json!("1h"), "closeGrace must be from 100ms to 5m"),
         ("/spec/servers/0/rateLimits", json!([{ "count": 30, "interval": "0s" }]), "interval must be from 1s"),
         ("/spec/servers/0/rateLimits", json!([{ "count": 30, "interval": "25h" }]), "interval must be from 1s to 24h"),
         ("/spec/retry", json!({ "initialBackoff": "2m" }), "retry.maxBackoff must not be shorter"),
         ("/spec/retry", json!({ "initialBackoff": "0s" }), "initialBackoff must be from 10ms"),
+        (
+            "/spec/servers",
+            json!([{ "name": "a", "host": "10.0.0.25", "tls": "None", "tlsServerName": "mail.example.com" }]),
+            "tlsServerName needs tls",
+        ),
         (
             "/spec/queue",
             json!({ "name": "a", "deadLetterName": "a" }),

@@ -36,6 +36,8 @@ enum Wrong {
     Authority,
     /// The relay calls the server by a name that its certificate does not have.
     Name,
+    /// The server is reached by an address, and its certificate has a name that the relay was not told.
+    CertificateName,
 }
 
 /// The server when nothing is wrong: it is busy with each mail, and does not know some recipients.
@@ -47,9 +49,10 @@ fn sound(busy: Duration) -> Vec<Failure> {
 
 async fn set_up_wrongly(wrong: Wrong, reason: &str) {
     let mails = std::env::var("MAILS").ok().and_then(|mails| mails.parse().ok()).unwrap_or(MAILS);
-    let tls = matches!(wrong, Wrong::Authority | Wrong::Name);
+    let tls = matches!(wrong, Wrong::Authority | Wrong::Name | Wrong::CertificateName);
     let login = tls.then(|| Login { username: "app".into(), password: "secret".into() });
-    let config = SinkConfig { tls, names: vec!["127.0.0.1".into()], login, ..SinkConfig::default() };
+    let name = if matches!(wrong, Wrong::CertificateName) { "mail.example.com" } else { "127.0.0.1" };
+    let config = SinkConfig { tls, names: vec![name.into()], login, ..SinkConfig::default() };
     let mut spec = json!({ "server": { "budgetName": "127.0.0.1" } });
     if tls {
         spec["server"]["tls"] = "StartTLS".into();
@@ -58,7 +61,7 @@ async fn set_up_wrongly(wrong: Wrong, reason: &str) {
     match wrong {
         Wrong::Port => spec["server"]["port"] = testkit::free_port().into(),
         Wrong::Name => spec["server"]["host"] = "localhost".into(),
-        Wrong::Says(..) | Wrong::Authority => {}
+        Wrong::Says(..) | Wrong::Authority | Wrong::CertificateName => {}
     }
     let mut scene = Scene::open(16, config, spec).await;
     if let Wrong::Says(stage, reply) = wrong {
@@ -86,6 +89,9 @@ async fn set_up_wrongly(wrong: Wrong, reason: &str) {
         }
         Wrong::Authority => fs::write(credentials.path().join("primary/ca.crt"), &certificate).expect("written"),
         Wrong::Name => scene.change(|record| record.spec.servers[0].host = "127.0.0.1".parse().expect("a host")).await,
+        Wrong::CertificateName => {
+            scene.change(|record| record.spec.servers[0].tls_server_name = Some(name.parse().expect("a name"))).await;
+        }
     }
     scene.sink_until("full flow", |stats| stats.open == 16 && stats.accepted >= 16).await;
     println!("{reason}: all sessions in use {:?} after the mend", mended.elapsed());
@@ -162,4 +168,5 @@ setups! {
     row_38_a_wrong_port: Port, "ConnectFailed";
     row_38_a_wrong_authority: Authority, "TlsFailed";
     row_38_a_wrong_name: Name, "TlsFailed";
+    row_38_a_certificate_with_another_name: Wrong::CertificateName, "TlsFailed";
 }

@@ -378,6 +378,42 @@ async fn work_is_spread_over_two_servers_with_a_budget_each() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_server_gets_no_mail_until_it_is_resumed_and_what_was_being_sent_is_finished() {
+    let second = mailsink::Sink::start(SinkConfig::default()).await.expect("a second sink");
+    let mut scene = Scene::open(4, SinkConfig::default(), json!({})).await;
+    let port = second.smtp().port();
+    scene
+        .change(|record| {
+            let mut other = record.spec.servers[0].clone();
+            (other.name, other.port) = ("secondary".into(), port);
+            record.spec.servers.push(other);
+        })
+        .await;
+    scene.add_worker();
+    scene.share(4, &[4]).await;
+    scene.sink.set_behaviour(slow(50));
+    second.set_behaviour(slow(50));
+    scene.send(100).await;
+    scene.sink_until("both servers are in use", |stats| stats.open > 0 && second.stats().open > 0).await;
+    scene.change(|record| record.spec.servers[1].suspend = true).await;
+    scene.sink_until("its sessions end", |_| second.stats().open == 0).await;
+    let before = second.stats();
+    scene.sink_until("the other has all slots", |stats| stats.open == 4).await;
+    scene.all_delivered(100).await;
+    assert_eq!(second.stats(), before, "nothing came to it");
+    let audit = scene.queue.audit().await.expect("audit");
+    assert_eq!((audit.held, audit.dead), (0, 0), "{audit:?}");
+    // The other one is suspended now: mail waits, and flows as soon as this one is resumed.
+    scene.change(|record| record.spec.servers[0].suspend = true).await;
+    scene.sink_until("its sessions end", |stats| stats.open == 0).await;
+    scene.send(10).await;
+    scene.change(|record| record.spec.servers[1].suspend = false).await;
+    scene.all_delivered(110).await;
+    assert_eq!(second.stats().accepted, before.accepted + 10);
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_over_its_quota_is_left_alone_and_the_queue_stays_where_it_is() {
     let scene = Scene::sixteen(1, json!({})).await;
     let quota = Failure::reply(FailureStage::Mail, "454 4.7.0 Daily sending quota exceeded, try again tomorrow");

@@ -20,8 +20,10 @@ use super::{
 /// A mail server and how to speak to it.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// Name or address; the certificate is checked against it.
+    /// Name or address.
     pub host: String,
+    /// The name that the certificate must have, where that is not `host`.
+    pub tls_name: Option<String>,
     /// TCP port.
     pub port: u16,
     /// There is never a way back to clear text.

@@ -182,7 +182,8 @@ impl Session {
     }
 
     async fn encrypt(&mut self, endpoint: &Endpoint) -> Result<(), OpenFault> {
-        let name = server_name(&endpoint.host).map_err(|detail| OpenFault::unable(Step::Tls, &detail))?;
+        let name = server_name(endpoint.tls_name.as_ref().unwrap_or(&endpoint.host))
+            .map_err(|detail| OpenFault::unable(Step::Tls, &detail))?;
         let encrypting = self.transport.encrypt(&endpoint.roots, name, self.limits.handshake);
         encrypting.await.map_err(|fault| OpenFault::fault(Step::Tls, fault))
     }

@@ -172,7 +172,7 @@ pub(super) fn problem(error: &io::Error) -> String {
         }
         Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        ) => "set host to a name that the certificate has",
+        ) => "set host, or tlsServerName, to a name that the certificate has",
         Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
             "the server needs a new certificate"
         }
@@ -220,7 +220,7 @@ mod tests {
         let (given, server) = authority("mail.test");
         handshake(Arc::clone(&server), &given, "mail.test").await.expect("the very certificate");
         let error = handshake(Arc::clone(&server), &given, "other.test").await.expect_err("another name");
-        assert!(error.contains("set host to a name that the certificate has"), "{error}");
+        assert!(error.contains("set host, or tlsServerName, to a name that the certificate has"), "{error}");
         // It is no licence for another of the same name.
         let (_, other) = authority("mail.test");
         let error = handshake(other, &given, "mail.test").await.expect_err("another certificate");

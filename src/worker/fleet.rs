@@ -236,7 +236,8 @@ impl Fleet {
         }
     }
 
-    /// Makes the servers those of the record. Sessions of servers that are gone or different end after their mail.
+    /// Makes the servers those of the record. Sessions of servers that are gone, different or suspended end after their mail; the
+    /// pool of one that is suspended stays.
     pub fn follow(&self, record: &RelayRecord) {
         let limits = Limits {
             consecutive_failures: u32::try_from(record.spec.breaker.consecutive_failures).unwrap_or(1),
@@ -248,7 +249,7 @@ impl Fleet {
         let mut members = self.members();
         let Members { servers, pools } = &mut *members;
         servers.retain(|server| {
-            let wanted = record.spec.servers.iter().find(|wanted| wanted.name == server.name);
+            let wanted = record.spec.servers.iter().find(|wanted| wanted.name == server.name && !wanted.suspend);
             let stays =
                 matches!(pools.get(&server.settings().pool()), Some(Pool::InUse(_, length)) if *length == lease);
             match wanted {
@@ -277,7 +278,7 @@ impl Fleet {
         // A lease that is too short for its own renewals keeps no promise: no pool is joined with it.
         let sound =
             timing.check().inspect_err(|rule| tracing::error!(rule, "the lease in the relay's record is of no use"));
-        for settings in record.spec.servers.iter().filter(|_| sound.is_ok()) {
+        for settings in record.spec.servers.iter().filter(|server| sound.is_ok() && !server.suspend) {
             if servers.iter().any(|server| server.name == settings.name) {
                 continue;
             }

@@ -32,6 +32,14 @@ pub trait Host: Send + Sync {
     fn connections(&self) -> Option<Arc<dyn ConnectionTable>>;
 }
 
+/// The host's name, which is the pod's: what EHLO says when it was not told another one.
+pub fn name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
+    if is_name { name.to_owned() } else { "localhost".to_owned() }
+}
+
 /// Linux.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Machine;

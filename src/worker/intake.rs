@@ -11,25 +11,27 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use self::{claim::Claim, give::give};
 use super::{
     backoff::Backoff,
-    context::Context,
-    fleet::Room,
+    current_queue::CurrentQueue,
+    fleet::{Fleet, Room},
+    follow::Followed,
     outcome::{self, Moment},
     requests::{Request, Requests, Wish},
     sender,
     server::{Opening, Server},
-    settle::Work,
+    settle::{Settler, Work},
 };
 use crate::{
     api::RelayRecord,
-    lease::Slot,
-    queue::{Arrivals, At, Queue, QueueNames},
-    store::StoreError,
+    lease::{ProcessId, Slot},
+    queue::{self, Arrivals, At, Queue, QueueNames},
+    store::{Store, StoreError},
     system,
-    telemetry::metrics::ByKind,
+    telemetry::metrics::{ByKind, WorkerMetrics},
 };
 
 /// How long one blocking wait lasts.
@@ -44,6 +46,32 @@ const SETTLEMENTS: usize = 256;
 /// How long a mail is kept for a session that is being opened for it.
 const KEPT: Duration = Duration::from_secs(10);
 
+/// What the intake works with.
+pub struct Handles {
+    /// This run of the worker.
+    pub process: ProcessId,
+    /// Name of the pod.
+    pub pod: String,
+    /// Redis.
+    pub store: Store,
+    /// The relay in force.
+    pub relay: Followed,
+    /// Told which queue mail is taken from.
+    pub queue: Arc<CurrentQueue>,
+    /// Memory for the mails in hand.
+    pub room: queue::Room,
+    /// The servers and their sessions.
+    pub fleet: Fleet,
+    /// What the sessions that it has opened work with.
+    pub sessions: Arc<sender::Handles>,
+    /// Where outcomes go.
+    pub settler: Settler,
+    /// Figures.
+    pub metrics: WorkerMetrics,
+    /// Ends when no new mail may be started.
+    pub stop: CancellationToken,
+}
+
 /// The queue that mail is taken from now.
 struct Source {
     queue: Queue,
@@ -51,7 +79,7 @@ struct Source {
 }
 
 struct Task {
-    context: Arc<Context>,
+    handles: Arc<Handles>,
     source: Option<Source>,
     waiting: VecDeque<Wish>,
     /// Mails whose sessions ended while they were claimed, or whose servers cannot take them, kept until then for sessions
@@ -69,11 +97,11 @@ struct Task {
 }
 
 /// Answers until the worker stops; gives back what it claimed and nobody took.
-pub async fn run(context: Arc<Context>, mut requests: Requests) {
-    let stop = context.stop.clone();
-    let mut relay = context.relay.clone();
+pub async fn run(handles: Arc<Handles>, mut requests: Requests) {
+    let stop = handles.stop.clone();
+    let mut relay = handles.relay.clone();
     let mut task = Task {
-        context,
+        handles,
         source: None,
         waiting: VecDeque::new(),
         kept: VecDeque::new(),
@@ -90,7 +118,7 @@ pub async fn run(context: Arc<Context>, mut requests: Requests) {
         if active {
             task.look().await;
         }
-        let room = task.context.fleet.room(Instant::now());
+        let room = task.handles.fleet.room(Instant::now());
         // Mail is waited for only when a session could take it; otherwise what arrives is for others, or for later.
         let listen = active && !task.look && (task.may_send(Instant::now()) || room == Room::Now);
         let (rested, kept) = (task.rests_until(), task.kept.front().map(|(_, until)| *until));
@@ -111,11 +139,11 @@ pub async fn run(context: Arc<Context>, mut requests: Requests) {
             () = until(kept) => task.give_up_first_kept(),
             () = until(room.opens()) => task.look = true,
             // A large mail may have waited for that.
-            () = task.context.room.freed() => {
+            () = task.handles.room.freed() => {
                 task.not_before = None;
                 task.look = true;
             }
-            () = task.context.fleet.changed() => task.look = true,
+            () = task.handles.fleet.changed() => task.look = true,
             () = arrival(task.source.as_mut()), if listen => task.look = true,
         }
     }
@@ -127,7 +155,7 @@ pub async fn run(context: Arc<Context>, mut requests: Requests) {
     }
     task.waiting.clear();
     if let Some(source) = task.source {
-        task.context.settler.return_lost(source.queue);
+        task.handles.settler.return_lost(source.queue);
     }
 }
 
@@ -153,12 +181,12 @@ impl Task {
         if self.source.as_ref().is_some_and(|source| *source.queue.names() == names) {
             return;
         }
-        let queue = Queue::new(self.context.store.clone(), names).within(self.context.room.clone());
+        let queue = Queue::new(self.handles.store.clone(), names).within(self.handles.room.clone());
         let source = Source { arrivals: Arrivals::spawn(&queue), queue: queue.clone() };
         if let Some(old) = self.source.replace(source) {
-            self.context.settler.return_lost(old.queue);
+            self.handles.settler.return_lost(old.queue);
         }
-        self.context.queue.set(queue);
+        self.handles.queue.set(queue);
     }
 
     fn take_in(&mut self, wish: Wish) {
@@ -183,8 +211,8 @@ impl Task {
     fn give_up_first_kept(&mut self) {
         let Some((work, _)) = self.kept.pop_front().filter(|(work, _)| work.is_choosy()) else { return };
         let moment = Moment { now: work.queue.estimate(At::Redis), random: system::fraction() };
-        let conclusion = outcome::unplaced(&work.claimed.header, &self.context.settler.policy(), moment);
-        self.context.settler.settle(work, conclusion, || {});
+        let conclusion = outcome::unplaced(&work.claimed.header, &self.handles.settler.policy(), moment);
+        self.handles.settler.settle(work, conclusion, || {});
     }
 
     /// When a session that asks has rested long enough. None has while a claim is on its way that may have mail for it.
@@ -205,7 +233,7 @@ impl Task {
         self.open_for_kept();
         self.waiting.retain(|wish| !wish.session.is_closed());
         // Many mails that few servers can take must not fill the memory.
-        if self.context.settler.open() >= SETTLEMENTS || self.kept.len() >= BATCH {
+        if self.handles.settler.open() >= SETTLEMENTS || self.kept.len() >= BATCH {
             return self.pause();
         }
         if self.may_send(Instant::now()) {
@@ -219,19 +247,19 @@ impl Task {
             self.look = false;
             return;
         }
-        if !self.claims.is_empty() || self.context.fleet.room(Instant::now()) != Room::Now {
+        if !self.claims.is_empty() || self.handles.fleet.room(Instant::now()) != Room::Now {
             return;
         }
         match queue.depths(At::Redis).await {
             Ok(depths) if depths.pending == 0 => self.look = false,
             Ok(depths) => {
                 let pending = usize::try_from(depths.pending).unwrap_or(usize::MAX);
-                let missing = pending.saturating_sub(self.context.fleet.opening());
-                let opened = self.context.fleet.open(missing, &session_in(&self.context));
+                let missing = pending.saturating_sub(self.handles.fleet.opening());
+                let opened = self.handles.fleet.open(missing, &session_in(&self.handles));
                 if opened == missing {
                     // A session comes for each; of what arrives until then the queue tells.
                     self.look = false;
-                } else if self.context.fleet.room(Instant::now()) == Room::Now {
+                } else if self.handles.fleet.room(Instant::now()) == Room::Now {
                     // The lease is about to end or to be renewed, which nobody tells.
                     self.pause();
                 }
@@ -252,7 +280,7 @@ impl Task {
 
     /// Keeps a mail for a session that is to be opened for it; while none can be it goes back to the queue.
     fn keep(&mut self, work: Work) {
-        if !self.context.stop.is_cancelled() {
+        if !self.handles.stop.is_cancelled() {
             self.kept.push_back((work, Instant::now() + KEPT));
         }
     }
@@ -262,10 +290,10 @@ impl Task {
         if self.kept.is_empty() {
             return;
         }
-        let fleet = &self.context.fleet;
+        let fleet = &self.handles.fleet;
         let opening = fleet.opening();
         let missing = self.kept.len().saturating_sub(opening);
-        if fleet.open_at(|server| fits_any(&self.kept, server), missing, &session_in(&self.context)) > 0 || opening > 0
+        if fleet.open_at(|server| fits_any(&self.kept, server), missing, &session_in(&self.handles)) > 0 || opening > 0
         {
             return;
         }
@@ -281,7 +309,7 @@ impl Task {
     }
 
     fn failed(&mut self, error: &StoreError) {
-        self.context.metrics.store_failures.get_or_create(&ByKind { kind: "claim" }).inc();
+        self.handles.metrics.store_failures.get_or_create(&ByKind { kind: "claim" }).inc();
         tracing::debug!(%error, "cannot claim mail");
         self.pause();
     }
@@ -292,9 +320,9 @@ impl Task {
 }
 
 /// How a session of this worker lives.
-fn session_in(context: &Arc<Context>) -> impl Fn(Arc<Server>, Slot, Opening) -> BoxFuture<'static, ()> {
-    let context = Arc::clone(context);
-    move |server, slot, opening| sender::run(Arc::clone(&context), server, slot, opening).boxed()
+fn session_in(handles: &Handles) -> impl Fn(Arc<Server>, Slot, Opening) -> BoxFuture<'static, ()> + use<> {
+    let handles = Arc::clone(&handles.sessions);
+    move |server, slot, opening| sender::run(Arc::clone(&handles), server, slot, opening).boxed()
 }
 
 /// Whether this server may take one of these mails.

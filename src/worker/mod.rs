@@ -11,7 +11,6 @@ mod admission;
 mod backoff;
 mod breaker;
 mod connection_file;
-mod context;
 mod credentials;
 mod current_queue;
 mod deadline;

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{backoff::Backoff, context::Context};
+use super::{backoff::Backoff, host::Host};
 use crate::{
     api::{RelayRecord, Server},
     lease::{HolderView, Identity, LedgerStore, Snapshot},
@@ -17,12 +17,25 @@ use crate::{
 /// How long Redis may take to say how it is set up.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
+/// What recovery works with.
+#[derive(Clone, Copy)]
+pub struct Handles<'a> {
+    /// Redis.
+    pub store: &'a Store,
+    /// Who we are.
+    pub identity: &'a Identity,
+    /// The machine, which knows how the process before ended.
+    pub host: &'a dyn Host,
+    /// Figures.
+    pub metrics: &'a WorkerMetrics,
+}
+
 /// Resolves all claims of older processes, trying until Redis has done so.
-pub async fn recover_predecessors(context: &Context, record: &RelayRecord) {
+pub async fn recover_predecessors(handles: Handles<'_>, record: &RelayRecord) {
     let mut backoff = Backoff::new();
     loop {
-        let error = match Past::read(context, record).await {
-            Ok(past) => match past.resolve(context, record).await {
+        let error = match Past::read(handles, record).await {
+            Ok(past) => match past.resolve(handles, record).await {
                 Ok(()) => return,
                 Err(error) => error,
             },
@@ -44,35 +57,35 @@ struct Past {
 }
 
 impl Past {
-    async fn read(context: &Context, record: &RelayRecord) -> Result<Self, StoreError> {
+    async fn read(handles: Handles<'_>, record: &RelayRecord) -> Result<Self, StoreError> {
         let mut holders = Vec::new();
         let mut same_store = true;
         let pools: BTreeSet<String> = record.spec.servers.iter().map(Server::pool).collect();
         for pool in pools {
-            let snapshot = LedgerStore::new(context.store.clone(), &pool).snapshot().await?;
+            let snapshot = LedgerStore::new(handles.store.clone(), &pool).snapshot().await?;
             same_store &= snapshot.in_force().is_some();
-            holders.extend(predecessors(&snapshot, &context.identity));
+            holders.extend(predecessors(&snapshot, handles.identity));
         }
-        let may_have_lost_stages = !same_store && !keeps_every_write(&context.store).await;
+        let may_have_lost_stages = !same_store && !keeps_every_write(handles.store).await;
         Ok(Self { holders, may_have_lost_stages })
     }
 
     /// Resolves what they claimed.
-    async fn resolve(&self, context: &Context, record: &RelayRecord) -> Result<(), StoreError> {
+    async fn resolve(&self, handles: Handles<'_>, record: &RelayRecord) -> Result<(), StoreError> {
         if self.holders.is_empty() {
             return Ok(());
         }
-        let queue = Queue::new(context.store.clone(), QueueNames::from_spec(&record.spec.queue));
+        let queue = Queue::new(handles.store.clone(), QueueNames::from_spec(&record.spec.queue));
         for process in queue.processes().await? {
             let Some(older) = self.holders.iter().find(|holder| holder.process == process.process) else { continue };
             // In another boot the node went down with it; in this one it was the process that ended, before its time.
-            let crashed = older.boot_id == context.identity.boot_id;
+            let crashed = older.boot_id == handles.identity.boot_id;
             let unknown = record.spec.unknown_outcome;
             let fence_changed = self.may_have_lost_stages;
-            let out_of_memory = crashed && context.host.predecessor_ran_out_of_memory();
+            let out_of_memory = crashed && handles.host.predecessor_ran_out_of_memory();
             let options = RecoverOptions { unknown, fence_changed, crashed, out_of_memory };
             let recovery = queue.recover(&process.process, &options, At::Redis).await?;
-            count(&context.metrics, &recovery);
+            count(handles.metrics, &recovery);
             tracing::warn!(
                 process.id = process.process,
                 process.crashed = crashed,

@@ -18,17 +18,16 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     admission::Admission,
     backoff::Backoff,
-    context::{Context, default_helo},
     credentials::CredentialsFolder,
     current_queue::CurrentQueue,
     deadline::Deadlines,
     deaths::DeathWatch,
     fleet::{Fleet, Joining},
-    follow::follow,
-    host::{Guard, Host, Machine},
-    intake, memory,
-    recover::recover_predecessors,
+    follow::{Followed, follow},
+    host::{self, Guard, Host, Machine},
+    intake, memory, recover,
     requests::{Intake, Requests},
+    sender,
     settle::Settler,
     upkeep,
 };
@@ -133,14 +132,36 @@ pub async fn run(options: WorkerOptions) -> Result<(), WorkerError> {
 
 /// A worker without what belongs to its process: signals and HTTP.
 pub struct Worker {
-    context: Arc<Context>,
+    parts: Parts,
     requests: Requests,
+    upkeep: upkeep::Handles,
     drain: Duration,
+}
+
+/// What starts a worker and ends it.
+struct Parts {
+    host: Arc<dyn Host>,
+    store: Store,
+    /// The relay in force.
+    relay: Followed,
+    identity: Identity,
+    fleet: Fleet,
+    settler: Settler,
+    metrics: WorkerMetrics,
+    intake: Arc<intake::Handles>,
+    /// The task that answers the sessions.
+    intake_task: TaskTracker,
+    /// Proof that no other process of this pod is a worker, kept until this one ends.
+    only_worker: OnceLock<Guard>,
+    /// Ends when no new mail may be started.
+    stop: CancellationToken,
+    /// Ends when sessions that still live must be given up as they are.
+    out_of_time: CancellationToken,
 }
 
 /// A worker that is on its way out.
 pub struct Draining {
-    context: Arc<Context>,
+    parts: Parts,
     limit: Duration,
     outcome: Result<(), WorkerError>,
 }
@@ -184,43 +205,77 @@ impl Worker {
             stop: stop.clone(),
         });
         let settler = Settler::new(identity.process.clone(), relay.clone(), metrics.clone(), deadlines);
-        let context = Context {
-            relay_name: options.relay.clone(),
+        let (files, queue) = (Arc::new(CredentialsFolder::new(&options.credentials)), Arc::<CurrentQueue>::default());
+        let (promote, out_of_time) = (Arc::new(Notify::new()), CancellationToken::new());
+        let sessions = sender::Handles {
             process: identity.process.clone(),
+            network: host.network(),
+            helo: options.helo.clone().unwrap_or_else(host::name),
+            files: Arc::clone(&files),
             intake,
-            intake_task: TaskTracker::new(),
-            only_worker: OnceLock::new(),
+            fleet: fleet.clone(),
+            settler: settler.clone(),
             deaths: DeathWatch::new(settler.clone(), fleet.clone()),
-            fleet,
-            settler,
-            deadlines,
-            relay,
-            refused,
-            files: CredentialsFolder::new(&options.credentials),
-            metrics,
-            queue: CurrentQueue::default(),
-            room: Room::of(memory::for_bodies()),
-            helo: options.helo.clone().unwrap_or_else(default_helo),
-            idle: options.idle,
-            stop,
-            out_of_time: CancellationToken::new(),
-            promote: Notify::new(),
             admission: Admission::new(),
-            identity,
+            deadlines,
+            idle: options.idle,
+            promote: Arc::clone(&promote),
+            metrics: metrics.clone(),
+            stop: stop.clone(),
+            out_of_time: out_of_time.clone(),
+        };
+        let intake = intake::Handles {
+            process: identity.process.clone(),
+            pod: identity.pod.clone(),
+            store: store.clone(),
+            relay: relay.clone(),
+            queue: Arc::clone(&queue),
+            room: Room::of(memory::for_bodies()),
+            fleet: fleet.clone(),
+            sessions: Arc::new(sessions),
+            settler: settler.clone(),
+            metrics: metrics.clone(),
+            stop: stop.clone(),
+        };
+        let upkeep = upkeep::Handles {
+            store: store.clone(),
+            relay_name: options.relay.clone(),
+            relay: relay.clone(),
+            refused,
+            identity: identity.clone(),
+            queue,
+            fleet: fleet.clone(),
+            settler: settler.clone(),
+            files,
+            promote,
+            metrics: metrics.clone(),
+        };
+        let (intake, intake_task, only_worker) = (Arc::new(intake), TaskTracker::new(), OnceLock::new());
+        let parts = Parts {
             host,
             store,
+            relay,
+            identity,
+            fleet,
+            settler,
+            metrics,
+            intake,
+            intake_task,
+            only_worker,
+            stop,
+            out_of_time,
         };
-        Self { context: Arc::new(context), requests, drain: options.drain }
+        Self { parts, requests, upkeep, drain: options.drain }
     }
 
     /// Works until `stop` resolves, or until a task has failed that all depends on. Cancelling ends it as a crash would.
     pub async fn work(self, stop: impl Future<Output = ()>) -> Draining {
-        let Self { context, requests, drain } = self;
+        let Self { parts, requests, upkeep, drain } = self;
         let outcome = tokio::select! {
-            () = work(Arc::clone(&context), requests) => Err(WorkerError::Failed),
+            () = work(&parts, upkeep, requests) => Err(WorkerError::Failed),
             () = stop => Ok(()),
         };
-        Draining { context, limit: drain, outcome }
+        Draining { parts, limit: drain, outcome }
     }
 }
 
@@ -228,24 +283,25 @@ impl Draining {
     /// Finishes what is being sent and gives the slots back; says how the worker ended. Cancelling leaves the rest to
     /// be resolved by its stage.
     pub async fn finish(self) -> Result<(), WorkerError> {
-        drain(&self.context, self.limit).await.and(self.outcome)
+        drain(&self.parts, self.limit).await.and(self.outcome)
     }
 }
 
 /// Works until dropped: proof of being the pod's only worker, what older ones left, then mail. Ends only when a task that
 /// all depends on has failed.
-async fn work(context: Arc<Context>, requests: Requests) {
-    let (only, protected) = tokio::join!(only_worker(&context), protected(&context));
+async fn work(parts: &Parts, upkeep: upkeep::Handles, requests: Requests) {
+    let host = parts.host.as_ref();
+    let (only, protected) = tokio::join!(only_worker(host, &parts.identity), protected(host));
     // Kept until the process ends, also while it drains.
-    let _ = context.only_worker.set(only);
-    context.fleet.account_in(context.host.connections(), &context.process);
+    let _ = parts.only_worker.set(only);
+    parts.fleet.account_in(parts.host.connections(), &parts.identity.process);
     if let Err(error) = protected {
         tracing::error!(%error, "this worker opens no session");
-        context.fleet.refuse(error);
+        parts.fleet.refuse(error);
     }
     // It tells why there is no record to follow, too.
-    let mut upkeep = tokio::spawn(upkeep::run(Arc::clone(&context)));
-    let mut relay = context.relay.clone();
+    let mut upkeep = tokio::spawn(upkeep::run(upkeep));
+    let mut relay = parts.relay.clone();
     let first = loop {
         let record = relay.borrow_and_update().clone();
         match record {
@@ -258,9 +314,10 @@ async fn work(context: Arc<Context>, requests: Requests) {
             }
         }
     };
-    recover_predecessors(&context, &first).await;
-    context.fleet.follow(&first);
-    let mut intake = context.intake_task.spawn(intake::run(Arc::clone(&context), requests));
+    let Parts { store, identity, metrics, .. } = parts;
+    recover::recover_predecessors(recover::Handles { store, identity, host, metrics }, &first).await;
+    parts.fleet.follow(&first);
+    let mut intake = parts.intake_task.spawn(intake::run(Arc::clone(&parts.intake), requests));
     loop {
         tokio::select! {
             changed = relay.changed() => if changed.is_err() { return },
@@ -269,17 +326,17 @@ async fn work(context: Arc<Context>, requests: Requests) {
         }
         let record = relay.borrow_and_update().clone();
         if let Some(record) = record {
-            context.fleet.follow(&record);
+            parts.fleet.follow(&record);
         }
     }
 }
 
 /// Whether the dead-man switch works here (lease R6). A trial that could not be made is made again.
-async fn protected(context: &Context) -> Result<(), SwitchError> {
+async fn protected(host: &dyn Host) -> Result<(), SwitchError> {
     let mut left = TRIALS;
     loop {
         left -= 1;
-        match context.host.check_switch().await {
+        match host.check_switch().await {
             Err(SwitchError::NotTried(error)) if left > 0 => {
                 tracing::warn!(error, "the dead-man switch is tried out again");
                 tokio::time::sleep(TRIAL_PAUSE).await;
@@ -290,11 +347,11 @@ async fn protected(context: &Context) -> Result<(), SwitchError> {
 }
 
 /// Waits until no other process of this pod is a worker (lease R5a).
-async fn only_worker(context: &Context) -> Guard {
+async fn only_worker(host: &dyn Host, identity: &Identity) -> Guard {
     let mut backoff = Backoff::new();
     let mut complained = false;
     loop {
-        match context.host.claim_pod(&context.identity.pod_uid) {
+        match host.claim_pod(&identity.pod_uid) {
             Ok(guard) => return guard,
             Err(error) => {
                 if !std::mem::replace(&mut complained, true) {
@@ -307,27 +364,27 @@ async fn only_worker(context: &Context) -> Guard {
 }
 
 /// No new mail; what is being sent finishes; outcomes are recorded; slots go back.
-async fn drain(context: &Context, limit: Duration) -> Result<(), WorkerError> {
+async fn drain(parts: &Parts, limit: Duration) -> Result<(), WorkerError> {
     tracing::info!(limit_ms = limit.as_millis(), "the worker drains");
-    context.stop.cancel();
+    parts.stop.cancel();
     let finished = async {
-        context.intake_task.close();
-        context.intake_task.wait().await;
-        context.fleet.drained().await;
-        context.settler.drained().await;
+        parts.intake_task.close();
+        parts.intake_task.wait().await;
+        parts.fleet.drained().await;
+        parts.settler.drained().await;
     };
     let drained = tokio::time::timeout(limit, finished).await;
     if drained.is_err() {
         // What is cut off now is told as such: others need not wait until this process is known to be dead.
-        context.out_of_time.cancel();
+        parts.out_of_time.cancel();
         let told = async {
-            context.fleet.drained().await;
-            context.settler.drained().await;
+            parts.fleet.drained().await;
+            parts.settler.drained().await;
         };
         let _ = tokio::time::timeout(LEAVE_LIMIT, told).await;
     }
     // Without Redis nobody can be told; the lease ends by itself.
-    let left = tokio::time::timeout(LEAVE_LIMIT, context.fleet.leave()).await;
+    let left = tokio::time::timeout(LEAVE_LIMIT, parts.fleet.leave()).await;
     match drained {
         Ok(()) => {
             tracing::info!(slots.returned = left.is_ok(), "the worker is drained");

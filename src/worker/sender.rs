@@ -1,6 +1,7 @@
 //! One session's life: slot, session, claim, send, settle, and again; then the slot goes back.
 
 mod conclude;
+mod handles;
 mod open;
 mod outgoing;
 mod transact;
@@ -9,10 +10,10 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
+pub use self::handles::Handles;
 use self::{open::open, outgoing::Outgoing};
 use super::{
     breaker::Generation,
-    context::Context,
     outcome,
     pace::Permits,
     server::{Opening, Server},
@@ -55,10 +56,10 @@ enum End {
 
 /// Opens a session on a slot, sends mail through it while there is any, gives the slot back; until there is no time left
 /// for any of that: then the mail's outcome is told as far as it is known, and the slot is withheld.
-pub async fn run(context: Arc<Context>, server: Arc<Server>, slot: Slot, opening: Opening) {
-    let out_of_time = context.out_of_time.clone();
+pub async fn run(handles: Arc<Handles>, server: Arc<Server>, slot: Slot, opening: Opening) {
+    let out_of_time = handles.out_of_time.clone();
     let ended = tokio::select! {
-        ended = live(context, Arc::clone(&server), slot, opening) => ended,
+        ended = live(handles, Arc::clone(&server), slot, opening) => ended,
         () = out_of_time.cancelled() => None,
     };
     if let Some(slot) = ended {
@@ -67,10 +68,10 @@ pub async fn run(context: Arc<Context>, server: Arc<Server>, slot: Slot, opening
 }
 
 /// The slot of a session whose end was seen at both sides; any other one is accounted for already.
-async fn live(context: Arc<Context>, server: Arc<Server>, slot: Slot, mut opening: Opening) -> Option<Slot> {
+async fn live(handles: Arc<Handles>, server: Arc<Server>, slot: Slot, mut opening: Opening) -> Option<Slot> {
     let label = ByServer { server: server.name.clone() };
     let opened = {
-        let mut opened = pin!(open(&context, &server, slot));
+        let mut opened = pin!(open(&handles, &server, slot));
         tokio::select! {
             opened = &mut opened => opened,
             () = tokio::time::sleep(SLOW) => {
@@ -88,17 +89,17 @@ async fn live(context: Arc<Context>, server: Arc<Server>, slot: Slot, mut openin
     let (session, slot) = match opened {
         Ok(opened) => opened,
         Err(ended) => {
-            context.metrics.sessions_failed.get_or_create(&label).inc();
+            handles.metrics.sessions_failed.get_or_create(&label).inc();
             return ended;
         }
     };
     server.has_spoken();
     slot.connected();
-    context.metrics.sessions_opened.get_or_create(&label).inc();
-    let open = context.metrics.sessions_open.get_or_create_owned(&label);
+    handles.metrics.sessions_opened.get_or_create(&label).inc();
+    let open = handles.metrics.sessions_open.get_or_create_owned(&label);
     open.inc();
     opening.done();
-    let mut task = Sender { context, server, session, slot, label, generation: opening.generation };
+    let mut task = Sender { handles, server, session, slot, label, generation: opening.generation };
     let end = task.send_all().await;
     let ended = task.close(end).await;
     open.dec();
@@ -106,7 +107,7 @@ async fn live(context: Arc<Context>, server: Arc<Server>, slot: Slot, mut openin
 }
 
 struct Sender {
-    context: Arc<Context>,
+    handles: Arc<Handles>,
     server: Arc<Server>,
     // Before the slot, so that a panic closes the socket before the slot stops being guarded (lease R6).
     session: Session,
@@ -138,7 +139,7 @@ impl Sender {
     async fn next(&mut self) -> Result<Work, End> {
         loop {
             let Some(rest) = self.server.rest(self.generation, Instant::now()) else { return Err(End::Orderly) };
-            if self.server.pace.rests_until(Instant::now()).is_some() && rest > self.context.idle {
+            if self.server.pace.rests_until(Instant::now()).is_some() && rest > self.handles.idle {
                 return Err(End::Orderly);
             }
             let wait = if self.slot.may_start() { rest } else { rest.max(LEASE_LOOK) };
@@ -149,7 +150,7 @@ impl Sender {
                 biased;
                 () = self.slot.expired() => return Err(End::Expired),
                 () = self.server.stop.cancelled() => return Err(End::Orderly),
-                () = self.context.stop.cancelled() => return Err(End::Orderly),
+                () = self.handles.stop.cancelled() => return Err(End::Orderly),
                 () = self.slot.revoked() => return Err(End::Orderly),
                 () = tokio::time::sleep(wait) => {}
             }
@@ -159,7 +160,7 @@ impl Sender {
             () = self.slot.expired() => Err(End::Expired),
             () = self.slot.revoked() => Err(End::Orderly),
             () = self.server.stop.cancelled() => Err(End::Orderly),
-            work = self.context.intake.next(&self.server.name, &self.server.pace, self.context.idle) => work.ok_or(End::Orderly),
+            work = self.handles.intake.next(&self.server.name, &self.server.pace, self.handles.idle) => work.ok_or(End::Orderly),
             // The server ended the session while it was at rest: nobody's failure.
             () = self.session.ended() => {
                 self.note_early_end();
@@ -171,13 +172,13 @@ impl Sender {
     /// A server that ends sessions before they carry a mail must not be asked again and again.
     fn note_early_end(&self) {
         if self.session.messages() == 0 && self.session.idle_for() < EARLY {
-            self.server.ended_early(&self.context.files);
+            self.server.ended_early(&self.handles.files);
         }
     }
 
     /// Sends one mail and settles it.
     async fn send(&mut self, mut work: Work) -> Result<(), End> {
-        let context = Arc::clone(&self.context);
+        let handles = Arc::clone(&self.handles);
         let claimed = Arc::clone(&work.claimed);
         let composed = compose(&claimed.mail, &claimed.header.message_id, claimed.header.since);
         let message = match composed {
@@ -199,10 +200,10 @@ impl Sender {
         };
         if !self.session.takes(&transaction) {
             // When it is the last one, what it lacks is the mail's end.
-            let others = context.fleet.servers();
+            let others = handles.fleet.servers();
             if others.iter().any(|other| other.name != self.server.name && work.fits(&other.name)) {
                 work.rule_out(&self.server.name);
-                context.intake.pass_on(work);
+                handles.intake.pass_on(work);
                 return Ok(());
             }
         }
@@ -216,7 +217,7 @@ impl Sender {
             Err(end) => return end,
         }
         self.slot.set_busy(true);
-        let busy = context.metrics.sessions_busy.get_or_create_owned(&self.label);
+        let busy = handles.metrics.sessions_busy.get_or_create_owned(&self.label);
         busy.inc();
         let began = Instant::now();
         self.session.restrict(self.server.features());
@@ -224,7 +225,7 @@ impl Sender {
         self.server.learn_features(self.session.features());
         busy.dec();
         self.slot.set_busy(false);
-        context.metrics.transaction.get_or_create(&self.label).observe(began.elapsed().as_secs_f64());
+        handles.metrics.transaction.get_or_create(&self.label).observe(began.elapsed().as_secs_f64());
         self.conclude(work, &claimed, began, sent, stopped)
     }
 
@@ -233,12 +234,12 @@ impl Sender {
     async fn begin(&self, work: &Work) -> Result<OwnedSemaphorePermit, Result<(), End>> {
         tokio::select! {
             biased;
-            admission = self.context.admission.admit(work.claimed.alone) => match admission {
+            admission = self.handles.admission.admit(work.claimed.alone) => match admission {
                 Some(admission) if self.slot.may_start() => Ok(admission),
                 _ => Err(Ok(())),
             },
             () = self.slot.expired() => Err(Err(End::Expired)),
-            () = tokio::time::sleep(self.context.deadlines.admission()) => {
+            () = tokio::time::sleep(self.handles.deadlines.admission()) => {
                 self.note_stuck("company", &work.claimed);
                 Err(Ok(()))
             }
@@ -266,14 +267,14 @@ impl Sender {
                 () = self.slot.expired() => return Err(Err(End::Expired)),
                 () = self.slot.revoked() => return Err(Err(End::Orderly)),
                 () = self.server.stop.cancelled() => return Err(Err(End::Orderly)),
-                () = self.context.stop.cancelled() => return Err(Err(End::Orderly)),
+                () = self.handles.stop.cancelled() => return Err(Err(End::Orderly)),
                 () = tokio::time::sleep_until(next) => {}
             }
         }
     }
 
     fn note_stuck(&self, stage: &'static str, claimed: &Claimed) {
-        self.context.metrics.stuck.get_or_create(&ByKind { kind: stage }).inc();
+        self.handles.metrics.stuck.get_or_create(&ByKind { kind: stage }).inc();
         tracing::error!(
             mail.id = &*mask_id(&claimed.header.id),
             server.name = self.server.name,

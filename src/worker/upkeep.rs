@@ -3,16 +3,23 @@
 use std::{sync::Arc, time::Duration};
 
 use rand::RngExt;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
-use super::{context::Context, strangers::Strangers};
+use super::{
+    credentials::CredentialsFolder,
+    current_queue::CurrentQueue,
+    fleet::Fleet,
+    follow::{Followed, Refused},
+    settle::Settler,
+    strangers::Strangers,
+};
 use crate::{
     api::{RelayRecord, SCHEMA, WorkerReport, reports_key},
-    lease::LedgerStore,
+    lease::{Identity, LedgerStore},
     queue::{At, Queue, RecoverOptions},
-    store::StoreError,
+    store::{Store, StoreError},
     system,
-    telemetry::metrics::ByKind,
+    telemetry::metrics::{ByKind, WorkerMetrics},
 };
 
 /// How often, shortened or lengthened at random so that workers spread.
@@ -26,21 +33,47 @@ const MEASURE: Duration = Duration::from_secs(5);
 /// How long Redis may take to take a report.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
+/// What upkeep works with.
+pub struct Handles {
+    /// Redis.
+    pub store: Store,
+    /// Name of the relay.
+    pub relay_name: String,
+    /// The relay in force.
+    pub relay: Followed,
+    /// Why the record that is there is not in force.
+    pub refused: Refused,
+    /// Who we are.
+    pub identity: Identity,
+    /// The queue that mail is taken from.
+    pub queue: Arc<CurrentQueue>,
+    /// The servers and their sessions.
+    pub fleet: Fleet,
+    /// Who has which mail in hand.
+    pub settler: Settler,
+    /// Login files.
+    pub files: Arc<CredentialsFolder>,
+    /// Told when a mail may be due at once.
+    pub promote: Arc<Notify>,
+    /// Figures.
+    pub metrics: WorkerMetrics,
+}
+
 /// Runs until dropped.
-pub async fn run(context: Arc<Context>) {
-    let mut upkeep = Upkeep { context, reported: None, measured: None, strangers: Strangers::default(), counted: None };
+pub async fn run(handles: Handles) {
+    let mut upkeep = Upkeep { handles, reported: None, measured: None, strangers: Strangers::default(), counted: None };
     loop {
         upkeep.turn().await;
         let tick = TICK.mul_f64(0.85 + 0.3 * system::rng().random::<f64>());
         tokio::select! {
             () = tokio::time::sleep(tick) => {}
-            () = upkeep.context.promote.notified() => {}
+            () = upkeep.handles.promote.notified() => {}
         }
     }
 }
 
 struct Upkeep {
-    context: Arc<Context>,
+    handles: Handles,
     reported: Option<(Instant, WorkerReport)>,
     measured: Option<Instant>,
     strangers: Strangers,
@@ -50,23 +83,23 @@ struct Upkeep {
 
 impl Upkeep {
     async fn turn(&mut self) {
-        let record = self.context.relay.borrow().clone();
-        let (Some(record), Some(queue)) = (record, self.context.queue.get()) else {
-            if self.context.refused.borrow().is_some()
+        let record = self.handles.relay.borrow().clone();
+        let (Some(record), Some(queue)) = (record, self.handles.queue.get()) else {
+            if self.handles.refused.borrow().is_some()
                 && let Err(error) = self.report().await
             {
                 tracing::debug!(%error, "the report did not reach Redis");
             }
             return;
         };
-        for server in self.context.fleet.servers() {
-            server.look_at_files(&self.context.files);
+        for server in self.handles.fleet.servers() {
+            server.look_at_files(&self.handles.files);
         }
-        self.context.fleet.measure(&self.context.metrics);
+        self.handles.fleet.measure(&self.handles.metrics);
         let mut refusal = None;
         let turned = self.steps(&queue, &record, &mut refusal).await;
         if let Some(error) = turned.err().or(refusal) {
-            self.context.metrics.store_failures.get_or_create(&ByKind { kind: "upkeep" }).inc();
+            self.handles.metrics.store_failures.get_or_create(&ByKind { kind: "upkeep" }).inc();
             tracing::debug!(%error, "upkeep did not do all with Redis");
         }
     }
@@ -98,7 +131,7 @@ impl Upkeep {
 
     /// Sessions that claim find these by themselves; a worker without a share has none.
     async fn return_lost_claims(&self, queue: &Queue) -> Result<(), StoreError> {
-        let returned = queue.return_lost_claims(self.context.process.as_str(), At::Redis).await?;
+        let returned = queue.return_lost_claims(self.handles.identity.process.as_str(), At::Redis).await?;
         if returned > 0 {
             tracing::info!(claims.returned = returned, "gave back claims whose answer had been lost");
         }
@@ -108,18 +141,18 @@ impl Upkeep {
     /// Brings due mail back; how much, all workers together, is the script's to say.
     async fn promote(&self, queue: &Queue) -> Result<(), StoreError> {
         let promoted = queue.promote_due(At::Redis, PROMOTE).await?;
-        self.context.metrics.promoted.inc_by(promoted as u64);
+        self.handles.metrics.promoted.inc_by(promoted as u64);
         Ok(())
     }
 
     /// Counts good mails where a saturated server's budget grows by them (lease R10).
     async fn tell_good(&self) -> Result<(), StoreError> {
-        for server in self.context.fleet.servers() {
+        for server in self.handles.fleet.servers() {
             let mails = server.take_good();
             if mails == 0 {
                 continue;
             }
-            let ledger = LedgerStore::new(self.context.store.clone(), &server.settings().pool());
+            let ledger = LedgerStore::new(self.handles.store.clone(), &server.settings().pool());
             if let Err(error) = ledger.count_good(mails).await {
                 server.put_back_good(mails);
                 return Err(error);
@@ -130,20 +163,20 @@ impl Upkeep {
 
     /// Resolves claims under our name that an older copy of Redis brought back.
     async fn resolve_strangers(&mut self, queue: &Queue, record: &RelayRecord) -> Result<(), StoreError> {
-        let Self { context, strangers, counted, .. } = self;
+        let Self { handles, strangers, counted, .. } = self;
         if counted.is_some_and(|at| at.elapsed() < MEASURE) {
             return Ok(());
         }
-        let process = context.process.as_str();
+        let process = handles.identity.process.as_str();
         let claims = queue.claims_of(process).await?;
         // One that is being read over a slow link is in nobody's hand yet.
-        let is_known = |claim: &str| context.settler.has_in_hand(claim) || queue.expects(claim);
+        let is_known = |claim: &str| handles.settler.has_in_hand(claim) || queue.expects(claim);
         let found = strangers.look(claims, is_known, Instant::now());
         if !found.is_empty() {
             let unknown = record.spec.unknown_outcome;
             let options = RecoverOptions { unknown, fence_changed: true, crashed: false, out_of_memory: false };
             let recovery = queue.recover_claims(process, &found, &options, At::Redis).await?;
-            super::recover::count(&context.metrics, &recovery);
+            super::recover::count(&handles.metrics, &recovery);
             tracing::warn!(
                 claims.held = recovery.held,
                 claims.resent = recovery.resent,
@@ -155,14 +188,14 @@ impl Upkeep {
     }
 
     async fn report(&mut self) -> Result<(), StoreError> {
-        let context = &self.context;
+        let handles = &self.handles;
         let report = WorkerReport {
             schema: SCHEMA,
-            pod: context.identity.pod.clone(),
-            process: context.process.as_str().to_owned(),
+            pod: handles.identity.pod.clone(),
+            process: handles.identity.process.as_str().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            record: context.refused.borrow().clone(),
-            servers: context.fleet.report(),
+            record: handles.refused.borrow().clone(),
+            servers: handles.fleet.report(),
         };
         let is_fresh = |(at, last): &(Instant, WorkerReport)| *last == report && at.elapsed() < REPORT_AGAIN;
         if self.reported.as_ref().is_some_and(is_fresh) {
@@ -170,10 +203,10 @@ impl Upkeep {
         }
         // A report is plain data and always serialises.
         let text = serde_json::to_vec(&report).unwrap_or_default();
-        let key = reports_key(&context.identity.namespace, &context.relay_name);
+        let key = reports_key(&handles.identity.namespace, &handles.relay_name);
         let mut command = redis::cmd("HSET");
-        command.arg(key).arg(&context.identity.pod_uid).arg(text);
-        let () = context.store.query(&command, ANSWER_LIMIT).await?;
+        command.arg(key).arg(&handles.identity.pod_uid).arg(text);
+        let () = handles.store.query(&command, ANSWER_LIMIT).await?;
         self.reported = Some((Instant::now(), report));
         Ok(())
     }
@@ -183,7 +216,7 @@ impl Upkeep {
             return Ok(());
         }
         let depths = queue.depths(At::Redis).await?;
-        let metrics = &self.context.metrics;
+        let metrics = &self.handles.metrics;
         let states = [
             ("pending", depths.pending),
             ("delayed", depths.delayed),

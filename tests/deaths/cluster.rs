@@ -119,7 +119,23 @@ impl Cluster {
         self.pods.push(Seat { pod, door, worker });
     }
 
-    /// Waits until every worker has a session at least to use: what a dead pod had is withheld for a while.
+    /// The registration of a pod's worker, as the ledger has it.
+    pub async fn registration(&self, place: usize) -> Option<String> {
+        let snapshot = LedgerStore::new(self.store.clone(), "127.0.0.1").snapshot().await.ok()?;
+        let holder = snapshot.in_force()?.holders_of(&self.pods[place].pod.uid).next()?;
+        Some(holder.inc.clone())
+    }
+
+    /// Waits until the worker of a pod has registered anew.
+    pub async fn registered_after(&self, place: usize, before: Option<String>) {
+        eventually("the pod's next worker registers", async || {
+            let now = self.registration(place).await;
+            if now.is_some() && now != before { Ok(()) } else { Err(format!("{now:?}")) }
+        })
+        .await;
+    }
+
+    /// Waits until every worker has a session at least to use, and nothing is withheld of what dead ones had.
     pub async fn ready(&self) {
         for seat in &self.pods {
             eventually("the worker is ready", async || match seat.worker.get("/readyz").await {
@@ -131,12 +147,14 @@ impl Cluster {
         let ledger = LedgerStore::new(self.store.clone(), "127.0.0.1");
         eventually("every worker may open a session", async || {
             let snapshot = ledger.snapshot().await.map_err(|error| error.to_string())?;
-            let holders = snapshot.in_force().map(|ledger| ledger.holders.clone()).unwrap_or_default();
+            let Some(ledger) = snapshot.in_force() else { return Err("the ledger is not in force".to_owned()) };
+            let (holders, withheld) = (&ledger.holders, ledger.quarantined());
             let all = self
                 .pods
                 .iter()
                 .all(|seat| holders.iter().any(|holder| holder.pod_uid == seat.pod.uid && holder.limit >= 1));
-            if all && holders.len() == self.pods.len() { Ok(()) } else { Err(format!("{holders:?}")) }
+            let is_ready = all && holders.len() == self.pods.len() && withheld == 0;
+            if is_ready { Ok(()) } else { Err(format!("{withheld} withheld, {holders:?}")) }
         })
         .await;
     }

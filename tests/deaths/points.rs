@@ -25,7 +25,7 @@ use crate::{
 /// How long the server is silent at most; whoever waits for it dies long before.
 const SILENCE: Duration = Duration::from_secs(20);
 /// How many clusters run at once: they mostly wait.
-const BESIDE: usize = 10;
+const BESIDE: usize = 11;
 
 /// Where in a mail's transaction the worker is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,7 +111,7 @@ impl Point {
 
     /// How long the mail is: more than the kernels take in when the server stops to read in the middle.
     fn lines(self) -> usize {
-        if self == Content { 1 << 18 } else { 1 }
+        if self == Content { 1 << 16 } else { 1 }
     }
 
     /// How often the server has taken the mail by then.
@@ -164,6 +164,7 @@ impl Trial<'_> {
             }
         }
         self.cluster.sink.set_behaviour(step_by_step(None));
+        let registration = self.cluster.registration(victim).await;
         let killed = mailrelay::mail::UnixMillis::now().0;
         assert!(self.cluster.pods[victim].kill(death), "{point:?}: there is a worker to kill");
         // What it had sent and the door held back is gone with it.
@@ -172,6 +173,7 @@ impl Trial<'_> {
         if death == Death::Pod {
             self.cluster.pods[victim].worker.restart();
         }
+        self.cluster.registered_after(victim, registration).await;
         took
     }
 

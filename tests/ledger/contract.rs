@@ -12,7 +12,7 @@ use futures::StreamExt;
 use mailrelay::{
     lease::{
         CondemnReply, InitReply, InitRequest, Ledger, LedgerState, LedgerStore, LedgerView, Missing, OpenRequest,
-        Policy, Quarantine, SyncReply, SyncRequest, Wait, pools,
+        Policy, Quarantine, SaturationRecord, SyncReply, SyncRequest, Wait, pools,
     },
     store::{Store, StoreError, StoreOptions},
 };
@@ -611,6 +611,21 @@ async fn an_older_copy_of_the_ledger_is_known_by_its_witness_whoever_asks() {
             assert_eq!(both(&store, &mut machine, &operation).await, "Wait(Fence)", "{operation:?}, {back:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn mails_are_counted_while_the_servers_saturation_is_on_record() {
+    let redis = RedisServer::start(Persistence::Off);
+    let (store, _) = opened(&redis).await;
+    store.count_good(3).await.unwrap();
+    assert_eq!(store.saturation().await.unwrap(), None);
+    let record = SaturationRecord { effective: 4, good: 10 };
+    store.record_saturation(Some(record)).await.unwrap();
+    for _ in 0..2 {
+        store.count_good(3).await.unwrap();
+    }
+    assert_eq!(store.saturation().await.unwrap(), Some((record, 6)));
+    assert!(store.snapshot().await.unwrap().in_force().is_some());
 }
 
 #[tokio::test]

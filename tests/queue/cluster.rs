@@ -76,10 +76,9 @@ async fn cluster() -> (ClusterNode, Store) {
 #[tokio::test]
 async fn a_payload_on_another_node_of_the_cluster_ends_with_a_reason_that_says_what_to_do() {
     let ((_near, _, _, store), (_far, port, bus, far)) = (node(), node());
-    let slot: u16 = eventually("a node answers", async || {
-        store.query(cmd("CLUSTER").arg("KEYSLOT").arg("mail:far"), LIMIT).await
-    })
-    .await;
+    let slot: u16 =
+        eventually("a node answers", async || store.query(cmd("CLUSTER").arg("KEYSLOT").arg("mail:far"), LIMIT).await)
+            .await;
     assign(&store, &[(0, slot - 1), (slot + 1, 16_383)]).await;
     assign(&far, &[(slot, slot)]).await;
     let mut meet = cmd("CLUSTER");

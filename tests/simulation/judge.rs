@@ -134,14 +134,20 @@ fn judge(world: &World, rested: bool) -> Vec<String> {
     if world.lost_by_store {
         return violations;
     }
+    let inner = world.observer.inner();
+    // By its producer: sent again, or asked again after a lost answer.
+    let is_repeated = |number: usize| {
+        world.posts.iter().filter(|post| post.number == number).count() > 1 || inner.asked_again.contains(&number)
+    };
     world.mail.seen(|seen| {
         let recipients = seen.recipients.iter().filter(|(_, who)| who.taken.len() > 1);
-        violations.extend(recipients.filter_map(|(address, who)| judge_repetition(world, address, who)));
+        violations.extend(recipients.filter_map(|(address, who)| {
+            judge_repetition(world, address, who, Post::number_of(address).is_some_and(is_repeated))
+        }));
     });
     if !rested {
         return violations;
     }
-    let inner = world.observer.inner();
     let Some(look) = &inner.look else { return violations };
     if look.audit.difference != 0 {
         violations.push(format!("O2: the audit does not balance: {:?}", look.audit));
@@ -160,10 +166,9 @@ fn judge(world: &World, rested: bool) -> Vec<String> {
     }
     world.mail.seen(|seen| {
         for number in &inner.accepted {
-            let of_it: Vec<&Post> = world.posts.iter().filter(|post| post.number == *number).collect();
-            for address in of_it[0].addresses() {
-                let repeated = of_it.len() > 1 || inner.asked_again.contains(number);
-                let said = judge_recipient(world, seen, look, &address, repeated);
+            let post = world.posts.iter().find(|post| post.number == *number);
+            for address in post.into_iter().flat_map(Post::addresses) {
+                let said = judge_recipient(world, seen, look, &address, is_repeated(*number));
                 violations.extend(said.map(|said| format!("O2: {address} {said}")));
             }
         }
@@ -172,14 +177,13 @@ fn judge(world: &World, rested: bool) -> Vec<String> {
 }
 
 /// What is wrong with a recipient whom the server took a mail for more than once.
-fn judge_repetition(world: &World, address: &str, who: &Recipient) -> Option<String> {
+fn judge_repetition(world: &World, address: &str, who: &Recipient, is_repeated: bool) -> Option<String> {
     if !world.plan.resend {
         return Some(format!("O3: {address} has it {} times: {:?}", who.taken.len(), who.taken));
     }
     // Of a mail that its producer sent again each may have been sent, after nobody knew of the one before.
-    let once = world.posts.iter().filter(|post| Post::number_of(address) == Some(post.number)).count() == 1;
     let ids: BTreeSet<&str> = who.taken.iter().map(|(_, id)| &**id).collect();
-    (once && ids.len() > 1).then(|| format!("O3: {address} has it under several Message-IDs: {ids:?}"))
+    (!is_repeated && ids.len() > 1).then(|| format!("O3: {address} has it under several Message-IDs: {ids:?}"))
 }
 
 /// What is wrong with a recipient of a mail that was taken in, once all is at rest.

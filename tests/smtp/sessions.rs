@@ -46,6 +46,21 @@ async fn the_seventeenth_session_is_refused_and_the_sixteen_go_on() {
 }
 
 #[tokio::test]
+async fn a_server_whose_certificate_has_another_name_is_trusted_when_that_name_was_given() {
+    let names = vec!["mail.example.com".to_owned()];
+    let sink = Sink::start(SinkConfig { tls: true, names, ..SinkConfig::default() }).await.expect("the sink starts");
+    let by_address = endpoint(sink.smtp(), Tls::StartTls, sink.certificate());
+    let refused = Session::open(&by_address, None).await.expect_err("another name");
+    assert_eq!(refused.disposition.why, Why::TlsFailed);
+    assert!(refused.detail.contains("tlsServerName"), "{}", refused.detail);
+    let trusting = |name: &str| Endpoint { tls_name: Some(name.into()), ..by_address.clone() };
+    let mut session = Session::open(&trusting("mail.example.com"), None).await.expect("a session");
+    assert!(send(&mut session, 1).await.is_delivered());
+    let refused = Session::open(&trusting("other.example.com"), None).await.expect_err("a third name");
+    assert_eq!(refused.disposition.why, Why::TlsFailed);
+}
+
+#[tokio::test]
 async fn tls_and_a_login_work_in_every_combination() {
     let sink = secure_sink().await;
     for (tls, address) in [(Tls::StartTls, sink.smtp()), (Tls::Implicit, sink.smtps().expect("an address"))] {

@@ -14,6 +14,7 @@ pub const SOON: Duration = Duration::from_secs(10);
 pub fn endpoint(address: SocketAddr, tls: Tls, certificate: Option<&str>) -> Endpoint {
     Endpoint {
         host: address.ip().to_string(),
+        tls_name: None,
         port: address.port(),
         tls,
         auth: None,

@@ -11,6 +11,7 @@ use crate::api::{BudgetName, DurationText, Host, address::canonical};
 #[serde(rename_all = "camelCase")]
 #[x_kube(cel)]
 #[x_kube(validation = Rule::new("!has(self.auth) || self.tls != 'None'").message("auth needs tls: credentials never travel in clear text"))]
+#[x_kube(validation = Rule::new("!has(self.tlsServerName) || self.tls != 'None'").message("tlsServerName needs tls: without it nobody looks at a certificate"))]
 pub struct Server {
     /// A name for this server, unique in the relay.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
@@ -34,6 +35,12 @@ pub struct Server {
     /// How the session is encrypted. It never falls back to clear text.
     #[serde(default)]
     pub tls: Tls,
+
+    /// The name in the server's certificate, where that is not `host`: a server that is reached by an internal name or an address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?([.][A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?)*$') || self.matches('^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$')").message("tlsServerName must be a host name or an IP address, without scheme, port or trailing dot"))]
+    pub tls_server_name: Option<Host>,
 
     /// How many connections the server takes at once, from everyone who names it together.
     #[serde(default = "default_max_connections")]
@@ -64,6 +71,10 @@ pub struct Server {
     #[serde(default = "default_close_grace")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('100ms') && duration(self) <= duration('5m')").message("closeGrace must be from 100ms to 5m"))]
     pub close_grace: DurationText,
+
+    /// Send nothing through this server: its sessions end after their mail, and its mail goes to the other servers or waits.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspend: bool,
 }
 
 /// At most `count` in each `interval`, evenly, with `burst` of them at once.

@@ -55,8 +55,8 @@ pub fn add_to_pools(
         pool.session_timeout = pool.session_timeout.max(server.session_timeout);
         pool.close_grace = pool.close_grace.max(server.close_grace);
         tighten(&mut pool.rate_limits, &server.rate_limits);
-        // A suspended relay sends nothing: its part serves those who share the budget.
-        if !relay.spec.suspend {
+        // Who is suspended sends nothing: its part serves those who share the budget.
+        if !relay.spec.suspend && !server.suspend {
             pool.members.extend(workers.keys().cloned());
         }
     }

@@ -25,11 +25,11 @@ impl Task {
             if takes_part { sessions.push_back(wish) } else { others.push_back(wish) }
         }
         self.waiting = others;
-        let context = Arc::clone(&self.context);
+        let handles = Arc::clone(&self.handles);
         let claim = async move {
             let permits = permits_for(&sessions).await;
             let wanted = permits.iter().map(Permits::count).sum();
-            let (process, pod) = (context.process.as_str(), &context.identity.pod);
+            let (process, pod) = (handles.process.as_str(), &handles.pod);
             let claimed = match wanted {
                 0 => Ok(Batch::default()),
                 wanted => queue.claim(process, pod, wanted, At::Redis).await,
@@ -52,9 +52,9 @@ impl Task {
                 if went_on {
                     self.backoff.reset();
                 }
-                self.context.metrics.claims.inc_by(count as u64);
+                self.handles.metrics.claims.inc_by(count as u64);
                 for claimed in mails {
-                    let work = Work::new(claimed, queue.clone(), self.context.settler.clone());
+                    let work = Work::new(claimed, queue.clone(), self.handles.settler.clone());
                     if let Some(work) = give(work, &mut sessions, Some(&mut permits))
                         .and_then(|work| give(work, &mut self.waiting, Some(&mut permits)))
                     {

@@ -29,7 +29,7 @@ impl Sender {
         stopped: Option<Stopped>,
     ) -> Result<(), End> {
         let moment = Moment { now: work.queue.estimate(At::Redis), random: system::fraction() };
-        let policy = self.context.settler.policy();
+        let policy = self.handles.settler.policy();
         match (sent, stopped) {
             (_, Some(Stopped::Lost)) => {
                 tracing::warn!(
@@ -75,7 +75,7 @@ impl Sender {
                 let (header, recipients) = (&claimed.header, &claimed.mail.recipients);
                 let conclusion = outcome::conclude(header, recipients, &outcome, &policy, &standing, moment);
                 if header.remaining.is_none() {
-                    self.context.deaths.note(recipients.first().map_or("", String::as_str), &conclusion);
+                    self.handles.deaths.note(recipients.first().map_or("", String::as_str), &conclusion);
                 }
                 self.settle(work, conclusion);
                 let too_many = outcome.signals.contains(&ServerSignal::TooManyConnections);
@@ -100,19 +100,19 @@ impl Sender {
             is_to_blame: outcome::is_confirmed(&claimed.header, &standing),
         };
         let (why, words) = outcome::refusal(outcome);
-        self.server.learn(&outcome.signals, why, &words, &mail, &self.context.files);
+        self.server.learn(&outcome.signals, why, &words, &mail, &self.handles.files);
         standing
     }
 
     pub(super) fn settle(&self, work: Work, conclusion: Conclusion) {
-        let context = Arc::clone(&self.context);
+        let handles = Arc::clone(&self.handles);
         let label = ByVerdict { server: self.server.name.clone(), verdict: conclusion.label };
-        context.metrics.mails.get_or_create(&label).inc();
+        handles.metrics.mails.get_or_create(&label).inc();
         let header = &work.claimed.header;
         match &conclusion.settlement {
             Settlement::Delivered { .. } => {
                 let now = work.queue.estimate(At::Redis);
-                context.metrics.latency.observe(now.since(header.first_seen).as_secs_f64());
+                handles.metrics.latency.observe(now.since(header.first_seen).as_secs_f64());
                 tracing::debug!(mail.id = &*mask_id(&header.id), server.name = self.server.name, "delivered");
             }
             Settlement::Delayed { reason, wait, .. } => {
@@ -138,10 +138,10 @@ impl Sender {
             }
         }
         let soon = matches!(conclusion.settlement, Settlement::Delayed { wait, .. } if wait.is_zero());
-        let settler = context.settler.clone();
+        let settler = handles.settler.clone();
         settler.settle(work, conclusion, move || {
             if soon {
-                context.promote.notify_one();
+                handles.promote.notify_one();
             }
         });
     }

@@ -4,13 +4,13 @@ use std::pin::pin;
 
 use futures::FutureExt;
 
-use super::Sender;
+use super::{Sender, handles::Handles};
 use crate::{
     lease::Slot,
     queue::{Advance, At, Stage},
     smtp::{Commit, MailOutcome, Transaction},
     telemetry::{log::mask_id, metrics::ByKind},
-    worker::{context::Context, settle::Work},
+    worker::settle::Work,
 };
 
 /// Why our side did not complete a message.
@@ -33,12 +33,12 @@ impl Sender {
         transaction: &Transaction<'_>,
         work: &Work,
     ) -> (Option<MailOutcome>, Option<Stopped>) {
-        let Self { context, slot, session, .. } = self;
+        let Self { handles, slot, session, .. } = self;
         work.begin();
         let mut stopped = None;
         let sent = {
             let before_commit = async || {
-                stopped = may_commit(context, slot, work).await.err();
+                stopped = may_commit(handles, slot, work).await.err();
                 if stopped.is_some() {
                     return Commit::Abort;
                 }
@@ -47,9 +47,9 @@ impl Sender {
             };
             // The server need not wait for Redis to write that a transaction has begun: only `committing` must come
             // before what it announces, and hides a note of `sending` that comes after it.
-            let mut sending = pin!(advance(context, work, Stage::Sending).fuse());
+            let mut sending = pin!(advance(handles, work, Stage::Sending).fuse());
             let mut transacting = pin!(session.transact(transaction, before_commit));
-            let mut overdue = pin!(context.deadlines.overdue(|| work.committed_at(), transaction.length()));
+            let mut overdue = pin!(handles.deadlines.overdue(|| work.committed_at(), transaction.length()));
             loop {
                 tokio::select! {
                     biased;
@@ -72,11 +72,11 @@ impl Sender {
 }
 
 /// The last word before the bytes that complete a message go out: the stage is on disk and the lease holds.
-async fn may_commit(context: &Context, slot: &Slot, work: &Work) -> Result<(), Stopped> {
+async fn may_commit(handles: &Handles, slot: &Slot, work: &Work) -> Result<(), Stopped> {
     if !slot.may_commit() {
         return Err(Stopped::NoTime);
     }
-    match advance(context, work, Stage::Committing).await {
+    match advance(handles, work, Stage::Committing).await {
         Ok(Advance::Done) if slot.may_commit() => Ok(()),
         Ok(Advance::Done) => Err(Stopped::NoTime),
         Ok(Advance::Lost) => Err(Stopped::Lost),
@@ -84,10 +84,10 @@ async fn may_commit(context: &Context, slot: &Slot, work: &Work) -> Result<(), S
     }
 }
 
-async fn advance(context: &Context, work: &Work, stage: Stage) -> Result<Advance, ()> {
+async fn advance(handles: &Handles, work: &Work, stage: Stage) -> Result<Advance, ()> {
     let claim = &work.claimed.claim_id;
-    work.queue.advance(context.process.as_str(), claim, stage, At::Redis).await.map_err(|error| {
-        context.metrics.store_failures.get_or_create(&ByKind { kind: "advance" }).inc();
+    work.queue.advance(handles.process.as_str(), claim, stage, At::Redis).await.map_err(|error| {
+        handles.metrics.store_failures.get_or_create(&ByKind { kind: "advance" }).inc();
         tracing::debug!(mail.id = &*mask_id(&work.claimed.header.id), %error, stage = stage.as_str(), "the stage was not recorded");
     })
 }

@@ -1,5 +1,7 @@
 //! People: they decide on parked mail, and remove what no script removed.
 
+use std::time::Duration;
+
 use mailrelay::queue::{DeadLetter, Entry, Filter};
 use rand::RngExt;
 use redis::cmd;
@@ -55,9 +57,14 @@ impl Life<'_> {
         self.discarded.extend(who);
     }
 
-    /// A person removes what no script removed.
+    /// A person removes what no script removed, or has records kept for another time, longer than all this takes.
     pub async fn edit(&mut self) {
         let store = &self.fixture.store;
+        if self.random.random_range(0..4) == 0 {
+            let hours = self.random.random_range(1..100);
+            let _ = self.queue.keep_records(Duration::from_secs(hours * 3_600)).await;
+            return;
+        }
         let lists = ["mail_queue", "{mail_queue}:high", "{mail_queue}:low", "{mail_queue}:arrived"];
         let list = lists[self.random.random_range(0..lists.len())];
         let entries: Vec<Vec<u8>> = store.query(cmd("LRANGE").arg(list).arg(0).arg(-1), LIMIT).await.expect("LRANGE");

@@ -215,7 +215,8 @@ async fn one_way(
         while let Some((at, bytes)) = due.recv().await {
             number += 1;
             sleep_until(at).await;
-            let open = frozen.wait_for(|plan| plan.frozen < stops || number <= free.load(Ordering::Relaxed)).await.is_ok();
+            let open =
+                frozen.wait_for(|plan| plan.frozen < stops || number <= free.load(Ordering::Relaxed)).await.is_ok();
             if !open || bytes.is_empty() || to.write_all(&bytes).await.is_err() {
                 break;
             }

@@ -176,6 +176,15 @@ fn a_suspended_relay_leaves_its_part_to_the_others() {
 }
 
 #[test]
+fn a_suspended_server_leaves_its_part_to_the_others_who_share_the_budget() {
+    let mut suspended = spec("mx", "q1", 16);
+    suspended["servers"][0]["suspend"] = json!(true);
+    let relays = [relay("one", 1, &suspended), relay("two", 2, &spec("mx", "q2", 16))];
+    let plan = plan(&relays, &[pod("a", "one"), pod("b", "two")], false, &Ownership::default());
+    assert_eq!(members(&plan, "mx"), ["b"]);
+}
+
+#[test]
 fn the_order_of_the_watch_changes_nothing() {
     let mut relays = vec![
         relay("one", 1, &spec("mx", "q", 16)),

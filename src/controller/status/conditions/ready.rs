@@ -19,6 +19,9 @@ pub fn ready(facts: &Facts<'_>) -> Option<Verdict> {
     if facts.relay.relay.spec.suspend {
         return say(false, SUSPENDED, "spec.suspend is true: mail is accepted and not sent");
     }
+    if facts.relay.relay.spec.servers.iter().all(|server| server.suspend) {
+        return say(false, SUSPENDED, "suspend is true for each of spec.servers: mail is accepted and not sent");
+    }
     if let Some(trouble) = standing_still(facts).or(facts.record) {
         return say(false, trouble.reason, &trouble.message);
     }
