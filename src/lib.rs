@@ -59,7 +59,7 @@
 //! |---|---|---|
 //! | `mailrelay:{<budget>}:ledger` | HASH: one budget's ledger, without expiry | [`lease::LedgerStore`] |
 //! | `mailrelay:{<budget>}:log` | STREAM: grants, reaps, recoveries and refused writes, about the last 1,000 | [`lease::LedgerStore`] |
-//! | `mailrelay:{<budget>}:witness` | STRING: the ledger's version once more, by which an older copy of it is known | [`lease::LedgerStore`] |
+//! | `mailrelay:{<budget>}:twin` | STRING: the ledger's version once more, by which an older copy of it is known | [`lease::LedgerStore`] |
 //! | `mailrelay:{<budget>}:events` | channel: a hint that a SYNC is worth it | [`lease::LedgerStore`] |
 //! | `mailrelay:{<budget>}:rate` | HASH: the token buckets of its rate limits | [`rate::Buckets`] |
 //! | `mailrelay:config:<namespace>/<name>` | STRING: the record; the channel of that name tells of changes | [`api::record_key`]; written by [`controller`] |

@@ -568,8 +568,8 @@ async fn a_ledger_that_was_restored_in_place_is_lost_for_the_leader() {
 }
 
 #[tokio::test]
-async fn a_ledger_that_was_restored_in_place_with_its_witness_is_lost_for_the_leader() {
-    restore_in_place(&["ledger", "witness"]).await;
+async fn a_ledger_that_was_restored_in_place_with_its_twin_is_lost_for_the_leader() {
+    restore_in_place(&["ledger", "twin"]).await;
 }
 
 /// Brings these keys of the pool back as they were before a worker came, by DUMP and RESTORE.

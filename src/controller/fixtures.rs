@@ -22,7 +22,7 @@ pub fn ledger(holders: Vec<HolderView>) -> LedgerView {
         generations: BTreeMap::new(),
         quarantine: Vec::new(),
         version: 1,
-        witnessed: true,
+        twinned: true,
         servers: BTreeSet::new(),
         floor: 0,
     }

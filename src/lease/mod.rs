@@ -33,7 +33,7 @@
 //! | R4 | counted from before `connect()` to EOF or quarantine | [`Holder::count`], [`Slot`] |
 //! | R5 | death: (a) [`bind_pod`], [`ConnectionTable`], [`Inheritance`], registration in `scripts/sync.lua`; (b), (c) | [`Watch::actions`], `scripts/reap.lua` |
 //! | R6 | dead-man switch, armed while a socket may be open | [`KernelSwitch`], [`SlotPool`], [`self_check`] |
-//! | R7 | fence and token on every command; a version and a witness, so that an older copy of the ledger is noticed | `scripts/prelude.lua`, [`LedgerStore::condemn`] |
+//! | R7 | fence and token on every command; a version and a twin, so that an older copy of the ledger is noticed | `scripts/prelude.lua`, [`LedgerStore::condemn`] |
 //! | R8 | recovery, early by roll call; what outlives the ledger | [`Watch::actions`], [`Watch::list`], [`Mirror`], `scripts/init.lua`, `scripts/open.lua` |
 //! | R9 | epoch: compared in INIT, OPEN, POLICY; the `ConfigMap` is the controller's | `scripts/policy.lua`, [`InitReply`] |
 //! | R10 | unclean ends: `sessionTimeout` and a margin, unless proven later; "too many connections" | [`Slot::withhold`], [`Withheld::prove`], [`Timing::hold`], [`QuarantineTimers`], [`TOO_MANY`] |

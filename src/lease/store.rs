@@ -72,7 +72,7 @@ pub struct LedgerStore {
     pool: String,
     ledger: String,
     log: String,
-    witness: String,
+    twin: String,
     channel: String,
     saturation: String,
 }
@@ -85,7 +85,7 @@ impl LedgerStore {
             pool: pool.to_owned(),
             ledger: format!("mailrelay:{{{pool}}}:ledger"),
             log: format!("mailrelay:{{{pool}}}:log"),
-            witness: format!("mailrelay:{{{pool}}}:witness"),
+            twin: format!("mailrelay:{{{pool}}}:twin"),
             channel: format!("mailrelay:{{{pool}}}:events"),
             saturation: format!("mailrelay:{{{pool}}}:saturation"),
         }
@@ -230,7 +230,7 @@ impl LedgerStore {
     /// Counts mails that the server took, if its saturation is on record.
     pub async fn count_good(&self, mails: u64) -> Result<(), StoreError> {
         let mails = mails.to_string();
-        let keys = [&*self.ledger, &self.log, &self.witness, &self.saturation];
+        let keys = [&*self.ledger, &self.log, &self.twin, &self.saturation];
         let arguments = [self.channel.as_bytes(), mails.as_bytes()];
         let _: Vec<String> = self.store.invoke(&GOOD, &keys, &arguments, CALL_LIMIT).await?;
         Ok(())
@@ -291,7 +291,7 @@ impl LedgerStore {
         Ok(entries.into_iter().filter_map(|(id, fields)| Some((millis(&id)?, fields))).collect())
     }
 
-    /// Removes ledger, log and witness; only when no relay or claim is left on the pool, and no quarantine, unless that is `carried`
+    /// Removes ledger, log and twin; only when no relay or claim is left on the pool, and no quarantine, unless that is `carried`
     /// on in another ledger of the same server. The key goes as it is now or not at all: a ledger whose policy changed since
     /// `seen` stays. Returns whether it went.
     pub async fn remove_unused(&self, seen: &LedgerView, carried: bool) -> Result<bool, StoreError> {
@@ -302,7 +302,7 @@ impl LedgerStore {
     }
 
     fn keys(&self) -> [&str; 3] {
-        [&self.ledger, &self.log, &self.witness]
+        [&self.ledger, &self.log, &self.twin]
     }
 
     async fn call(&self, script: &Script, arguments: Vec<String>, limit: Duration) -> Result<Vec<String>, StoreError> {

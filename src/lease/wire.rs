@@ -212,7 +212,7 @@ fn known_ledger(fields: &BTreeMap<String, String>) -> Result<LedgerView, String>
         budget: u32::try_from(figure("budget")?).map_err(|_| "budget")?,
         lease: Duration::from_millis(figure("lease")?),
         version: later("version")?,
-        witnessed: fields.contains_key("witnessed"),
+        twinned: fields.contains_key("twinned"),
         floor: later("floor")?,
         servers: fields
             .get("servers")

@@ -29,10 +29,10 @@ fn store(redis: &RedisServer) -> Store {
     Store::new(&StoreOptions::from_url(redis.url())).expect("options")
 }
 
-/// How a copy comes back, and so what its witness says.
+/// How a copy comes back, and so what its twin says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Back {
-    /// Without its witness.
+    /// Without its twin.
     Alone,
     /// Together with it, as RESTORE does.
     Together,
@@ -312,8 +312,8 @@ fn apply(ledger: &mut Ledger, copy: &mut Option<LedgerView>, operation: &Operati
             ledger.view.clone_from(copy);
             match back {
                 Back::Alone => {}
-                Back::Together => ledger.witness = None,
-                Back::Machine => ledger.witness = copy.as_ref().map(|copy| copy.version),
+                Back::Together => ledger.twin = None,
+                Back::Machine => ledger.twin = copy.as_ref().map(|copy| copy.version),
             }
             String::new()
         }
@@ -342,18 +342,18 @@ async fn duplicate(ledger: &LedgerStore, from: &str, to: &str) {
 /// Brings a copy back.
 async fn restore(ledger: &LedgerStore, copy: &str, back: Back) {
     duplicate(ledger, copy, ledger.key()).await;
-    let witness = ledger.key().replace(":ledger", ":witness");
+    let twin = ledger.key().replace(":ledger", ":twin");
     let version: Option<u64> = ledger.store().query(redis::cmd("HGET").arg(copy).arg("version"), LIMIT).await.unwrap();
     match (back, version) {
         (Back::Alone, _) => {}
-        (_, None) => drop(ledger.store().query::<u64>(redis::cmd("DEL").arg(witness), LIMIT).await.unwrap()),
+        (_, None) => drop(ledger.store().query::<u64>(redis::cmd("DEL").arg(twin), LIMIT).await.unwrap()),
         (Back::Together, Some(version)) => {
             let text = format!("{version:020}");
-            let _: String = ledger.store().query(redis::cmd("SET").arg(witness).arg(text), LIMIT).await.unwrap();
+            let _: String = ledger.store().query(redis::cmd("SET").arg(twin).arg(text), LIMIT).await.unwrap();
         }
         (Back::Machine, Some(version)) => {
             let mut command = redis::cmd("SETRANGE");
-            command.arg(witness).arg(0).arg(format!("{version:020}"));
+            command.arg(twin).arg(0).arg(format!("{version:020}"));
             let _: u64 = ledger.store().query(&command, LIMIT).await.unwrap();
         }
     }
@@ -561,7 +561,7 @@ async fn an_older_copy_of_the_ledger_is_noticed_by_whoever_was_granted_later() {
     assert!(later.version > first.version);
 
     restore(&store, "copy", Back::Machine).await;
-    machine.witness = old.as_ref().map(|old| old.version);
+    machine.twin = old.as_ref().map(|old| old.version);
     machine.view = old;
     let known = SyncRequest { seen: first.version, ..process("uid-a", "p", 1, 2) };
     assert!(matches!(machine.clone().sync(&known), SyncReply::Ok(_)), "who heard no more than the copy can't know");
@@ -583,7 +583,7 @@ async fn an_older_copy_of_the_ledger_is_noticed_by_whoever_was_granted_later() {
 }
 
 #[tokio::test]
-async fn an_older_copy_of_the_ledger_is_known_by_its_witness_whoever_asks() {
+async fn an_older_copy_of_the_ledger_is_known_by_its_twin_whoever_asks() {
     let redis = RedisServer::start(Persistence::Off);
     let token = || "t".to_owned();
     let operations = [
@@ -597,7 +597,7 @@ async fn an_older_copy_of_the_ledger_is_known_by_its_witness_whoever_asks() {
         Operation::Condemn(0),
     ];
     for operation in operations {
-        // The copy alone, and together with its witness; a moment old, so that a version may have been heard or not.
+        // The copy alone, and together with its twin; a moment old, so that a version may have been heard or not.
         for back in [Back::Alone, Back::Together] {
             redis_is_empty(&redis).await;
             let (store, mut machine) = opened(&redis).await;
@@ -607,7 +607,7 @@ async fn an_older_copy_of_the_ledger_is_known_by_its_witness_whoever_asks() {
             synced(&store, &mut machine, &SyncRequest { want: 4, ..process("uid-a", "p", 1, 2) }).await;
             restore(&store, "copy", back).await;
             machine.view = old;
-            machine.witness = machine.witness.filter(|_| back == Back::Alone);
+            machine.twin = machine.twin.filter(|_| back == Back::Alone);
             assert_eq!(both(&store, &mut machine, &operation).await, "Wait(Fence)", "{operation:?}, {back:?}");
         }
     }
@@ -629,19 +629,19 @@ async fn mails_are_counted_while_the_servers_saturation_is_on_record() {
 }
 
 #[tokio::test]
-async fn a_ledger_of_an_older_release_gets_a_witness_with_its_next_change() {
+async fn a_ledger_of_an_older_release_gets_a_twin_with_its_next_change() {
     let redis = RedisServer::start(Persistence::Off);
     let (store, mut machine) = opened(&redis).await;
-    let witness = store.key().replace(":ledger", ":witness");
+    let twin = store.key().replace(":ledger", ":twin");
     let without = async |machine: &mut Ledger| {
-        store.store().query::<u64>(redis::cmd("DEL").arg(&witness), LIMIT).await.unwrap();
-        machine.witness = None;
+        store.store().query::<u64>(redis::cmd("DEL").arg(&twin), LIMIT).await.unwrap();
+        machine.twin = None;
     };
     without(&mut machine).await;
-    store.store().query::<u64>(redis::cmd("HDEL").arg(store.key()).arg("witnessed"), LIMIT).await.unwrap();
-    machine.view.as_mut().unwrap().witnessed = false;
+    store.store().query::<u64>(redis::cmd("HDEL").arg(store.key()).arg("twinned"), LIMIT).await.unwrap();
+    machine.view.as_mut().unwrap().twinned = false;
     assert!(matches!(synced(&store, &mut machine, &process("uid-a", "p", 1, 1)).await, SyncReply::Ok(_)));
-    assert!(machine.view.as_ref().unwrap().witnessed);
+    assert!(machine.view.as_ref().unwrap().twinned);
     // From then on it is of no force without.
     without(&mut machine).await;
     assert_eq!(synced(&store, &mut machine, &process("uid-a", "p", 1, 2)).await, SyncReply::Wait(Wait::Fence));
@@ -708,7 +708,7 @@ async fn after_a_script_that_failed_half_way_the_totals_are_counted_anew() {
     assert!(!audited(&store).await);
     let view = machine.view.as_mut().unwrap();
     view.version += 1;
-    machine.witness = Some(view.version);
+    machine.twin = Some(view.version);
     let SyncReply::Ok(granted) = synced(&store, &mut machine, &process("uid-a", "p", 1, 3)).await else { panic!() };
     assert!(granted.quarantine.is_empty());
 }
@@ -916,7 +916,7 @@ async fn scripts_called_as_the_first_release_did_still_work() {
     };
     let call = async |name: &str, arguments: &[&str]| {
         let mut command = redis::cmd("EVAL");
-        command.arg(text(name)).arg(3).arg(store.key()).arg("mailrelay:{pool}:log").arg("mailrelay:{pool}:witness");
+        command.arg(text(name)).arg(3).arg(store.key()).arg("mailrelay:{pool}:log").arg("mailrelay:{pool}:twin");
         command.arg("mailrelay:{pool}:events");
         store.store().query::<Vec<String>>(command.arg(arguments), LIMIT).await.unwrap()
     };

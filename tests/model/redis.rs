@@ -114,12 +114,12 @@ impl State {
                 && let Some(view) = &mut ledger.view
             {
                 view.fence.clone_from(&ledger.node_fence);
-                ledger.witness = Some(view.version);
+                ledger.twin = Some(view.version);
             }
             let result = work(ledger, touched);
             if let Some(view) = ledger.view.as_mut().filter(|_| !scenario.versions()) {
                 view.version = 0;
-                ledger.witness = ledger.witness.map(|_| 0);
+                ledger.twin = ledger.twin.map(|_| 0);
             }
             if let Some(view) = ledger.view.as_mut().filter(|_| scenario.variant == Variant::NoFloor) {
                 view.floor = 0;
@@ -213,9 +213,9 @@ impl State {
             Step::Restore => {
                 left.restore -= 1;
                 let copy = redis.copy.take();
-                // As when a virtual machine is set back: its witness says nothing.
+                // As when a virtual machine is set back: its twin says nothing.
                 if let Some(Some(ledger)) = redis.nodes.last_mut() {
-                    ledger.witness = copy.as_ref().map(|copy| copy.version);
+                    ledger.twin = copy.as_ref().map(|copy| copy.version);
                     ledger.view = copy;
                 }
             }

@@ -110,7 +110,7 @@ pub fn first(scenario: &Scenario) -> State {
     ledger.told.clear();
     if !scenario.versions() {
         ledger.view.iter_mut().for_each(|view| view.version = 0);
-        ledger.witness = Some(0);
+        ledger.twin = Some(0);
     }
     let pods = (0..scenario.pods()).map(|pod| {
         let mut table = Table::default();

@@ -35,7 +35,7 @@ pub enum Broken {
     /// Nobody compares versions: an older copy of a ledger passes for the ledger (R7).
     NoVersions,
     /// An older copy of a ledger is known only to those who heard of something newer (R7).
-    NoWitness,
+    NoTwin,
     /// A server's processes take longer to end than a slot rests.
     NoSettle,
     /// A raw mail is another one at each look, so that a late `admit` makes it a duplicate of itself.
@@ -61,7 +61,7 @@ impl Broken {
             Self::MissingForgotten => &[Fault::FreezePod { pod: 0, ms: 25_000 }, Fault::DeleteLedger],
             Self::RenamedOpens => &[Fault::EditSpec { edit: Edit::BudgetName }],
             Self::NoVersions => &[Fault::RestoredLedger, Fault::DeletePod { pod: 0, grace_ms: 5_000 }],
-            Self::NoWitness => &[Fault::RestoredLedger],
+            Self::NoTwin => &[Fault::RestoredLedger],
             Self::NoSettle => &[Fault::ScriptFlush],
             _ => &[],
         }
@@ -75,10 +75,10 @@ impl Broken {
     /// Words of the scripts, and those that take their place.
     pub fn scripts(self) -> &'static [(&'static str, &'static str)] {
         const NO_VERSIONS: (&str, &str) = ("math.max(version, seen or 0, known or 0)", "version");
-        const NO_WITNESS: (&str, &str) = ("witnessed = stored[6] ~= false", "witnessed = false");
+        const NO_TWIN: (&str, &str) = ("twinned = stored[6] ~= false", "twinned = false");
         match self {
-            Self::NoFence | Self::NoVersions => &[NO_VERSIONS, NO_WITNESS],
-            Self::NoWitness => &[NO_WITNESS],
+            Self::NoFence | Self::NoVersions => &[NO_VERSIONS, NO_TWIN],
+            Self::NoTwin => &[NO_TWIN],
             Self::StatusFrees => &[(
                 "remove(inc, record, seconds, why)\nkeep_totals(",
                 "remove(inc, record, seq == 'dead' and 1 or seconds, why)\nkeep_totals(",

@@ -186,7 +186,7 @@ noticed! {
     slots_without_a_proper_end_that_are_free_soon_are_noticed: UncleanFrees, "O1", 500;
     a_ledger_that_forgets_who_did_not_come_back_is_noticed: MissingForgotten, "O1", 500;
     an_older_copy_of_a_ledger_that_passes_for_the_ledger_is_noticed: NoVersions, "O1", 500;
-    an_older_copy_that_only_those_know_who_heard_more_is_noticed: NoWitness, "O1", 500;
+    an_older_copy_that_only_those_know_who_heard_more_is_noticed: NoTwin, "O1", 500;
     a_slot_that_does_not_rest_is_noticed: NoSettle, "O1", 1_000;
     a_renamed_budget_that_opens_at_once_is_noticed: RenamedOpens, "O1", 500;
     a_raw_mail_that_is_another_at_each_look_is_noticed: OtherAtEachLook, "O2", 500;

@@ -419,7 +419,7 @@ impl Plan {
             Broken::VanishedProves => self.ways.patience.orphan = ms(2_000),
             Broken::IncompleteAccounts => self.listed = 1,
             // One who came since the copy cannot say so, nor can the leader; the others begin anew and heard nothing.
-            Broken::NoWitness => {
+            Broken::NoTwin => {
                 self.faults.clear();
                 let at = pick(8_200..9_500);
                 self.faults.insert(ms(pick(4_100..5_000)), Fault::AddPod);

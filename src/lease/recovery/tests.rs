@@ -269,8 +269,8 @@ fn a_ledger_that_was_restored_in_place_is_condemned_and_made_anew_above_its_vers
     scene.sync("b", 1, 2, 8);
     assert_eq!(scene.look(), []);
     let highest = scene.ledger.view.as_ref().expect("a ledger").version;
-    // As when a virtual machine is set back: the witness says nothing.
-    scene.ledger.witness = copy.as_ref().map(|copy| copy.version);
+    // As when a virtual machine is set back: the twin says nothing.
+    scene.ledger.twin = copy.as_ref().map(|copy| copy.version);
     scene.ledger.view = copy;
     let actions = scene.after(0.25);
     assert_eq!(actions, [Action::Condemn { version: highest }]);

@@ -10,5 +10,5 @@ for _, field in ipairs(redis.call('HKEYS', ledger)) do
   local kind = string.sub(field, 1, 2)
   if kind == 'h:' or kind == 'e:' or (kind == 'q:' and carried ~= '1') then return {'STALE'} end
 end
-redis.call('DEL', ledger, log, witness)
+redis.call('DEL', ledger, log, twin)
 return {'OK'}

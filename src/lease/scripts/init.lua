@@ -20,7 +20,7 @@ local flat = redis.call('HGETALL', ledger)
 for i = 1, #flat, 2 do
   if string.sub(flat[i], 1, 2) == 'g:' then floor = math.max(floor, tonumber(flat[i + 1])) end
 end
-redis.call('DEL', ledger, witness)
+redis.call('DEL', ledger, twin)
 redis.call('HSET', ledger, 'schema', decimal(SCHEMA), 'fence', fence, 'token', token, 'state', 'REC', 'epoch', decimal(epoch),
   'revision', revision, 'budget', budget, 'lease', lease, 'floor', decimal(floor))
 replace_shares()
@@ -31,7 +31,7 @@ for _ = 1, number() do
 end
 local version = math.max(tonumber(stored[5] or '0'), tonumber(text() or '0'), epoch * LEAP) + LEAP
 redis.call('HSET', ledger, 'version', decimal(version))
-attest(version)
+write_twin(version)
 replace_servers(text())
 keep_totals(version)
 note('op', 'init', 'epoch', decimal(epoch), 'token', token, 'budget', budget)

@@ -1,7 +1,7 @@
 -- Shared by all scripts of the ledger; the header line with the flags and the operation itself are added around it.
--- KEYS[1] is the ledger (a HASH), KEYS[2] the log (a capped stream), KEYS[3] the witness, ARGV[1] the events channel.
+-- KEYS[1] is the ledger (a HASH), KEYS[2] the log (a capped stream), KEYS[3] the twin, ARGV[1] the events channel.
 -- Fields: schema (absent: 1), fence, token, state (REC or OPEN), epoch, revision, budget, lease (milliseconds), version, floor, servers,
---   witnessed (1 when the ledger is of no force without its witness);
+--   twinned (1 when the ledger is of no force without its twin);
 --   h:<inc>    = claim gen seq limit want open busy pod_uid namespace/pod process boot    (one space between)
 --   e:<podUID> = share          g:<podUID> = last generation          q:<id> = slots seconds why
 -- The totals, so that SYNC need not read all holders:
@@ -16,7 +16,7 @@
 -- The newest schema that is known here. A ledger of a newer one is left as it is, since what it says is not known.
 local SCHEMA = 1
 
-local ledger, log, witness, channel = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
+local ledger, log, twin, channel = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 
 -- The totals as they are now; nil when they are out of date.
 local claimed, withheld
@@ -59,23 +59,23 @@ local function note(...)
   redis.call('XADD', log, 'MAXLEN', '~', '1000', '*', ...)
 end
 
--- The witness is the version once more, in a string that SETRANGE alone writes. Redis keeps such a string `raw` as long as its
+-- The twin is the version once more, in a string that SETRANGE alone writes. Redis keeps such a string `raw` as long as its
 -- process lives, while one that is brought back (RESTORE, MIGRATE, a reload) is `embstr`. So it tells a ledger that is
 -- an older copy, brought back alone or together with it, even from somebody who heard nothing newer.
 --
 -- Its version; nil when it is gone, was brought back, or cannot tell.
-local function attested()
-  if redis.call('OBJECT', 'ENCODING', witness) ~= 'raw' then return nil end
-  return tonumber(redis.call('GET', witness))
+local function twin_version()
+  if redis.call('OBJECT', 'ENCODING', twin) ~= 'raw' then return nil end
+  return tonumber(redis.call('GET', twin))
 end
 
--- Whether the ledger says that it has a witness. One that an older release made has none at first.
-local witnessed = false
+-- Whether the ledger says that it has a twin. One that an older release made has none at first.
+local twinned = false
 
-local function attest(version)
-  redis.call('SETRANGE', witness, 0, string.format('%020.0f', version))
+local function write_twin(version)
+  redis.call('SETRANGE', twin, 0, string.format('%020.0f', version))
   -- A store that does not tell `raw` from `embstr` is taken without.
-  if not witnessed and attested() then redis.call('HSET', ledger, 'witnessed', '1') end
+  if not twinned and twin_version() then redis.call('HSET', ledger, 'twinned', '1') end
 end
 
 -- schema as it is stored
@@ -84,22 +84,22 @@ local function is_newer(schema)
 end
 
 -- nil when the ledger is in force here and the token is its own (token nil: not asked); otherwise the answer to give (R7).
--- seen is the version that the caller heard last, or nil. A ledger below it, or below its witness, is an older copy, brought
+-- seen is the version that the caller heard last, or nil. A ledger below it, or below its twin, is an older copy, brought
 -- back into the running Redis: fence and token say nothing of that. It has lost grants and withheld slots, so it is of no
 -- force any more.
 local function refusal(token, seen)
   local fence, master = node()
   if not master then return {'WAIT', 'replica'} end
-  local stored = redis.call('HMGET', ledger, 'fence', 'token', 'state', 'version', 'schema', 'witnessed',
+  local stored = redis.call('HMGET', ledger, 'fence', 'token', 'state', 'version', 'schema', 'twinned',
     'counted', 'claimed', 'withheld')
   if is_newer(stored[5]) then return {'WAIT', 'schema'} end
   if not stored[1] then return {'WAIT', 'missing'} end
   if stored[1] ~= fence then return {'WAIT', 'fence'} end
   local version = tonumber(stored[4] or '0')
-  witnessed = stored[6] ~= false
-  local known = witnessed and attested() or nil
+  twinned = stored[6] ~= false
+  local known = twinned and twin_version() or nil
   local newest = math.max(version, seen or 0, known or 0)
-  if newest > version or (witnessed and not known) then
+  if newest > version or (twinned and not known) then
     redis.call('HSET', ledger, 'fence', 'lost', 'version', decimal(newest))
     note('op', 'lost', 'version', decimal(version), 'seen', decimal(newest))
     return {'WAIT', 'fence'}
@@ -171,7 +171,7 @@ end
 local function raise()
   if not claimed or not withheld then recount() end
   local version = redis.call('HINCRBY', ledger, 'version', 1)
-  attest(version)
+  write_twin(version)
   return version
 end
 

@@ -23,9 +23,9 @@ pub struct Ledger {
     pub node_fence: String,
     /// The ledger, when there is one.
     pub view: Option<LedgerView>,
-    /// The version that the node witnessed last; `None` when the witness is gone or was brought back. It tells an older copy,
+    /// The version that the twin says; `None` when the twin is gone or was brought back. It tells an older copy,
     /// whoever asks.
-    pub witness: Option<u64>,
+    pub twin: Option<u64>,
     /// What was published since this was last emptied: `<kind> <inc or ->`.
     pub told: Vec<String>,
 }
@@ -41,7 +41,7 @@ macro_rules! in_force {
         in_force!($self, $token, 0, $reply)
     };
     ($self:ident, $token:expr, $seen:expr, $reply:ident) => {
-        match refusal(&$self.node_fence, $self.view.as_mut(), &mut $self.witness, $token, $seen) {
+        match refusal(&$self.node_fence, $self.view.as_mut(), &mut $self.twin, $token, $seen) {
             Ok(view) => view,
             Err(Refusal::Wait(wait)) => return $reply::Wait(wait),
             Err(Refusal::Token { token, state }) => return $reply::Token { token, state },
@@ -52,7 +52,7 @@ macro_rules! in_force {
 fn refusal<'a>(
     node_fence: &str,
     view: Option<&'a mut LedgerView>,
-    witness: &'a mut Option<u64>,
+    twin: &'a mut Option<u64>,
     token: Option<&str>,
     seen: u64,
 ) -> Result<(&'a mut LedgerView, &'a mut Option<u64>), Refusal> {
@@ -60,32 +60,32 @@ fn refusal<'a>(
     if view.fence != node_fence {
         return Err(Refusal::Wait(Wait::Fence));
     }
-    let known = witness.filter(|_| view.witnessed);
+    let known = twin.filter(|_| view.twinned);
     let newest = view.version.max(seen).max(known.unwrap_or(0));
-    if newest > view.version || (view.witnessed && known.is_none()) {
+    if newest > view.version || (view.twinned && known.is_none()) {
         (view.fence, view.version) = (LOST.to_owned(), newest);
         return Err(Refusal::Wait(Wait::Fence));
     }
     if token.is_some_and(|token| token != view.token) {
         return Err(Refusal::Token { token: view.token.clone(), state: view.state });
     }
-    Ok((view, witness))
+    Ok((view, twin))
 }
 
 /// To be called by whatever changes the ledger, before it does.
-fn raise(view: &mut LedgerView, witness: &mut Option<u64>) {
+fn raise(view: &mut LedgerView, twin: &mut Option<u64>) {
     view.version += 1;
-    attest(view, witness);
+    write_twin(view, twin);
 }
 
-fn attest(view: &mut LedgerView, witness: &mut Option<u64>) {
-    (*witness, view.witnessed) = (Some(view.version), true);
+fn write_twin(view: &mut LedgerView, twin: &mut Option<u64>) {
+    (*twin, view.twinned) = (Some(view.version), true);
 }
 
 impl Ledger {
     /// A node without a ledger.
     pub fn new(node_fence: impl Into<String>) -> Self {
-        Self { node_fence: node_fence.into(), view: None, witness: None, told: Vec::new() }
+        Self { node_fence: node_fence.into(), view: None, twin: None, told: Vec::new() }
     }
 
     /// What a snapshot would show.
@@ -95,7 +95,7 @@ impl Ledger {
 
     /// SYNC.
     pub fn sync(&mut self, request: &SyncRequest) -> SyncReply {
-        let (view, witness) = in_force!(self, Some(&*request.token), request.seen, SyncReply);
+        let (view, twin) = in_force!(self, Some(&*request.token), request.seen, SyncReply);
         let known = view.generations.get(&request.pod_uid).copied();
         let last = known.unwrap_or(view.floor);
         if request.generation == 0 {
@@ -111,7 +111,7 @@ impl Ledger {
         } else if let Some(refused) = refused_as_new(view, request, known) {
             return refused;
         }
-        raise(view, witness);
+        raise(view, twin);
         for entry in &request.quarantine {
             quarantine(view, entry);
         }
@@ -168,13 +168,13 @@ impl Ledger {
 
     /// LEAVE.
     pub fn leave(&mut self, token: &str, inc: &str, seq: u64) -> LeaveReply {
-        let (view, witness) = in_force!(self, Some(token), LeaveReply);
+        let (view, twin) = in_force!(self, Some(token), LeaveReply);
         match view.holder(inc) {
             None => return LeaveReply::Gone,
             Some(holder) if seq <= holder.seq => return LeaveReply::Stale,
             Some(_) => {}
         }
-        raise(view, witness);
+        raise(view, twin);
         view.holders.retain(|holder| holder.inc != inc);
         self.told.push(format!("free {inc}"));
         LeaveReply::Ok
@@ -182,7 +182,7 @@ impl Ledger {
 
     /// POLICY.
     pub fn policy(&mut self, policy: &Policy) -> PolicyReply {
-        let (view, witness) = match refusal(&self.node_fence, self.view.as_mut(), &mut self.witness, None, 0) {
+        let (view, twin) = match refusal(&self.node_fence, self.view.as_mut(), &mut self.twin, None, 0) {
             Ok(view) => view,
             Err(Refusal::Wait(wait)) => return PolicyReply::Wait(wait),
             Err(Refusal::Token { .. }) => unreachable!("the token was not asked"),
@@ -194,7 +194,7 @@ impl Ledger {
             && view.lease == policy.lease
             && view.entitlements == policy.entitlements
             && view.servers == policy.servers;
-        raise(view, witness);
+        raise(view, twin);
         (view.epoch, view.revision) = (policy.epoch, policy.revision);
         (view.budget, view.lease) = (policy.budget, policy.lease);
         view.entitlements.clone_from(&policy.entitlements);
@@ -215,12 +215,12 @@ impl Ledger {
 
     /// REAP; `seq` is `None` for `REAP_DEAD`.
     pub fn reap(&mut self, token: &str, inc: &str, seq: Option<u64>, seconds: u64, why: &str) -> ReapReply {
-        let (view, witness) = in_force!(self, Some(token), ReapReply);
+        let (view, twin) = in_force!(self, Some(token), ReapReply);
         let Some(holder) = view.holder(inc).cloned() else { return ReapReply::Gone };
         if seq.is_some_and(|seq| seq != holder.seq) {
             return ReapReply::Stale;
         }
-        raise(view, witness);
+        raise(view, twin);
         remove(view, &holder, seconds, why);
         self.told.push(format!("free {inc}"));
         ReapReply::Ok { slots: holder.claim }
@@ -251,7 +251,7 @@ impl Ledger {
             epoch: policy.epoch,
             revision: policy.revision,
             version: stored.max(request.version).max(policy.epoch * LEAP) + LEAP,
-            witnessed: false,
+            twinned: false,
             budget: policy.budget,
             lease: policy.lease,
             servers: policy.servers,
@@ -264,7 +264,7 @@ impl Ledger {
         for entry in &request.quarantine {
             quarantine(&mut view, entry);
         }
-        attest(&mut view, &mut self.witness);
+        write_twin(&mut view, &mut self.twin);
         self.view = Some(view);
         self.told.push("init -".to_owned());
         InitReply::Ok
@@ -272,14 +272,14 @@ impl Ledger {
 
     /// OPEN.
     pub fn open(&mut self, request: &OpenRequest) -> OpenReply {
-        let (view, witness) = in_force!(self, Some(&*request.token), OpenReply);
+        let (view, twin) = in_force!(self, Some(&*request.token), OpenReply);
         if view.epoch > request.epoch {
             return OpenReply::Old { epoch: view.epoch };
         }
         if view.state == LedgerState::Open {
             return OpenReply::Already;
         }
-        raise(view, witness);
+        raise(view, twin);
         for missing in &request.missing {
             if view.holder(&missing.inc).is_none() {
                 quarantine(view, &missing.quarantine);
@@ -292,11 +292,11 @@ impl Ledger {
 
     /// CLEAR.
     pub fn clear(&mut self, token: &str, ids: &[String]) -> ClearReply {
-        let (view, witness) = in_force!(self, Some(token), ClearReply);
+        let (view, twin) = in_force!(self, Some(token), ClearReply);
         if !view.quarantine.iter().any(|entry| ids.contains(&entry.id)) {
             return ClearReply::Gone;
         }
-        raise(view, witness);
+        raise(view, twin);
         view.quarantine.retain(|entry| !ids.contains(&entry.id));
         self.told.push("free -".to_owned());
         ClearReply::Ok
@@ -304,7 +304,7 @@ impl Ledger {
 
     /// CONDEMN.
     pub fn condemn(&mut self, version: u64) -> CondemnReply {
-        match refusal(&self.node_fence, self.view.as_mut(), &mut self.witness, None, version) {
+        match refusal(&self.node_fence, self.view.as_mut(), &mut self.twin, None, version) {
             Ok(_) => CondemnReply::Current,
             Err(Refusal::Wait(wait)) => CondemnReply::Wait(wait),
             Err(Refusal::Token { .. }) => unreachable!("the token was not asked"),

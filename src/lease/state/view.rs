@@ -73,9 +73,9 @@ pub struct LedgerView {
     /// Raised by each change; never falls, not even with a new ledger. Whoever heard a higher one knows that this is an
     /// older copy, brought back.
     pub version: u64,
-    /// Whether the ledger is of no force without its witness ([`super::Ledger::witness`]); always, but for a ledger that an
+    /// Whether the ledger is of no force without its twin ([`super::Ledger::twin`]); always, but for a ledger that an
     /// older release made, or a Redis that cannot tell.
-    pub witnessed: bool,
+    pub twinned: bool,
     /// Slots in all.
     pub budget: u32,
     /// Lease length.

@@ -18,7 +18,7 @@ impl Draw<'_> {
         // One pool is never used, so that it can be discarded.
         self.is_idle = matches!(name, "init" | "policy" | "discard") && self.random.random_bool(0.4);
         let pool = if self.is_idle { "idle" } else { self.one(&["smtp", "other"]) };
-        self.keys.extend(["ledger", "log", "witness"].map(|key| format!("mailrelay:{{{pool}}}:{key}")));
+        self.keys.extend(["ledger", "log", "twin"].map(|key| format!("mailrelay:{{{pool}}}:{key}")));
         self.push(format!("mailrelay:{{{pool}}}:events"));
         match name {
             "sync" => self.sync(),

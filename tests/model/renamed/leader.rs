@@ -45,7 +45,7 @@ impl State {
             }
             // Versions do not matter where no copy comes back.
             it.ledger.view.iter_mut().for_each(|view| view.version = 0);
-            it.ledger.witness = it.ledger.witness.map(|_| 0);
+            it.ledger.twin = it.ledger.twin.map(|_| 0);
             it.watch.list(&(0..PODS).map(uid).collect());
             it.watch.observe(&it.ledger.snapshot(), clock);
             // What others hear of it is of one look: who holds slots, and what is withheld.
