@@ -13,7 +13,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Config, CustomResourceExt,
-    api::PostParams,
+    api::{ListParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use mailrelay::api::MailRelay;
@@ -144,6 +144,8 @@ impl ControlPlane {
     async fn prepare(&self, client: &Client, namespaces: &[&str]) {
         let definitions = Api::<CustomResourceDefinition>::all(client.clone());
         definitions.create(&PostParams::default(), &MailRelay::crd()).await.expect("the definition is taken");
+        let relays = Api::<MailRelay>::all(client.clone());
+        until("relays are served", START_LIMIT, async || relays.list(&ListParams::default()).await).await;
         for name in namespaces {
             let namespace = serde_json::from_value(json!({ "metadata": { "name": name } })).expect("a namespace");
             let created = Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await;
