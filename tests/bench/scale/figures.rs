@@ -33,22 +33,24 @@ impl Figure {
         }
     }
 
+    /// One line, with what is wanted beside it.
+    pub fn line(&self) {
+        let text = |value: f64| format!("{} {:<4}", short(value), self.unit);
+        let value = self.value.map_or_else(|| "endless     ".into(), text);
+        let wanted = self.bound().map_or_else(String::new, text);
+        let is_more = self.bound().is_some_and(|bound| self.value.is_none_or(|value| value > bound));
+        let mark = if is_more { " more" } else { "" };
+        println!("{:<54} {:>7} {value:>14} {wanted:>14}{mark}", self.name, self.pods);
+    }
+
     fn json(&self) -> Value {
         json!({ "name": self.name, "unit": self.unit, "pods": self.pods, "value": self.value, "wanted": self.bound() })
     }
 }
 
-/// A table of them, each beside what is wanted.
-pub fn print(figures: &[Figure]) {
+/// What stands above the lines.
+pub fn head() {
     println!("{:<54} {:>7} {:>14} {:>14}", "", "pods", "measured", "wanted, most");
-    for figure in figures {
-        let text = |value: f64| format!("{} {:<4}", short(value), figure.unit);
-        let value = figure.value.map_or_else(|| "endless     ".into(), text);
-        let wanted = figure.bound().map_or_else(String::new, text);
-        let is_more = figure.bound().is_some_and(|bound| figure.value.is_none_or(|value| value > bound));
-        let mark = if is_more { " more" } else { "" };
-        println!("{:<54} {:>7} {value:>14} {wanted:>14}{mark}", figure.name, figure.pods);
-    }
 }
 
 /// Three digits that count.

@@ -9,7 +9,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use mailrelay::api::{MailRelay, RELAY_LABEL};
-use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
 use serde_json::{Value, json};
 use testkit::{Persistence, RedisServer};
 
@@ -19,6 +19,8 @@ use crate::{control_plane::ControlPlane, process::Process, wait::within};
 const AT_ONCE: usize = 16;
 /// Pods of a node, as in a cluster of that size.
 const PODS_OF_A_NODE: usize = 100;
+/// For an answer of Redis: a machine that has too much to do is slow, and that is what is measured.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks for the share of one pod.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -53,8 +55,10 @@ impl House {
     pub async fn empty() -> Self {
         let redis = RedisServer::start(Persistence::Always);
         let (plane, client) = ControlPlane::start(&["mail", "mailrelay"]).await;
-        let connection = redis::Client::open(redis.url()).expect("a client");
-        let connection = connection.get_multiplexed_async_connection().await.expect("a connection");
+        let client_of_redis = redis::Client::open(redis.url()).expect("a client");
+        let patient = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+        let connection = client_of_redis.get_multiplexed_async_connection_with_config(&patient).await;
+        let connection = connection.expect("a connection");
         Self { redis, client, connection, relays: Vec::new(), pods: Vec::new(), plane }
     }
 

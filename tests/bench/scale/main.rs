@@ -21,6 +21,7 @@ mod wait;
 
 use std::{env, fs, path::Path, process::ExitCode, time::Duration};
 
+use figures::Figure;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -56,13 +57,13 @@ async fn run() {
     let mut all = sync_cost::measure().await;
     all.extend(one_worker::measure(window).await);
     let whole_worker = all.iter().find(|figure| figure.name == one_worker::COMMANDS).and_then(|figure| figure.value);
-    figures::print(&all);
+    figures::head();
+    all.iter().for_each(Figure::line);
     // The folder of cargo's own, whichever it is.
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
     fs::create_dir_all(&folder).expect("a folder beside cargo's own");
     for relays in sizes {
         let more = size::measure(relays, pods, window, whole_worker.expect("measured above")).await;
-        figures::print(&more);
         all.extend(more);
         // After each size, since the next one may take longer than somebody waits.
         figures::write(&folder, &all, &about);

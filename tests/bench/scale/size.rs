@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use crate::{
-    figures::{Figure, Wanted},
+    figures::{Figure, Wanted, head},
     fleet::Fleet,
     gauge::{Commands, Writes, figure},
     house::House,
@@ -39,12 +39,17 @@ struct Idle {
 pub async fn measure(relays: usize, pods: usize, window: Duration, whole_worker: f64) -> Vec<Figure> {
     let count = relays * pods;
     let mut figures = Vec::new();
-    let mut add =
-        |name: &'static str, unit, value, wanted| figures.push(Figure { name, unit, pods: count, value, wanted });
+    let mut add = |name: &'static str, unit, value, wanted| {
+        let figure = Figure { name, unit, pods: count, value, wanted };
+        // At once, since the next one may take longer than somebody waits.
+        figure.line();
+        figures.push(figure);
+    };
     let mut house = House::empty().await;
     let start = Instant::now();
     house.settle(relays, pods).await;
     println!("\n{relays} relays, {count} pods, made in {:.0} s; {}", start.elapsed().as_secs_f64(), load());
+    head();
 
     let (start, controller) = (Instant::now(), house.controller("controller-0"));
     let mut done = 0;
