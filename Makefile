@@ -119,6 +119,14 @@ bench: ## how fast the parts are, each beside a reference measured in the same r
 	@hack/debian.sh redis-server
 	$(CARGO) bench --locked -p mailrelay --bench figures
 
+# A real API server, but no node: it needs no root, and no cluster that is up.
+.PHONY: bench-scale
+bench-scale: ## what thousands of pods cost Redis, the controller and the API server (RELAYS=1,10,100 sizes, of PODS=10 each)
+	@hack/debian.sh redis-server
+	@tools=$$(hack/cluster/tools/build); \
+	  CLUSTER_TOOLS=$$tools RELAYS=$(RELAYS) PODS=$(PODS) WINDOW=$(WINDOW) \
+	  $(CARGO) bench --locked -p mailrelay --bench scale
+
 .PHONY: test-unit
 test-unit: ## unit and property tests
 	$(CARGO) test --locked --workspace --lib --bins

@@ -39,7 +39,7 @@ const FORBIDDEN: [(&str, &str); 3] = [("worker", "controller"), ("worker", "budg
 const KUBERNETES: [&str; 2] = ["api", "controller"];
 
 /// Sources that decide and do nothing else: clock and randomness are arguments, and nothing waits.
-const PURE: [&str; 81] = [
+const PURE: [&str; 82] = [
     "api/spec.rs",
     "api/spec/queue.rs",
     "api/spec/retry.rs",
@@ -101,6 +101,7 @@ const PURE: [&str; 81] = [
     "controller/plan/ownership.rs",
     "controller/plan/pool.rs",
     "controller/plan/relay.rs",
+    "controller/plan/selection.rs",
     "controller/plan/succession.rs",
     "controller/publish/release.rs",
     "controller/status/compose.rs",

@@ -3,15 +3,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::{
-    ResourceExt,
-    core::{Selector, SelectorExt},
-};
+use kube::{ResourceExt, core::Selector};
 
 use super::{
     ownership::{Owned, Owners, Ownership},
     pool::{PoolPlan, add_to_pools},
     relay::{Candidate, RelayKey, RelayPlan, Stall, StallReason, pools_of},
+    selection::Selection,
 };
 use crate::{
     api::{MailRelay, RELAY_LABEL},
@@ -38,6 +36,7 @@ pub fn plan(relays: &[Candidate], pods: &[PodFacts], shared_budgets: bool, owner
     relays.sort_by_cached_key(|c| (c.relay.metadata.creation_timestamp.clone(), c.relay.uid(), RelayKey::of(&c.relay)));
     let mut plan = Plan::default();
     let mut owners = Owners::keep(ownership, &relays);
+    let selection = Selection::among(pods);
     for Candidate { relay, objection } in relays {
         let key = RelayKey::of(relay);
         let selector = selector(relay);
@@ -51,10 +50,7 @@ pub fn plan(relays: &[Candidate], pods: &[PodFacts], shared_budgets: bool, owner
         let mut workers = BTreeMap::new();
         let mut selects_any = false;
         if let Ok(selector) = &selector {
-            let mine = pods
-                .iter()
-                .filter(|pod| pod.namespace == key.namespace && !pod.terminating && selector.matches(&pod.labels));
-            for pod in mine {
+            for pod in selection.of(&key.namespace, selector) {
                 selects_any = true;
                 if pod.running.contains(&relay.spec.workers.container) {
                     workers.insert(pod.uid.clone(), pod.name.clone());

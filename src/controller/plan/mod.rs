@@ -5,6 +5,7 @@ mod decide;
 mod ownership;
 mod pool;
 mod relay;
+mod selection;
 mod succession;
 
 pub use candidates::{Candidates, unreadable};

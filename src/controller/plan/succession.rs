@@ -19,7 +19,10 @@
 //! their server stays with the old ledger, and if that one and the new one were the same server, both would be in force
 //! for good, which is two budgets for one server under two names; the documentation says that this is not noticed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::LazyCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use super::{
     decide::Plan,
@@ -65,13 +68,20 @@ pub fn stand(plan: &Plan, known: &BTreeMap<String, Known>) -> BTreeMap<String, S
         .iter()
         .map(|(name, pool)| (name.clone(), Standing { servers: pool.servers.clone(), ..Standing::default() }))
         .collect();
-    let pods = Pods::of(plan);
+    // Hardly any ledger owes anything, and this is asked in every turn: who could be owed is found by the words.
+    let (pods, namers) = (LazyCell::new(|| Pods::of(plan)), LazyCell::new(|| namers(plan)));
     for (old, state) in known {
+        let planned = plan.pools.get(old);
+        let creditors: BTreeSet<&str> = if may_be_any(state, planned.is_some()) {
+            plan.pools.keys().map(String::as_str).collect()
+        } else {
+            let stale = stale(state, planned.map(|pool| &pool.servers));
+            stale.filter_map(|word| namers.get(word.as_str())).flatten().copied().collect()
+        };
         let mut debts = Vec::new();
-        for name in plan.pools.keys().filter(|name| *name != old) {
+        for name in creditors.into_iter().filter(|name| name != old) {
             debts.extend(Debt::of(plan, &pods, old, state, name, known.get(name)));
         }
-        let planned = plan.pools.get(old);
         let standing = all.entry(old.clone()).or_default();
         standing.carried = planned.is_none() && !debts.is_empty() && debts.iter().all(|debt| !debt.is_open());
         standing.session_timeout =
@@ -118,8 +128,8 @@ impl<'a> Debt<'a> {
         let wanted = &plan.pools.get(new)?.servers;
         let planned = plan.pools.get(old).map(|pool| &pool.servers);
         let is_new = target.is_none();
-        let common: BTreeSet<&String> = if state.servers.is_none() && planned.is_none() && is_new {
-            // It may have been for any server. A ledger that is in use already was so beside it.
+        let common: BTreeSet<&String> = if may_be_any(state, planned.is_some()) && is_new {
+            // A ledger that is in use already was so beside it.
             wanted.iter().collect()
         } else {
             stale(state, planned).filter(|word| wanted.contains(*word)).collect()
@@ -150,6 +160,22 @@ impl<'a> Debt<'a> {
     fn concerns(&self, pod: &str) -> bool {
         self.holders.as_ref().is_none_or(|holders| holders.contains(pod))
     }
+}
+
+/// The planned pools that name each server.
+fn namers(plan: &Plan) -> BTreeMap<&str, BTreeSet<&str>> {
+    let mut namers: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (name, pool) in &plan.pools {
+        for word in &pool.servers {
+            namers.entry(word).or_default().insert(name);
+        }
+    }
+    namers
+}
+
+/// Whether a ledger may have been for any server.
+fn may_be_any(state: &Known, is_planned: bool) -> bool {
+    state.servers.is_none() && !is_planned
 }
 
 /// What a ledger is for and the plan does not say of it any more.
