@@ -167,21 +167,14 @@ fn a_relay_that_stalls_or_goes_owns_nothing() {
 }
 
 #[test]
-fn a_suspended_relay_leaves_its_part_to_the_others() {
-    let mut suspended = spec("mx", "q1", 16);
-    suspended["suspend"] = json!(true);
-    let relays = [relay("one", 1, &suspended), relay("two", 2, &spec("mx", "q2", 16))];
-    let plan = plan(&relays, &[pod("a", "one"), pod("b", "two")], false, &Ownership::default());
-    assert_eq!(members(&plan, "mx"), ["b"]);
-}
-
-#[test]
-fn a_suspended_server_leaves_its_part_to_the_others_who_share_the_budget() {
-    let mut suspended = spec("mx", "q1", 16);
-    suspended["servers"][0]["suspend"] = json!(true);
-    let relays = [relay("one", 1, &suspended), relay("two", 2, &spec("mx", "q2", 16))];
-    let plan = plan(&relays, &[pod("a", "one"), pod("b", "two")], false, &Ownership::default());
-    assert_eq!(members(&plan, "mx"), ["b"]);
+fn who_is_suspended_leaves_its_part_to_the_others() {
+    for what in ["", "/servers/0"] {
+        let mut suspended = spec("mx", "q1", 16);
+        suspended.pointer_mut(what).expect("the relay or its server")["suspend"] = json!(true);
+        let relays = [relay("one", 1, &suspended), relay("two", 2, &spec("mx", "q2", 16))];
+        let pods = [pod("a", "one"), pod("b", "two")];
+        assert_eq!(members(&plan(&relays, &pods, false, &Ownership::default()), "mx"), ["b"], "{what}");
+    }
 }
 
 #[test]
@@ -350,8 +343,7 @@ fn an_older_relay_takes_nothing_from_a_younger_one_by_an_edit() {
 #[test]
 fn an_owner_that_stalls_keeps_what_it_asks_for() {
     let good = || relay("good", 2, &spec("mx", "q", 16));
-    let before = plan(&[good()], &[], false, &Ownership::default());
-    let mut broken = good();
+    let (before, mut broken) = (plan(&[good()], &[], false, &Ownership::default()), good());
     broken.objection = Some("host must be a host name".into());
     let after = replanned(&before, &[relay("old", 1, &spec("other", "q", 16)), broken]);
     assert_eq!(stall(&after, "old").map(|stall| stall.0), Some("QueueConflict"));
