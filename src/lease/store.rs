@@ -230,7 +230,7 @@ impl LedgerStore {
     /// Counts mails that the server took, if its saturation is on record.
     pub async fn count_good(&self, mails: u64) -> Result<(), StoreError> {
         let mails = mails.to_string();
-        let keys = [&*self.ledger, &self.log, &self.twin, &self.saturation];
+        let keys = [&*self.ledger, &self.log, &self.saturation];
         let arguments = [self.channel.as_bytes(), mails.as_bytes()];
         let _: Vec<String> = self.store.invoke(&GOOD, &keys, &arguments, CALL_LIMIT).await?;
         Ok(())

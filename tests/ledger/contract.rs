@@ -916,8 +916,7 @@ async fn scripts_called_as_the_first_release_did_still_work() {
     };
     let call = async |name: &str, arguments: &[&str]| {
         let mut command = redis::cmd("EVAL");
-        command.arg(text(name)).arg(3).arg(store.key()).arg("mailrelay:{pool}:log").arg("mailrelay:{pool}:twin");
-        command.arg("mailrelay:{pool}:events");
+        command.arg(text(name)).arg(2).arg(store.key()).arg("mailrelay:{pool}:log").arg("mailrelay:{pool}:events");
         store.store().query::<Vec<String>>(command.arg(arguments), LIMIT).await.unwrap()
     };
     assert_eq!(call("policy", &["1", "3", "16", "6000", "1", "uid-a", "4"]).await, ["OK"]);
@@ -929,6 +928,8 @@ async fn scripts_called_as_the_first_release_did_still_work() {
     assert_eq!(call("open", &["1", "token1", "0"]).await, ["OK"]);
     let view = store.snapshot().await.unwrap().ledger.unwrap();
     assert!(view.version > 0 && view.servers.is_empty() && view.state == LedgerState::Open);
+    assert!(view.twinned, "they find the twin beside the ledger");
+    assert_eq!(store.condemn(view.version).await.unwrap(), CondemnReply::Current);
     assert_eq!(call("clear", &["token1", "nothing"]).await, ["GONE"]);
 }
 

@@ -1,5 +1,5 @@
 
--- GOOD n: counts mails that the server took, while its saturation is on record (KEYS[4])
+-- GOOD n: counts mails that the server took, while its saturation is on record (KEYS[3])
 local mails = text()
-if redis.call('EXISTS', KEYS[4]) == 1 then redis.call('HINCRBY', KEYS[4], 'good', mails) end
+if redis.call('EXISTS', KEYS[3]) == 1 then redis.call('HINCRBY', KEYS[3], 'good', mails) end
 return {'OK'}

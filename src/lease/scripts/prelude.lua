@@ -16,7 +16,9 @@
 -- The newest schema that is known here. A ledger of a newer one is left as it is, since what it says is not known.
 local SCHEMA = 1
 
-local ledger, log, twin, channel = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
+local ledger, log, channel = KEYS[1], KEYS[2], ARGV[1]
+-- A caller of the first release names two keys; the twin lies beside the ledger.
+local twin = KEYS[3] or string.gsub(ledger, ':ledger$', '') .. ':twin'
 
 -- The totals as they are now; nil when they are out of date.
 local claimed, withheld

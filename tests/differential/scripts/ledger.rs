@@ -18,7 +18,8 @@ impl Draw<'_> {
         // One pool is never used, so that it can be discarded.
         self.is_idle = matches!(name, "init" | "policy" | "discard") && self.random.random_bool(0.4);
         let pool = if self.is_idle { "idle" } else { self.one(&["smtp", "other"]) };
-        self.keys.extend(["ledger", "log", "twin"].map(|key| format!("mailrelay:{{{pool}}}:{key}")));
+        let third = if name == "good" { "saturation" } else { "twin" };
+        self.keys.extend(["ledger", "log", third].map(|key| format!("mailrelay:{{{pool}}}:{key}")));
         self.push(format!("mailrelay:{{{pool}}}:events"));
         match name {
             "sync" => self.sync(),
@@ -66,10 +67,7 @@ impl Draw<'_> {
                 }
             }
             "condemn" => self.push_one(SEEN),
-            "good" => {
-                self.keys.push(format!("mailrelay:{{{pool}}}:saturation"));
-                self.push_below(9);
-            }
+            "good" => self.push_below(9),
             "discard" => {
                 self.push_one(TOKENS);
                 self.push_one(&["1", "2"]);
