@@ -350,35 +350,9 @@ async fn an_idle_worker_uses_hardly_any_processor_time_and_says_how_it_is() {
     scene.logs_are_clean();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn work_is_spread_over_two_servers_with_a_budget_each() {
-    let second = mailsink::Sink::start(SinkConfig::default()).await.expect("a second sink");
-    let mut scene = Scene::open(4, SinkConfig::default(), json!({})).await;
-    let port = second.smtp().port();
-    scene
-        .change(|record| {
-            let mut other = record.spec.servers[0].clone();
-            other.name = "secondary".into();
-            other.port = port;
-            record.spec.servers.push(other);
-        })
-        .await;
-    // Both draw on one budget, since they have one host: never more than 4 sessions over both.
-    scene.add_worker();
-    scene.share(4, &[4]).await;
-    scene.sink.set_behaviour(slow(50));
-    second.set_behaviour(slow(50));
-    scene.send(100).await;
-    scene.all_delivered(100).await;
-    let (first, second) = (scene.sink.stats(), second.stats());
-    assert_eq!(first.accepted + second.accepted, 100);
-    assert!(first.accepted >= 20 && second.accepted >= 20, "{first:?} {second:?}");
-    assert!(first.peak + second.peak <= 4, "{first:?} {second:?}");
-    scene.logs_are_clean();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_suspended_server_gets_no_mail_until_it_is_resumed_and_what_was_being_sent_is_finished() {
+/// A worker with two servers, and the second of them. Both draw on one budget, since they have one host: never more than 4
+/// sessions over both.
+async fn two_slow_servers() -> (Scene, mailsink::Sink) {
     let second = mailsink::Sink::start(SinkConfig::default()).await.expect("a second sink");
     let mut scene = Scene::open(4, SinkConfig::default(), json!({})).await;
     let port = second.smtp().port();
@@ -393,6 +367,24 @@ async fn a_suspended_server_gets_no_mail_until_it_is_resumed_and_what_was_being_
     scene.share(4, &[4]).await;
     scene.sink.set_behaviour(slow(50));
     second.set_behaviour(slow(50));
+    (scene, second)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_is_spread_over_two_servers_with_a_budget_each() {
+    let (scene, second) = two_slow_servers().await;
+    scene.send(100).await;
+    scene.all_delivered(100).await;
+    let (first, second) = (scene.sink.stats(), second.stats());
+    assert_eq!(first.accepted + second.accepted, 100);
+    assert!(first.accepted >= 20 && second.accepted >= 20, "{first:?} {second:?}");
+    assert!(first.peak + second.peak <= 4, "{first:?} {second:?}");
+    scene.logs_are_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_server_gets_no_mail_until_it_is_resumed_and_what_was_being_sent_is_finished() {
+    let (mut scene, second) = two_slow_servers().await;
     scene.send(100).await;
     scene.sink_until("both servers are in use", |stats| stats.open > 0 && second.stats().open > 0).await;
     scene.change(|record| record.spec.servers[1].suspend = true).await;

@@ -344,10 +344,7 @@ impl Worker {
 
     /// Processor time used so far, of the process and its threads.
     pub fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
-        let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
-        let ticks: u64 = fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
-        Duration::from_millis(ticks * 10)
+        testkit::processor_time(self.child.id())
     }
 
     /// One page of its HTTP port: status and body.

@@ -18,9 +18,7 @@ use kube::{
 };
 use mailrelay::api::MailRelay;
 use serde_json::json;
-use testkit::free_port;
-
-use crate::wait::until;
+use testkit::{eventually_within, free_port};
 
 /// How long the API server may take to start on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(90);
@@ -79,7 +77,7 @@ impl ControlPlane {
             ],
         );
         plane.write("kubeconfig", &kubeconfig(secure, &plane.path("pki/apiserver.crt")).to_string());
-        let client = until("the API server answers", START_LIMIT, async || {
+        let client = eventually_within(START_LIMIT, "the API server answers", async || {
             plane.all_live();
             plane.client().await
         });
@@ -145,7 +143,7 @@ impl ControlPlane {
         let definitions = Api::<CustomResourceDefinition>::all(client.clone());
         definitions.create(&PostParams::default(), &MailRelay::crd()).await.expect("the definition is taken");
         let relays = Api::<MailRelay>::all(client.clone());
-        until("relays are served", START_LIMIT, async || relays.list(&ListParams::default()).await).await;
+        eventually_within(START_LIMIT, "relays are served", async || relays.list(&ListParams::default()).await).await;
         for name in namespaces {
             let namespace = serde_json::from_value(json!({ "metadata": { "name": name } })).expect("a namespace");
             let created = Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await;

@@ -11,9 +11,9 @@ use kube::{
 use mailrelay::api::{MailRelay, RELAY_LABEL};
 use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
 use serde_json::{Value, json};
-use testkit::{Persistence, RedisServer};
+use testkit::{Persistence, RedisServer, within};
 
-use crate::{control_plane::ControlPlane, process::Process, wait::within};
+use crate::{control_plane::ControlPlane, process::Process};
 
 /// Requests to the API server at once.
 const AT_ONCE: usize = 16;

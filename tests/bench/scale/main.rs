@@ -17,7 +17,6 @@ mod process;
 mod registration;
 mod size;
 mod sync_cost;
-mod wait;
 
 use std::{env, fs, path::Path, process::ExitCode, time::Duration};
 

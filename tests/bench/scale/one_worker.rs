@@ -9,13 +9,13 @@ use mailrelay::{
 };
 use mailsink::{Behaviour, Sink, SinkConfig};
 use serde_json::json;
+use testkit::eventually_within;
 use tokio::time::sleep;
 
 use crate::{
     figures::{Figure, Wanted},
     gauge::{Commands, figure},
     house::House,
-    wait::until,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -39,7 +39,7 @@ pub async fn measure(window: Duration) -> Vec<Figure> {
     let pod = house.add_pod("pod-0".into(), 0).await;
     house.pods.push(pod);
     let controller = house.controller("controller-0");
-    until("the share is in force", LIMIT, async || house.in_force(0, &mut 0).await).await;
+    eventually_within(LIMIT, "the share is in force", async || house.in_force(0, &mut 0).await).await;
     let worker = house.worker(&house.pods[0]);
     // It needs no controller any more, and Redis shall count the worker alone.
     sleep(START).await;
@@ -61,7 +61,7 @@ pub async fn measure(window: Duration) -> Vec<Figure> {
     // The store of this bench has one connection; another appears while bodies are read.
     let ours = nobody + 1;
     let mut most = 0;
-    until("all mails are delivered", LIMIT, async || {
+    eventually_within(LIMIT, "all mails are delivered", async || {
         most = most.max(Commands::look(&mut connection).await.connections.saturating_sub(ours));
         let accepted = sink.stats().accepted;
         if accepted >= MAILS as u64 { Ok(()) } else { Err(format!("{accepted} accepted")) }

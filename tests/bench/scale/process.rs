@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use testkit::free_port;
+use testkit::{free_port, processor_time};
 
 /// A process of the real binary, built as this bench is; it ends when this is dropped.
 pub struct Process {
@@ -45,11 +45,7 @@ impl Process {
 
     /// Processor time used so far, user and system.
     pub fn cpu(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it runs");
-        let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
-        let ticks = |field: usize| fields[field].parse::<u64>().expect("clock ticks");
-        // A tick is 10 ms, whatever the kernel's own is.
-        Duration::from_millis((ticks(11) + ticks(12)) * 10)
+        processor_time(self.child.id())
     }
 
     /// Memory that is resident now, in MiB.

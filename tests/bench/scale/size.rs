@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use testkit::within;
 use tokio::time::sleep;
 
 use crate::{
@@ -10,7 +11,6 @@ use crate::{
     gauge::{Commands, Writes, figure},
     house::House,
     process::Process,
-    wait::within,
 };
 
 /// How long anything may take before it is called endless.

@@ -14,6 +14,7 @@ mod ports;
 mod postfix;
 mod redis;
 pub mod session;
+mod usage;
 mod wait;
 
 pub use api_server::{ApiServer, Mood};
@@ -28,4 +29,5 @@ pub use payload::recipients;
 pub use ports::free_port;
 pub use postfix::Postfix;
 pub use redis::{DataCopy, Persistence, RedisServer};
-pub use wait::{PATIENCE, eventually, throughout};
+pub use usage::processor_time;
+pub use wait::{PATIENCE, eventually, eventually_within, throughout, within};

@@ -15,12 +15,32 @@ const LOOK: Duration = Duration::from_millis(10);
 ///
 /// # Panics
 /// When there is none after [`PATIENCE`]; the message says what was wanted and what was last said instead.
-pub async fn eventually<T, E: Display>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, E>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub async fn eventually<T, E: Display>(what: &str, ask: impl AsyncFnMut() -> Result<T, E>) -> T {
+    eventually_within(PATIENCE, what, ask).await
+}
+
+/// The same with another patience.
+///
+/// # Panics
+/// When there is none within `limit`.
+pub async fn eventually_within<T, E: Display>(
+    limit: Duration,
+    what: &str,
+    ask: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
+    match within(limit, ask).await {
+        Ok(answer) => answer,
+        Err(last) => panic!("{what}: not within {limit:?}; last: {last}"),
+    }
+}
+
+/// The same for what need not come: what was last said instead.
+pub async fn within<T, E>(limit: Duration, mut ask: impl AsyncFnMut() -> Result<T, E>) -> Result<T, E> {
+    let deadline = Instant::now() + limit;
     loop {
-        match ask().await {
-            Ok(answer) => return answer,
-            Err(last) => assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}; last: {last}"),
+        let answer = ask().await;
+        if answer.is_ok() || Instant::now() >= deadline {
+            return answer;
         }
         tokio::time::sleep(LOOK).await;
     }
