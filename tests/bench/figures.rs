@@ -1,8 +1,12 @@
 //! How fast the parts are, each beside a reference that is measured in the same run: on a busy machine both slow down,
 //! and what counts is the ratio. `make bench` runs it.
 
+#[path = "../registration/crowd.rs"]
+mod crowd;
 mod ledger;
 mod many;
+#[path = "../registration/mod.rs"]
+mod registration;
 #[path = "../scene/mod.rs"]
 mod scene;
 #[expect(dead_code, reason = "the tests use the rest")]

@@ -1,15 +1,18 @@
 //! What the ledger's scripts cost Redis with many holders, each beside SYNC with ten.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use mailrelay::{
-    lease::{InitReply, InitRequest, LedgerStore, OpenReply, OpenRequest, Policy, SyncReply, SyncRequest},
+    lease::{LedgerStore, SyncReply, SyncRequest},
     store::{Store, StoreOptions},
 };
 use redis::cmd;
 use testkit::{Persistence, RedisServer};
 
-use super::{LIMIT, ask};
+use super::{
+    LIMIT, ask,
+    crowd::{gather, next_process},
+};
 
 /// Calls of each kind in a row; so often in turns with the others.
 const CALLS: u32 = 100;
@@ -17,11 +20,9 @@ const TURNS: u32 = 10;
 
 /// A ledger with so many holders.
 struct Crowd {
-    holders: u32,
     ledger: LedgerStore,
-    /// The last seq of the one that calls, and the last generation of the pod that registers.
-    seq: u64,
-    generation: u64,
+    /// The next call of each; the first one renews, the second one registers again and again.
+    holders: Vec<SyncRequest>,
     /// Microseconds in Redis.
     syncs: f64,
     recounts: f64,
@@ -45,7 +46,7 @@ pub async fn run() {
     let reference = rate(crowds[0].syncs);
     for crowd in &crowds {
         let line = |what: &str, micros: f64| {
-            super::line(&format!("{what}, {} holders; SYNC, 10", crowd.holders), rate(micros), reference);
+            super::line(&format!("{what}, {} holders; SYNC, 10", crowd.holders.len()), rate(micros), reference);
         };
         line("SYNC", crowd.syncs);
         line("SYNC that counts anew", crowd.recounts);
@@ -53,47 +54,10 @@ pub async fn run() {
     }
 }
 
-fn process(number: u32) -> SyncRequest {
-    SyncRequest {
-        token: "t".into(),
-        inc: format!("{number:032x}.1"),
-        pod_uid: format!("00000000-0000-4000-8000-{number:012x}"),
-        pod: format!("mail/app-{number}"),
-        process: format!("{number:032x}"),
-        boot_id: "00000000-0000-4000-8000-000000000000".into(),
-        generation: 1,
-        seq: 1,
-        need: 0,
-        want: 1,
-        open: 1,
-        busy: 0,
-        hold: Duration::from_secs(330),
-        seen: 0,
-        quarantine: Vec::new(),
-        accounts: Vec::new(),
-    }
-}
-
 impl Crowd {
-    async fn gather(store: &Store, holders: u32) -> Self {
-        let ledger = LedgerStore::new(store.clone(), &format!("pool{holders}"));
-        let policy = Policy {
-            epoch: 1,
-            revision: 1,
-            budget: holders,
-            lease: Duration::from_secs(6),
-            entitlements: (0..holders).map(|number| (process(number).pod_uid, 1)).collect(),
-            servers: ["mx.example.com:25".to_owned()].into(),
-        };
-        let fence = ledger.snapshot().await.expect("a look").node_fence;
-        let request = InitRequest { fence, token: "t".into(), policy, quarantine: Vec::new(), version: 0 };
-        assert_eq!(ledger.init(&request).await.expect("made"), InitReply::Ok);
-        let request = OpenRequest { epoch: 1, token: "t".into(), missing: Vec::new() };
-        assert_eq!(ledger.open(&request).await.expect("opened"), OpenReply::Ok);
-        for number in 0..holders {
-            sync(&ledger, &process(number)).await;
-        }
-        Self { holders, ledger, seq: 1, generation: 1, syncs: 0.0, recounts: 0.0, registrations: 0.0 }
+    async fn gather(store: &Store, count: u32) -> Self {
+        let (ledger, holders) = gather(store, &format!("pool{count}"), count).await;
+        Self { ledger, holders, syncs: 0.0, recounts: 0.0, registrations: 0.0 }
     }
 
     async fn measure(&mut self, redis: &RedisServer) {
@@ -105,16 +69,15 @@ impl Crowd {
         })
         .await;
         self.registrations += micros(redis, async || {
-            self.generation += 1;
-            let inc = format!("{:032x}.{}", 1, self.generation);
-            sync(&self.ledger, &SyncRequest { inc, generation: self.generation, ..process(1) }).await;
+            self.holders[1] = next_process(&self.holders[1]);
+            sync(&self.ledger, &self.holders[1]).await;
         })
         .await;
     }
 
     async fn renew(&mut self) {
-        self.seq += 1;
-        sync(&self.ledger, &SyncRequest { seq: self.seq, need: 1, ..process(0) }).await;
+        sync(&self.ledger, &SyncRequest { need: 1, ..self.holders[0].clone() }).await;
+        self.holders[0].seq += 1;
     }
 }
 

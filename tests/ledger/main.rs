@@ -3,7 +3,11 @@
 
 #![expect(clippy::duplicate_mod, reason = "one contract, two servers that must keep it")]
 
+#[path = "../registration/crowd.rs"]
+mod crowd;
 mod reads;
+#[path = "../registration/mod.rs"]
+mod registration;
 
 #[path = "."]
 mod real {

@@ -5,62 +5,24 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use mailrelay::{
-    lease::{InitReply, InitRequest, LedgerStore, OpenReply, OpenRequest, Policy, SyncReply, SyncRequest},
+    lease::{SyncReply, SyncRequest},
     store::{Store, StoreOptions},
 };
 use testkit::{Persistence, RedisServer};
 
-const LIMIT: Duration = Duration::from_secs(5);
+use crate::crowd::{gather, next_process};
 
-/// The next call of this process, in its generation.
-fn process(number: u32, generation: u64, seq: u64) -> SyncRequest {
-    SyncRequest {
-        token: "t".into(),
-        inc: format!("p{number}.{generation}"),
-        pod_uid: format!("uid-{number}"),
-        pod: format!("mail/app-{number}"),
-        process: format!("p{number}"),
-        boot_id: "boot".into(),
-        generation,
-        seq,
-        need: 0,
-        want: 1,
-        open: 0,
-        busy: 0,
-        hold: Duration::from_secs(330),
-        seen: 0,
-        quarantine: Vec::new(),
-        accounts: Vec::new(),
-    }
-}
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// How often Redis did each command, in one call of a process among so many that goes on, and in one that registers again.
 async fn commands(holders: u32) -> [BTreeMap<String, u64>; 2] {
     let redis = RedisServer::start(Persistence::Off);
-    let ledger = LedgerStore::new(Store::new(&StoreOptions::from_url(redis.url())).unwrap(), "pool");
-    let sync = async |request: &SyncRequest| {
-        let reply = ledger.sync(request, LIMIT).await.unwrap();
-        assert!(matches!(reply, SyncReply::Ok(granted) if granted.claim == 1));
-    };
-    let policy = Policy {
-        epoch: 1,
-        revision: 1,
-        budget: holders,
-        lease: Duration::from_secs(6),
-        entitlements: (0..holders).map(|number| (process(number, 1, 1).pod_uid, 1)).collect(),
-        servers: ["mx:25".to_owned()].into(),
-    };
-    let fence = ledger.snapshot().await.unwrap().node_fence;
-    let init = InitRequest { fence, token: "t".into(), policy, quarantine: Vec::new(), version: 0 };
-    assert_eq!(ledger.init(&init).await.unwrap(), InitReply::Ok);
-    let open = OpenRequest { epoch: 1, token: "t".into(), missing: Vec::new() };
-    assert_eq!(ledger.open(&open).await.unwrap(), OpenReply::Ok);
-    for number in 0..holders {
-        sync(&process(number, 1, 1)).await;
-    }
+    let store = Store::new(&StoreOptions::from_url(redis.url())).unwrap();
+    let (ledger, mut processes) = gather(&store, "pool", holders).await;
     let counted = async |request: &SyncRequest| {
         redis.command(&["CONFIG", "RESETSTAT"]).unwrap();
-        sync(request).await;
+        let reply = ledger.sync(request, LIMIT).await.unwrap();
+        assert!(matches!(reply, SyncReply::Ok(granted) if granted.claim == 1));
         let info = redis.command(&["INFO", "commandstats"]).unwrap();
         let calls = |line: &str| {
             let (command, figures) = line.trim().strip_prefix("cmdstat_")?.split_once(":calls=")?;
@@ -68,7 +30,8 @@ async fn commands(holders: u32) -> [BTreeMap<String, u64>; 2] {
         };
         info.lines().filter_map(calls).collect()
     };
-    [counted(&process(0, 1, 2)).await, counted(&process(0, 2, 1)).await]
+    let renewing = processes.swap_remove(0);
+    [counted(&renewing).await, counted(&next_process(&renewing)).await]
 }
 
 #[tokio::test]

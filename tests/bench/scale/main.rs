@@ -6,6 +6,9 @@
 //! relay, `WINDOW=20` the seconds of each look at an idle cluster.
 
 mod control_plane;
+#[expect(dead_code, reason = "others use the rest")]
+#[path = "../../registration/crowd.rs"]
+mod crowd;
 mod figures;
 mod fleet;
 mod gauge;

@@ -3,19 +3,19 @@
 use std::time::{Duration, Instant};
 
 use mailrelay::{
-    lease::{InitRequest, LedgerStore, OpenRequest, Policy, ProcessId, SyncReply, SyncRequest, Timing},
+    lease::{LedgerStore, SyncReply, SyncRequest},
     store::{Store, StoreOptions},
 };
 use testkit::{Persistence, RedisServer};
 
 use crate::{
+    crowd::gather,
     figures::{Figure, Wanted},
-    registration::register,
 };
 
 const LIMIT: Duration = Duration::from_secs(5);
-const FEW: usize = 10;
-const MANY: usize = 1_000;
+const FEW: u32 = 10;
+const MANY: u32 = 1_000;
 /// In turns, so that a busy machine disturbs both.
 const ROUNDS: usize = 40;
 /// SYNCs of a round.
@@ -25,8 +25,8 @@ const SYNCS: usize = 50;
 pub async fn measure() -> Vec<Figure> {
     let redis = RedisServer::start(Persistence::Off);
     let store = Store::new(&StoreOptions::from_url(redis.url())).expect("a store");
-    let mut few = holders(&store, "few", FEW).await;
-    let mut many = holders(&store, "many", MANY).await;
+    let mut few = gather(&store, "few", FEW).await;
+    let mut many = gather(&store, "many", MANY).await;
     let (mut of_few, mut of_many) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         of_few.push(syncs(&mut few, round).await);
@@ -37,7 +37,7 @@ pub async fn measure() -> Vec<Figure> {
         times[times.len() / 2]
     };
     let (few, many) = (middle(of_few), middle(of_many));
-    let of = |name, unit, value, wanted| Figure { name, unit, pods: MANY, value: Some(value), wanted };
+    let of = |name, unit, value, wanted| Figure { name, unit, pods: MANY as usize, value: Some(value), wanted };
     vec![
         of("SYNC with 10 holders, and the way there and back", "us", few * 1e6, Wanted::Nothing),
         of("SYNC with 1,000 holders, and the way there and back", "us", many * 1e6, Wanted::Nothing),
@@ -46,32 +46,6 @@ pub async fn measure() -> Vec<Figure> {
 }
 
 type Holders = (LedgerStore, Vec<SyncRequest>);
-
-/// A ledger that is open, and so many on it.
-async fn holders(store: &Store, pool: &str, count: usize) -> Holders {
-    let ledger = LedgerStore::new(store.clone(), pool);
-    let pods: Vec<String> = (0..count).map(|number| format!("pod-{number}")).collect();
-    let policy = Policy {
-        epoch: 1,
-        revision: 1,
-        budget: u32::try_from(count).expect("few"),
-        lease: Timing::default().lease,
-        entitlements: pods.iter().map(|pod| (pod.clone(), 1)).collect(),
-        servers: std::collections::BTreeSet::new(),
-    };
-    let fence = ledger.snapshot().await.expect("a look").node_fence;
-    let token = ProcessId::random().to_string();
-    let request = InitRequest { fence, token: token.clone(), policy, quarantine: Vec::new(), version: 0 };
-    ledger.init(&request).await.expect("made");
-    ledger.open(&OpenRequest { epoch: 1, token, missing: Vec::new() }).await.expect("opened");
-    let mut requests = Vec::new();
-    for pod in &pods {
-        let (request, claim) = register(&ledger, pod).await;
-        assert_eq!(claim, 1, "each has its share");
-        requests.push(request);
-    }
-    (ledger, requests)
-}
 
 /// Seconds of one SYNC, on the average of a round.
 async fn syncs((ledger, requests): &mut Holders, round: usize) -> f64 {
