@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{BudgetName, DurationText, Host, address::canonical};
 
+/// A host name or an IP address.
+const HOST_RULE: &str = r"self.matches('^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?([.][A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?)*$') || self.matches('^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$')";
+
 /// One mail server and the budget that everything naming it shares.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -19,7 +22,7 @@ pub struct Server {
 
     /// A host name or an IP address, without scheme, port or trailing dot.
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?([.][A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?)*$') || self.matches('^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$')").message("host must be a host name or an IP address, without scheme, port or trailing dot"))]
+    #[x_kube(validation = Rule::new(HOST_RULE).message("host must be a host name or an IP address, without scheme, port or trailing dot"))]
     pub host: Host,
 
     /// The budget this server draws on; servers with the same name share one. Default: the host in lower case.
@@ -39,7 +42,7 @@ pub struct Server {
     /// The name in the server's certificate, where that is not `host`: a server that is reached by an internal name or an address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?([.][A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?)*$') || self.matches('^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$')").message("tlsServerName must be a host name or an IP address, without scheme, port or trailing dot"))]
+    #[x_kube(validation = Rule::new(HOST_RULE).message("tlsServerName must be a host name or an IP address, without scheme, port or trailing dot"))]
     pub tls_server_name: Option<Host>,
 
     /// How many connections the server takes at once, from everyone who names it together.

@@ -36,9 +36,9 @@ local function decimal(n)
   return string.format('%.0f', n)
 end
 
--- words are a string with a space between, or nil
+-- words are a string with a space between
 local function with(words, word)
-  return (words or '') == '' and word or words .. ' ' .. word
+  return words == '' and word or words .. ' ' .. word
 end
 
 -- unwanted is a set
