@@ -7,6 +7,7 @@
 
 mod error;
 mod options;
+mod subscriptions;
 mod way;
 
 use std::{
@@ -21,10 +22,12 @@ use redis::{
     aio::{MultiplexedConnection, PubSub},
 };
 
+use subscriptions::Listening;
 use way::{Settings, Way};
 
 pub use error::StoreError;
 pub use options::StoreOptions;
+pub use subscriptions::{Heard, Subscription};
 pub use way::Dialer;
 
 /// How long a connection to Redis may take at first: one that a lost packet holds up is given up before its lease is.
@@ -66,6 +69,7 @@ struct Inner {
     patience: Mutex<Duration>,
     /// When it was last said that Redis refuses something, by its words.
     told: Mutex<BTreeMap<String, tokio::time::Instant>>,
+    listening: Listening,
 }
 
 #[derive(Default)]
@@ -96,6 +100,7 @@ impl Store {
                 turn: tokio::sync::Mutex::default(),
                 patience: Mutex::new(CONNECT_LIMIT),
                 told: Mutex::default(),
+                listening: Listening::default(),
             }),
             lane: Lane::Short,
         }
@@ -155,7 +160,7 @@ impl Store {
     }
 
     /// A connection of its own, for subscriptions.
-    pub async fn subscriber(&self) -> Result<PubSub, StoreError> {
+    async fn subscriber(&self) -> Result<PubSub, StoreError> {
         let way = &self.inner.way;
         self.connecting(|_| way.subscribe().boxed()).await
     }
@@ -200,7 +205,7 @@ impl Store {
         *self.inner.patience.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Turns an error of a connection made by [`Store::dedicated`] or [`Store::subscriber`] into ours.
+    /// Turns an error of a connection made by [`Store::dedicated`] into ours.
     pub fn error(&self, error: &RedisError, limit: Duration) -> StoreError {
         let address = self.inner.address.clone();
         if error.is_timeout() {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use mailrelay::store::{Store, StoreOptions};
+use mailrelay::store::{Heard, Store, StoreOptions};
 use redis::Script;
 use testkit::{Door, Persistence, RedisServer, eventually};
 
@@ -88,7 +88,7 @@ async fn a_new_password_in_the_files_is_used_as_soon_as_the_old_one_is_refused()
     for lane in [store.clone(), store.for_bodies()] {
         eventually("it is used", async || lane.query::<String>(&ping, LIMIT).await).await;
     }
-    store.subscriber().await.expect("the new one");
+    assert_eq!(store.subscribe("channel").next().await, Heard::Listening, "by the new one");
     // Another Redis is none that the same files lead to.
     write("url", "redis://127.0.0.1:1");
     write("password", "newer\n");
@@ -123,4 +123,60 @@ async fn a_script_that_the_user_may_not_run_is_told_as_a_matter_of_permissions()
     let script = Script::new("return redis.call('INFO', 'server')");
     let refused = store.invoke::<String>(&script, &["k"], &[], LIMIT).await.expect_err("forbidden");
     assert!(refused.is_definite() && refused.to_string().contains("can't run this command"), "{refused}");
+}
+
+#[tokio::test]
+async fn channels_are_followed_over_one_connection_that_is_made_anew_and_ends_with_its_last_follower() {
+    let redis = RedisServer::start(Persistence::Off);
+    let store = Store::new(&StoreOptions::from_url(redis.url())).expect("options");
+    let listeners = || redis.command(&["CLIENT", "LIST", "TYPE", "pubsub"]).expect("told").lines().count();
+    let followers = |channel: &str| redis.command(&["PUBSUB", "NUMSUB", channel]).expect("told");
+    let publish = |channel: &str, text: &str| redis.command(&["PUBLISH", channel, text]).expect("told");
+    let (mut one, mut other, mut same) = (store.subscribe("one"), store.subscribe("other"), store.subscribe("one"));
+    for subscription in [&mut one, &mut other, &mut same] {
+        assert_eq!(subscription.next().await, Heard::Listening);
+    }
+    assert_eq!(listeners(), 1);
+    publish("one", "hello");
+    publish("other", "world");
+    assert_eq!(one.next().await, Heard::Message("hello".into()));
+    assert_eq!(same.next().await, Heard::Message("hello".into()));
+    assert_eq!(other.next().await, Heard::Message("world".into()));
+    // Whoever comes later is told of its own beginning alone.
+    let mut late = store.subscribe("one");
+    assert_eq!(late.next().await, Heard::Listening);
+    publish("one", "again");
+    assert_eq!(one.next().await, Heard::Message("again".into()));
+
+    redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).expect("killed");
+    assert_eq!(one.next().await, Heard::Listening, "made anew");
+    assert_eq!(other.next().await, Heard::Listening);
+    store.listen_anew();
+    assert_eq!(one.next().await, Heard::Listening, "asked to");
+
+    drop(other);
+    eventually("nobody follows the other", async || match followers("other") {
+        told if told.contains('1') => Err(told),
+        _ => Ok(()),
+    })
+    .await;
+    drop((one, same, late));
+    eventually("the connection is gone", async || if listeners() == 0 { Ok(()) } else { Err("it is there") }).await;
+    assert_eq!(store.subscribe("one").next().await, Heard::Listening, "and can come again");
+}
+
+#[tokio::test]
+async fn a_channel_that_redis_refuses_costs_no_other_and_is_asked_for_again() {
+    let redis = RedisServer::start(Persistence::Off);
+    redis
+        .command(&["ACL", "SETUSER", "worker", "on", ">secret", "+@all", "~*", "resetchannels", "&mine"])
+        .expect("set");
+    let url = redis.url().replace("redis://", "redis://worker:secret@");
+    let store = Store::new(&StoreOptions::from_url(url)).expect("options");
+    let (mut theirs, mut mine) = (store.subscribe("theirs"), store.subscribe("mine"));
+    assert_eq!(mine.next().await, Heard::Listening);
+    redis.command(&["ACL", "SETUSER", "worker", "&theirs"]).expect("set");
+    redis.command(&["PUBLISH", "mine", "hello"]).expect("told");
+    assert_eq!(mine.next().await, Heard::Message("hello".into()));
+    assert_eq!(theirs.next().await, Heard::Listening);
 }

@@ -31,8 +31,6 @@ pub struct Shared {
     pub nudge: Notify,
     /// Wakes the one that ends quarantine.
     pub ended: Notify,
-    /// Makes the listener connect anew: its connection may be dead without a sign.
-    pub reconnect: Notify,
 }
 
 /// The holder, and what kills the process that does not keep its word. Both change under one lock: a slot that is counted
@@ -106,7 +104,6 @@ impl Shared {
             changes: watch::Sender::default(),
             nudge: Notify::new(),
             ended: Notify::new(),
-            reconnect: Notify::new(),
         }
     }
 

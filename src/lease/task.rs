@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use futures::StreamExt;
 use rand::RngExt;
 use tracing::{debug, info, warn};
 
@@ -12,7 +11,10 @@ use super::{
     state::{ClearReply, LeaveReply, SyncRequest},
     store::LedgerStore,
 };
-use crate::{store::StoreError, system};
+use crate::{
+    store::{Heard, StoreError},
+    system,
+};
 
 /// The least sleep of whoever waits for a moment on another clock.
 const LEAST_SLEEP: Duration = Duration::from_millis(1);
@@ -35,7 +37,7 @@ pub(super) async fn keep(shared: &Shared, ledger: &LedgerStore) {
         }
         if let Some(request) = shared.with(Holder::request) {
             let outcome = renew(shared, ledger, &request).await;
-            report(ledger, outcome.err(), &mut failing, shared);
+            report(ledger, outcome.err(), &mut failing);
         }
         rest(shared).await;
     }
@@ -74,7 +76,7 @@ fn time_to_deadline(shared: &Shared) -> Duration {
 }
 
 /// Says once that the ledger cannot be reached, and once that it can be again.
-fn report(ledger: &LedgerStore, error: Option<StoreError>, failing: &mut bool, shared: &Shared) {
+fn report(ledger: &LedgerStore, error: Option<StoreError>, failing: &mut bool) {
     let failed = error.is_some();
     match error {
         Some(error) if *failing => debug!(ledger.pool = ledger.pool(), %error, "still no answer from the ledger"),
@@ -85,7 +87,7 @@ fn report(ledger: &LedgerStore, error: Option<StoreError>, failing: &mut bool, s
         None => {}
     }
     if failed != *failing {
-        shared.reconnect.notify_one();
+        ledger.store().listen_anew();
     }
     *failing = failed;
 }
@@ -136,36 +138,12 @@ async fn rest(shared: &Shared) {
 
 /// Follows the pool's events. They are hints: what is missed is made good by the next heartbeat.
 pub(super) async fn listen(shared: &Shared, ledger: &LedgerStore) {
+    let mut events = ledger.store().subscribe(ledger.channel());
     loop {
-        if let Err(error) = follow(shared, ledger).await {
-            debug!(ledger.pool = ledger.pool(), %error, "cannot follow the pool's events");
-        }
-        let pause = shared.look(|holder, _| holder.timing().retry);
-        tokio::time::sleep(pause.mul_f64(system::rng().random_range(1.0..2.0))).await;
-    }
-}
-
-async fn follow(shared: &Shared, ledger: &LedgerStore) -> Result<(), StoreError> {
-    let store = ledger.store();
-    let mut events = store.subscriber().await?;
-    let limit = store.patience();
-    match tokio::time::timeout(limit, events.subscribe(ledger.channel())).await {
-        Ok(subscribed) => subscribed.map_err(|error| store.error(&error, limit))?,
-        Err(_) => return Err(StoreError::TimedOut { address: store.address().to_owned(), limit }),
-    }
-    // Something may have happened before we listened.
-    shared.with(|holder, _| holder.hear("listening -"));
-    let mut messages = events.into_on_message();
-    loop {
-        tokio::select! {
-            () = shared.reconnect.notified() => return Ok(()),
-            message = messages.next() => match message {
-                None => return Ok(()),
-                Some(message) => {
-                    let event: String = message.get_payload().unwrap_or_default();
-                    shared.with(|holder, _| holder.hear(&event));
-                }
-            }
+        match events.next().await {
+            // Something may have happened before we listened.
+            Heard::Listening => shared.with(|holder, _| holder.hear("listening -")),
+            Heard::Message(event) => shared.with(|holder, _| holder.hear(&event)),
         }
     }
 }

@@ -11,9 +11,16 @@ use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisResult,
     TlsCertificates,
     aio::{AsyncStream, MultiplexedConnection, PubSub},
+    io::tcp::TcpSettings,
 };
+use socket2::TcpKeepalive;
 
 use super::{error::StoreError, options::StoreOptions};
+
+/// After how long without a byte the other side is probed, how often, and how many probes may be lost.
+const PROBE_AFTER: Duration = Duration::from_secs(5);
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+const PROBES: u32 = 3;
 
 /// Makes connections to a Redis that is not reached by TCP: a simulated one.
 pub trait Dialer: Send + Sync {
@@ -95,7 +102,7 @@ impl Settings {
         if let Some(password) = &self.password {
             login = login.set_password(password);
         }
-        let info = info.set_redis_settings(login);
+        let info = info.set_redis_settings(login).set_tcp_settings(tcp());
         let client = match &self.authorities {
             None => Client::open(info),
             Some(pem) => {
@@ -106,6 +113,13 @@ impl Settings {
         let client = client.map_err(|error| invalid(error.to_string()))?;
         Ok(Login { settings: self, client })
     }
+}
+
+/// Small commands go out at once. A connection on which nothing is said for long is probed by the kernel, since who waits there
+/// must notice within seconds that Redis is gone, and says nothing itself meanwhile.
+fn tcp() -> TcpSettings {
+    let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
+    TcpSettings::default().set_nodelay(true).set_keepalive(probes)
 }
 
 impl Login {

@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use futures::StreamExt;
 use tokio::sync::watch;
 
 use super::backoff::Backoff;
@@ -53,34 +52,24 @@ struct Follower {
 
 impl Follower {
     async fn run(self) {
+        let mut announcements = self.store.subscribe(&self.key);
         let mut backoff = Backoff::new();
         loop {
-            let outcome = tokio::select! {
-                () = self.sender.closed() => return,
-                outcome = self.listen(&mut backoff) => outcome,
+            let again = match self.read().await {
+                Ok(()) => {
+                    backoff.reset();
+                    READ_AGAIN
+                }
+                Err(error) => {
+                    let delay = backoff.next();
+                    tracing::debug!(%error, retry_ms = delay.as_millis(), "cannot read the relay's record");
+                    delay
+                }
             };
-            let delay = backoff.next();
-            if let Err(error) = outcome {
-                tracing::debug!(%error, retry_ms = delay.as_millis(), "cannot follow the relay's record");
-            }
-            tokio::time::sleep(delay).await;
-        }
-    }
-
-    /// Ends when the subscription breaks.
-    async fn listen(&self, backoff: &mut Backoff) -> Result<(), StoreError> {
-        let mut subscription = self.store.subscriber().await?;
-        match tokio::time::timeout(ANSWER_LIMIT, subscription.subscribe(&self.key)).await {
-            Ok(subscribed) => subscribed.map_err(|error| self.store.error(&error, ANSWER_LIMIT))?,
-            Err(_) => return Err(StoreError::TimedOut { address: self.store.address().into(), limit: ANSWER_LIMIT }),
-        }
-        let mut announcements = subscription.on_message();
-        loop {
-            self.read().await?;
-            backoff.reset();
             tokio::select! {
-                announced = announcements.next() => if announced.is_none() { return Ok(()) },
-                () = tokio::time::sleep(READ_AGAIN) => {}
+                () = self.sender.closed() => return,
+                _ = announcements.next() => {}
+                () = tokio::time::sleep(again) => {}
             }
         }
     }
