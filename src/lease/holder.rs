@@ -1,6 +1,6 @@
 //! The worker's side of the protocol as a pure state machine: time comes in as an argument, messages go in and out. Here are
 //! the life of an incarnation and its end; `sync` is the talk with the ledger, `slots` what is counted, `withheld` what may
-//! not be used.
+//! not be used, `rest` having nothing while nothing is to be sent.
 //!
 //! | rule | where |
 //! |---|---|
@@ -11,6 +11,7 @@
 //! | R5a what an older process of the pod left | [`Holder::inherit`] |
 //! | R7 a new token is answered by re-assertion | [`Holder::answer`] |
 
+mod rest;
 mod slots;
 mod sync;
 mod withheld;
@@ -134,6 +135,8 @@ pub struct Holder {
     recovering: bool,
     deadline: Option<BootTime>,
     want: u32,
+    /// Nothing is wanted until it is woken.
+    resting: bool,
     closing: bool,
     due: bool,
     /// The last message was answered with a renewal.
@@ -175,6 +178,7 @@ impl Holder {
             recovering: false,
             deadline: None,
             want: u32::MAX,
+            resting: false,
             closing: false,
             due: true,
             answered: false,
@@ -197,7 +201,7 @@ impl Holder {
         &self.token
     }
 
-    /// When the lease ends; `None` before the first registration.
+    /// When the lease ends; `None` before the first registration, and while nothing is claimed that could end.
     pub fn deadline(&self) -> Option<BootTime> {
         self.deadline
     }
@@ -246,9 +250,10 @@ impl Holder {
 
     /// Where things stand.
     pub fn status(&self, now: BootTime) -> SlotStatus {
-        let lives = self.stage == Stage::Held && self.deadline.is_some_and(|deadline| now < deadline);
+        let lives = self.stage == Stage::Held && self.deadline.is_none_or(|deadline| now < deadline);
         SlotStatus {
             registered: lives,
+            resting: self.resting,
             recovering: self.recovering,
             entitlement: self.entitlement,
             claim: self.claim,

@@ -113,6 +113,17 @@ impl SlotPool {
         self.shared.with(|holder, _| holder.set_want(want));
     }
 
+    /// Nothing is to be sent: gives back what is claimed, and is quiet, until [`SlotPool::wake`] or the next slot that is
+    /// acquired. Returns whether it rests or soon will.
+    pub fn rest(&self) -> bool {
+        self.shared.with(|holder, _| holder.rest())
+    }
+
+    /// Something is to be sent: claims again at once. Slots can be acquired when the ledger has answered.
+    pub fn wake(&self) {
+        self.shared.with(|holder, _| holder.wake());
+    }
+
     /// `sessionTimeout` of the server, the longest among those who share the pool. Together with [`Timing::drain_margin`] it
     /// says how long a slot is withheld when nothing proves that the server knows its session to be over.
     pub fn set_hold(&self, session_timeout: Duration) {

@@ -7,6 +7,8 @@ use super::clock::BootTime;
 pub struct SlotStatus {
     /// Whether the ledger knows this incarnation and its lease has not ended.
     pub registered: bool,
+    /// Whether it claims nothing until it is woken.
+    pub resting: bool,
     /// Whether the ledger was in recovery at the last answer, so that nothing grows.
     pub recovering: bool,
     /// The pod's share.
@@ -21,6 +23,6 @@ pub struct SlotStatus {
     pub open: u32,
     /// Sessions in a mail transaction.
     pub busy: u32,
-    /// When the lease ends, unless renewed.
+    /// When the lease ends, unless renewed; `None` also while nothing is claimed that could end.
     pub deadline: Option<BootTime>,
 }

@@ -66,13 +66,14 @@ async fn renew(shared: &Shared, ledger: &LedgerStore, request: &SyncRequest) -> 
     error.map_or(Ok(()), Err)
 }
 
-/// Until the deadline, in steps that a suspended machine cannot stretch.
+/// Until the deadline, in steps that a suspended machine cannot stretch; without one there is nothing to watch.
 fn time_to_deadline(shared: &Shared) -> Duration {
     let left = shared.look(|holder, now| {
         let lives = holder.status(now).registered;
-        holder.deadline().filter(|_| lives).map_or(LONGEST_SLEEP, |deadline| deadline.saturating_since(now))
+        let deadline = holder.deadline().filter(|_| lives);
+        deadline.map(|deadline| deadline.saturating_since(now).clamp(LEAST_SLEEP, LONGEST_SLEEP))
     });
-    left.clamp(Duration::from_millis(1), LONGEST_SLEEP)
+    left.unwrap_or(Duration::MAX)
 }
 
 /// Says once that the ledger cannot be reached, and once that it can be again.

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct Timing {
     /// How often a worker renews when nothing changes; each pause is varied by [`Timing::JITTER`].
     pub heartbeat: Duration,
+    /// How often a worker is heard that claims nothing.
+    pub rest: Duration,
     /// How soon a worker asks again when the ledger can't grant anything or can't be reached.
     pub retry: Duration,
     /// How long a renewal keeps a limit, from the moment it was sent (R2).
@@ -44,6 +46,7 @@ impl Timing {
     pub fn with_lease(lease: Duration) -> Self {
         let mut timing = Self {
             heartbeat: Duration::from_secs(1),
+            rest: Duration::from_secs(300),
             retry: Duration::from_millis(250),
             lease,
             reclaim: Duration::ZERO,
@@ -107,7 +110,7 @@ impl Timing {
                 longest_heartbeat * 2 + self.retry * 2 + self.start_margin < self.lease,
                 "one lost heartbeat does not stop transactions",
             ),
-            (self.retry <= self.heartbeat, "retry <= heartbeat"),
+            (self.retry <= self.heartbeat && self.heartbeat <= self.rest, "retry <= heartbeat <= rest"),
         ];
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, rule)) => Err(format!("lease times do not hold together: {rule} is not so in {self:?}")),

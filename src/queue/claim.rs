@@ -79,6 +79,12 @@ impl Queue {
         orphans.iter().any(|orphan| orphan.id == claim)
     }
 
+    /// Whether no call is reading what it claimed, and no answer of one was lost.
+    pub fn is_quiet(&self) -> bool {
+        self.on_the_way.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+            && self.orphans.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Gives back what earlier calls of [`Queue::claim`] took and could not hand out, since an answer was lost or they
     /// were cancelled. For a process that will not claim again soon: when it drains, or lost its share. Returns how many.
     pub async fn return_lost_claims(&self, process: &str, at: impl Into<At>) -> Result<usize, StoreError> {

@@ -146,6 +146,7 @@ pub use ids::{ClaimId, OperationId};
 pub use inspect::{Depths, InFlight, MailStatus, ProcessClaims};
 pub use names::QueueNames;
 pub use patience::Patience;
+pub use promote::Dues;
 pub use recover::Recovery;
 pub use retry::{Failure, TOO_OLD, backoff, is_too_old, next_step, wait};
 pub use room::Room;

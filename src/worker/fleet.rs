@@ -125,6 +125,8 @@ impl Fleet {
         for server in &self.members().servers {
             let status = server.pool.status();
             match server.permit(now) {
+                // Who rests can have its share as soon as mail comes.
+                Permit::Granted if status.resting && status.entitlement > 0 => return Room::Now,
                 Permit::Granted if status.counted < status.limit && server.wants_more() => return Room::Now,
                 Permit::At(at) => {
                     room = match room {
@@ -143,7 +145,40 @@ impl Fleet {
         self.members().servers.iter().map(|server| server.opening()).sum()
     }
 
+    /// Whether no session is open or being opened.
+    pub fn is_idle(&self) -> bool {
+        self.0.sessions.is_empty()
+    }
+
+    /// Nothing is to be sent: gives the shares of all budgets back, until a session is to be opened. Returns whether all rest
+    /// or soon will.
+    pub fn rest(&self) -> bool {
+        self.pools().iter().map(SlotPool::rest).fold(true, |all, rests| all && rests)
+    }
+
+    /// Whether all rest or soon will.
+    pub fn is_resting(&self) -> bool {
+        self.pools().iter().all(|pool| pool.status().resting)
+    }
+
+    /// All of them, so that who works at one server is not silent at another.
+    fn wake(&self) {
+        for pool in self.pools().iter().filter(|pool| pool.status().resting) {
+            pool.wake();
+        }
+    }
+
+    fn pools(&self) -> Vec<SlotPool> {
+        let members = self.members();
+        let in_use = members.pools.values().filter_map(|pool| match pool {
+            Pool::InUse(pool, _) => Some(pool.clone()),
+            Pool::Leaving => None,
+        });
+        in_use.collect()
+    }
+
     /// Opens up to `wanted` sessions, each on the server whose share is used least; how many. `live` is the life of a session.
+    /// Where none can be opened since all rest, they are woken.
     pub fn open<L: Future<Output = ()> + Send + 'static>(
         &self,
         wanted: usize,
@@ -168,7 +203,12 @@ impl Fleet {
             });
             let now = Instant::now();
             let found = servers.iter().find_map(|server| server.try_open(now).map(|found| (server, found)));
-            let Some((server, (slot, opening))) = found else { return opened };
+            let Some((server, (slot, opening))) = found else {
+                if servers.iter().any(|server| server.pool.status().resting && server.permit(now) == Permit::Granted) {
+                    self.wake();
+                }
+                return opened;
+            };
             self.0.sessions.spawn(live(Arc::clone(server), slot, opening));
         }
         wanted

@@ -23,7 +23,7 @@ use crate::{
 /// How long Redis may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// How often the record is read although nobody announced a change.
-const READ_AGAIN: Duration = Duration::from_secs(10);
+const READ_AGAIN: Duration = Duration::from_secs(300);
 
 /// The record in force; `None` until the first one was read.
 pub type Followed = watch::Receiver<Option<Arc<RelayRecord>>>;

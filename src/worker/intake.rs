@@ -36,6 +36,8 @@ use crate::{
 
 /// How long one blocking wait lasts.
 const WAIT: Duration = Duration::from_secs(5);
+/// The same while the worker rests.
+const RESTING_WAIT: Duration = Duration::from_secs(120);
 /// How many mails one claim asks for.
 const BATCH: usize = 64;
 /// How many claims are on their way at once: each waits for Redis to write twice, and a session that becomes free
@@ -121,6 +123,7 @@ pub async fn run(handles: Arc<Handles>, mut requests: Requests) {
         let room = task.handles.fleet.room(Instant::now());
         // Mail is waited for only when a session could take it; otherwise what arrives is for others, or for later.
         let listen = active && !task.look && (task.may_send(Instant::now()) || room == Room::Now);
+        let wait = if task.handles.fleet.is_resting() { RESTING_WAIT } else { WAIT };
         let (rested, kept) = (task.rests_until(), task.kept.front().map(|(_, until)| *until));
         let paced = task.paced_until(Instant::now());
         tokio::select! {
@@ -144,7 +147,7 @@ pub async fn run(handles: Arc<Handles>, mut requests: Requests) {
                 task.look = true;
             }
             () = task.handles.fleet.changed() => task.look = true,
-            () = arrival(task.source.as_mut()), if listen => task.look = true,
+            () = arrival(task.source.as_mut(), wait), if listen => task.look = true,
         }
     }
     task.waiting.clear();
@@ -167,9 +170,9 @@ async fn until(time: Option<Instant>) {
 }
 
 /// However the wait ends, a look follows: another process may have left something behind.
-async fn arrival(source: Option<&mut Source>) {
+async fn arrival(source: Option<&mut Source>, wait: Duration) {
     if let Some(source) = source {
-        let _ = source.arrivals.wait(WAIT).await;
+        let _ = source.arrivals.wait(wait).await;
     }
 }
 

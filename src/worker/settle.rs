@@ -157,6 +157,11 @@ impl Settler {
         self.in_hand().contains(claim)
     }
 
+    /// Whether no mail is in anybody's hand here and nothing is to be told.
+    pub fn is_idle(&self) -> bool {
+        self.tasks.is_empty() && self.in_hand().is_empty()
+    }
+
     fn in_hand(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
     }

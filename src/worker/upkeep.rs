@@ -16,7 +16,7 @@ use super::{
 use crate::{
     api::{RelayRecord, SCHEMA, WorkerReport, reports_key},
     lease::{Identity, LedgerStore},
-    queue::{At, Queue, RecoverOptions},
+    queue::{At, Dues, Queue, RecoverOptions},
     store::{Store, StoreError},
     system,
     telemetry::metrics::{ByKind, WorkerMetrics},
@@ -28,6 +28,10 @@ const TICK: Duration = Duration::from_secs(1);
 const PROMOTE: usize = 512;
 /// How often the report is written although nothing changed.
 const REPORT_AGAIN: Duration = Duration::from_secs(10);
+/// How long nothing must have been to do before the worker rests.
+const REST_AFTER: Duration = Duration::from_secs(10);
+/// How often is looked, while the worker rests, after what somebody would have told of.
+const LOOK_AGAIN: Duration = Duration::from_secs(300);
 /// How often the queue is measured.
 const MEASURE: Duration = Duration::from_secs(5);
 /// How long Redis may take to take a report.
@@ -61,14 +65,34 @@ pub struct Handles {
 
 /// Runs until dropped.
 pub async fn run(handles: Handles) {
-    let mut upkeep = Upkeep { handles, reported: None, measured: None, strangers: Strangers::default(), counted: None };
+    let mut upkeep = Upkeep {
+        handles,
+        reported: None,
+        measured: None,
+        strangers: Strangers::default(),
+        counted: None,
+        dues: None,
+        idle: None,
+        rest: None,
+    };
     loop {
         upkeep.turn().await;
-        let tick = TICK.mul_f64(0.85 + 0.3 * system::rng().random::<f64>());
-        tokio::select! {
-            () = tokio::time::sleep(tick) => {}
-            () = upkeep.handles.promote.notified() => {}
+        let tick = tokio::time::sleep(TICK.mul_f64(0.85 + 0.3 * system::rng().random::<f64>()));
+        tokio::pin!(tick);
+        loop {
+            tokio::select! {
+                () = &mut tick => break,
+                () = upkeep.handles.promote.notified() => break,
+                wait = due(upkeep.dues.as_mut()) => upkeep.hear_due(wait),
+            }
         }
+    }
+}
+
+async fn due(dues: Option<&mut (Queue, Dues)>) -> Option<Duration> {
+    match dues {
+        Some((_, dues)) => dues.next().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -79,6 +103,28 @@ struct Upkeep {
     strangers: Strangers,
     /// When strangers were looked for.
     counted: Option<Instant>,
+    /// What is announced of delayed mail, of the queue that mail is taken from.
+    dues: Option<(Queue, Dues)>,
+    /// Since when there has been nothing to do.
+    idle: Option<Instant>,
+    /// While the worker rests.
+    rest: Option<Rest>,
+}
+
+/// When a worker that rests next looks for mail that is due.
+struct Rest {
+    /// When the first of the delayed mails is due, as far as is known.
+    due: Option<Instant>,
+    /// Or then, since an announcement may have been missed.
+    look: Instant,
+}
+
+impl Rest {
+    /// What comes in between is announced: the announcements are followed already.
+    async fn begin(queue: &Queue) -> Result<Self, StoreError> {
+        let (due, now) = (queue.next_due().await?, Instant::now());
+        Ok(Self { due: due.map(|wait| now + wait), look: now + LOOK_AGAIN })
+    }
 }
 
 impl Upkeep {
@@ -96,6 +142,7 @@ impl Upkeep {
             server.look_at_files(&self.handles.files);
         }
         self.handles.fleet.measure(&self.handles.metrics);
+        self.follow_dues(&queue);
         let mut refusal = None;
         let turned = self.steps(&queue, &record, &mut refusal).await;
         if let Some(error) = turned.err().or(refusal) {
@@ -126,7 +173,8 @@ impl Upkeep {
         note(self.tell_good().await)?;
         note(self.return_lost_claims(queue).await)?;
         note(self.resolve_strangers(queue, record).await)?;
-        note(self.measure(queue).await)
+        note(self.measure(queue).await)?;
+        note(self.rest_or_work(queue).await)
     }
 
     /// Sessions that claim find these by themselves; a worker without a share has none.
@@ -138,11 +186,54 @@ impl Upkeep {
         Ok(())
     }
 
-    /// Brings due mail back; how much, all workers together, is the script's to say.
-    async fn promote(&self, queue: &Queue) -> Result<(), StoreError> {
+    /// Brings due mail back; how much, all workers together, is the script's to say. Who rests does so when it was told that
+    /// some is due.
+    async fn promote(&mut self, queue: &Queue) -> Result<(), StoreError> {
+        let now = Instant::now();
+        if self.rest.as_ref().is_some_and(|rest| rest.due.is_none_or(|due| now < due) && now < rest.look) {
+            return Ok(());
+        }
         let promoted = queue.promote_due(At::Redis, PROMOTE).await?;
         self.handles.metrics.promoted.inc_by(promoted as u64);
+        if self.rest.is_some() {
+            self.rest = Some(Rest::begin(queue).await?);
+        }
         Ok(())
+    }
+
+    /// Rests when there has been nothing to do for a while, and ends that when there is.
+    async fn rest_or_work(&mut self, queue: &Queue) -> Result<(), StoreError> {
+        let Handles { fleet, settler, .. } = &self.handles;
+        if !(fleet.is_idle() && settler.is_idle() && queue.is_quiet()) {
+            (self.idle, self.rest) = (None, None);
+            return Ok(());
+        }
+        if self.idle.get_or_insert_with(Instant::now).elapsed() < REST_AFTER || !fleet.rest() {
+            self.rest = None;
+        } else if self.rest.is_none() {
+            self.rest = Some(Rest::begin(queue).await?);
+        }
+        Ok(())
+    }
+
+    /// Follows the announcements of the queue that mail is taken from.
+    fn follow_dues(&mut self, queue: &Queue) {
+        if self.dues.as_ref().is_none_or(|(of, _)| of.names() != queue.names()) {
+            self.dues = Some((queue.clone(), queue.dues()));
+            self.rest = None;
+        }
+    }
+
+    /// The first of the delayed mails is due after this, or an announcement of that may have been missed.
+    fn hear_due(&mut self, wait: Option<Duration>) {
+        let Some(rest) = &mut self.rest else { return };
+        let at = Instant::now() + wait.unwrap_or_default();
+        rest.due = Some(rest.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// How often something is done that is done `often` while there is work.
+    fn every(&self, often: Duration) -> Duration {
+        if self.rest.is_some() { LOOK_AGAIN } else { often }
     }
 
     /// Counts good mails where a saturated server's budget grows by them (lease R10).
@@ -163,8 +254,9 @@ impl Upkeep {
 
     /// Resolves claims under our name that an older copy of Redis brought back.
     async fn resolve_strangers(&mut self, queue: &Queue, record: &RelayRecord) -> Result<(), StoreError> {
+        let every = self.every(MEASURE);
         let Self { handles, strangers, counted, .. } = self;
-        if counted.is_some_and(|at| at.elapsed() < MEASURE) {
+        if counted.is_some_and(|at| at.elapsed() < every) {
             return Ok(());
         }
         let process = handles.identity.process.as_str();
@@ -197,7 +289,8 @@ impl Upkeep {
             record: handles.refused.borrow().clone(),
             servers: handles.fleet.report(),
         };
-        let is_fresh = |(at, last): &(Instant, WorkerReport)| *last == report && at.elapsed() < REPORT_AGAIN;
+        let every = self.every(REPORT_AGAIN);
+        let is_fresh = |(at, last): &(Instant, WorkerReport)| *last == report && at.elapsed() < every;
         if self.reported.as_ref().is_some_and(is_fresh) {
             return Ok(());
         }
@@ -212,7 +305,7 @@ impl Upkeep {
     }
 
     async fn measure(&mut self, queue: &Queue) -> Result<(), StoreError> {
-        if self.measured.is_some_and(|at| at.elapsed() < MEASURE) {
+        if self.measured.is_some_and(|at| at.elapsed() < self.every(MEASURE)) {
             return Ok(());
         }
         let depths = queue.depths(At::Redis).await?;

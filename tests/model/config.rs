@@ -50,6 +50,8 @@ pub struct Faults {
     pub close: u8,
     /// A worker is told to end, as by SIGTERM.
     pub leave: u8,
+    /// A worker has nothing to do, gives back what it claims, and is quiet until it wakes.
+    pub rest: u8,
     /// A worker that left the ledger joins it again: its relay was moved to another budget and back.
     pub rejoin: u8,
 }
@@ -83,6 +85,8 @@ pub enum Variant {
     NodeIsProof,
     /// OPEN withholds nothing for those who did not re-assert.
     NoQuarantineAtOpen,
+    /// OPEN withholds nothing for those who rested at the leader's last look.
+    RestIsProof,
     /// The leader does not remember the shares that it sent before it sees them in the ledger.
     SentSharesForgotten,
     /// A new leader does not read what the one before wrote down.
@@ -185,6 +189,7 @@ impl Scenario {
             new_leader: 0,
             close: 0,
             leave: 0,
+            rest: 0,
             rejoin: 0,
         },
         variant: Variant::Correct,
@@ -225,6 +230,7 @@ pub const TICK: Duration = Duration::from_secs(1);
 pub fn timing() -> Timing {
     Timing {
         heartbeat: Duration::from_millis(100),
+        rest: 100 * TICK,
         retry: Duration::from_millis(50),
         lease: 2 * TICK,
         reclaim: 3 * TICK,

@@ -208,6 +208,12 @@ mod correct {
     }
 
     #[test]
+    fn who_rests_holds_nothing_and_wakes_within_its_share() {
+        holds(&world_of::REST);
+        holds(&world_of::REST_LATE);
+    }
+
+    #[test]
     fn ids_never_repeat_in_a_process() {
         holds(&world_of::REJOINED);
     }
@@ -336,6 +342,12 @@ mod broken {
     #[test]
     fn generations_forgotten_without_a_floor() {
         breaks(&world_of::FORGOTTEN, Variant::NoFloor);
+    }
+
+    #[test]
+    #[ignore = "its states take minutes until it is found: make model"]
+    fn rest_taken_for_proof_that_nothing_was_claimed_since() {
+        breaks(&world_of::REST_MOVED, Variant::RestIsProof);
     }
 
     #[test]

@@ -33,6 +33,10 @@ pub enum Step {
     MeetError(usize, u64),
     /// Something happens to a connection at its kernel, on the way, or at the server.
     Meet { connection: usize, fate: Fate },
+    /// The worker has nothing to do.
+    Rest(usize),
+    /// It has something to do again.
+    Wake(usize),
     /// The worker is told to end.
     Leave(usize),
     /// Nothing is counted any more: it leaves the ledger and ends, or joins again.
@@ -159,6 +163,13 @@ fn on_process(scenario: &Scenario, state: &State, index: usize, pod: &Pod, proce
                 steps.push(Step::Send(index));
             }
         }
+        let rests = process.holder.status(state.clock()).resting;
+        if left.rest > 0 && !rests && index < scenario.victims {
+            steps.push(Step::Rest(index));
+        }
+        if rests {
+            steps.push(Step::Wake(index));
+        }
         if left.leave > 0 && !process.closing && index < scenario.victims {
             steps.push(Step::Leave(index));
         }
@@ -208,16 +219,21 @@ fn on_process(scenario: &Scenario, state: &State, index: usize, pod: &Pod, proce
     }
 }
 
-/// A worker that runs keeps its heartbeat; whoever may not keep it is stopped, cut off, or waits for an answer.
+/// A worker that runs keeps its heartbeat; whoever may not keep it is stopped, cut off, or waits for an answer, and whoever
+/// rests has none.
 fn has_synced(state: &State, pod: &Pod) -> bool {
     pod.process.as_ref().is_none_or(|process| {
-        process.paused || process.flight.is_some() || (process.sent.0 == state.now && process.sent.1 > 0)
+        let rests = process.holder.is_resting() && !process.holder.is_due();
+        process.paused || rests || process.flight.is_some() || (process.sent.0 == state.now && process.sent.1 > 0)
     })
 }
 
 /// A heartbeat for each tick, and at once when the holder says so, up to the scenario's bound.
 fn may_send(scenario: &Scenario, now: u64, process: &Process) -> bool {
     let (tick, count) = process.sent;
+    if process.holder.is_resting() && !process.holder.is_due() {
+        return false;
+    }
     tick < now || count == 0 || ((process.holder.is_due() || process.failed) && count < scenario.syncs)
 }
 

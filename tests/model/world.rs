@@ -73,6 +73,11 @@ impl State {
             Step::GiveUp(pod, slot) => self.give_up(scenario, pod, slot),
             Step::MeetError(pod, slot) => self.meet_error(scenario, pod, slot),
             Step::Meet { connection, fate } => self.meet(scenario, connection, fate),
+            Step::Rest(pod) => {
+                self.left.rest -= 1;
+                self.process(pod, |process| process.holder.rest());
+            }
+            Step::Wake(pod) => self.process(pod, |process| process.holder.wake()),
             Step::Leave(pod) => {
                 self.left.leave -= 1;
                 self.process(pod, |process| {

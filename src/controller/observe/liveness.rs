@@ -12,24 +12,42 @@ const FORGET: Duration = Duration::from_secs(3_600);
 
 /// When processes were last heard of, over all pools, on the leader's own clock.
 ///
-/// A process is heard of when the seq of one of its incarnations changes. Time in which a pool's ledger could not be read does
-/// not count as silence of those who might have been heard there.
+/// A process is heard of when the seq of one of its incarnations changes. One that rests in all of its pools has no mail in hand
+/// and nothing to say: that is no silence. Time in which a pool's ledger could not be read does not count as silence of those who
+/// might have been heard there.
 #[derive(Clone, Debug, Default)]
 pub struct Liveness {
-    /// The last seq of each incarnation: by pool and incarnation.
-    seqs: BTreeMap<(String, String), u64>,
+    /// Who was in each pool at the last look: by incarnation, its seq and its process.
+    seen: BTreeMap<String, BTreeMap<String, (u64, String)>>,
     /// Each process that was heard of.
     heard: BTreeMap<String, Heard>,
     /// Since when each pool's ledger could be looked at without a break.
     answering: BTreeMap<String, BootTime>,
+    /// When those were forgotten that have been silent for long.
+    forgot: Option<BootTime>,
 }
 
 #[derive(Clone, Debug)]
 struct Heard {
     /// When that was last.
     at: BootTime,
-    /// The pools in which it was seen.
-    pools: BTreeSet<String>,
+    /// The pools in which it was seen, and as what at the last look.
+    pools: BTreeMap<String, Presence>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    Awake,
+    Resting,
+    /// It left, or was reaped: nothing was heard of it since.
+    Gone,
+}
+
+impl Heard {
+    /// Whether it rests wherever it is, and was nowhere taken for dead.
+    fn rests(&self) -> bool {
+        self.pools.values().all(|presence| *presence == Presence::Resting)
+    }
 }
 
 impl Liveness {
@@ -37,22 +55,32 @@ impl Liveness {
     pub fn learn(&mut self, pool: &str, ledger: Option<&LedgerView>, now: BootTime) {
         self.answering.entry(pool.to_owned()).or_insert(now);
         let holders = ledger.map_or(&[][..], |ledger| &ledger.holders);
-        for holder in holders {
-            let known = self.seqs.entry((pool.to_owned(), holder.inc.clone())).or_insert(holder.seq);
-            let advanced = std::mem::replace(known, holder.seq) != holder.seq;
-            // One that is new to us may have been silent for long: its time starts now.
-            let fresh = || Heard { at: now, pools: BTreeSet::new() };
-            let heard = self.heard.entry(holder.process.clone()).or_insert_with(fresh);
-            if advanced {
-                heard.at = now;
-            }
-            if !heard.pools.contains(pool) {
-                heard.pools.insert(pool.to_owned());
+        let seen = holders.iter().map(|holder| (holder.inc.clone(), (holder.seq, holder.process.clone()))).collect();
+        let before = self.seen.insert(pool.to_owned(), seen).unwrap_or_default();
+        for (_, process) in before.values() {
+            if let Some(presence) = self.heard.get_mut(process).and_then(|heard| heard.pools.get_mut(pool)) {
+                *presence = Presence::Gone;
             }
         }
-        let here: BTreeSet<&str> = holders.iter().map(|holder| &*holder.inc).collect();
-        self.seqs.retain(|(of, inc), _| of != pool || here.contains(inc.as_str()));
-        self.heard.retain(|_, heard| now.saturating_since(heard.at) < FORGET);
+        for holder in holders {
+            let advanced = before.get(&holder.inc).is_some_and(|(seq, _)| *seq != holder.seq);
+            // One that is new to us may have been silent for long: its time starts now.
+            let fresh = || Heard { at: now, pools: BTreeMap::new() };
+            let heard = self.heard.entry(holder.process.clone()).or_insert_with(fresh);
+            if advanced {
+                // It lives, so from where it is not it has gone by itself.
+                heard.pools.retain(|_, presence| *presence != Presence::Gone);
+            }
+            let presence = if holder.is_resting() { Presence::Resting } else { Presence::Awake };
+            heard.pools.insert(pool.to_owned(), presence);
+            if advanced || heard.rests() {
+                heard.at = now;
+            }
+        }
+        if self.forgot.is_none_or(|last| now.saturating_since(last) >= FORGET) {
+            self.heard.retain(|_, heard| now.saturating_since(heard.at) < FORGET);
+            self.forgot = Some(now);
+        }
     }
 
     /// A pool's ledger could not be looked at.
@@ -63,7 +91,7 @@ impl Liveness {
     /// A pool is gone for good.
     pub fn forget(&mut self, pool: &str) {
         self.answering.remove(pool);
-        self.seqs.retain(|(of, _), _| of != pool);
+        self.seen.remove(pool);
     }
 
     /// How long nothing was heard of a process that works for whoever draws on these pools; `first_seen` is when its claims were
@@ -73,7 +101,7 @@ impl Liveness {
     /// seen, since a living process renews in all of them; without one nobody knows.
     pub fn silence(&self, process: &str, pools: &BTreeSet<String>, first_seen: BootTime, now: BootTime) -> Duration {
         let heard = self.heard.get(process);
-        let was_seen = |pool: &&String| heard.is_some_and(|heard| heard.pools.contains(*pool));
+        let was_seen = |pool: &&String| heard.is_some_and(|heard| heard.pools.contains_key(*pool));
         let all_answer = pools.iter().all(|pool| self.answering.contains_key(pool));
         let witnesses = pools.iter().filter(|pool| all_answer || was_seen(pool));
         let Some(answering) = witnesses.filter_map(|pool| self.answering.get(pool)).max() else {
@@ -140,5 +168,33 @@ mod tests {
         let mut liveness = Liveness::default();
         liveness.learn("mx", None, at(0));
         assert_eq!(liveness.silence("stranger", &pools(&["mx"]), at(3), at(10)), Duration::from_secs(7));
+    }
+
+    #[test]
+    fn who_rests_is_not_silent_unless_it_was_taken_for_dead_elsewhere() {
+        let mut liveness = Liveness::default();
+        let resting = |seq| {
+            let mut resting = ledger(vec![holder("i", "p", seq)]);
+            (resting.holders[0].claim, resting.holders[0].want) = (0, 0);
+            resting
+        };
+        let both = pools(&["mx", "other"]);
+        let silence = |liveness: &Liveness, now| liveness.silence("p", &both, at(0), at(now));
+        for pool in &both {
+            liveness.learn(pool, Some(&resting(1)), at(0));
+            liveness.learn(pool, Some(&resting(1)), at(100));
+        }
+        assert_eq!(silence(&liveness, 100), Duration::ZERO);
+        // It wakes where it has work, and dies.
+        liveness.learn("mx", Some(&ledger(vec![holder("i", "p", 2)])), at(101));
+        liveness.learn("other", Some(&resting(1)), at(120));
+        assert_eq!(silence(&liveness, 120), Duration::from_secs(19), "it is awake in one of them");
+        liveness.learn("mx", Some(&ledger(vec![])), at(121));
+        liveness.learn("other", Some(&resting(1)), at(130));
+        assert_eq!(silence(&liveness, 130), Duration::from_secs(29), "reaped in one of them");
+        // Or it left there by itself, and goes on.
+        liveness.learn("other", Some(&resting(2)), at(131));
+        liveness.learn("other", Some(&resting(2)), at(140));
+        assert_eq!(silence(&liveness, 140), Duration::ZERO);
     }
 }

@@ -29,6 +29,7 @@ impl Holder {
     pub fn count(&mut self, now: BootTime) -> Option<u64> {
         self.tick(now);
         self.may_count(now).then(|| {
+            self.resting = false;
             let slot = self.numbers.0.draw();
             self.slots.insert(slot, Counted::default());
             slot
@@ -64,7 +65,7 @@ impl Holder {
     }
 
     pub(super) fn tell_of_free(&mut self) {
-        let kept = self.entitlement.min(self.want);
+        let kept = self.entitlement.min(self.wanted());
         let others_wait = !self.recovering && self.claim > self.granted.min(kept);
         self.due |= others_wait || self.closing || (self.stage == Stage::Abandoned && self.slots.is_empty());
     }

@@ -17,7 +17,11 @@ impl Holder {
 
     /// How long to wait until the next request when nothing happens; `jitter` is random in -1..=1.
     pub fn pause(&self, jitter: f64) -> Duration {
-        let base = if self.answered && !self.recovering { self.timing.heartbeat } else { self.timing.retry };
+        let base = match self.answered && !self.recovering {
+            true if self.is_resting() => self.timing.rest,
+            true => self.timing.heartbeat,
+            false => self.timing.retry,
+        };
         base.mul_f64(1.0 + Timing::JITTER * jitter.clamp(-1.0, 1.0))
     }
 
@@ -67,7 +71,7 @@ impl Holder {
             generation: if asking { 0 } else { self.generation },
             seq: self.seq,
             need,
-            want: if self.closing { 0 } else { self.want },
+            want: self.wanted(),
             open: count(connected),
             busy: count(busy),
             hold: self.hold(),
@@ -115,7 +119,9 @@ impl Holder {
 
     fn accept(&mut self, flight: &Flight, granted: &Granted, now: BootTime) {
         self.stage = Stage::Held;
-        self.deadline = Some(flight.sent + granted.lease.min(self.timing.lease));
+        // Who claims nothing has nothing that could end.
+        let rests = self.resting && granted.claim == 0;
+        self.deadline = (!rests).then(|| flight.sent + granted.lease.min(self.timing.lease));
         (self.claim, self.granted, self.limit) = (granted.claim, granted.limit, granted.limit);
         self.entitlement = granted.entitlement;
         self.recovering = granted.state == LedgerState::Rec;
@@ -143,16 +149,18 @@ impl Holder {
     }
 
     /// An event of the pool: `<kind> <inc or ->`. Not for what we published ourselves, nor for freed slots when we have all,
-    /// nor for slots that others lack when we have none.
+    /// nor for slots that others lack when we have none, nor for other shares while we rest with one.
     pub fn hear(&mut self, event: &str) {
         let (kind, inc) = event.split_once(' ').unwrap_or((event, "-"));
         if inc == self.inc() {
             return;
         }
+        let rests = self.is_resting() && self.entitlement > 0;
         match (kind, &mut self.flight) {
             ("free", Some(flight)) => flight.free_heard = true,
             ("free", None) => self.due |= self.is_short() || self.stage != Stage::Held,
             ("short", None) => self.due |= self.claim > 0 || self.stage != Stage::Held,
+            ("policy", None) if rests => {}
             _ => self.due = true,
         }
     }
@@ -165,6 +173,6 @@ impl Holder {
 
     /// Whether we have less than we could use.
     pub(super) fn is_short(&self) -> bool {
-        self.granted < self.entitlement.min(self.want)
+        self.granted < self.entitlement.min(self.wanted())
     }
 }

@@ -1,5 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 
+mod rest;
 mod withheld;
 
 use super::*;

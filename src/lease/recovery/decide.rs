@@ -52,7 +52,7 @@ impl Watch {
             let silent = self.seen.get(&holder.inc).map_or(Duration::ZERO, |seen| now.saturating_since(seen.since));
             if evidence.dead.contains(&holder.pod_uid) {
                 actions.push(Action::ReapDead { token, inc, quarantine: hold });
-            } else if silent >= reclaim {
+            } else if silent >= reclaim && !holder.is_resting() {
                 actions.push(Action::Reap { token, inc, seq: holder.seq, quarantine: hold });
             }
         }

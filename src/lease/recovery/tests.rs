@@ -76,6 +76,10 @@ impl Scene {
     }
 
     fn sync_as(&mut self, pod: &str, inc: &str, generation: u64, seq: u64, need: u32) {
+        self.send(pod, inc, generation, seq, need, 16);
+    }
+
+    fn send(&mut self, pod: &str, inc: &str, generation: u64, seq: u64, need: u32, want: u32) {
         let token = self.ledger.view.as_ref().expect("a ledger").token.clone();
         self.ledger.sync(&SyncRequest {
             token,
@@ -87,7 +91,7 @@ impl Scene {
             generation,
             seq,
             need,
-            want: 16,
+            want,
             open: need,
             busy: 0,
             hold: hold(),
@@ -284,4 +288,29 @@ fn a_ledger_that_was_restored_in_place_is_condemned_and_made_anew_above_its_vers
     assert_eq!(scene.look(), [], "b has not answered");
     scene.sync("b", 1, 3, 8);
     assert!(matches!(scene.after(0.25).as_slice(), [Action::Open { missing, .. }] if missing.is_empty()));
+}
+
+#[test]
+fn who_rests_is_reaped_by_proof_of_death_alone_and_is_timed_from_when_it_wakes() {
+    let mut scene = Scene::led();
+    scene.send("a", "a.1", 1, 2, 0, 0);
+    scene.sync("b", 1, 2, 0);
+    assert_eq!(scene.look(), []);
+    let reaped = |actions: Vec<Action>| match actions.as_slice() {
+        [Action::Reap { inc, .. } | Action::ReapDead { inc, .. }] => Some(inc.clone()),
+        [] => None,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(reaped(scene.after(7.0)), Some("b.1".to_owned()), "silent with a claim");
+    scene.sync("b", 1, 3, 0);
+    scene.sync("a", 1, 3, 0);
+    assert_eq!(reaped(scene.look()), None, "it claims again: its silence is timed from now on");
+    scene.sync("b", 1, 4, 0);
+    assert_eq!(reaped(scene.after(6.9)), None);
+    assert_eq!(reaped(scene.after(0.2)), Some("a.1".to_owned()));
+    scene.send("a", "a.1", 1, 4, 0, 0);
+    scene.sync("b", 1, 5, 0);
+    scene.look();
+    scene.evidence.dead.insert("a".to_owned());
+    assert_eq!(reaped(scene.look()), Some("a.1".to_owned()), "dead");
 }

@@ -43,6 +43,13 @@ pub struct HolderView {
     pub busy: u32,
 }
 
+impl HolderView {
+    /// Whether it claims nothing and wants nothing: then it is heard at long intervals, and its silence proves nothing.
+    pub fn is_resting(&self) -> bool {
+        self.claim == 0 && self.want == 0
+    }
+}
+
 /// Slots that nobody may use for a while, since the server may still count their session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuarantineView {

@@ -103,6 +103,10 @@ local function delay(token, due, entry)
   redis.call('ZADD', DELAYED, due, token)
   local since = headed(entry) and since_of(entry)
   if since and since <= NOW then redis.call('ZADD', PUT_OFF, string.format('%.0f', since), token) end
+  -- Whoever rests is told when the first of all is due. Without leave to publish it is found later.
+  if redis.call('ZRANGEBYSCORE', DELAYED, '-inf', '+inf', 'LIMIT', 0, 1)[1] == token then
+    redis.pcall('PUBLISH', DELAYED, string.format('%.0f', math.max(due - NOW, 0)))
+  end
 end
 
 local function no_longer_delayed(token)
