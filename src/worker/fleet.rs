@@ -17,7 +17,7 @@ use super::{
     server::{Opening, Server},
 };
 use crate::{
-    api::{RelayRecord, ServerReport, Unavailable},
+    api::{Reason, RelayRecord, ServerReport, Unavailable},
     lease::{
         BootTime, ConnectionTable, DeadManSwitch, Identity, ProcessId, Slot, SlotOptions, SlotPool, SwitchError,
         Timing, Unprotected,
@@ -208,7 +208,7 @@ impl Fleet {
             .0
             .unprotected
             .get()
-            .map(|why| Unavailable { reason: "NoDeadManSwitch".to_owned(), message: why.to_string() });
+            .map(|why| Unavailable { reason: Reason::NoDeadManSwitch, message: why.to_string() });
         let servers = self.servers();
         servers
             .iter()
