@@ -8,7 +8,7 @@ use std::{
 };
 
 use mailrelay::{
-    api::DurationText,
+    api::{DurationText, Reason},
     controller::{Driven, Pool, PoolPlan, Topology, Turn},
     lease::{BootTime, Evidence, LedgerState, LedgerView, Timing},
 };
@@ -177,7 +177,7 @@ async fn process_1_without_a_supervisor_opens_no_session_and_says_why() {
         report.servers[0].unavailable.clone().ok_or("available")
     })
     .await;
-    assert_eq!(unavailable.reason, "NoDeadManSwitch");
+    assert_eq!(unavailable.reason, Reason::NoDeadManSwitch);
     assert!(unavailable.message.contains("number 1"), "{}", unavailable.message);
     assert!(scene.workers[0].log().contains("opens no session"), "{}", scene.workers[0].log());
     let holder = eventually("it is in the ledger", async || {

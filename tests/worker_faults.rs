@@ -4,7 +4,7 @@ mod scene;
 
 use std::{net::TcpListener, time::Duration};
 
-use mailrelay::{mail::UnixMillis, queue::Stage};
+use mailrelay::{api::Reason, mail::UnixMillis, queue::Stage};
 use mailsink::{Behaviour, Failure, FailureStage, SinkConfig};
 use nix::sys::signal::Signal;
 use scene::{Scene, eventually, mail};
@@ -235,7 +235,7 @@ async fn a_server_that_does_not_greet_is_told_of_while_it_is_waited_for() {
         report.servers[0].unavailable.clone().ok_or("no reason")
     })
     .await;
-    assert!(told.reason == "ConnectFailed" && told.message.contains("not greeted us for 20 s"), "{told:?}");
+    assert!(told.reason == Reason::ConnectFailed && told.message.contains("not greeted us for 20 s"), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -341,7 +341,7 @@ async fn a_server_that_takes_fewer_sessions_than_the_budget_is_used_as_far_as_it
         let trouble = report.servers[0].unavailable.clone();
         trouble
             .as_ref()
-            .is_some_and(|why| why.reason == "TooManyConnections")
+            .is_some_and(|why| why.reason == Reason::TooManyConnections)
             .then_some(())
             .ok_or(format!("{trouble:?}"))
     })

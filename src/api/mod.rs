@@ -6,6 +6,7 @@ mod address;
 mod crd;
 mod duration;
 mod names;
+mod reason;
 mod record;
 mod retention;
 mod spec;
@@ -14,6 +15,7 @@ mod status;
 pub use crd::crd_yaml;
 pub use duration::{DurationText, ParseDurationError};
 pub use names::{BudgetName, Host, KeyPrefix, NameError, QueueName};
+pub use reason::Reason;
 pub use record::{ReadError, RelayRecord, SCHEMA, ServerReport, Unavailable, WorkerReport, record_key, reports_key};
 pub use retention::Retention;
 pub use spec::{

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::MailRelaySpec;
+use super::{MailRelaySpec, Reason};
 
 /// The newest schema of a record and of a report that is known here. It grows when an older version could misread a newer one.
 pub const SCHEMA: u64 = 1;
@@ -121,11 +121,8 @@ pub struct ServerReport {
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Unavailable {
-    /// A condition reason: `ConnectFailed`, `GreetingRefused`, `ServiceUnavailable`, `OutOfStorage`, `ConnectionLost`,
-    /// `ProtocolError`, `AuthenticationFailed`, `TlsFailed`, `SecretMissing`, `QuotaExceeded`, `OutOfFileDescriptors`,
-    /// `DeadLetterSurge`, or what of us the server refuses: `RelayDenied`, `LoginRequired`, `HeloRefused`,
-    /// `ClientRefused`, `SenderRefused`, `Blocked`, `RecipientRefused`, `PolicyRefused`.
-    pub reason: String,
+    /// In one word.
+    pub reason: Reason,
     /// A sentence for people, without secrets.
     pub message: String,
 }

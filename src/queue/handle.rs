@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,6 +15,7 @@ use super::{At, ClaimId, QueueNames, Room};
 use crate::{
     mail::UnixMillis,
     store::{Store, StoreError},
+    system,
 };
 
 /// How long a script may take: `committing` may wait for an fsync.
@@ -26,6 +30,8 @@ pub struct Queue {
     pub(super) orphans: Arc<Mutex<Vec<Orphan>>>,
     /// Claim ids of calls that are under way: a long mail takes its time until it is read.
     pub(super) on_the_way: Arc<Mutex<BTreeSet<ClaimId>>>,
+    /// The number of the last take here.
+    takes: Arc<AtomicU64>,
     /// For the mails that are claimed here.
     pub(super) room: Room,
     /// What Redis' clock said when it was heard last, and when that was.
@@ -48,6 +54,7 @@ impl Queue {
             names,
             orphans: Arc::default(),
             on_the_way: Arc::default(),
+            takes: Arc::default(),
             room: Room::default(),
             heard: Arc::default(),
         }
@@ -74,6 +81,15 @@ impl Queue {
 
     pub(super) fn heard(&self, time: UnixMillis) {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, Instant::now()));
+    }
+
+    /// The number of the next take, greater than all before in this process: by the clock, since the queue may have had
+    /// another handle before this one.
+    pub(super) fn take_number(&self) -> String {
+        let clock = u64::try_from(system::boot_clock().as_nanos()).unwrap_or(u64::MAX);
+        let next = |last: u64| clock.max(last.saturating_add(1));
+        let last = self.takes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+        format!("{:016x}", last.map_or(clock, next))
     }
 
     /// Asks Redis for its time, for [`Queue::estimate`].

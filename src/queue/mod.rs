@@ -48,8 +48,8 @@
 //! | `Q`, `{Q}:high`, `{Q}:low` | LIST | what waits; pushed at the head, taken from the tail | producers, enqueue, promote, recover, re-drive |
 //! | `{Q}:arrived` | LIST | what blocked workers moved; taken first | BLMOVE |
 //! | `{Q}:claims:<process>` | HASH | claim -> entry | take, admit |
-//! | `{Q}:stages:<process>` | HASH | claim -> `stage since`, with the list's letter while `taken` | take, admit, advance |
-//! | `{Q}:processes` | HASH | process -> pod, of all with claims | take; removed with the last claim recovered |
+//! | `{Q}:stages:<process>` | HASH | claim -> `stage since`, with the list's letter while `taken`; `last` -> number of the last take | take, admit, advance |
+//! | `{Q}:processes` | HASH | process -> pod, of all that claim | take; removed with the last claim recovered |
 //! | `{Q}:delayed` | ZSET | token by due time (ms) | admit, settle, enqueue, recover (resend) |
 //! | `{Q}:delayed:mails` | HASH | token -> entry | the same |
 //! | `{Q}:held` | HASH | claim -> a line of JSON, newline, entry ([`HeldMail`]) | settle, recover |

@@ -177,11 +177,12 @@ fn spacing(failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::Reason;
 
     const LIMITS: Limits = Limits { consecutive_failures: 5, pause: Duration::from_secs(30) };
 
     fn refused() -> Trouble {
-        Trouble::Failure(Unavailable { reason: "ConnectFailed".into(), message: "refused".into() })
+        Trouble::Failure(Unavailable { reason: Reason::ConnectFailed, message: "refused".into() })
     }
 
     fn after(failures: u32, now: Instant) -> Breaker {
@@ -231,7 +232,7 @@ mod tests {
         let now = Instant::now();
         let mut breaker = after(0, now);
         let older = breaker.opening();
-        let what = Unavailable { reason: "RelayDenied".into(), message: "554".into() };
+        let what = Unavailable { reason: Reason::RelayDenied, message: "554".into() };
         breaker.failed(Trouble::Lasting(what.clone(), LIMITS.pause), now);
         breaker.worked(older);
         assert_eq!(breaker.permit(now), Permit::At(now + LIMITS.pause));
@@ -276,7 +277,7 @@ mod tests {
     fn a_refused_login_pauses_at_once_until_the_files_change() {
         let now = Instant::now();
         let mut breaker = Breaker::new(LIMITS);
-        let what = Unavailable { reason: "AuthenticationFailed".into(), message: "535".into() };
+        let what = Unavailable { reason: Reason::AuthenticationFailed, message: "535".into() };
         breaker.failed(Trouble::Lasting(what.clone(), LONG_PAUSE), now);
         assert_eq!(breaker.permit(now), Permit::At(now + LONG_PAUSE));
         assert_eq!(breaker.unavailable(), Some(&what));

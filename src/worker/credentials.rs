@@ -11,8 +11,8 @@ use std::{
 };
 
 use crate::{
-    api::{Auth, Server, Tls},
-    smtp::{Credentials, TlsRoots, Why},
+    api::{Auth, Reason, Server, Tls},
+    smtp::{Credentials, TlsRoots},
     system::is_out_of_files,
 };
 
@@ -78,11 +78,11 @@ pub enum CredentialsError {
 
 impl CredentialsError {
     /// The reason for the condition.
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::Unreadable { source, .. } if is_out_of_files(source) => Why::OutOfFileDescriptors.as_str(),
-            Self::Missing { .. } | Self::Unusable { .. } | Self::Unreadable { .. } => "SecretMissing",
-            Self::HostNotAllowed { .. } => "HostNotAllowed",
+            Self::Unreadable { source, .. } if is_out_of_files(source) => Reason::OutOfFileDescriptors,
+            Self::Missing { .. } | Self::Unusable { .. } | Self::Unreadable { .. } => Reason::SecretMissing,
+            Self::HostNotAllowed { .. } => Reason::HostNotAllowed,
         }
     }
 
@@ -235,7 +235,7 @@ mod tests {
         let (_root, folder, files) = folder();
         std::fs::write(files.join("username"), "app").unwrap();
         let error = folder.access(&server(Some("Login"))).unwrap_err();
-        assert_eq!(error.reason(), "SecretMissing");
+        assert_eq!(error.reason(), Reason::SecretMissing);
         assert!(error.to_string().contains("no password for server primary"), "{error}");
         assert!(error.to_string().contains(files.to_str().unwrap()), "{error}");
     }
@@ -258,10 +258,10 @@ mod tests {
             source: io::Error::from_raw_os_error(number),
         };
         for number in [nix::libc::EMFILE, nix::libc::ENFILE] {
-            assert_eq!(error(number).reason(), "OutOfFileDescriptors");
+            assert_eq!(error(number).reason(), Reason::OutOfFileDescriptors);
             assert!(error(number).may_pass() && error(number).to_string().contains("Too many open files"));
         }
-        assert_eq!(error(nix::libc::EACCES).reason(), "SecretMissing");
+        assert_eq!(error(nix::libc::EACCES).reason(), Reason::SecretMissing);
     }
 
     #[test]
@@ -270,7 +270,7 @@ mod tests {
         std::fs::write(files.join("allowed-hosts"), "# ours\nSMTP.example.com. # main\n").unwrap();
         assert!(folder.access(&server(None)).is_ok());
         std::fs::write(files.join("allowed-hosts"), "smtp.example.org\n").unwrap();
-        assert_eq!(folder.access(&server(None)).unwrap_err().reason(), "HostNotAllowed");
+        assert_eq!(folder.access(&server(None)).unwrap_err().reason(), Reason::HostNotAllowed);
     }
 
     #[test]

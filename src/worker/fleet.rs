@@ -1,5 +1,7 @@
 //! The servers of the relay and their sessions, kept as the relay's record says.
 
+mod follow;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -10,19 +12,14 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    breaker::{Limits, Permit},
+    breaker::Permit,
     follow::Followed,
     host::Host,
-    inheritance,
     server::{Opening, Server},
 };
 use crate::{
-    api::{RelayRecord, ServerReport, Unavailable},
-    lease::{
-        BootTime, ConnectionTable, DeadManSwitch, Identity, ProcessId, Slot, SlotOptions, SlotPool, SwitchError,
-        Timing, Unprotected,
-    },
-    rate::Buckets,
+    api::{Reason, ServerReport, Unavailable},
+    lease::{ConnectionTable, Identity, ProcessId, Slot, SlotPool, SwitchError},
     store::Store,
     telemetry::metrics::{ByPool, ByServer, WorkerMetrics},
 };
@@ -248,7 +245,7 @@ impl Fleet {
             .0
             .unprotected
             .get()
-            .map(|why| Unavailable { reason: "NoDeadManSwitch".to_owned(), message: why.to_string() });
+            .map(|why| Unavailable { reason: Reason::NoDeadManSwitch, message: why.to_string() });
         let servers = self.servers();
         servers
             .iter()
@@ -276,118 +273,7 @@ impl Fleet {
         }
     }
 
-    /// Makes the servers those of the record. Sessions of servers that are gone, different or suspended end after their mail; the
-    /// pool of one that is suspended stays.
-    pub fn follow(&self, record: &RelayRecord) {
-        let limits = Limits {
-            consecutive_failures: u32::try_from(record.spec.breaker.consecutive_failures).unwrap_or(1),
-            pause: record.spec.breaker.pause.get(),
-        };
-        let joining = &self.0.joining;
-        let lease = Duration::from_millis(record.lease_ms);
-        let protected = self.0.unprotected.get().is_none();
-        let mut members = self.members();
-        let Members { servers, pools } = &mut *members;
-        servers.retain(|server| {
-            let wanted = record.spec.servers.iter().find(|wanted| wanted.name == server.name && !wanted.suspend);
-            let stays =
-                matches!(pools.get(&server.settings().pool()), Some(Pool::InUse(_, length)) if *length == lease);
-            match wanted {
-                Some(wanted) if stays && server.is_like(wanted) => {
-                    server.adjust(wanted, limits);
-                    if !record.spec.retry.dead_letter_guard {
-                        server.stop_resting();
-                    }
-                    true
-                }
-                _ => {
-                    tracing::info!(server.name = server.name, "the server is no longer used as it was");
-                    server.stop.cancel();
-                    false
-                }
-            }
-        });
-        let wanted = |name: &str| record.spec.servers.iter().any(|server| server.pool() == name);
-        for (name, pool) in pools.iter_mut() {
-            if matches!(pool, Pool::InUse(_, length) if !wanted(name) || *length != lease) {
-                let Pool::InUse(old, _) = std::mem::replace(pool, Pool::Leaving) else { continue };
-                tokio::spawn(self.clone().see_off(name.clone(), old));
-            }
-        }
-        let timing = Timing::with_lease(lease);
-        // A lease that is too short for its own renewals keeps no promise: no pool is joined with it.
-        let sound =
-            timing.check().inspect_err(|rule| tracing::error!(rule, "the lease in the relay's record is of no use"));
-        for settings in record.spec.servers.iter().filter(|server| sound.is_ok() && !server.suspend) {
-            if servers.iter().any(|server| server.name == settings.name) {
-                continue;
-            }
-            let name = settings.pool();
-            let pool = pools.entry(name.clone()).or_insert_with(|| {
-                let switch: Box<dyn DeadManSwitch> =
-                    if protected { joining.host.switch() } else { Box::new(Unprotected) };
-                let hold = settings.session_timeout.get();
-                let table = self.0.table.get().cloned();
-                let inheritance = inheritance::of(table.as_deref(), &name, timing.hold(hold), &timing, BootTime::now());
-                let pending = inheritance.unproven.iter().map(|(id, _)| id.clone()).collect();
-                let options = SlotOptions { hold, inheritance, table: table.clone(), switch };
-                let (store, identity) = (joining.store.clone(), joining.identity.clone());
-                let pool = SlotPool::spawn_with(store, &name, identity, timing, options);
-                if !protected {
-                    pool.set_want(0);
-                }
-                if let Some(table) = table {
-                    tokio::spawn(inheritance::prove(table, pool.clone(), pending, timing.hold(hold)));
-                }
-                tokio::spawn(forward(pool.clone(), Arc::clone(&self.0.changed)));
-                Pool::InUse(pool, lease)
-            });
-            // A pool that is leaving comes back through `see_off`, which calls this again.
-            let Pool::InUse(pool, _) = pool else { continue };
-            let (buckets, changed) = (Buckets::new(joining.store.clone(), &name), Arc::clone(&self.0.changed));
-            servers.push(Arc::new(Server::new(settings, pool.clone(), buckets, limits, changed)));
-        }
-        for server in &record.spec.servers {
-            // The record carries the budget's value, the longest among all servers and relays that share it.
-            if let Some(Pool::InUse(pool, _)) = pools.get(&server.pool()) {
-                pool.set_hold(server.session_timeout.get());
-            }
-        }
-        drop(members);
-        self.0.changed.notify_one();
-    }
-
-    /// Waits until the sessions of a pool are gone and the ledger has heard it; then the name is free again.
-    async fn see_off(self, name: String, pool: SlotPool) {
-        pool.shutdown().await;
-        self.members().pools.remove(&name);
-        let Joining { relay, stop, .. } = &self.0.joining;
-        let record = relay.borrow().clone();
-        if let Some(record) = record
-            && !stop.is_cancelled()
-        {
-            self.follow(&record);
-        }
-    }
-
     fn members(&self) -> MutexGuard<'_, Members> {
         self.0.members.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Tells the intake when slots become free; ends with the pool.
-async fn forward(pool: SlotPool, changed: Arc<Notify>) {
-    let mut status = pool.watch();
-    drop(pool);
-    let mut free = 0;
-    while status.changed().await.is_ok() {
-        let now = {
-            let status = status.borrow_and_update();
-            status.limit.saturating_sub(status.counted)
-        };
-        if now > free {
-            changed.notify_one();
-        }
-        free = now;
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::backoff::Backoff;
 use crate::{
-    api::{ReadError, RelayRecord, Unavailable, record_key},
+    api::{ReadError, Reason, RelayRecord, Unavailable, record_key},
     store::{Store, StoreError},
 };
 
@@ -78,7 +78,7 @@ impl Follower {
         let text: Option<Vec<u8>> = self.store.query(redis::cmd("GET").arg(&self.key), ANSWER_LIMIT).await?;
         let read = text.map(|text| RelayRecord::read(&text));
         let refused = read.as_ref().and_then(|read| read.as_ref().err()).map(|error| Unavailable {
-            reason: if matches!(error, ReadError::Newer(_)) { "NewerVersion" } else { "RecordUnreadable" }.to_owned(),
+            reason: if matches!(error, ReadError::Newer(_)) { Reason::NewerVersion } else { Reason::RecordUnreadable },
             message: format!("the record {}: {error}", self.key),
         });
         self.refuse.send_if_modified(|told| std::mem::replace(told, refused.clone()) != refused);

@@ -39,11 +39,12 @@ const FORBIDDEN: [(&str, &str); 3] = [("worker", "controller"), ("worker", "budg
 const KUBERNETES: [&str; 2] = ["api", "controller"];
 
 /// Sources that decide and do nothing else: clock and randomness are arguments, and nothing waits.
-const PURE: [&str; 82] = [
+const PURE: [&str; 83] = [
     "api/spec.rs",
     "api/spec/queue.rs",
     "api/spec/retry.rs",
     "api/spec/server.rs",
+    "api/reason.rs",
     "api/record.rs",
     "budget.rs",
     "lease/holder.rs",

@@ -12,11 +12,23 @@ mod registration;
 #[path = "."]
 mod real {
     use testkit::RedisServer;
-    mod contract;
+    mod compared;
+    mod copies;
+    mod exact;
+    mod operations;
+    mod processes;
+    mod releases;
+    mod support;
 }
 
 #[path = "."]
 mod simulated {
     use simredis::SimRedisServer as RedisServer;
-    mod contract;
+    mod compared;
+    mod copies;
+    mod exact;
+    mod operations;
+    mod processes;
+    mod releases;
+    mod support;
 }

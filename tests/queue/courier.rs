@@ -9,7 +9,7 @@ use std::{
 };
 
 use mailrelay::{
-    queue::Queue,
+    queue::{Queue, QueueNames},
     store::{Store, StoreOptions},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -97,8 +97,13 @@ impl Courier {
 
     /// The queue as one client of this way sees it.
     pub fn queue(&self) -> Queue {
+        self.queue_of(names())
+    }
+
+    /// The same of another queue.
+    pub fn queue_of(&self, names: QueueNames) -> Queue {
         let options = StoreOptions::from_url(format!("redis://{}", self.address));
-        Queue::new(Store::new(&options).expect("options"), names())
+        Queue::new(Store::new(&options).expect("options"), names)
     }
 
     /// A client whose scripts of a claim are loaded, so that each is one command from now on; a mail was claimed for that.

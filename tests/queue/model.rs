@@ -3,6 +3,7 @@
 
 mod judge;
 mod life;
+mod names;
 mod people;
 mod posts;
 mod rest;
@@ -32,7 +33,7 @@ fn manners(seed: u64) -> Manners {
     let disorder = if seed.is_multiple_of(2) { DISORDER } else { Disorder::default() };
     // Keys of a wrong type, in every fifth case.
     let spoiled = if seed % 5 == 4 { 40 } else { 0 };
-    Manners { disorder: Disorder { spoiled, ..disorder }, edits: seed % 3 == 2 }
+    Manners { disorder: Disorder { spoiled, ..disorder }, edits: seed % 3 == 2, renames: seed % 4 > 1 }
 }
 
 #[tokio::test]

@@ -83,8 +83,13 @@ impl Fixture {
 
     /// All dead letters with their payloads.
     pub async fn letters(&self) -> Vec<DeadLetter> {
+        self.letters_of(&self.queue).await
+    }
+
+    /// The same of another queue.
+    pub async fn letters_of(&self, queue: &Queue) -> Vec<DeadLetter> {
         let mut command = cmd("LRANGE");
-        command.arg("mail_dead_letter_queue").arg(0).arg(-1);
+        command.arg(queue.names().dead_letter()).arg(0).arg(-1);
         let entries: Vec<Vec<u8>> = self.store.query(&command, LIMIT).await.expect("LRANGE");
         entries.iter().map(|entry| DeadLetter::decode(entry)).collect()
     }

@@ -64,7 +64,37 @@ async fn a_take_that_comes_again_when_its_claim_is_settled_makes_no_other_mail_t
     take_another(&fixture, &courier).await;
     assert_ne!(settle().await, Settled::Done, "it is another mail");
     let audit = fixture.balanced().await;
-    assert_eq!((audit.delivered, audit.queued + audit.in_flight), (1, 1), "{audit:?}");
+    assert_eq!((audit.delivered, audit.queued, audit.in_flight), (1, 1, 0), "nobody has it: {audit:?}");
+    assert_eq!(fixture.claim_one(ONE).await.header.id, "two");
+}
+
+#[tokio::test]
+async fn a_take_that_found_nothing_and_comes_again_takes_nothing() {
+    let fixture = fixture();
+    let courier = Courier::open(&fixture, 0, &[]).await;
+    let queue = courier.queue();
+    courier.disorder(Disorder { again: 1_000, ..Disorder::default() });
+    assert_eq!(queue.claim(ONE, "pod", 2, At::Redis).await.expect("claim").mails.len(), 0);
+    courier.disorder(Disorder::default());
+    take_another(&fixture, &courier).await;
+    let audit = fixture.balanced().await;
+    assert_eq!((audit.queued, audit.in_flight), (1, 0), "whoever asked has heard that nothing waits: {audit:?}");
+    assert_eq!(queue.claim(ONE, "pod", 1, At::Redis).await.expect("claim").mails[0].header.id, "two");
+}
+
+#[tokio::test]
+async fn a_take_that_comes_behind_a_later_one_of_its_process_takes_nothing() {
+    let fixture = fixture();
+    let courier = Courier::open(&fixture, 0, &[]).await;
+    let queue = courier.warm(&fixture).await;
+    courier.disorder(Disorder { late: 1_000, ..Disorder::default() });
+    fixture.push("mail_queue", mail("one")).await;
+    queue.claim(ONE, "pod", 1, At::Redis).await.expect_err("it is under way");
+    courier.disorder(Disorder::default());
+    assert_eq!(queue.claim(ONE, "pod", 1, At::Redis).await.expect("claim").mails[0].header.id, "one");
+    take_another(&fixture, &courier).await;
+    let audit = fixture.balanced().await;
+    assert_eq!((audit.queued, audit.in_flight), (1, 2), "{audit:?}");
 }
 
 /// A claim of a mail, whose take comes again later.
@@ -77,7 +107,7 @@ async fn claimed_and_again(fixture: &Fixture, courier: &Courier, queue: &Queue) 
     claim
 }
 
-/// It comes, and takes another mail under the same claim.
+/// It comes, when another mail waits.
 async fn take_another(fixture: &Fixture, courier: &Courier) {
     fixture.push("mail_queue", mail("two")).await;
     while courier.under_way() > 0 {

@@ -204,7 +204,7 @@ impl Scene {
         eventually(reason, async || {
             let report = self.report(0).await.ok_or_else(|| "no report".to_owned())?;
             match &report.servers[0].unavailable {
-                Some(why) if why.reason == reason => Ok(()),
+                Some(why) if why.reason.as_str() == reason => Ok(()),
                 other => Err(format!("{other:?}")),
             }
         })

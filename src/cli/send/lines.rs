@@ -80,7 +80,6 @@ pub(super) async fn send(
     let mut lines = read(input);
     // The first goes alone: the others then share its connection.
     let first = lines.recv().await;
-    let failed = Cell::new(false);
     let mut report = Report {
         pages: Pages::new(output),
         output,
@@ -90,36 +89,16 @@ pub(super) async fn send(
         unknown: Vec::new(),
     };
     let batch = batch.as_ref();
-    let enqueue = async |next: Next| -> Result<Line, CliError> {
-        let Input { line, number, mail, room } = next.inspect_err(|_| failed.set(true))?;
-        let mail = mail.and_then(|mail| match batch {
-            Some(batch) => with_id(mail, &batch.id(number)),
-            None => Ok(mail),
-        });
-        let result = match mail {
-            Err(error) => LineResult::Refused { error },
-            Ok(mail) => match queue.enqueue(&mail, limits, At::Redis).await {
-                Ok(enqueued) => LineResult::Sent(Sent::from(enqueued)),
-                Err(EnqueueError::Store { source, id }) => {
-                    failed.set(true);
-                    let error = source.to_string();
-                    if source.is_definite() { LineResult::Refused { error } } else { LineResult::Unknown { id, error } }
-                }
-                Err(refused) => LineResult::Refused { error: refused.to_string() },
-            },
-        };
-        drop(room);
-        Ok(Line { line, result })
-    };
+    let sender = Sender { queue, limits, batch, failed: Cell::new(false) };
     let mut failure = None;
     if let Some(first) = first {
-        match enqueue(first).await {
+        match sender.enqueue(first).await {
             Ok(line) => report.tell(&line)?,
             Err(error) => failure = Some(error),
         }
     }
-    let rest = received(lines).take_while(|_| std::future::ready(!failed.get()));
-    let mut rest = std::pin::pin!(rest.map(enqueue).buffered(AT_ONCE));
+    let rest = received(lines).take_while(|_| std::future::ready(!sender.failed.get()));
+    let mut rest = std::pin::pin!(rest.map(|next| sender.enqueue(next)).buffered(AT_ONCE));
     while let Some(line) = rest.next().await {
         match line {
             Ok(line) => report.tell(&line)?,
@@ -129,7 +108,7 @@ pub(super) async fn send(
             queue.batch_sent(batch, report.sent).await?;
         }
     }
-    let failure = failure.or_else(|| failed.get().then(|| report.stopped()));
+    let failure = failure.or_else(|| sender.failed.get().then(|| report.stopped()));
     let (refused, sent) = (report.sent.refused > 0, BatchSent { is_whole: failure.is_none(), ..report.sent });
     if let Output::Json = output {
         report.pages.end(&Table::new(&[]))?;
@@ -141,6 +120,44 @@ pub(super) async fn send(
                 queue.batch_sent(batch, sent).await?;
             }
             Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        }
+    }
+}
+
+/// Hands mails to the queue.
+struct Sender<'a> {
+    queue: &'a Queue,
+    limits: EnqueueLimits,
+    batch: Option<&'a BatchName>,
+    /// Redis failed, or the input did: no more is begun.
+    failed: Cell<bool>,
+}
+
+impl Sender<'_> {
+    /// What becomes of a line.
+    async fn enqueue(&self, next: Next) -> Result<Line, CliError> {
+        let Input { line, number, mail, room } = next.inspect_err(|_| self.failed.set(true))?;
+        let mail = mail.and_then(|mail| match self.batch {
+            Some(batch) => with_id(mail, &batch.id(number)),
+            None => Ok(mail),
+        });
+        let result = match mail {
+            Err(error) => LineResult::Refused { error },
+            Ok(mail) => self.queued(&mail).await,
+        };
+        drop(room);
+        Ok(Line { line, result })
+    }
+
+    async fn queued(&self, mail: &[u8]) -> LineResult {
+        match self.queue.enqueue(mail, self.limits, At::Redis).await {
+            Ok(enqueued) => LineResult::Sent(Sent::from(enqueued)),
+            Err(EnqueueError::Store { source, id }) => {
+                self.failed.set(true);
+                let error = source.to_string();
+                if source.is_definite() { LineResult::Refused { error } } else { LineResult::Unknown { id, error } }
+            }
+            Err(refused) => LineResult::Refused { error: refused.to_string() },
         }
     }
 }

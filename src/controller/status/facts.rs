@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::{measured::Measured, mirror};
 use crate::{
-    api::{LeaseStatus, MailRelayStatus, Unavailable},
+    api::{LeaseStatus, MailRelayStatus, Reason, Unavailable},
     controller::{
         plan::{PoolPlan, RelayKey, RelayPlan, pools_of},
         trouble::Trouble,
@@ -245,8 +245,8 @@ pub fn unavailable<'a>(facts: &Facts<'a>) -> BTreeMap<&'a str, (&'a str, &'a str
     for (_, report) in facts.measured.reports.read.iter().filter(|(uid, _)| facts.relay.workers.contains_key(*uid)) {
         for server in &report.servers {
             // A server that refuses what is beyond its own limit is used as far as that goes.
-            let trouble = server.unavailable.as_ref().filter(|u| u.reason != "TooManyConnections");
-            let trouble = trouble.map(|u| (&*u.reason, &*u.message));
+            let trouble = server.unavailable.as_ref().filter(|u| u.reason != Reason::TooManyConnections);
+            let trouble = trouble.map(|u| (u.reason.as_str(), &*u.message));
             found.entry(&server.name).or_default().push(trouble);
         }
     }

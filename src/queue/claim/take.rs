@@ -87,7 +87,8 @@ impl Queue {
     ) -> Result<Vec<Taken>, StoreError> {
         let first = grant.first.map_or_else(String::new, |first| format!(" {first}"));
         let (at, most) = (at.word(), format!("{}{first}", grant.most.min(BATCH_BYTES)));
-        let mut arguments = vec![process.as_bytes(), pod.as_bytes(), at.as_bytes(), most.as_bytes()];
+        let turn = self.take_number();
+        let mut arguments = vec![process.as_bytes(), pod.as_bytes(), at.as_bytes(), most.as_bytes(), turn.as_bytes()];
         arguments.extend(ids.iter().map(|id| id.as_str().as_bytes()));
         let keys = [self.names.claims(process), self.names.stages(process)];
         let answer: Vec<Vec<u8>> = self.run(&scripts::TAKE, &keys, &arguments).await?;

@@ -1,13 +1,15 @@
 -- KEYS: 13 claims, 14 stages of the process. ARGV: process, pod, now, most bytes (and, after a space, how many the first
--- entry may have all the same), claim ids.
+-- entry may have all the same), number of this take, claim ids.
 -- Takes from `arrived` first, then by weight, so that the urgent overtakes and nothing starves. A long entry is taken alone,
 -- so that the others do not wait until it is read.
 -- Answers the time, and for each claim: its id, letter of its list, length, and the entry, or nothing when it is too long to
 -- come along. One word more is the length of an entry that was left, since the first may not be so long.
--- A claim id is used once. When something lies under one of them, this very command was run before: it takes nothing more,
--- and answers what was taken then and not looked at yet.
+-- Numbers of a process's takes grow, each as long as any other, and the last one lies beside the stages. One that is not
+-- greater was run before, or a later one overtook it: it takes nothing more, since its claims may have ended by now and nobody
+-- would know of the mail, and answers what was taken under its ids and not looked at yet.
 local LONG, ANSWER = 64 * 1024, 128 * 1024
 local PLACES = 5
+local LAST, FIRST_CLAIM = 'last', 6
 local TURNS = 'hnhlhnh'
 local LISTS = {h = HIGH, n = NORMAL, l = LOW}
 local LETTERS = {'h', 'n', 'l'}
@@ -60,30 +62,31 @@ local function answer(claim, letter, entry)
   table.insert(taken, #entry > LONG and '' or entry)
 end
 
-local before = false
-for place, mark in ipairs(redis.call('HMGET', KEYS[14], unpack(ARGV, 5))) do
-  if mark then
-    before = true
-    local claim, letter = ARGV[place + 4], string.match(mark, '^taken %d+ ([hnl])$')
+local number, last = ARGV[5], redis.call('HGET', KEYS[14], LAST)
+if last and number <= last then
+  for place, mark in ipairs(redis.call('HMGET', KEYS[14], unpack(ARGV, FIRST_CLAIM))) do
+    local claim, letter = ARGV[FIRST_CLAIM + place - 1], string.match(mark or '', '^taken %d+ ([hnl])$')
     local entry = letter and redis.call('HGET', KEYS[13], claim)
     if entry then answer(claim, letter, entry) end
   end
+  return taken
 end
-if before then return taken end
+-- Also when nothing waits: whoever heard so must not get something later.
+redis.call('HSET', PROCESSES, process, pod)
+redis.call('HSET', KEYS[14], LAST, number)
 
-for at = 5, #ARGV do
+for at = FIRST_CLAIM, #ARGV do
   local entry, letter, list, place = next_entry()
   if not entry then
     count('drains', 1)
     break
   end
-  if at == 5 and #entry > of_first then
+  if at == FIRST_CLAIM and #entry > of_first then
     left = #entry
     entry, letter, list, place = fitting_entry(of_first)
     if not entry then break end
   end
-  if at > 5 and (#entry > LONG or bytes + #entry > math.min(most, ANSWER)) then break end
-  if at == 5 then redis.call('HSET', PROCESSES, process, pod) end
+  if at > FIRST_CLAIM and (#entry > LONG or bytes + #entry > math.min(most, ANSWER)) then break end
   count('taken', 1)
   if headed(entry) then
     count('counted', -1)

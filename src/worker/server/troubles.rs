@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Server;
 use crate::{
-    api::Unavailable,
+    api::{Reason, Unavailable},
     smtp::{OpenError, PauseReason, ServerSignal, Why},
     telemetry::log::mask,
     worker::{
@@ -22,8 +22,6 @@ const SATURATED: Duration = Duration::from_secs(30);
 const SLOW_DOWN: Duration = Duration::from_secs(2);
 /// The same for sessions.
 const ENOUGH_SESSIONS: usize = 5;
-/// Why a server rests when most of the last mails died.
-const SURGE: &str = "DeadLetterSurge";
 
 /// Why no session could be opened.
 pub enum Unopened<'a> {
@@ -46,7 +44,7 @@ impl Server {
                 self.trouble(error.disposition.signal, error.disposition.why, &error.to_string())
             }
             Unopened::Server(error) if matches!(error.disposition.signal, ServerSignal::RefusesUs(_)) => {
-                let what = unavailable(error.disposition.why.as_str(), &error.to_string());
+                let what = unavailable(error.disposition.why, &error.to_string());
                 let mut state = self.state();
                 state.sessions_refused = state.sessions_refused.saturating_add(1);
                 Some(match state.sessions_refused {
@@ -57,7 +55,7 @@ impl Server {
             Unopened::Server(error) => {
                 self.trouble(error.disposition.signal, error.disposition.why, &error.to_string()).or_else(|| {
                     // Nothing that the table counts, but never a hot loop.
-                    Some(Trouble::Failure(unavailable(error.disposition.why.as_str(), &error.to_string())))
+                    Some(Trouble::Failure(unavailable(error.disposition.why, &error.to_string())))
                 })
             }
         };
@@ -96,7 +94,7 @@ impl Server {
                 ServerSignal::RefusesUs(why) => {
                     let pause = self.state().refusals.refused(mail.id, mail.party(), now.into_std());
                     if let Some(pause) = pause {
-                        self.failed(Trouble::Lasting(unavailable(why.as_str(), words), pause), files);
+                        self.failed(Trouble::Lasting(unavailable(*why, words), pause), files);
                     }
                 }
                 ServerSignal::QuotaExceeded(pause) => {
@@ -104,7 +102,7 @@ impl Server {
                     let sender = Party::Sender(mail.sender.to_owned());
                     if state.quotas.refused(mail.id, sender, now.into_std()).is_some() {
                         drop(state);
-                        let what = unavailable(Why::QuotaExceeded.as_str(), words);
+                        let what = unavailable(Reason::QuotaExceeded, words);
                         self.failed(Trouble::Lasting(what, *pause), files);
                     } else {
                         state.rests_until = Some(now + SLOW_DOWN);
@@ -132,23 +130,23 @@ impl Server {
 
     fn trouble(&self, signal: ServerSignal, why: Why, words: &str) -> Option<Trouble> {
         match signal {
-            ServerSignal::Failing => Some(Trouble::Failure(unavailable(why.as_str(), words))),
+            ServerSignal::Failing => Some(Trouble::Failure(unavailable(why, words))),
             // The sessions that it took go on, and each that it refused withholds a slot: nothing to pause for.
             ServerSignal::TooManyConnections => {
-                let saturated = unavailable(Why::TooManyConnections.as_str(), words);
+                let saturated = unavailable(Reason::TooManyConnections, words);
                 self.state().saturated = Some((Instant::now(), saturated));
                 None
             }
             ServerSignal::Pause(reason) => {
                 let reason = match reason {
-                    PauseReason::TlsFailed => "TlsFailed",
-                    PauseReason::AuthenticationFailed => "AuthenticationFailed",
+                    PauseReason::TlsFailed => Reason::TlsFailed,
+                    PauseReason::AuthenticationFailed => Reason::AuthenticationFailed,
                 };
                 Some(Trouble::Lasting(unavailable(reason, words), LONG_PAUSE))
             }
             // Before the first mail; what is said of mails is counted apart.
             ServerSignal::QuotaExceeded(pause) => {
-                Some(Trouble::Lasting(unavailable(Why::QuotaExceeded.as_str(), words), pause))
+                Some(Trouble::Lasting(unavailable(Reason::QuotaExceeded, words), pause))
             }
             ServerSignal::None
             | ServerSignal::Good
@@ -164,9 +162,16 @@ impl Server {
         if state.breaker.is_paused(now) {
             return false;
         }
-        let what =
-            unavailable(SURGE, &format!("most of the last mails went to the dead letters, the last one for: {words}"));
-        tracing::warn!(server.name = self.name, reason = what.reason, rest_s = rest.as_secs(), "too much mail dies");
+        let what = unavailable(
+            Reason::DeadLetterSurge,
+            &format!("most of the last mails went to the dead letters, the last one for: {words}"),
+        );
+        tracing::warn!(
+            server.name = self.name,
+            reason = what.reason.as_str(),
+            rest_s = rest.as_secs(),
+            "too much mail dies"
+        );
         state.breaker.failed(Trouble::Lasting(what, rest), now);
         true
     }
@@ -174,7 +179,7 @@ impl Server {
     /// Ends that rest: a person allows it.
     pub fn stop_resting(&self) {
         let mut state = self.state();
-        if state.breaker.unavailable().is_some_and(|why| why.reason == SURGE) {
+        if state.breaker.unavailable().is_some_and(|why| why.reason == Reason::DeadLetterSurge) {
             state.breaker.forgive();
             drop(state);
             self.changed.notify_one();
@@ -194,7 +199,7 @@ impl Server {
         {
             tracing::warn!(
                 server.name = self.name,
-                reason = now.reason,
+                reason = now.reason.as_str(),
                 detail = now.message,
                 "the server can't be used"
             );
@@ -228,7 +233,7 @@ impl Server {
     /// Says that a session cannot be opened since the server says nothing; it may be waited for some minutes.
     pub fn is_silent(&self, time: Duration) {
         let words = format!("the server has not greeted us for {} s; it is waited for", time.as_secs());
-        let silent = unavailable(Why::ConnectFailed.as_str(), &words);
+        let silent = unavailable(Reason::ConnectFailed, &words);
         if self.state().silent.replace(silent).is_none() {
             tracing::warn!(server.name = self.name, words, "no session can be opened");
         }
@@ -242,11 +247,53 @@ impl Server {
     /// Remembers a session that the server ended before it could carry a mail.
     pub fn ended_early(&self, files: &CredentialsFolder) {
         let why = "the server ended a session before its first mail";
-        self.failed(Trouble::Failure(unavailable(Why::ConnectFailed.as_str(), why)), files);
+        self.failed(Trouble::Failure(unavailable(Reason::ConnectFailed, why)), files);
     }
 }
 
 /// For logs and the relay's status; a server's words may hold addresses.
-fn unavailable(reason: &str, message: &str) -> Unavailable {
+fn unavailable(reason: impl Into<Reason>, message: &str) -> Unavailable {
     Unavailable { reason: reason.into(), message: mask(message) }
+}
+
+/// Both have the same words; what a mail alone can meet has no name of its own in a report.
+impl From<Why> for Reason {
+    fn from(why: Why) -> Self {
+        let Ok(reason) = why.as_str().parse();
+        reason
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_of_us_or_of_itself_has_a_name_in_the_report() {
+        for why in [
+            Why::ConnectFailed,
+            Why::GreetingRefused,
+            Why::ServiceUnavailable,
+            Why::OutOfStorage,
+            Why::ConnectionLost,
+            Why::ProtocolError,
+            Why::TooManyConnections,
+            Why::QuotaExceeded,
+            Why::TlsFailed,
+            Why::AuthenticationFailed,
+            Why::RelayDenied,
+            Why::LoginRequired,
+            Why::HeloRefused,
+            Why::ClientRefused,
+            Why::Blocked,
+            Why::SenderRefused,
+            Why::RecipientRefused,
+            Why::PolicyRefused,
+            Why::OutOfFileDescriptors,
+        ] {
+            let reason = Reason::from(why);
+            assert_eq!(reason.as_str(), why.as_str());
+            assert!(!matches!(reason, Reason::Other(_)), "{reason}");
+        }
+    }
 }

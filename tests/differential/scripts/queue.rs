@@ -51,7 +51,8 @@ impl Generator {
             ["mail_queue", "{mail_queue}:high", "{mail_queue}:low", "{mail_queue}:arrived", "{mail_queue}:held"];
         let mut clear = vec!["DEL", RECORD, "{mail_queue}:delayed", "{mail_queue}:delayed:mails"];
         clear.extend(lists.into_iter().chain(own));
-        let take = ["p1", "pod", now, "1000", "c1"];
+        let take = ["p1", "pod", now, "1000", "1", "c1"];
+        let next_take = ["p1", "pod", now, "1000", "2", "c1"];
         let admit =
             [now, "c1", "kept", HEADERS[1], "i1", serial, "", "", "", "", "raw", "sum", "", "", fields, "<m@x>", now];
         let resend =
@@ -68,7 +69,7 @@ impl Generator {
             ("recover", &recorded, &resend),
             ("promote", &[], &[now, "10"]),
             ("settle", &recorded, &settle),
-            ("take", &own, &take),
+            ("take", &own, &next_take),
             ("admit", &recorded, &admit),
         ];
         for (name, keys, arguments) in calls {
@@ -108,6 +109,7 @@ impl Draw<'_> {
                 self.push("pod");
                 self.push_one(NOW);
                 self.push_one(&["1000000", "20"]);
+                self.push_one(&["1", "2", "3", "4", "5"]);
                 for _ in 0..=self.below(3) {
                     self.push_one(CLAIMS);
                 }

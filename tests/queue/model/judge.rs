@@ -2,21 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mailrelay::queue::{Filter, POISON_FROM};
+use mailrelay::queue::{Audit, DeadLetter, Filter, POISON_FROM};
 use redis::cmd;
 use testkit::recipients;
 
-use super::{super::support::*, life::Life, people::recipients_of_letter, posts::mark};
+use super::{super::support::*, life::Life, names::key_of, people::recipients_of_letter, posts::mark};
 
 impl Life<'_> {
     /// What is wrong; each begins with a word for the promise.
     pub async fn judge(mut self) -> Vec<String> {
-        let audit = self.queue.audit().await.expect("audit");
-        if audit.difference != self.removed {
-            self.wrong.push(format!("audit: {} were removed: {audit:?}", self.removed));
+        let audits = self.audits().await;
+        if difference(&audits) != self.removed {
+            self.wrong.push(format!("audit: {} were removed: {audits:?}", self.removed));
         }
-        if audit.queued + audit.in_flight + audit.delayed > 0 {
-            self.wrong.push(format!("waits: {audit:?}"));
+        if audits.iter().any(|audit| audit.queued + audit.in_flight + audit.delayed > 0) {
+            self.wrong.push(format!("waits: {audits:?}"));
         }
         let parked = self.parked().await;
         self.judge_recipients(&parked).await;
@@ -29,7 +29,7 @@ impl Life<'_> {
     /// For whom mails are parked.
     async fn parked(&mut self) -> BTreeSet<String> {
         let mut parked = BTreeSet::new();
-        for letter in self.fixture.letters().await {
+        for letter in self.letters().await {
             let who = recipients_of_letter(&letter);
             let groundless = match &*letter.reason {
                 "Poison" => self.crashes < POISON_FROM,
@@ -41,11 +41,13 @@ impl Life<'_> {
             }
             parked.extend(who);
         }
-        for held in self.queue.held_list(&Filter::default(), usize::MAX).await.expect("held") {
-            if let Some(details) = self.queue.held_show(&held.claim_id).await.expect("held") {
-                parked.extend(details.remaining.unwrap_or_else(|| recipients(details.payload.as_bytes())));
-                // Those who were refused become a dead letter when the others have an outcome.
-                parked.extend(details.refused.into_iter().map(|refusal| refusal.recipient));
+        for queue in &self.queues {
+            for held in queue.held_list(&Filter::default(), usize::MAX).await.expect("held") {
+                if let Some(details) = queue.held_show(&held.claim_id).await.expect("held") {
+                    parked.extend(details.remaining.unwrap_or_else(|| recipients(details.payload.as_bytes())));
+                    // Those who were refused become a dead letter when the others have an outcome.
+                    parked.extend(details.refused.into_iter().map(|refusal| refusal.recipient));
+                }
             }
         }
         parked
@@ -75,7 +77,10 @@ impl Life<'_> {
             untold.extend(lacks.then_some(made));
         }
         // Another mail under its id or key stands for it, and that is told.
-        let told = self.queue.counters().await.expect("counters").get("duplicates.other").copied().unwrap_or(0);
+        let mut told = 0;
+        for queue in &self.queues {
+            told += queue.counters().await.expect("counters").get("duplicates.other").copied().unwrap_or(0);
+        }
         if i64::try_from(untold.len()).is_ok_and(|untold| untold > told) {
             self.wrong.push(format!("lost: {told} mails were said to give way to others, and these did: {untold:?}"));
         }
@@ -84,9 +89,13 @@ impl Life<'_> {
     /// No entry lies in two places.
     async fn judge_places(&mut self) {
         let mut places: BTreeMap<String, u32> = BTreeMap::new();
-        let held: Vec<Vec<u8>> =
-            self.fixture.store.query(cmd("HVALS").arg("{mail_queue}:held"), LIMIT).await.expect("HVALS");
-        let letters = self.fixture.letters().await.into_iter().filter_map(|letter| letter.payload_bytes());
+        let mut held: Vec<Vec<u8>> = Vec::new();
+        for queue in &self.queues {
+            let mails: Vec<Vec<u8>> =
+                self.fixture.store.query(cmd("HVALS").arg(key_of(queue, "held")), LIMIT).await.expect("HVALS");
+            held.extend(mails);
+        }
+        let letters = self.letters().await.into_iter().filter_map(|letter| letter.payload_bytes());
         for mark in held.into_iter().chain(letters).filter_map(|entry| mark(&entry)) {
             *places.entry(mark).or_default() += 1;
         }
@@ -120,11 +129,26 @@ impl Life<'_> {
     /// Raw mail that waits stands in for nothing that was removed.
     async fn judge_mask(&mut self) {
         for _ in 0..30 {
-            self.fixture.push("mail_queue", mail("raw")).await;
+            for queue in &self.queues {
+                self.fixture.push(queue.names().queue(), mail("raw")).await;
+            }
         }
-        let audit = self.queue.audit().await.expect("audit");
-        if audit.difference != self.removed {
-            self.wrong.push(format!("audit: {} were removed, and raw mail waits: {audit:?}", self.removed));
+        let audits = self.audits().await;
+        if difference(&audits) != self.removed {
+            self.wrong.push(format!("audit: {} were removed, and raw mail waits: {audits:?}", self.removed));
         }
     }
+
+    /// The dead letters of all queues.
+    async fn letters(&self) -> Vec<DeadLetter> {
+        let mut letters = Vec::new();
+        for queue in &self.queues {
+            letters.extend(self.fixture.letters_of(queue).await);
+        }
+        letters
+    }
+}
+
+fn difference(audits: &[Audit]) -> i64 {
+    audits.iter().map(|audit| audit.difference).sum()
 }

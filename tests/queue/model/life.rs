@@ -20,6 +20,7 @@ use super::{
         courier::{Courier, Disorder},
         support::*,
     },
+    names::{lists, queues},
     posts::Made,
 };
 
@@ -32,6 +33,8 @@ pub struct Manners {
     pub disorder: Disorder,
     /// People delete what they should not.
     pub edits: bool,
+    /// The relay gets another queue now and then.
+    pub renames: bool,
 }
 
 /// How far a worker is with a claim.
@@ -41,19 +44,31 @@ pub enum Doing {
     Sent(Settlement, PerRecipient, OperationId),
 }
 
+/// A mail in the hands of a worker, and the queue that it came from.
+pub struct Hand {
+    pub queue: Queue,
+    pub claim: Claimed,
+    pub doing: Doing,
+}
+
 pub struct Worker {
     pub process: String,
+    /// Where it takes mail from now.
     pub queue: Queue,
-    pub claims: Vec<(Claimed, Doing)>,
+    pub hands: Vec<Hand>,
 }
 
 pub struct Life<'a> {
     pub fixture: &'a Fixture,
     pub courier: Courier,
     edits: bool,
+    pub renames: bool,
     pub random: StdRng,
     pub now: UnixMillis,
-    /// Of an observer.
+    /// All queues, as an observer sees them.
+    pub queues: Vec<Queue>,
+    /// Which of them the relay has now.
+    pub named: usize,
     pub queue: Queue,
     pub marks: u64,
     pub workers: Vec<Worker>,
@@ -90,11 +105,15 @@ impl<'a> Life<'a> {
     pub async fn new(fixture: &'a Fixture, seed: u64, manners: Manners, broken: Broken) -> Self {
         let courier = Courier::open(fixture, seed, broken).await;
         courier.disorder(manners.disorder);
+        let queues: Vec<Queue> = queues().into_iter().map(|names| courier.queue_of(names)).collect();
         let mut life = Self {
             fixture,
-            queue: courier.queue(),
+            named: 0,
+            queue: queues[0].clone(),
+            queues,
             courier,
             edits: manners.edits,
+            renames: manners.renames,
             random: StdRng::seed_from_u64(seed),
             now: fixture.queue.ask_time().await.expect("TIME"),
             marks: 0,
@@ -120,10 +139,11 @@ impl<'a> Life<'a> {
     pub fn start(&mut self) {
         self.processes += 1;
         let process = format!("{:032x}", self.processes);
-        self.workers.push(Worker { process, queue: self.courier.queue(), claims: Vec::new() });
+        let queue = self.courier.queue_of(queues()[self.named].clone());
+        self.workers.push(Worker { process, queue, hands: Vec::new() });
     }
 
-    fn some(&mut self, below: usize) -> usize {
+    pub fn some(&mut self, below: usize) -> usize {
         self.random.random_range(0..below)
     }
 
@@ -149,15 +169,18 @@ impl<'a> Life<'a> {
             }
             93..=96 => self.decide().await,
             97 if self.edits => self.edit().await,
+            98 if self.renames => self.rename(1 - self.named).await,
             _ => self.courier.arrive().await,
         }
     }
 
     async fn produce(&mut self) {
         if self.random.random_bool(0.1) {
-            return self.fixture.push("mail_queue", "{").await;
+            return self.fixture.push(self.queue.names().queue(), "{").await;
         }
-        self.made.push(Made::next(&self.made, &mut self.random));
+        // Not every producer has heard of it at once.
+        let queue = if self.renames && self.random.random_bool(0.2) { 1 - self.named } else { self.named };
+        self.made.push(Made::next(&self.made, queue, &mut self.random));
         self.send(self.made.len() - 1).await;
     }
 
@@ -180,12 +203,11 @@ impl<'a> Life<'a> {
             }
             5 => {
                 let entry = made.forged(mark, &mut self.random);
-                self.fixture.push("mail_queue", entry).await;
+                self.fixture.push(&lists(&self.queues[made.queue])[0], entry).await;
                 true
             }
             way => {
-                let lists = ["mail_queue", "{mail_queue}:high", "{mail_queue}:low", "{mail_queue}:arrived"];
-                self.fixture.push(lists[way - 6], made.json(mark)).await;
+                self.fixture.push(&lists(&self.queues[made.queue])[way - 6], made.json(mark)).await;
                 true
             }
         };
@@ -195,7 +217,7 @@ impl<'a> Life<'a> {
     /// Whether it is a duplicate; none when nobody knows whether it was taken.
     pub async fn enqueue(&self, made: &Made, mark: u64, tries: usize) -> Option<bool> {
         for _ in 0..tries {
-            match self.queue.enqueue(made.json(mark).as_bytes(), NO_LIMITS, self.now).await {
+            match self.queues[made.queue].enqueue(made.json(mark).as_bytes(), NO_LIMITS, self.now).await {
                 Ok(enqueued) => return Some(enqueued.duplicate),
                 Err(EnqueueError::Store { .. }) => {}
                 Err(error) => panic!("{error}"),
@@ -210,26 +232,33 @@ impl<'a> Life<'a> {
         // Not by a time that stands still: when it was taken tells a claim from another of its id.
         let batch = again(async || worker.queue.claim(&worker.process, "pod", max, At::Redis).await).await;
         let yielded = batch.mails.len() + batch.ended;
-        worker.claims.extend(batch.mails.into_iter().map(|claim| (claim, Doing::At(Stage::Claimed))));
+        let in_hand = |claim| Hand { queue: worker.queue.clone(), claim, doing: Doing::At(Stage::Claimed) };
+        let hands: Vec<Hand> = batch.mails.into_iter().map(in_hand).collect();
+        worker.hands.extend(hands);
         yielded
     }
 
     /// A worker goes on with one of its claims.
     async fn work(&mut self, worker: usize) {
-        let Worker { process, queue, claims } = &mut self.workers[worker];
-        if claims.is_empty() {
+        let Worker { process, hands, .. } = &mut self.workers[worker];
+        if hands.is_empty() {
             return;
         }
-        let at = self.random.random_range(0..claims.len());
-        let (claim, doing) = claims.swap_remove(at);
-        let (process, queue) = (process.clone(), queue.clone());
-        if let Some(doing) = self.go_on(&process, &queue, &claim, doing).await {
-            self.workers[worker].claims.push((claim, doing));
+        let at = self.random.random_range(0..hands.len());
+        let (process, hand) = (process.clone(), hands.swap_remove(at));
+        if let Some(hand) = self.go_on(&process, hand).await {
+            self.workers[worker].hands.push(hand);
         }
     }
 
     /// One step with a claim; none when it is over.
-    pub async fn go_on(&mut self, process: &str, queue: &Queue, claim: &Claimed, doing: Doing) -> Option<Doing> {
+    pub async fn go_on(&mut self, process: &str, hand: Hand) -> Option<Hand> {
+        let Hand { queue, claim, doing } = hand;
+        let doing = self.next(process, &queue, &claim, doing).await?;
+        Some(Hand { queue, claim, doing })
+    }
+
+    async fn next(&mut self, process: &str, queue: &Queue, claim: &Claimed, doing: Doing) -> Option<Doing> {
         let now = self.now;
         match doing {
             Doing::At(Stage::Committing) => Some(self.transact(claim)),
@@ -311,22 +340,21 @@ impl<'a> Life<'a> {
         self.start();
     }
 
-    /// The claims of one that seems dead are resolved. Its connections are closed by then: what was committing is over.
+    /// The claims of one that seems dead are resolved, as far as they are of the relay's queue. Its connections are closed by then: what was committing is over.
     async fn recover(&mut self) {
         if self.graves.is_empty() {
             return;
         }
         let grave = self.some(self.graves.len());
         let resends = self.random.random_bool(0.2);
-        for (claim, doing) in std::mem::take(&mut self.graves[grave].claims) {
-            let doing = match doing {
-                Doing::At(Stage::Committing) => self.transact(&claim),
-                other => other,
-            };
-            if resends && let Doing::Sent(..) = doing {
-                self.risked.extend(claim.mail.recipients.iter().cloned());
+        for mut hand in std::mem::take(&mut self.graves[grave].hands) {
+            if let Doing::At(Stage::Committing) = hand.doing {
+                hand.doing = self.transact(&hand.claim);
             }
-            self.graves[grave].claims.push((claim, doing));
+            if resends && let Doing::Sent(..) = hand.doing {
+                self.risked.extend(hand.claim.mail.recipients.iter().cloned());
+            }
+            self.graves[grave].hands.push(hand);
         }
         let unknown = if resends { UnknownOutcome::Resend } else { UnknownOutcome::Hold };
         let options = RecoverOptions {
@@ -346,10 +374,10 @@ impl<'a> Life<'a> {
             return;
         }
         let grave = self.some(self.graves.len());
-        let Some((claim, doing)) = self.graves[grave].claims.pop() else { return };
-        let (process, queue) = (self.graves[grave].process.clone(), self.graves[grave].queue.clone());
-        if let Some(doing) = self.go_on(&process, &queue, &claim, doing).await {
-            self.graves[grave].claims.push((claim, doing));
+        let Some(hand) = self.graves[grave].hands.pop() else { return };
+        let process = self.graves[grave].process.clone();
+        if let Some(hand) = self.go_on(&process, hand).await {
+            self.graves[grave].hands.push(hand);
         }
     }
 }

@@ -10,17 +10,19 @@ use testkit::recipients;
 use super::{
     super::support::*,
     life::{Life, again},
+    names::{key_of, lists},
 };
 
 impl Life<'_> {
     /// A person decides on parked mail.
     pub async fn decide(&mut self) {
-        let (queue, now, all) = (self.queue.clone(), self.now, Filter::default());
+        // They name a queue, be it the relay's or one that it had before.
+        let (queue, now, all) = (self.any_queue(), self.now, Filter::default());
         let held = again(async || queue.held_list(&all, 1).await).await.pop();
         match self.random.random_range(0..8) {
             0..=2 => drop(queue.dead_requeue(&all, 2, now).await),
             3 => {
-                let letters = self.fixture.letters().await;
+                let letters = self.fixture.letters_of(&queue).await;
                 if let Some(letter) = letters.last().filter(|letter| !letter.id.is_empty()) {
                     let of_it = Filter::id(letter.id.clone());
                     let alike = letters.iter().filter(|other| other.id == letter.id);
@@ -65,11 +67,11 @@ impl Life<'_> {
             let _ = self.queue.keep_records(Duration::from_secs(hours * 3_600)).await;
             return;
         }
-        let lists = ["mail_queue", "{mail_queue}:high", "{mail_queue}:low", "{mail_queue}:arrived"];
-        let list = lists[self.random.random_range(0..lists.len())];
+        let lists = lists(&self.queue);
+        let list = &*lists[self.random.random_range(0..lists.len())];
         let entries: Vec<Vec<u8>> = store.query(cmd("LRANGE").arg(list).arg(0).arg(-1), LIMIT).await.expect("LRANGE");
-        let delayed: Vec<Vec<u8>> =
-            store.query(cmd("HVALS").arg("{mail_queue}:delayed:mails"), LIMIT).await.expect("HVALS");
+        let delayed = ["delayed", "delayed:mails"].map(|key| key_of(&self.queue, key));
+        let put_off: Vec<Vec<u8>> = store.query(cmd("HVALS").arg(&delayed[1]), LIMIT).await.expect("HVALS");
         let gone = match self.random.random_range(0..3) {
             0 => {
                 let _: i64 = store.query(cmd("DEL").arg(list), LIMIT).await.expect("DEL");
@@ -81,9 +83,8 @@ impl Life<'_> {
                 vec![entry; removed]
             }
             _ => {
-                let keys = ["{mail_queue}:delayed", "{mail_queue}:delayed:mails"];
-                let _: i64 = store.query(cmd("DEL").arg(&keys), LIMIT).await.expect("DEL");
-                delayed
+                let _: i64 = store.query(cmd("DEL").arg(&delayed), LIMIT).await.expect("DEL");
+                put_off
             }
         };
         for entry in &gone {

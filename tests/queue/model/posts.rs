@@ -10,6 +10,8 @@ pub struct Made {
     pub id: Option<String>,
     pub key: Option<String>,
     pub recipients: Vec<String>,
+    /// Which of the queues it was sent to first; one that is sent again goes there too.
+    pub queue: usize,
     /// Whether another mail has its id or key.
     pub is_other: bool,
     /// Whether the queue has taken it for certain.
@@ -18,13 +20,14 @@ pub struct Made {
 
 impl Made {
     /// The next one; some take the id or key of one before.
-    pub fn next(all: &[Self], random: &mut StdRng) -> Self {
+    pub fn next(all: &[Self], queue: usize, random: &mut StdRng) -> Self {
         let number = all.len();
         let recipients = (0..random.random_range(1..4)).map(|of| format!("r{number}-{of}@example.org")).collect();
         let mut made = Self {
             id: random.random_bool(0.6).then(|| format!("id-{number}")),
             key: random.random_bool(0.4).then(|| format!("key-{number}")),
             recipients,
+            queue,
             is_other: false,
             accepted: false,
         };

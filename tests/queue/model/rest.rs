@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use mailrelay::{
     api::UnknownOutcome,
-    queue::{Advance, OperationId, PerRecipient, RecoverOptions, Stage},
+    queue::{Advance, Audit, OperationId, PerRecipient, RecoverOptions, Stage},
 };
 
 use super::{
     super::{courier::Disorder, support::*},
-    life::{Life, Worker},
+    life::{Hand, Life, Worker},
 };
 
 /// A process that ended, and nothing is said against any mail.
@@ -26,26 +26,34 @@ impl Life<'_> {
             }
             self.finish_all().await;
             self.drain().await;
-            let audit = self.queue.audit().await.expect("audit");
-            if audit.queued + audit.in_flight + audit.delayed == 0 {
-                break;
-            }
+            let waiting = |audit: &Audit| audit.queued + audit.in_flight + audit.delayed;
+            let Some(waits) = self.audits().await.iter().position(|audit| waiting(audit) > 0) else { break };
+            // What waits in a queue that the relay had is sent when it has it again.
+            self.rename(waits).await;
         }
+    }
+
+    /// The sums of all queues.
+    pub async fn audits(&self) -> Vec<Audit> {
+        let mut audits = Vec::new();
+        for queue in &self.queues {
+            audits.push(queue.audit().await.expect("audit"));
+        }
+        audits
     }
 
     /// Workers finish what they have and go; the claims of all that are gone are resolved.
     async fn finish_all(&mut self) {
         let workers = std::mem::take(&mut self.workers);
         self.graves.extend(workers);
-        for Worker { process, queue, claims } in std::mem::take(&mut self.graves) {
-            for (claim, mut doing) in claims {
-                while let Some(next) = self.go_on(&process, &queue, &claim, doing).await {
-                    doing = next;
+        for Worker { process, hands, .. } in std::mem::take(&mut self.graves) {
+            for mut hand in hands {
+                while let Some(next) = self.go_on(&process, hand).await {
+                    hand = next;
                 }
             }
-            self.queue.recover(&process, &ENDED, self.now).await.expect("recovered");
         }
-        // A take that came late gave mails to processes that nobody remembers.
+        // Of processes too that nobody remembers: a take that came late gave mails to them.
         for process in self.queue.processes().await.expect("processes") {
             self.queue.recover(&process.process, &ENDED, self.now).await.expect("recovered");
         }
@@ -58,9 +66,9 @@ impl Life<'_> {
             self.now = self.now.after(Duration::from_secs(20));
             let moved = self.queue.promote_due(self.now, 100).await.expect("promoted");
             let yielded = self.claim(0, 5).await;
-            let Worker { process, queue, claims } = &mut self.workers[0];
-            let (process, queue) = (process.clone(), queue.clone());
-            for (claim, _) in std::mem::take(claims) {
+            let Worker { process, hands, .. } = &mut self.workers[0];
+            let process = process.clone();
+            for Hand { queue, claim, .. } in std::mem::take(hands) {
                 let committed = queue.advance(&process, &claim.claim_id, Stage::Committing, self.now).await;
                 if committed.expect("advanced") == Advance::Done {
                     for recipient in &claim.mail.recipients {
@@ -85,6 +93,7 @@ impl Life<'_> {
     pub async fn is_blocked(&mut self, number: usize) -> bool {
         self.marks += 1;
         let made = self.made[number].clone();
+        self.rename(made.queue).await;
         let blocked = self.enqueue(&made, self.marks, 1).await.expect("an answer");
         self.drain().await;
         blocked

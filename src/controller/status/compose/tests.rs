@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    api::{Condition, Unavailable},
+    api::{Condition, Reason, Unavailable},
     controller::{
         fixtures,
         observe::PodFacts,

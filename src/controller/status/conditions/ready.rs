@@ -10,38 +10,53 @@ use crate::controller::{
 };
 
 pub fn ready(facts: &Facts<'_>) -> Option<Verdict> {
+    stopped(facts).or_else(|| nothing_moves(facts)).or_else(|| nobody_works(facts)).or_else(|| sharing(facts))
+}
+
+/// Somebody must change something first, or wants it so; or Redis is away.
+fn stopped(facts: &Facts<'_>) -> Option<Verdict> {
     if let Some(stall) = &facts.relay.stalled {
         return say(false, stall.reason.as_str(), &stall.message);
     }
     if let Some(problem) = facts.store_problem {
         return say(false, "StoreUnreachable", problem);
     }
-    if facts.relay.relay.spec.suspend {
+    let spec = &facts.relay.relay.spec;
+    if spec.suspend {
         return say(false, SUSPENDED, "spec.suspend is true: mail is accepted and not sent");
     }
-    if facts.relay.relay.spec.servers.iter().all(|server| server.suspend) {
+    if spec.servers.iter().all(|server| server.suspend) {
         return say(false, SUSPENDED, "suspend is true for each of spec.servers: mail is accepted and not sent");
     }
+    None
+}
+
+/// No slot is granted yet, or none any more.
+fn nothing_moves(facts: &Facts<'_>) -> Option<Verdict> {
     if let Some(trouble) = standing_still(facts).or(facts.record) {
         return say(false, trouble.reason, &trouble.message);
     }
-    let waiting = waiting_for_others(facts);
     if facts.pools.values().any(|pool| pool.ledger.is_none() && !pool.waits_for.is_empty()) {
-        return say(false, "ServerInOtherBudget", waiting.unwrap_or_default());
+        return say(false, "ServerInOtherBudget", waiting_for_others(facts).unwrap_or_default());
     }
     let recovering: Vec<&str> =
         facts.pools.iter().filter(|(_, pool)| pool.is_recovering()).map(|(name, _)| &**name).collect();
-    if !recovering.is_empty() {
-        let mut message = format!("workers say again what they hold of {}", recovering.join(", "));
-        if facts.pools.values().any(|pool| pool.by_roll_call) {
-            message.push_str(
-                "; nothing bounds how long the Redis that was left takes writes, so that slots are granted only when every \
-                 worker has come over or its pod was seen to be over; with min-replicas-to-write at the number of replicas \
-                 that is bounded (the controller reads it when it starts)",
-            );
-        }
-        return say(false, "LedgerRecovering", message);
+    if recovering.is_empty() {
+        return None;
     }
+    let mut message = format!("workers say again what they hold of {}", recovering.join(", "));
+    if facts.pools.values().any(|pool| pool.by_roll_call) {
+        message.push_str(
+            "; nothing bounds how long the Redis that was left takes writes, so that slots are granted only when every \
+             worker has come over or its pod was seen to be over; with min-replicas-to-write at the number of replicas \
+             that is bounded (the controller reads it when it starts)",
+        );
+    }
+    say(false, "LedgerRecovering", message)
+}
+
+/// Nobody is there to send, or no server to send to.
+fn nobody_works(facts: &Facts<'_>) -> Option<Verdict> {
     if !facts.relay.selects_any {
         let message = format!("no pod matches {}; mail is accepted, and sent when one runs", facts.relay.selector);
         return say(false, SCALED_TO_ZERO, message);
@@ -51,18 +66,19 @@ pub fn ready(facts: &Facts<'_>) -> Option<Verdict> {
         let message = format!("pods match {selector}, and in none of them runs the container {container}");
         return say(false, "WaitingForWorkers", message);
     }
-    let registered = facts.registered();
-    if registered.is_empty() {
+    if facts.registered().is_empty() {
         let message = format!("{} pods run, none has asked for its share yet", facts.relay.workers.len());
         return say(false, "WaitingForWorkers", message);
     }
     let unavailable = unavailable(facts);
-    if facts.relay.relay.spec.servers.iter().all(|server| unavailable.contains_key(&*server.name))
-        && let Some((_, (reason, message))) = unavailable.first_key_value()
-    {
-        return say(false, *reason, *message);
-    }
-    let workers = registered.len();
+    let (_, (reason, message)) = unavailable.first_key_value()?;
+    let all = facts.relay.relay.spec.servers.iter().all(|server| unavailable.contains_key(&*server.name));
+    all.then(|| say(false, *reason, *message))?
+}
+
+/// Mail is sent; how far the shares are.
+fn sharing(facts: &Facts<'_>) -> Option<Verdict> {
+    let workers = facts.registered().len();
     if facts.all_granted() {
         return say(true, "AllSharesGranted", format!("{workers} workers have their share"));
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::verdict::{Verdict, say};
 use crate::{
-    api::{Unavailable, Unit},
+    api::{Reason, Unavailable, Unit},
     controller::status::facts::{Facts, troubles, unavailable},
 };
 
@@ -35,34 +35,36 @@ pub fn server_refuses_us(facts: &Facts<'_>) -> Option<Verdict> {
             .or_insert_with(|| format!("{name} refuses our mail ({}): {}; look at {setting}", why.reason, why.message));
     }
     let sentences: Vec<String> = named.into_values().collect();
-    say(true, &*first.reason, format!("{}; no mail is lost, and one at a time asks again", sentences.join("; ")))
+    say(true, first.reason.as_str(), format!("{}; no mail is lost, and one at a time asks again", sentences.join("; ")))
 }
 
 /// What to look at when a server refuses us for a reason; `None` when that reason is not about us.
-fn setting(reason: &str) -> Option<&'static str> {
+fn setting(reason: &Reason) -> Option<&'static str> {
     Some(match reason {
-        "RelayDenied" => {
+        Reason::RelayDenied => {
             "the server's right to relay for us: its list of networks or users that may send through it, or servers[].auth"
         }
-        "LoginRequired" => {
+        Reason::LoginRequired => {
             "servers[].auth and servers[].tls, and the worker's login files: the server wants a login first"
         }
-        "HeloRefused" => "the worker's --helo: the server wants a full host name that the DNS knows",
-        "ClientRefused" => {
+        Reason::HeloRefused => "the worker's --helo: the server wants a full host name that the DNS knows",
+        Reason::ClientRefused => {
             "the address that our connections come from: its name in the DNS, and the server's list of clients"
         }
-        "Blocked" => {
+        Reason::Blocked => {
             "the list that the server names: the address that our connections come from, or our domain, is on it"
         }
-        "SenderRefused" => "the sender of our mails: whether this login may send as it, and its domain's DNS records",
-        "RecipientRefused" | "PolicyRefused" => "the server's own log: its reply names no setting",
+        Reason::SenderRefused => {
+            "the sender of our mails: whether this login may send as it, and its domain's DNS records"
+        }
+        Reason::RecipientRefused | Reason::PolicyRefused => "the server's own log: its reply names no setting",
         _ => return None,
     })
 }
 
 /// Most of the last mails died: the relay asks with one at a time until a server takes one.
 pub fn dead_letter_surge(facts: &Facts<'_>) -> Option<Verdict> {
-    let (name, why) = all_troubles(facts).find(|(_, why)| why.reason == "DeadLetterSurge")?;
+    let (name, why) = all_troubles(facts).find(|(_, why)| why.reason == Reason::DeadLetterSurge)?;
     let message = format!(
         "server {name}: {}; the relay rests and asks with one mail at a time until one is taken; see `mailrelay dead list`, and \
          set retry.deadLetterGuard to false to go on all the same",
@@ -80,7 +82,7 @@ pub fn server_saturated(facts: &Facts<'_>) -> Option<Verdict> {
         );
         return say(true, "ServerLimitBelowBudget", message);
     }
-    let (name, trouble) = all_troubles(facts).find(|(_, trouble)| trouble.reason == "TooManyConnections")?;
+    let (name, trouble) = all_troubles(facts).find(|(_, trouble)| trouble.reason == Reason::TooManyConnections)?;
     say(true, "ServerLimitBelowBudget", format!("server {name}: {}", trouble.message))
 }
 

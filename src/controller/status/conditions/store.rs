@@ -1,7 +1,10 @@
 //! What is said of Redis, and of what was written there by another version.
 
 use super::verdict::{NAMED, Verdict, say, unknown};
-use crate::controller::{observe::Safety, status::facts::Facts, trouble::NEWER_VERSION};
+use crate::{
+    api::Reason,
+    controller::{observe::Safety, status::facts::Facts, trouble::NEWER_VERSION},
+};
 
 pub fn store_unsafe(facts: &Facts<'_>) -> Option<Verdict> {
     match &facts.measured.safety {
@@ -20,7 +23,7 @@ pub fn version_skew(facts: &Facts<'_>) -> Option<Verdict> {
     let workers = || facts.relay.workers.iter();
     let records = workers().filter_map(|(uid, pod)| {
         let refused = facts.measured.reports.read.get(uid)?.record.as_ref()?;
-        (refused.reason == NEWER_VERSION).then(|| format!("the worker of pod {pod} says of {}", refused.message))
+        (refused.reason == Reason::NewerVersion).then(|| format!("the worker of pod {pod} says of {}", refused.message))
     });
     let reports = workers()
         .filter_map(|(uid, pod)| Some(format!("the report of pod {pod}: {}", facts.measured.reports.newer.get(uid)?)));

@@ -1,10 +1,15 @@
 //! What is said of worker pods.
 
 use super::verdict::{NAMED, Verdict, say};
-use crate::controller::status::facts::{AbsentWorker, Facts, troubles};
+use crate::{
+    api::Reason,
+    controller::status::facts::{AbsentWorker, Facts, troubles},
+};
 
-/// What only a person can give a worker.
-const NEEDS_A_PERSON: [&str; 2] = ["SecretMissing", "NoDeadManSwitch"];
+/// Whether a worker lacks what only a person can give it.
+fn needs_a_person(reason: &Reason) -> bool {
+    matches!(reason, Reason::SecretMissing | Reason::NoDeadManSwitch)
+}
 
 /// Whether no worker can send anything before a person does something: the reason and a sentence.
 pub fn all_need_a_person<'a>(facts: &Facts<'a>) -> Option<(&'a str, String)> {
@@ -13,7 +18,7 @@ pub fn all_need_a_person<'a>(facts: &Facts<'a>) -> Option<(&'a str, String)> {
         let servers = &reports.get(uid)?.servers;
         let needing = servers.iter().filter_map(|server| {
             let trouble = server.unavailable.as_ref()?;
-            NEEDS_A_PERSON.contains(&&*trouble.reason).then_some((&server.name, trouble))
+            needs_a_person(&trouble.reason).then_some((&server.name, trouble))
         });
         let first = needing.clone().next()?;
         (needing.count() == servers.len()).then_some(first)
@@ -21,7 +26,7 @@ pub fn all_need_a_person<'a>(facts: &Facts<'a>) -> Option<(&'a str, String)> {
     let mut all = facts.relay.workers.keys().map(needs);
     let (server, trouble) = all.next()??;
     let message = || format!("server {server}: {}, in every worker", trouble.message);
-    all.all(|needs| needs.is_some()).then(|| (&*trouble.reason, message()))
+    all.all(|needs| needs.is_some()).then(|| (trouble.reason.as_str(), message()))
 }
 
 /// Pods that are selected and do not take part, and what the reason may be. The others go on.
@@ -31,8 +36,8 @@ pub fn workers_missing(facts: &Facts<'_>) -> Option<Verdict> {
     let reports = &facts.measured.reports.read;
     for (uid, pod) in &facts.relay.workers {
         for (server, trouble) in troubles(facts, uid) {
-            if NEEDS_A_PERSON.contains(&&*trouble.reason) {
-                reason.get_or_insert(&*trouble.reason);
+            if needs_a_person(&trouble.reason) {
+                reason.get_or_insert(trouble.reason.as_str());
                 sentences.push(format!("pod {pod}, server {server}: {}", trouble.message));
             }
         }

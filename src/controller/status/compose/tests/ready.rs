@@ -147,7 +147,7 @@ fn what_a_newer_version_wrote_is_told_whoever_cannot_read_it() {
     assert_eq!(condition(&good().report("a", None).show(), "VersionSkew"), None);
     let mut refusing = good().report("a", None);
     let report = refusing.measured.reports.read.get_mut("uid-a").expect("a report");
-    report.record = Some(Unavailable { reason: "NewerVersion".into(), message: "the record: schema 2".into() });
+    report.record = Some(Unavailable { reason: Reason::NewerVersion, message: "the record: schema 2".into() });
     assert!(told(refusing).contains("the worker of pod a says of the record"));
     let mut newer = good();
     newer.measured.reports = Reports::read([("uid-a".to_owned(), r#"{"schema":2,"in":"other words"}"#.to_owned())]);
