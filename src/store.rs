@@ -22,7 +22,7 @@ use redis::{
     aio::{MultiplexedConnection, PubSub},
 };
 
-use subscriptions::Listening;
+use subscriptions::{Connect, Listening};
 use way::{Settings, Way};
 
 pub use error::StoreError;
@@ -159,10 +159,15 @@ impl Store {
         self.connecting(|patience| way.connect(limit, patience).boxed()).await
     }
 
-    /// A connection of its own, for subscriptions.
-    async fn subscriber(&self) -> Result<PubSub, StoreError> {
-        let way = &self.inner.way;
-        self.connecting(|_| way.subscribe().boxed()).await
+    /// Follows a channel. [`Heard::Listening`] comes first, and after each time that the connection was made anew. To be
+    /// called inside a tokio runtime.
+    pub fn subscribe(&self, channel: &str) -> Subscription {
+        self.inner.listening.follow(channel, self.clone())
+    }
+
+    /// Makes the connection anew on which channels are followed: it may be dead without a sign.
+    pub fn listen_anew(&self) {
+        self.inner.listening.anew();
     }
 
     /// Connects, once more with the login that the files have now, should they have changed.
@@ -292,6 +297,26 @@ impl Store {
             let other = if matches!(self.lane, Lane::Short) { Lane::Bodies } else { Lane::Short };
             Self { inner: Arc::clone(&self.inner), lane: other }.current().connection = None;
         }
+    }
+}
+
+impl Connect for Store {
+    fn listening(&self) -> &Listening {
+        &self.inner.listening
+    }
+
+    async fn connect(&self) -> Result<PubSub, StoreError> {
+        let way = &self.inner.way;
+        self.connecting(|_| way.subscribe().boxed()).await
+    }
+
+    async fn answer(&self, asked: impl Future<Output = RedisResult<()>> + Send) -> Result<(), StoreError> {
+        let limit = self.patience();
+        let answered = match tokio::time::timeout(limit, asked).await {
+            Ok(answered) => answered.map_err(|error| self.error(&error, limit)),
+            Err(_) => Err(StoreError::TimedOut { address: self.inner.address.clone(), limit }),
+        };
+        answered.inspect_err(|error| self.tell(error))
     }
 }
 

@@ -171,7 +171,7 @@ async fn refuses_record(scene: &Scene, worker: usize) -> String {
     eventually("the worker says what it cannot read", async || {
         let report = scene.report(worker).await.ok_or_else(|| "no report".to_owned())?;
         match report.record {
-            Some(refused) if refused.reason == "NewerVersion" => Ok(refused.message),
+            Some(refused) if refused.reason == api::Reason::NewerVersion => Ok(refused.message),
             other => Err(format!("{other:?}")),
         }
     })

@@ -9,7 +9,8 @@
 //! processes there are. No total is taken at its word: it says of which version it is, and when the ledger has another one,
 //! since an older release changed it or a script failed half-way, it is counted anew; so it is with every POLICY.
 //!
-//! A worker process registers an *incarnation* and renews it by SYNC every second and at once on any change. What it holds
+//! A worker process registers an *incarnation* and renews it by SYNC every second and at once on any change; one without work
+//! rests: it claims nothing, has no lease that could end, and is heard at long intervals ([`SlotPool::rest`]). What it holds
 //! it may use until the *deadline*, the moment of sending plus the lease length on the boot clock. A slot counts from
 //! before `connect()` until the server's EOF was read, or until it was put into *quarantine*: slots that nobody may use for
 //! a while, since the server may still count their session.

@@ -88,6 +88,13 @@
 //! no room claims small mail only, and a mail that is larger than all the room goes with no other long one beside it. What is
 //! long is read, and a long dead letter written, in parts by a connection of its own.
 //!
+//! # Quiet when idle
+//!
+//! Who has nothing to do is told: of mail by a blocking move on each list ([`Arrivals`]), of the first delayed mail that is due by
+//! what is published on the channel called like `{Q}:delayed` ([`Queue::dues`]), and, on the one called like `{Q}:arrived`, of mail
+//! that was moved there for somebody who does not come ([`Queue::call`]). What is published is a hint, and what is missed is found
+//! by looking, some minutes later.
+//!
 //! # At maxmemory
 //!
 //! All scripts but enqueue carry `allow-oom`: they drain. BLMOVE fails then, so [`Arrivals::wait`] says [`Wake::Failed`]

@@ -8,13 +8,13 @@ use std::{
 
 use futures::StreamExt;
 use rand::RngExt;
-use redis::aio::PubSubSink;
-use tokio::{
-    sync::mpsc,
-    time::{sleep, timeout},
+use redis::{
+    RedisResult,
+    aio::{PubSub, PubSubSink},
 };
+use tokio::{sync::mpsc, time::sleep};
 
-use super::{Store, StoreError};
+use super::error::StoreError;
 use crate::system;
 
 /// How long after a failure the connection is made anew; up to twice as long, at random, so that not all processes come at
@@ -74,15 +74,14 @@ impl Listening {
     }
 }
 
-impl Store {
-    /// Follows a channel. [`Heard::Listening`] comes first, and after each time that the connection was made anew. To be
-    /// called inside a tokio runtime.
-    pub fn subscribe(&self, channel: &str) -> Subscription {
+impl Listening {
+    /// Follows a channel over what `redis` connects to. To be called inside a tokio runtime.
+    pub fn follow(&self, channel: &str, redis: impl Connect) -> Subscription {
         let (tell, heard) = mpsc::unbounded_channel();
-        let mut known = self.inner.listening.orders();
+        let mut known = self.orders();
         let orders = known.get_or_insert_with(|| {
             let (orders, taken) = mpsc::unbounded_channel();
-            tokio::spawn(Listener { store: self.clone(), orders: taken, followers: BTreeMap::new() }.run());
+            tokio::spawn(Listener { redis, orders: taken, followers: BTreeMap::new() }.run());
             orders
         });
         // The task that takes them forgets its end of the channel only under this lock.
@@ -90,12 +89,25 @@ impl Store {
         Subscription { heard, orders: orders.clone() }
     }
 
-    /// Makes the connection anew on which channels are followed: it may be dead without a sign.
-    pub fn listen_anew(&self) {
-        if let Some(orders) = self.inner.listening.orders().as_ref() {
+    /// Makes the connection anew: it may be dead without a sign.
+    pub fn anew(&self) {
+        if let Some(orders) = self.orders().as_ref() {
             let _ = orders.send(Order::ConnectAnew);
         }
     }
+}
+
+/// What the listener needs of a Redis.
+pub(super) trait Connect: Send + 'static {
+    /// The way to its listener.
+    fn listening(&self) -> &Listening;
+    /// A connection for subscriptions.
+    fn connect(&self) -> impl Future<Output = Result<PubSub, StoreError>> + Send;
+    /// The answer to a change of what is followed, in time.
+    fn answer(
+        &self,
+        asked: impl Future<Output = RedisResult<()>> + Send,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
 struct Follower {
@@ -112,13 +124,13 @@ enum Then {
     End,
 }
 
-struct Listener {
-    store: Store,
+struct Listener<R> {
+    redis: R,
     orders: mpsc::UnboundedReceiver<Order>,
     followers: BTreeMap<String, Vec<Follower>>,
 }
 
-impl Listener {
+impl<R: Connect> Listener<R> {
     async fn run(mut self) {
         loop {
             match self.listen().await {
@@ -139,7 +151,7 @@ impl Listener {
 
     /// Ends when the connection breaks or is to be made anew, and when nobody follows anything.
     async fn listen(&mut self) -> Result<Then, StoreError> {
-        let (mut sink, mut messages) = self.store.subscriber().await?.split();
+        let (mut sink, mut messages) = self.redis.connect().await?.split();
         self.followers.values_mut().flatten().for_each(|follower| follower.knows = false);
         let (mut subscribed, mut refused) = (BTreeSet::new(), BTreeSet::new());
         loop {
@@ -168,15 +180,15 @@ impl Listener {
         refused: &mut BTreeSet<String>,
     ) -> Result<(), StoreError> {
         for channel in subscribed.extract_if(.., |channel| !self.followers.contains_key(channel)) {
-            answered(&self.store, sink.unsubscribe(channel)).await?;
+            self.redis.answer(sink.unsubscribe(channel)).await?;
         }
         for (channel, followers) in &mut self.followers {
             if !subscribed.contains(channel) && !refused.contains(channel) {
-                match answered(&self.store, sink.subscribe(channel)).await {
+                match self.redis.answer(sink.subscribe(channel)).await {
                     Ok(()) => drop(subscribed.insert(channel.clone())),
                     Err(error) if error.is_silence() => return Err(error),
                     Err(error) => {
-                        self.store.tell(&error);
+                        tracing::debug!(channel, %error, "the channel cannot be followed");
                         refused.insert(channel.clone());
                     }
                 }
@@ -209,7 +221,7 @@ impl Listener {
                     followers.retain(|follower| !follower.tell.is_closed());
                     !followers.is_empty()
                 });
-                let mut known = self.store.inner.listening.orders();
+                let mut known = self.redis.listening().orders();
                 // Whoever comes next under this lock either is heard here, or finds nobody and starts another task.
                 if !self.followers.is_empty() || !self.orders.is_empty() {
                     return Then::GoOn;
@@ -218,14 +230,5 @@ impl Listener {
                 Then::End
             }
         }
-    }
-}
-
-/// The answer to a change of what is followed, in time.
-async fn answered(store: &Store, asked: impl Future<Output = redis::RedisResult<()>>) -> Result<(), StoreError> {
-    let limit = store.patience();
-    match timeout(limit, asked).await {
-        Ok(answered) => answered.map_err(|error| store.error(&error, limit)),
-        Err(_) => Err(StoreError::TimedOut { address: store.address().to_owned(), limit }),
     }
 }

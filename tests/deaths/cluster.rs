@@ -149,10 +149,9 @@ impl Cluster {
             let snapshot = ledger.snapshot().await.map_err(|error| error.to_string())?;
             let Some(ledger) = snapshot.in_force() else { return Err("the ledger is not in force".to_owned()) };
             let (holders, withheld) = (&ledger.holders, ledger.quarantined());
-            let all = self
-                .pods
-                .iter()
-                .all(|seat| holders.iter().any(|holder| holder.pod_uid == seat.pod.uid && holder.limit >= 1));
+            let has_share = |pod: &Pod| ledger.entitlements.get(&pod.uid).is_some_and(|share| *share >= 1);
+            let all =
+                self.pods.iter().all(|seat| ledger.holders_of(&seat.pod.uid).next().is_some() && has_share(&seat.pod));
             let is_ready = all && holders.len() == self.pods.len() && withheld == 0;
             if is_ready { Ok(()) } else { Err(format!("{withheld} withheld, {holders:?}")) }
         })

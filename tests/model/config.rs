@@ -85,8 +85,6 @@ pub enum Variant {
     NodeIsProof,
     /// OPEN withholds nothing for those who did not re-assert.
     NoQuarantineAtOpen,
-    /// OPEN withholds nothing for those who rested at the leader's last look.
-    RestIsProof,
     /// The leader does not remember the shares that it sent before it sees them in the ledger.
     SentSharesForgotten,
     /// A new leader does not read what the one before wrote down.

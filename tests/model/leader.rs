@@ -93,11 +93,6 @@ impl State {
                 if scenario.variant == Variant::NoQuarantineAtOpen {
                     missing.clear();
                 }
-                if scenario.variant == Variant::RestIsProof {
-                    let known = self.leaders[leader].watch.known();
-                    let resting: Vec<&str> = known.filter(|h| h.is_resting()).map(|h| &*h.inc).collect();
-                    missing.retain(|missing| !resting.contains(&&*missing.inc));
-                }
                 let request = OpenRequest { epoch, token, missing };
                 self.tell(leader, |leader, clock| leader.watch.opening(clock));
                 self.on_ledger(scenario, primary, |ledger, _| ledger.open(&request));

@@ -345,12 +345,6 @@ mod broken {
     }
 
     #[test]
-    #[ignore = "its states take minutes until it is found: make model"]
-    fn rest_taken_for_proof_that_nothing_was_claimed_since() {
-        breaks(&world_of::REST_MOVED, Variant::RestIsProof);
-    }
-
-    #[test]
     fn numbers_that_repeat_when_a_pool_is_joined_again() {
         breaks(&world_of::REJOINED, Variant::NumbersRepeat);
     }

@@ -115,16 +115,6 @@ pub const UNSEEN_SHARE: Scenario = Scenario {
 /// A worker rests and wakes; the ledger is deleted about then, and the node cut off.
 pub const REST: Scenario =
     Scenario { name: "rest", ticks: 5, session_timeout: 2, faults: Faults { rest: 1, wipe: 1, cut: 1, ..NONE }, ..ONE };
-/// The same while the only slot moves to the other pod.
-pub const REST_MOVED: Scenario = Scenario {
-    name: "rest, moved",
-    budget: 1,
-    plans: &[&[1, 0], &[0, 1]],
-    ticks: 6,
-    session_timeout: 2,
-    faults: Faults { rest: 1, wipe: 1, cut: 1, ..NONE },
-    ..Scenario::PLAIN
-};
 /// A worker rests and wakes, with a SYNC that takes long, and dies.
 pub const REST_LATE: Scenario =
     Scenario { name: "rest, late", ticks: 5, faults: Faults { rest: 1, slow: 1, kill: 1, ..NONE }, ..ONE };

@@ -314,3 +314,20 @@ fn who_rests_is_reaped_by_proof_of_death_alone_and_is_timed_from_when_it_wakes()
     scene.evidence.dead.insert("a".to_owned());
     assert_eq!(reaped(scene.look()), Some("a.1".to_owned()), "dead");
 }
+
+#[test]
+fn who_rested_at_the_last_look_may_have_claimed_its_share_since() {
+    let mut scene = Scene::led();
+    scene.send("a", "a.1", 1, 2, 0, 0);
+    scene.sync("b", 1, 2, 8);
+    assert_eq!(scene.look(), []);
+    // It wakes, and all is lost before anybody has seen that.
+    scene.sync("a", 1, 3, 0);
+    scene.wipe();
+    scene.sync("b", 1, 3, 8);
+    assert_eq!(scene.look(), [], "it has not answered yet");
+    let actions = scene.after(7.0);
+    let [Action::Open { missing, .. }, ..] = actions.as_slice() else { panic!("{actions:?}") };
+    let withheld: Vec<(&str, u32)> = missing.iter().map(|m| (m.inc.as_str(), m.quarantine.slots)).collect();
+    assert_eq!(withheld, [("a.1", 8)]);
+}

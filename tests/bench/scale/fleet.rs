@@ -29,6 +29,8 @@ const HOLD: Duration = Duration::from_secs(300);
 const SHARED_BY: usize = 2_500;
 /// Between one that begins and the next: pods of a cluster do not start all at once.
 const APART: Duration = Duration::from_millis(1);
+/// After how long without work a worker rests.
+const IDLE: Duration = Duration::from_secs(10);
 /// Events of a pool that its holders may be behind with.
 const BEHIND: usize = 64;
 
@@ -95,15 +97,18 @@ async fn work(
     sleep(spread.mul_f64(rand::random_range(0.0..1.0))).await;
     let timing = Timing::default();
     let mut holder = Holder::new(identity, timing, HOLD);
-    let mut is_new = true;
+    let mut idle = None;
     loop {
         if let Some(request) = holder.request(BootTime::now()) {
             let reply = ledger.sync(&request, timing.sync_limit()).await.ok();
             holder.answer(&request, reply, BootTime::now());
         }
-        if is_new && holder.status(BootTime::now()).registered {
-            is_new = false;
+        if idle.is_none() && holder.status(BootTime::now()).registered {
+            idle = Some(Instant::now());
             registered.fetch_add(1, Ordering::Relaxed);
+        }
+        if idle.is_some_and(|since| since.elapsed() >= IDLE) {
+            holder.rest();
         }
         let end = Instant::now() + holder.pause(rand::random_range(-1.0..=1.0));
         while !holder.is_due() {

@@ -3,7 +3,7 @@
 //! Redis, etcd, the API server and the controller are real processes. Pods are objects without a node, and their workers are
 //! tasks that do what an idle worker does toward the ledger; what a whole worker does is measured of one real process.
 //! Nothing here fails for being slow. `make bench-scale` runs it; `RELAYS=1,10` names the sizes, `PODS=10` the pods of each
-//! relay, `WINDOW=20` the seconds of each look at an idle cluster.
+//! relay, `WINDOW=20` the seconds of each look at an idle cluster; one idle worker is looked at for as long as its quietest interval.
 
 mod control_plane;
 #[expect(dead_code, reason = "others use the rest")]
@@ -57,7 +57,7 @@ async fn run() {
         json!({ "build": build, "load": size::load(), "window_seconds": window.as_secs(), "pods_of_a_relay": pods });
 
     let mut all = sync_cost::measure().await;
-    all.extend(one_worker::measure(window).await);
+    all.extend(one_worker::measure().await);
     let whole_worker = all.iter().find(|figure| figure.name == one_worker::COMMANDS).and_then(|figure| figure.value);
     figures::head();
     all.iter().for_each(Figure::line);

@@ -20,8 +20,10 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(60);
 const LIMITS: EnqueueLimits = EnqueueLimits { max_length: 10_000, max_bytes: 0 };
-/// What a worker does once, when it starts, is over by then.
+/// What a worker does once, when it starts, is over by then, and it rests.
 const START: Duration = Duration::from_secs(12);
+/// What a worker that rests does now and then, it does once in this time at least.
+const WINDOW: Duration = Duration::from_secs(310);
 /// Mails while it is busy.
 const MAILS: usize = 200;
 
@@ -29,7 +31,7 @@ const MAILS: usize = 200;
 pub const COMMANDS: &str = "one idle worker: Redis commands";
 
 /// Its figures.
-pub async fn measure(window: Duration) -> Vec<Figure> {
+pub async fn measure() -> Vec<Figure> {
     let sink = Sink::start(SinkConfig::default()).await.expect("the sink starts");
     let mut house = House::empty().await;
     let mut connection = house.connection.clone();
@@ -46,7 +48,8 @@ pub async fn measure(window: Duration) -> Vec<Figure> {
     drop(controller);
     sleep(START).await;
     let before = Commands::look(&mut connection).await;
-    sleep(window.max(Duration::from_secs(30))).await;
+    println!("looking at one idle worker for {} s", WINDOW.as_secs());
+    sleep(WINDOW).await;
     let after = Commands::look(&mut connection).await;
     let rates = after.since(&before);
     println!("\none idle worker, a second: {}", rates.most());
