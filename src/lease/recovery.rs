@@ -31,6 +31,8 @@ const MOST_REMEMBERED: usize = 10_000;
 /// The longest time without attention after which a leader still knows that nobody else led meanwhile: less than the
 /// leader's Lease, so that no other one can have taken over and stepped down again.
 const ATTENTION: Duration = Duration::from_secs(4);
+/// After how long a holder that rests is asked, while mail waits, whether it lives.
+const ASK_AFTER: Duration = Duration::from_secs(20);
 /// How long a policy without an answer may still come into force.
 const UNDER_WAY: Duration = Duration::from_secs(10);
 
@@ -44,6 +46,8 @@ struct Seen {
     first: BootTime,
     /// Whether it was there before the ledger was lost: who was seen only in a recovery may be someone's successor.
     settled: bool,
+    /// When it was asked whether it lives, since it rests.
+    asked: Option<BootTime>,
 }
 
 /// Shares that were sent to the ledger.
@@ -171,7 +175,7 @@ impl Watch {
             return;
         }
         let blind = last.map_or(Duration::ZERO, |last| now.saturating_since(last));
-        let since = self.seen.values_mut().map(|seen| &mut seen.since);
+        let since = self.seen.values_mut().flat_map(|seen| std::iter::once(&mut seen.since).chain(&mut seen.asked));
         for since in since.chain(self.recovery.as_mut().map(|(_, since)| since)) {
             *since = (*since + blind).min(now);
         }
@@ -187,7 +191,7 @@ impl Watch {
     /// Takes in a ledger that is not in force, such as a stale copy: what we saw ourselves goes first.
     pub fn load(&mut self, view: &LedgerView, now: BootTime) {
         for holder in view.holders.iter().filter(|holder| !self.over.contains_key(&holder.inc)) {
-            let seen = || Seen { holder: holder.clone(), since: now, first: now, settled: true };
+            let seen = || Seen { holder: holder.clone(), since: now, first: now, settled: true, asked: None };
             self.seen.entry(holder.inc.clone()).or_insert_with(seen);
         }
         if self.servers.is_empty() {
@@ -231,6 +235,18 @@ impl Watch {
         }
     }
 
+    /// Mail waits: who rests, and was not heard of for long, is to be asked whether it lives. Each is asked once, and is then
+    /// taken for dead when it is silent for as long as anybody else may be.
+    pub fn ask(&mut self, now: BootTime) -> Vec<String> {
+        let silent = |seen: &Seen| seen.holder.is_resting() && now.saturating_since(seen.since) >= ASK_AFTER;
+        let unasked = self.seen.iter_mut().filter(|(_, seen)| seen.asked.is_none() && silent(seen));
+        let ask = |(inc, seen): (&String, &mut Seen)| {
+            seen.asked = Some(now);
+            inc.clone()
+        };
+        unasked.map(ask).collect()
+    }
+
     /// Which servers the ledger is for, as far as it is known, as words of [`super::Policy`].
     pub fn servers(&self) -> &BTreeSet<String> {
         &self.servers
@@ -263,11 +279,11 @@ impl Watch {
         for holder in &view.holders {
             // An incarnation that is new to us was not there at the look before.
             let settled = view.state == LedgerState::Open;
-            let mut fresh = Seen { holder: holder.clone(), since: now, first: now, settled };
+            let mut fresh = Seen { holder: holder.clone(), since: now, first: now, settled, asked: None };
             if let Some(known) = self.seen.get(&holder.inc) {
                 (fresh.first, fresh.settled) = (known.first, known.settled || settled);
                 if known.holder.seq == holder.seq {
-                    fresh.since = known.since;
+                    (fresh.since, fresh.asked) = (known.since, known.asked);
                 }
             }
             self.seen.insert(holder.inc.clone(), fresh);

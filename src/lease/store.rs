@@ -102,7 +102,7 @@ impl LedgerStore {
     }
 
     /// The pub/sub channel that says "look again"; a hint, never a truth. A message is `<kind> <inc or ->` with kind
-    /// `free`, `short`, `policy`, `init` or `open`.
+    /// `free`, `short`, `policy`, `init` or `open`, or `ask` and the inc that is asked whether it lives.
     pub fn channel(&self) -> &str {
         &self.channel
     }
@@ -234,6 +234,13 @@ impl LedgerStore {
         let arguments = [self.channel.as_bytes(), mails.as_bytes()];
         let _: Vec<String> = self.store.invoke(&GOOD, &keys, &arguments, CALL_LIMIT).await?;
         Ok(())
+    }
+
+    /// Asks a holder that rests whether it lives: it answers by a SYNC.
+    pub async fn ask(&self, inc: &str) -> Result<(), StoreError> {
+        let mut command = redis::cmd("PUBLISH");
+        command.arg(&self.channel).arg(format!("{} {inc}", wire::ASK));
+        self.store.query::<i64>(&command, CALL_LIMIT).await.map(drop)
     }
 
     /// What is on record of the server's saturation, and how many mails it took since that began.

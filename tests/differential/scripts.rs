@@ -166,6 +166,8 @@ pub fn kind(name: &str, reply: &[u8]) -> String {
 pub struct Generator {
     bodies: BTreeMap<&'static str, &'static str>,
     digests: BTreeMap<&'static str, String>,
+    /// How many calls there were: takes have growing numbers.
+    number: u64,
     /// What comes next, when it is not drawn.
     story: VecDeque<(&'static str, Words)>,
 }
@@ -175,7 +177,7 @@ impl Generator {
         let bodies: BTreeMap<_, _> = FILES.iter().copied().collect();
         let digest = |body: &str| sha1_of(body.as_bytes());
         let digests = bodies.iter().map(|(name, body)| (*name, digest(body))).collect();
-        Self { bodies, digests, story: VecDeque::new() }
+        Self { bodies, digests, number: 10_000, story: VecDeque::new() }
     }
 
     /// One call of one script, by its digest.
@@ -193,7 +195,8 @@ impl Generator {
         if let Some(call) = self.story.pop_front() {
             return call;
         }
-        let mut draw = Draw { random, keys: Vec::new(), arguments: Vec::new(), is_idle: false };
+        self.number += 1;
+        let mut draw = Draw { random, keys: Vec::new(), arguments: Vec::new(), is_idle: false, number: self.number };
         let name = draw.one(NAMES);
         match name {
             "plain" => return ("plain", draw.plain()),
@@ -237,6 +240,8 @@ struct Draw<'a> {
     keys: Vec<String>,
     arguments: Vec<String>,
     is_idle: bool,
+    /// Of the next take.
+    number: u64,
 }
 
 impl Draw<'_> {

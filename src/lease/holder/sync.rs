@@ -7,6 +7,7 @@ use crate::lease::{
     clock::BootTime,
     state::{Granted, LedgerState, SyncReply, SyncRequest},
     timing::Timing,
+    wire,
 };
 
 impl Holder {
@@ -148,10 +149,14 @@ impl Holder {
         self.tick(now);
     }
 
-    /// An event of the pool: `<kind> <inc or ->`. Not for what we published ourselves, nor for freed slots when we have all,
+    /// An event of the pool: `<kind> <inc or ->`. Whoever is asked whether it lives answers. Not for what we published ourselves, nor for freed slots when we have all,
     /// nor for slots that others lack when we have none, nor for other shares while we rest with one.
     pub fn hear(&mut self, event: &str) {
         let (kind, inc) = event.split_once(' ').unwrap_or((event, "-"));
+        if kind == wire::ASK {
+            self.due |= inc == self.inc();
+            return;
+        }
         if inc == self.inc() {
             return;
         }

@@ -49,10 +49,14 @@ impl Watch {
         }
         for holder in &view.holders {
             let (token, inc) = (view.token.clone(), holder.inc.clone());
-            let silent = self.seen.get(&holder.inc).map_or(Duration::ZERO, |seen| now.saturating_since(seen.since));
+            // Who rests has nothing to say unless it is asked.
+            let silent = self.seen.get(&holder.inc).and_then(|seen| {
+                let since = if holder.is_resting() { seen.asked } else { Some(seen.since) };
+                since.map(|since| now.saturating_since(since))
+            });
             if evidence.dead.contains(&holder.pod_uid) {
                 actions.push(Action::ReapDead { token, inc, quarantine: hold });
-            } else if silent >= reclaim && !holder.is_resting() {
+            } else if silent.is_some_and(|silent| silent >= reclaim) {
                 actions.push(Action::Reap { token, inc, seq: holder.seq, quarantine: hold });
             }
         }

@@ -109,7 +109,8 @@ impl Draw<'_> {
                 self.push("pod");
                 self.push_one(NOW);
                 self.push_one(&["1000000", "20"]);
-                self.push_one(&["1", "2", "3", "4", "5"]);
+                let number = if self.below(5) == 0 { self.number - 1 } else { self.number };
+                self.push(&number.to_string());
                 for _ in 0..=self.below(3) {
                     self.push_one(CLAIMS);
                 }
