@@ -18,7 +18,7 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use redis::{
-    Cmd, FromRedisValue, RedisError, RedisResult, Script,
+    Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, Script,
     aio::{MultiplexedConnection, PubSub},
 };
 
@@ -123,6 +123,12 @@ impl Store {
     /// Sends one command. Cancelling leaves open whether it took effect.
     pub async fn query<T: FromRedisValue>(&self, command: &Cmd, limit: Duration) -> Result<T, StoreError> {
         self.bounded(limit, async |connection| command.query_async(connection).await).await
+    }
+
+    /// Sends commands together and waits for all their answers. Others may be served in between; an error of one is the
+    /// error of all. Cancelling leaves open which took effect.
+    pub async fn query_all<T: FromRedisValue>(&self, commands: &Pipeline, limit: Duration) -> Result<T, StoreError> {
+        self.bounded(limit, async |connection| commands.query_async(connection).await).await
     }
 
     /// Runs a script by EVALSHA, loading it when Redis does not know it, again and again for as long as others make Redis

@@ -100,22 +100,23 @@ impl ControllerMetrics {
         for (kind, count) in [("working", working), ("stalled", stalled)] {
             self.relays.get_or_create(&ByKind { kind }).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
-        for (pool, view) in &world.pools {
-            let Some(ledger) = &view.ledger else { continue };
-            let sum = |of: fn(&crate::lease::HolderView) -> u32| ledger.holders.iter().map(of).sum();
-            let figures: [(&'static str, u32); 5] = [
-                ("budget", ledger.budget),
-                ("claimed", LedgerView::claimed(ledger)),
-                ("open", sum(|holder| holder.open)),
-                ("busy", sum(|holder| holder.busy)),
-                ("quarantined", ledger.quarantined()),
-            ];
-            for (state, slots) in figures {
-                self.slots.get_or_create(&BySlots { pool: pool.clone(), state }).set(i64::from(slots));
-            }
-            let recovering = ledger.state == LedgerState::Rec;
-            self.recovering.get_or_create(&ByPool { pool: pool.clone() }).set(i64::from(recovering));
+    }
+
+    /// A pool was looked at.
+    pub fn pool(&self, pool: &str, ledger: &LedgerView) {
+        let sum = |of: fn(&crate::lease::HolderView) -> u32| ledger.holders.iter().map(of).sum();
+        let figures: [(&'static str, u32); 5] = [
+            ("budget", ledger.budget),
+            ("claimed", LedgerView::claimed(ledger)),
+            ("open", sum(|holder| holder.open)),
+            ("busy", sum(|holder| holder.busy)),
+            ("quarantined", ledger.quarantined()),
+        ];
+        for (state, slots) in figures {
+            self.slots.get_or_create(&BySlots { pool: pool.to_owned(), state }).set(i64::from(slots));
         }
+        let recovering = ledger.state == LedgerState::Rec;
+        self.recovering.get_or_create(&ByPool { pool: pool.to_owned() }).set(i64::from(recovering));
     }
 
     /// A dead worker's mail was resolved.

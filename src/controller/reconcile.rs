@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    drive::{ApplyError, Deposed, Driven, Incident, Outcome, Pools, Turn},
+    drive::{ApplyError, Deposed, Driven, Incident, Outcome, Pools, Round, Turn},
     lead::{LeaderError, Marking},
     metrics::ControllerMetrics,
     observe::{Observed, Pods, StoreFacts, Topology, ask},
@@ -30,8 +30,11 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// How often the ledgers are looked at when nothing changes (lease R8).
+/// How often the ledgers' twins are looked at when nothing changes (lease R8).
 const TICK: Duration = Duration::from_millis(250);
+
+/// How long changes of relays and pods are gathered, so that a hundred pods that start are planned together.
+const GATHER: Duration = Duration::from_millis(50);
 
 /// Why the loop ended.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +123,8 @@ impl Reconciler {
                 },
                 moved = changes.changed() => {
                     if moved.is_ok() {
+                        tokio::time::sleep(GATHER).await;
+                        changes.borrow_and_update();
                         self.is_outdated = true;
                     } else {
                         // The watches are gone: so is this process, in a moment.
@@ -132,7 +137,9 @@ impl Reconciler {
 
     async fn turn(&mut self) -> Result<(), ReconcileError> {
         // Observe and plan: anew when a relay or a pod changed.
-        if std::mem::take(&mut self.is_outdated) {
+        let before = Arc::clone(&self.world.pools);
+        let is_new = std::mem::take(&mut self.is_outdated);
+        if is_new {
             self.replan();
         }
         let (started, timing) = (Instant::now(), self.lead.timing);
@@ -145,8 +152,8 @@ impl Reconciler {
         self.pools.stand(&plan, &marked, self.older.get_or_insert_default(), &timing);
         let (evidence, topology) = (self.pods.evidence(), self.topology.clone());
         let turn = Turn { epoch: self.lead.epoch, timing: &timing, evidence: &evidence, topology: &topology };
-        let outcomes = self.pools.drive(&plan, &marked, &turn).await;
-        let silence = self.note_outcomes(outcomes)?;
+        let round = self.pools.drive(&plan, &marked, &turn).await;
+        let silence = self.note_round(round)?;
         let silence = silence.or(self.ask_topology().await.err().filter(StoreError::is_silence));
 
         // Publish: the records of all relays.
@@ -154,11 +161,15 @@ impl Reconciler {
             Some(silence) => Some(silence),
             None => self.publisher.publish(&plan, &turn, &self.lead.observed, &mut self.world).await?,
         };
-        keep_released(&mut self.world, &self.lead.observed.relays(), &plan);
+        if !self.world.released.is_empty() {
+            keep_released(&mut self.world, &self.lead.observed.relays(), &plan);
+        }
 
         // Show: what the leader knows by now.
         self.world.note_problem(silence.map(|error| error.to_string()));
-        self.world.note_vanished(&self.pods);
+        if is_new || !Arc::ptr_eq(&before, &self.world.pools) {
+            self.world.note_vanished(&self.pods);
+        }
         self.lead.world.send_replace(Arc::new(self.world.clone()));
         self.lead.metrics.turn(started.elapsed(), &self.world);
         Ok(())
@@ -174,21 +185,25 @@ impl Reconciler {
         let ownership = Ownership { owned: owned.clone(), unreadable: unreadable(&relays) };
         let running = || pods.iter().filter(|pod| !pod.running.is_empty()).map(|pod| pod.uid.clone()).collect();
         self.older.get_or_insert_with(running);
-        self.world.pods = pods.iter().map(|pod| (pod.uid.clone(), pod.terminating)).collect();
+        self.world.pods = Arc::new(pods.iter().map(|pod| (pod.uid.clone(), pod.terminating)).collect());
         let held = self.pools.known().map(|holder| &*holder.pod_uid).collect();
-        self.pods.note(&pods, &held);
-        self.world.plan = Arc::new(plan(&candidates, &pods, self.lead.shared_budgets, &ownership));
+        self.pods.note(pods.iter().map(|pod| &**pod), &held);
+        self.world.plan =
+            Arc::new(plan(&candidates, pods.iter().map(|pod| &**pod), self.lead.shared_budgets, &ownership));
     }
 
-    /// Takes in how each pool's turn ended. What one pool's ledger answered is that pool's alone. Returns the store's problem,
+    /// Takes in how the turn of all pools ended. What one pool's ledger answered is that pool's alone. Returns the store's problem,
     /// when no pool could be driven, for a reason that may concern all.
-    fn note_outcomes(&mut self, outcomes: Vec<Outcome>) -> Result<Option<StoreError>, ReconcileError> {
-        let now = BootTime::now();
+    fn note_round(&mut self, round: Round) -> Result<Option<StoreError>, ReconcileError> {
+        let (Round { outcomes, is_answered, mirrors }, now) = (round, BootTime::now());
+        for (name, mirror) in mirrors {
+            self.world.note_mirror(&name, mirror);
+        }
         for error in outcomes.iter().filter_map(|outcome| outcome.driven.as_ref().err()) {
             self.lead.metrics.refused(error);
         }
         let mut problem = None;
-        let any_went_well = outcomes.iter().any(|outcome| outcome.driven.is_ok());
+        let any_went_well = is_answered || outcomes.iter().any(|outcome| outcome.driven.is_ok());
         let mut wanted = BTreeSet::new();
         for Outcome { name, driven, incidents, mirror } in outcomes {
             for incident in incidents {
@@ -221,11 +236,13 @@ impl Reconciler {
     fn note_driven(&mut self, name: String, driven: Driven, mirror: Mirror, now: BootTime) {
         let ledger = driven.snapshot.in_force().cloned();
         self.world.liveness.learn(&name, ledger.as_ref(), now);
+        if let Some(ledger) = &ledger {
+            self.lead.metrics.pool(&name, ledger);
+        }
         self.note_fence(driven.snapshot.node_fence, now);
         if driven.removed {
             self.pools.remove(&name);
-            self.world.pools.remove(&name);
-            self.world.liveness.forget(&name);
+            self.world.forget_pool(&name);
             self.lead.known.remove(&name);
             self.lead.marking.unmark(&name);
             return;

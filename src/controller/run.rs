@@ -16,7 +16,7 @@ use super::{
     metrics::ControllerMetrics,
     observe::{Observed, Safety, watch_safety},
     reconcile::{Leadership, ReconcileError, Reconciler},
-    status::{EventRecorder, RelayWriter, Relays},
+    status::{Activity, EventRecorder, RelayWriter, Relays, watch_activity},
     world::World,
 };
 use crate::{
@@ -182,6 +182,7 @@ async fn lead(
     let (show_world, world) = watch::channel(Arc::new(World::default()));
     let (judge, safety) = watch::channel(Safety::Unknown);
     let (tell_facts, facts) = watch::channel(None);
+    let (show_activity, activity) = watch::channel(Arc::new(Activity::default()));
     let (report, incidents) = mpsc::unbounded_channel();
     let (tell, news) = mpsc::unbounded_channel();
     let leadership = Leadership {
@@ -204,14 +205,16 @@ async fn lead(
         observed: observed.clone(),
         world: world.clone(),
         safety: safety.clone(),
+        activity: activity.clone(),
         incidents,
         news,
         recorder: EventRecorder::new(client.clone(), options.identity.clone()),
         metrics: metrics.clone(),
     };
-    let cleanup = watch_cleanup(store.clone(), world.clone(), tell.clone());
-    let retention = expire_dead_letters(store.clone(), world.clone(), tell.clone(), metrics.clone());
-    let claims = recover_claims(store.clone(), timing, world, safety, tell, metrics.clone());
+    let cleanup = watch_cleanup(store.clone(), world.clone(), activity.clone(), tell.clone());
+    let retention = expire_dead_letters(store.clone(), world.clone(), activity.clone(), tell.clone(), metrics.clone());
+    let claims = recover_claims(store.clone(), timing, world.clone(), safety, activity, tell, metrics.clone());
+    let movements = watch_activity(store.clone(), world, show_activity);
     let safety_store = store.clone();
     // One task each: a slow API server must not hold up the ledgers. They end with this future.
     let mut tasks = tokio::task::JoinSet::new();
@@ -230,6 +233,10 @@ async fn lead(
     });
     tasks.spawn(async move {
         cleanup.await;
+        None
+    });
+    tasks.spawn(async move {
+        movements.await;
         None
     });
     tasks.spawn(async move {

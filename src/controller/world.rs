@@ -31,13 +31,13 @@ pub struct PoolView {
     pub lent: BTreeSet<String>,
 }
 
-/// What the leader knows: for those who show it.
+/// What the leader knows: for those who show it. A clone shares what is large.
 #[derive(Clone, Debug, Default)]
 pub struct World {
     /// What was decided.
     pub plan: Arc<Plan>,
     /// The pools, by name.
-    pub pools: BTreeMap<String, PoolView>,
+    pub pools: Arc<BTreeMap<String, Arc<PoolView>>>,
     /// Why Redis cannot be used now, by anyone.
     pub store_problem: Option<String>,
     /// Why the records of these relays are not as the plan says.
@@ -49,7 +49,7 @@ pub struct World {
     /// The last change of the ledgers' fence, if this leader saw one.
     pub fence_changed: Option<BootTime>,
     /// UIDs of the pods that exist, and whether they are being deleted.
-    pub pods: BTreeMap<String, bool>,
+    pub pods: Arc<BTreeMap<String, bool>>,
     /// UIDs of pods that hold slots and are gone from the API server, and the node they were last seen on.
     pub vanished: BTreeMap<String, Option<String>>,
 }
@@ -80,7 +80,20 @@ impl World {
             (Some(_), None) => tracing::info!(pool = name, "the pool goes on"),
             _ => {}
         }
-        self.pools.insert(name, view);
+        Arc::make_mut(&mut self.pools).insert(name, Arc::new(view));
+    }
+
+    /// Takes in a pool's mirror; all else of it is as it was.
+    pub fn note_mirror(&mut self, name: &str, mirror: Mirror) {
+        if let Some(view) = Arc::make_mut(&mut self.pools).get_mut(name) {
+            Arc::make_mut(view).mirror = mirror;
+        }
+    }
+
+    /// A pool is gone for good.
+    pub fn forget_pool(&mut self, name: &str) {
+        Arc::make_mut(&mut self.pools).remove(name);
+        self.liveness.forget(name);
     }
 
     /// Takes in which holders are gone from the API server.

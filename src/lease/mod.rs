@@ -58,6 +58,7 @@ mod status;
 mod store;
 mod task;
 mod timing;
+mod twins;
 mod wire;
 
 pub use clock::BootTime;
@@ -77,3 +78,4 @@ pub use state::{
 pub use status::SlotStatus;
 pub use store::{CALL_LIMIT, CARRIED, LedgerStore, SaturationRecord, TOO_MANY, pools};
 pub use timing::Timing;
+pub use twins::Twins;

@@ -44,6 +44,11 @@ impl QuarantineTimers {
         }
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.seen.is_empty()
+    }
+
     /// Whether the entry is there.
     pub fn has(&self, id: &str) -> bool {
         self.seen.contains_key(id)

@@ -1,8 +1,8 @@
 //! What the leader does to a ledger besides writing shares: pure decisions on what it saw, timed on its own clock.
 //!
-//! The leader takes a [`Snapshot`] of each pool every 250 ms, gives it to [`Watch::observe`] and does what
-//! [`Watch::actions`] says. A new leader starts with what the one before wrote down ([`Mirror`]), and waits the full times
-//! (R8).
+//! Every 250 ms the leader gives each pool's [`Snapshot`] to [`Watch::observe`], or says [`Watch::unchanged`] where the ledger's
+//! twin shows that it is as it was ([`super::Twins`]). What [`Watch::actions`] says is done after a fresh look alone. A new
+//! leader starts with what the one before wrote down ([`Mirror`]), and waits the full times (R8).
 
 mod action;
 mod decide;
@@ -137,7 +137,7 @@ impl Watch {
                 if self.over.len() > MOST_REMEMBERED {
                     self.over.clear();
                 }
-                self.sent.retain(|sent| !sent.answered && now.saturating_since(sent.at) < UNDER_WAY);
+                self.settle_sent(now);
                 self.roll.clear();
                 self.enroll(&view.entitlements);
                 self.history = self.epoch == Some(view.epoch);
@@ -151,9 +151,35 @@ impl Watch {
             self.longer.push((self.lease, now));
         }
         self.lease = view.lease;
-        self.longer.retain(|(lease, since)| now.saturating_since(*since) < *lease * 2);
+        self.forget_longer(now);
         self.withheld.observe(&view.quarantine, now);
         self.view = Some(view.clone());
+    }
+
+    /// Time passes over a ledger in force of which it is known that it is as the last look showed it: does what
+    /// [`Watch::observe`] of the same snapshot would do, and reads nothing.
+    pub fn unchanged(&mut self, now: BootTime) {
+        self.attend(now);
+        self.forgive(now);
+        if let Some(view) = self.view.as_ref().filter(|view| view.state == LedgerState::Open) {
+            self.history = self.epoch == Some(view.epoch);
+            self.settle_sent(now);
+        }
+        self.forget_longer(now);
+    }
+
+    /// What came of shares that were sent and answered is in the look that shows the ledger open.
+    fn settle_sent(&mut self, now: BootTime) {
+        self.sent.retain(|sent| !sent.answered && now.saturating_since(sent.at) < UNDER_WAY);
+    }
+
+    fn forget_longer(&mut self, now: BootTime) {
+        self.longer.retain(|(lease, since)| now.saturating_since(*since) < *lease * 2);
+    }
+
+    /// The ledger of the last look, if it showed one in force.
+    pub fn view(&self) -> Option<&LedgerView> {
+        self.view.as_ref()
     }
 
     /// Whether the last look showed an older copy of the ledger: it is not to be taken for the one in force.
@@ -255,6 +281,11 @@ impl Watch {
     /// The holders that this leader knows of, in force or not.
     pub fn known(&self) -> impl Iterator<Item = &HolderView> {
         self.seen.values().map(|seen| &seen.holder)
+    }
+
+    /// Whether slots are withheld, by the ledger or by a mirror.
+    pub fn withholds(&self) -> bool {
+        !self.withheld.is_empty()
     }
 
     fn enroll(&mut self, shares: &BTreeMap<String, u32>) {

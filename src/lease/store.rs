@@ -40,6 +40,14 @@ pub const TOO_MANY: &str = "too_many_connections";
 /// Why slots are withheld that came over from another ledger of the same server.
 pub const CARRIED: &str = "carried";
 
+pub(super) fn ledger_key(pool: &str) -> String {
+    format!("mailrelay:{{{pool}}}:ledger")
+}
+
+pub(super) fn twin_key(pool: &str) -> String {
+    format!("mailrelay:{{{pool}}}:twin")
+}
+
 /// What is remembered of a server that takes fewer sessions than its budget, beside the ledger: losing it costs no safety.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SaturationRecord {
@@ -83,9 +91,9 @@ impl LedgerStore {
         Self {
             store,
             pool: pool.to_owned(),
-            ledger: format!("mailrelay:{{{pool}}}:ledger"),
+            ledger: ledger_key(pool),
             log: format!("mailrelay:{{{pool}}}:log"),
-            twin: format!("mailrelay:{{{pool}}}:twin"),
+            twin: twin_key(pool),
             channel: format!("mailrelay:{{{pool}}}:events"),
             saturation: format!("mailrelay:{{{pool}}}:saturation"),
         }

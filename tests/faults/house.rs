@@ -157,6 +157,16 @@ impl House {
         Worker { ledger, request }
     }
 
+    /// What Redis says of itself.
+    pub async fn info(&self, section: &str) -> String {
+        self.store.query(redis::cmd("INFO").arg(section), LIMIT).await.expect("an answer")
+    }
+
+    /// A text in Redis.
+    pub async fn get(&self, key: &str) -> String {
+        self.store.query(redis::cmd("GET").arg(key), LIMIT).await.expect("a text")
+    }
+
     /// Sends a command to Redis.
     pub async fn redis(&self, words: &[&str]) {
         let mut command = redis::cmd(words[0]);

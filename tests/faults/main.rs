@@ -7,10 +7,12 @@
 //! | `ownership` | what a relay asks for |
 //! | `pods` | what runs in a pod |
 //! | `statuses` | how much there is to tell |
+//! | `looks` | a ledger behind the leader's back, who looks at it only when its twin, time or the plan says so |
 //! | `marks` | the `ConfigMap` in which the leader writes down what must outlive Redis |
 
 mod house;
 mod ledgers;
+mod looks;
 mod marks;
 mod ownership;
 mod pods;

@@ -68,3 +68,20 @@ async fn a_pod_that_two_relays_select_is_named_with_the_other_relay() {
     });
     worker.alive_while(named).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_without_the_label_are_seen_as_soon_as_a_relay_selects_by_labels_of_its_own() {
+    let mut house = House::empty();
+    house.relay("one", 1);
+    house.pod("labelled", "one");
+    house.pod_with("web-0", &json!({ "app": "web" }));
+    house.lead();
+    house.shares("one", &[("labelled", 16)]).await;
+    house.edit("one", |spec| spec["workers"] = json!({ "selector": { "matchLabels": { "app": "web" } } }));
+    house.shares("one", &[("web-0", 16)]).await;
+    // And those that come later, and with whatever label.
+    house.pod_with("web-1", &json!({ "app": "web" }));
+    house.shares("one", &[("web-0", 8), ("web-1", 8)]).await;
+    house.edit("one", |spec| spec["workers"] = json!({}));
+    house.shares("one", &[("labelled", 16)]).await;
+}

@@ -11,7 +11,7 @@ use super::{
     RedisServer,
     compared::{both, duplicate, opened, restore, synced},
     operations::{Back, Generator, Operation},
-    support::{LIMIT, process, redis_is_empty, shares, store},
+    support::{LIMIT, process, redis_is_empty, shares, store, twin},
 };
 
 #[tokio::test]
@@ -139,4 +139,44 @@ async fn workers_that_saw_more_of_a_lost_ledger_than_the_leader_take_the_new_one
     both(&store, &mut machine, &Operation::Init(request)).await;
     let request = SyncRequest { seen, need: 2, ..process("uid-a", "p", 1, 20) };
     assert!(matches!(synced(&store, &mut machine, &request).await, SyncReply::Ok(_)));
+}
+
+#[tokio::test]
+async fn a_ledger_found_lost_says_so_in_its_twin_and_its_copy_is_lost_as_often_as_it_comes_back() {
+    let redis = RedisServer::start(Persistence::Off);
+    for first in [Back::Alone, Back::Together] {
+        redis_is_empty(&redis).await;
+        let (store, mut machine) = opened(&redis).await;
+        synced(&store, &mut machine, &process("uid-a", "p", 1, 1)).await;
+        let old = machine.view.clone();
+        duplicate(&store, store.key(), "copy").await;
+        synced(&store, &mut machine, &process("uid-a", "p", 1, 2)).await;
+        assert_eq!(twin(&store).await, machine.view.as_ref().map(|view| view.version));
+        restore(&store, "copy", first).await;
+        machine.view.clone_from(&old);
+        machine.twin = machine.twin.filter(|_| first == Back::Alone);
+        for _ in 0..2 {
+            assert_eq!(both(&store, &mut machine, &Operation::Condemn(0)).await, "Wait(Fence)", "{first:?}");
+            assert_eq!(twin(&store).await, None);
+            restore(&store, "copy", Back::Alone).await;
+            machine.view.clone_from(&old);
+        }
+        // As an older release made it, it was of force without a twin, and has one again from its next change on.
+        store.store().query::<u64>(redis::cmd("HDEL").arg(store.key()).arg("twinned"), LIMIT).await.unwrap();
+        machine.view.as_mut().unwrap().twinned = false;
+        let reply = synced(&store, &mut machine, &process("uid-a", "p", 1, 3)).await;
+        assert!(matches!(reply, SyncReply::Ok(_)), "{reply:?}");
+        assert_eq!(twin(&store).await, machine.view.as_ref().map(|view| view.version));
+    }
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_gone_is_told_though_its_twin_is_there() {
+    let redis = RedisServer::start(Persistence::Off);
+    let (store, _) = opened(&redis).await;
+    let looked = async || Twins::look(store.store(), &[store.pool()]).await.unwrap();
+    assert_eq!(looked().await.node_fence, store.snapshot().await.unwrap().node_fence);
+    assert!(looked().await.version(store.pool()).is_some());
+    store.store().query::<u64>(redis::cmd("DEL").arg(store.key()), LIMIT).await.unwrap();
+    assert_eq!(looked().await.version(store.pool()), None);
 }

@@ -16,7 +16,7 @@ use super::{
     RedisServer,
     compared::{apply, audited, send, send_as_older},
     operations::{Generator, Operation},
-    support::{LIMIT, store},
+    support::{LIMIT, store, twin},
 };
 
 #[tokio::test]
@@ -53,13 +53,18 @@ async fn the_scripts_answer_and_store_exactly_what_the_pure_machine_does() {
         let mut is_current = true;
         for step in 0..500 {
             let operation = generator.next(&machine);
-            let before = machine.view.clone();
+            let (before, twin_before) = (machine.view.clone(), twin(&ledger).await);
             let expected = apply(&mut machine, &mut copy, &operation);
             let is_older = operation.is_script() && releases.random_range(0..10) < 3;
             let answer =
                 if is_older { send_as_older(&ledger, &operation).await } else { send(&ledger, &operation).await };
             assert_eq!(answer, expected, "seed {seed} step {step}: {operation:?}");
             assert_eq!(ledger.snapshot().await.unwrap(), machine.snapshot(), "seed {seed} step {step}: {operation:?}");
+            // Who looks at the twin alone sees that there is something to look at.
+            if operation.is_script() && machine.view != before {
+                let twin = twin(&ledger).await;
+                assert!(twin.is_none() || twin != twin_before, "seed {seed} step {step}: {operation:?}");
+            }
             let was_current = mem::replace(&mut is_current, audited(&ledger).await);
             if operation.is_script() && machine.view != before && machine.snapshot().in_force().is_some() {
                 assert_eq!(is_current, !is_older, "seed {seed} step {step}: {operation:?}");

@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use mailrelay::{
-    lease::{Policy, SyncRequest},
+    lease::{LedgerStore, Policy, SyncRequest, Twins},
     store::{Store, StoreOptions},
 };
 
@@ -46,4 +46,9 @@ pub fn process(pod: &str, process: &str, generation: u64, seq: u64) -> SyncReque
 
 pub async fn redis_is_empty(redis: &RedisServer) {
     store(redis).query::<String>(redis::cmd("FLUSHALL").arg("SYNC"), LIMIT).await.unwrap();
+}
+
+/// The version that the ledger's twin tells a leader that looks at no more than that.
+pub async fn twin(ledger: &LedgerStore) -> Option<u64> {
+    Twins::look(ledger.store(), &[ledger.pool()]).await.unwrap().version(ledger.pool())
 }

@@ -19,6 +19,7 @@ mod real {
     mod model;
     /// A simulated one has no users.
     mod payloads;
+    mod presence;
     /// The simulated one does not say what a key takes.
     mod records;
     mod recovery;
@@ -40,6 +41,7 @@ mod simulated {
     mod identity;
     mod letters;
     mod model;
+    mod presence;
     mod recovery;
     mod room;
     mod silence;

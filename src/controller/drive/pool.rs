@@ -8,6 +8,7 @@ use std::{
 use super::{
     error::{ApplyError, Deposed},
     incident::Incident,
+    rest::Rest,
     saturation::Saturation,
     shares::{self, Absent},
     turn::{Driven, Turn},
@@ -47,6 +48,8 @@ pub struct Pool {
     absent: Absent,
     /// What the server takes; `None` until the record of the leader before was read.
     pub(super) saturation: Option<Saturation>,
+    /// How the last turn left it; `None` when it left something to do, or failed.
+    pub(super) rest: Option<Rest>,
 }
 
 impl Pool {
@@ -68,6 +71,7 @@ impl Pool {
             standing: Standing::default(),
             absent: Absent::default(),
             saturation: None,
+            rest: None,
         }
     }
 
@@ -126,6 +130,11 @@ impl Pool {
         self.watch.mirror(BootTime::now(), timing)
     }
 
+    /// Whether it withholds slots, as far as it is known.
+    pub fn withholds(&self) -> bool {
+        self.watch.withholds()
+    }
+
     /// Looks at the ledger and does what it needs, until nothing is left to do now.
     ///
     /// `marked` says whether the pool is known to have been opened (lease R9). What happened is added to `incidents`.
@@ -140,6 +149,7 @@ impl Pool {
         if let Some(plan) = plan {
             self.watch.list(&plan.members);
         }
+        self.rest = None;
         let driven = self.drive_on(plan, marked, turn, incidents).await;
         if driven.is_err() {
             self.watch.unanswered(BootTime::now());
@@ -162,7 +172,12 @@ impl Pool {
             if let Some(plan) = plan {
                 self.learn_saturation(plan, &driven.snapshot).await?;
             }
-            if !self.step(plan, marked, turn, &mut driven, incidents).await? || driven.removed {
+            let lent = self.lent();
+            let acted = self.step(plan, marked, turn, &mut driven, incidents).await?;
+            if !acted {
+                self.settle(plan, lent);
+            }
+            if !acted || driven.removed {
                 break;
             }
             driven = self.look(turn).await?;

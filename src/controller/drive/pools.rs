@@ -1,6 +1,9 @@
 //! All pools that the leader drives.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 
@@ -12,7 +15,7 @@ use super::{
 };
 use crate::{
     controller::plan::{Known, Plan, PoolPlan, stand},
-    lease::{HolderView, Mirror, Timing},
+    lease::{BootTime, HolderView, Mirror, Timing, Twins},
     store::Store,
 };
 
@@ -37,10 +40,27 @@ async fn drive(name: &str, pool: &mut Pool, plan: Option<&PoolPlan>, marked: boo
     Outcome { name: name.to_owned(), driven, incidents, mirror: pool.mirror(turn.timing) }
 }
 
+/// How a turn of all pools ended.
+#[derive(Default)]
+pub struct Round {
+    /// How it ended for those that were driven.
+    pub outcomes: Vec<Outcome>,
+    /// Whether Redis said of any pool that nothing changed there.
+    pub is_answered: bool,
+    /// The mirrors of those that rest and withhold something: how long is another thing in each turn.
+    pub mirrors: Vec<(String, Mirror)>,
+}
+
 /// The pools, by name.
 pub struct Pools {
     store: Store,
     pools: BTreeMap<String, Pool>,
+    /// What others must know of each that may take its servers over, and for which plan and marks that was said last.
+    known: BTreeMap<String, Known>,
+    stood_for: Option<Arc<Plan>>,
+    marked: BTreeSet<String>,
+    /// The pools of which that may be another by now.
+    outdated: BTreeSet<String>,
 }
 
 impl Pools {
@@ -51,8 +71,9 @@ impl Pools {
             pool.restore(&mirror);
             (name, pool)
         };
-        let pools = mirrors.into_iter().map(restore).collect();
-        Self { store, pools }
+        let pools: BTreeMap<String, Pool> = mirrors.into_iter().map(restore).collect();
+        let outdated = pools.keys().cloned().collect();
+        Self { store, pools, known: BTreeMap::new(), stood_for: None, marked: BTreeSet::new(), outdated }
     }
 
     /// Adds those of these names that are not there yet.
@@ -60,6 +81,9 @@ impl Pools {
         for name in names {
             if !self.pools.contains_key(name) {
                 self.pools.insert(name.clone(), Pool::new(self.store.clone(), name));
+                self.outdated.insert(name.clone());
+                // It is to be told how it stands, whatever the others are.
+                self.stood_for = None;
             }
         }
     }
@@ -67,6 +91,7 @@ impl Pools {
     /// Forgets one that is gone for good.
     pub fn remove(&mut self, name: &str) {
         self.pools.remove(name);
+        self.outdated.insert(name.to_owned());
     }
 
     /// One of them.
@@ -81,13 +106,27 @@ impl Pools {
 
     /// One server, one ledger: how the pools stand towards each other, by what the last turn saw. `older` are the UIDs of pods
     /// in which something ran already when this leader began.
-    pub fn stand(&mut self, plan: &Plan, marked: &BTreeSet<String>, older: &BTreeSet<String>, timing: &Timing) {
-        let known: BTreeMap<String, Known> = self
-            .pools
-            .iter()
-            .filter_map(|(name, pool)| Some((name.clone(), pool.succession(marked.contains(name), timing)?)))
-            .collect();
-        let mut standings = stand(plan, &known);
+    pub fn stand(&mut self, plan: &Arc<Plan>, marked: &BTreeSet<String>, older: &BTreeSet<String>, timing: &Timing) {
+        let mut moved = self.marked != *marked || !self.stood_for.as_ref().is_some_and(|last| Arc::ptr_eq(last, plan));
+        if self.marked != *marked {
+            self.marked.clone_from(marked);
+            self.outdated.extend(self.pools.keys().cloned());
+        }
+        for name in std::mem::take(&mut self.outdated) {
+            let known = self.pools.get(&name).and_then(|pool| pool.succession(marked.contains(&name), timing));
+            if known.as_ref() != self.known.get(&name) {
+                moved = true;
+                match known {
+                    Some(known) => drop(self.known.insert(name, known)),
+                    None => drop(self.known.remove(&name)),
+                }
+            }
+        }
+        if !moved {
+            return;
+        }
+        self.stood_for = Some(Arc::clone(plan));
+        let mut standings = stand(plan, &self.known);
         for (name, pool) in &mut self.pools {
             let standing = standings.remove(name).unwrap_or_default();
             // Mark, mirror and ledger may all be lost, as by a new installation over an old one whose pods go on. Whoever
@@ -98,12 +137,50 @@ impl Pools {
         }
     }
 
-    /// Brings every pool's ledger to the plan, several at once.
-    pub async fn drive(&mut self, plan: &Plan, marked: &BTreeSet<String>, turn: &Turn<'_>) -> Vec<Outcome> {
-        let mut drives: Vec<BoxFuture<'_, Outcome>> = Vec::with_capacity(self.pools.len());
+    /// Brings every pool's ledger to the plan, several at once; those whose ledgers are as they were rest.
+    pub async fn drive(&mut self, plan: &Plan, marked: &BTreeSet<String>, turn: &Turn<'_>) -> Round {
+        let resting = self.resting(plan, marked, turn).await;
+        let mut round = Round { is_answered: !resting.is_empty(), ..Round::default() };
+        let mut drives: Vec<BoxFuture<'_, Outcome>> = Vec::new();
+        let now = BootTime::now();
         for (name, pool) in &mut self.pools {
-            drives.push(drive(name, pool, plan.pools.get(name), marked.contains(name), turn).boxed());
+            if !resting.contains(name) {
+                self.outdated.insert(name.clone());
+                drives.push(drive(name, pool, plan.pools.get(name), marked.contains(name), turn).boxed());
+                continue;
+            }
+            pool.rest(now);
+            if pool.withholds() {
+                self.outdated.insert(name.clone());
+                round.mirrors.push((name.clone(), pool.mirror(turn.timing)));
+            }
         }
-        futures::stream::iter(drives).buffer_unordered(AT_ONCE).collect().await
+        round.outcomes = futures::stream::iter(drives).buffer_unordered(AT_ONCE).collect().await;
+        round
+    }
+
+    /// The pools that need no look in this turn: nothing asks for one, and their twins say what they said.
+    async fn resting(&self, plan: &Plan, marked: &BTreeSet<String>, turn: &Turn<'_>) -> BTreeSet<String> {
+        let now = BootTime::now();
+        let seen = |(name, pool): (&String, &Pool)| {
+            let ledger = pool.at_rest(plan.pools.get(name), marked.contains(name), turn, now)?;
+            Some((name.clone(), (ledger.fence.clone(), ledger.version)))
+        };
+        let seen: BTreeMap<String, (String, u64)> = self.pools.iter().filter_map(seen).collect();
+        if seen.is_empty() {
+            return BTreeSet::new();
+        }
+        let names: Vec<&str> = seen.keys().map(String::as_str).collect();
+        let twins = match Twins::look(&self.store, &names).await {
+            Ok(twins) => twins,
+            Err(error) => {
+                tracing::debug!(%error, "cannot look at the ledgers' twins");
+                return BTreeSet::new();
+            }
+        };
+        let is_same =
+            |name: &str, fence: &str, version| fence == twins.node_fence && twins.version(name) == Some(version);
+        let resting = seen.iter().filter(|(name, (fence, version))| is_same(name, fence, *version));
+        resting.map(|(name, _)| name.clone()).collect()
     }
 }

@@ -44,6 +44,11 @@ impl Saturation {
         self.lowered.is_some()
     }
 
+    /// Whether something is to come of the next looks, though the ledger stays as it is.
+    pub fn is_watched(&self) -> bool {
+        self.is_lowered() || self.burst.is_some()
+    }
+
     /// What is to be remembered for the next leader.
     pub fn record(&self) -> Option<SaturationRecord> {
         self.lowered

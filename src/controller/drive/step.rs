@@ -20,10 +20,10 @@ const NAMELESS: Duration = Duration::from_secs(24 * 3_600);
 
 /// What became of the policy.
 enum Written {
-    /// It was in force already, or is a later leader's.
+    /// It was in force already.
     No,
     Yes,
-    /// The ledger cannot be written now.
+    /// The ledger cannot be written now, or not as it was seen.
     Wait,
 }
 
@@ -99,7 +99,8 @@ impl Pool {
             }
             PolicyReply::Old { epoch, .. } => {
                 self.check(epoch, Some("policy"), turn)?;
-                Ok(Written::No)
+                // What it is older than has come since the look.
+                Ok(Written::Wait)
             }
             PolicyReply::Wait(_) => Ok(Written::Wait),
         }

@@ -9,7 +9,7 @@ use crate::{
         metrics::ControllerMetrics,
         observe::Safety,
         plan::{RelayKey, RelayPlan, pools_of},
-        status::{News, Note, queue_of},
+        status::{Activity, News, Note, queue_of},
         world::World,
     },
     lease::{BootTime, Timing},
@@ -27,6 +27,7 @@ pub async fn recover_claims(
     timing: Timing,
     world: watch::Receiver<Arc<World>>,
     safety: watch::Receiver<Safety>,
+    activity: watch::Receiver<Arc<Activity>>,
     news: mpsc::UnboundedSender<News>,
     metrics: ControllerMetrics,
 ) {
@@ -34,8 +35,11 @@ pub async fn recover_claims(
     loop {
         tokio::time::sleep(EVERY).await;
         let now_world = Arc::clone(&world.borrow());
-        first_seen.retain(|(key, _), _| now_world.plan.relays.contains_key(key));
-        for (key, relay) in now_world.plan.relays.iter().filter(|(_, relay)| relay.stalled.is_none()) {
+        // A process that has a claim is named in its queue.
+        let activity = Arc::clone(&activity.borrow());
+        first_seen.retain(|(key, _), _| now_world.plan.relays.contains_key(key) && activity.may_move(key));
+        let working = now_world.plan.relays.iter().filter(|(_, relay)| relay.stalled.is_none());
+        for (key, relay) in working.filter(|(key, _)| activity.may_move(key)) {
             let pass = Pass { store: &store, timing: &timing, world: &now_world, safety: &safety, key, relay };
             match pass.run(&mut first_seen).await {
                 Ok(done) => {

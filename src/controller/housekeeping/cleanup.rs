@@ -15,7 +15,7 @@ use crate::{
     api::DurationText,
     controller::{
         plan::RelayKey,
-        status::{News, Note, queue_of},
+        status::{Activity, News, Note, queue_of},
         world::World,
     },
     store::Store,
@@ -40,9 +40,19 @@ struct Memory {
     samples: VecDeque<(Instant, Decisions)>,
     /// Whether the numbers were unusual and people know.
     told: bool,
+    /// When mail may have been on its way last.
+    moved: Option<Instant>,
 }
 
 impl Memory {
+    /// Whether the counters may be others than those that are known, or what is unusual may be over.
+    fn is_due(&mut self, now: Instant, may_move: bool) -> bool {
+        if may_move {
+            self.moved = Some(now);
+        }
+        self.samples.is_empty() || self.moved.is_some_and(|moved| now.duration_since(moved) <= 2 * WINDOW)
+    }
+
     /// Takes in the counters of `now`; what is to be told, if the numbers have become unusual.
     fn look(&mut self, now: Instant, counters: Decisions, threshold: i64) -> Option<Decisions> {
         let is_less = |(_, first): &(Instant, Decisions)| first.iter().any(|(kind, n)| counters.get(kind) < Some(n));
@@ -65,13 +75,23 @@ impl Memory {
 }
 
 /// Looks again and again. Never returns.
-pub async fn watch_cleanup(store: Store, world: watch::Receiver<Arc<World>>, news: mpsc::UnboundedSender<News>) {
+pub async fn watch_cleanup(
+    store: Store,
+    world: watch::Receiver<Arc<World>>,
+    activity: watch::Receiver<Arc<Activity>>,
+    news: mpsc::UnboundedSender<News>,
+) {
     let mut memories: BTreeMap<RelayKey, Memory> = BTreeMap::new();
     loop {
         tokio::time::sleep(EVERY).await;
         let plan = Arc::clone(&world.borrow().plan);
         memories.retain(|key, _| plan.relays.contains_key(key));
+        let activity = Arc::clone(&activity.borrow());
         for (key, relay) in plan.relays.iter().filter(|(_, relay)| relay.stalled.is_none()) {
+            let memory = memories.entry(key.clone()).or_default();
+            if !memory.is_due(Instant::now(), activity.may_move(key)) {
+                continue;
+            }
             let counters = match queue_of(&store, relay).counters().await {
                 Ok(counters) => counters,
                 Err(error) => {
@@ -82,7 +102,6 @@ pub async fn watch_cleanup(store: Store, world: watch::Receiver<Arc<World>>, new
             let of_decision = |(name, count): (String, i64)| Some((name.strip_prefix(COUNTERS)?.to_owned(), count));
             let decisions = counters.into_iter().filter_map(of_decision).collect();
             let threshold = relay.relay.spec.queue.recovery_threshold;
-            let memory = memories.entry(key.clone()).or_default();
             if let Some(recent) = memory.look(Instant::now(), decisions, threshold) {
                 let note = told(&relay.relay.spec.queue.name, &recent, threshold);
                 tracing::warn!(relay = %key, "{}", note.text);

@@ -13,7 +13,7 @@ use crate::{
     controller::{
         metrics::ControllerMetrics,
         plan::{RelayKey, RelayPlan},
-        status::{News, Note, queue_of},
+        status::{Activity, News, Note, queue_of},
         world::World,
     },
     mail::UnixMillis,
@@ -23,6 +23,8 @@ use crate::{
 
 /// How often dead letters are looked at: retention is counted in hours.
 const EVERY: Duration = Duration::from_secs(60);
+/// How often a queue that nothing moves in is told what is kept.
+const KEEP_EVERY: Duration = Duration::from_secs(600);
 /// How many are discarded in one look at most.
 const BATCH: usize = 5_000;
 /// How often one relay is told of at most; what goes in between is told of together.
@@ -60,21 +62,48 @@ impl Untold {
     }
 }
 
+/// What the scripts of a queue are told to keep.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Kept {
+    records: Duration,
+    events: u64,
+}
+
+impl Kept {
+    fn of(relay: &RelayPlan) -> Self {
+        let spec = &relay.relay.spec.queue;
+        Self { records: spec.record_retention.get(), events: u64::try_from(spec.events_length).unwrap_or(0) }
+    }
+}
+
 /// Discards each minute what is over. Never returns; cancelling leaves the rest for the next look.
 pub async fn expire_dead_letters(
     store: Store,
     world: watch::Receiver<Arc<World>>,
+    activity: watch::Receiver<Arc<Activity>>,
     news: mpsc::UnboundedSender<News>,
     metrics: ControllerMetrics,
 ) {
     let mut untold: BTreeMap<RelayKey, Untold> = BTreeMap::new();
+    let mut kept: BTreeMap<RelayKey, (Kept, Instant)> = BTreeMap::new();
     loop {
         tokio::time::sleep(EVERY).await;
         let plan = Arc::clone(&world.borrow().plan);
         untold.retain(|key, _| plan.relays.contains_key(key));
+        kept.retain(|key, _| plan.relays.contains_key(key));
+        let activity = Arc::clone(&activity.borrow());
         for (key, relay) in plan.relays.iter().filter(|(_, relay)| relay.stalled.is_none()) {
-            if let Err(error) = keep_records(&store, relay).await {
-                tracing::debug!(relay = %key, %error, "cannot say what is kept");
+            let (wanted, now) = (Kept::of(relay), Instant::now());
+            let is_known = |(known, at): &(Kept, Instant)| *known == wanted && now.duration_since(*at) < KEEP_EVERY;
+            if activity.may_move(key) || !kept.get(key).is_some_and(is_known) {
+                match keep_records(&store, relay).await {
+                    Ok(()) => drop(kept.insert(key.clone(), (wanted, now))),
+                    Err(error) => tracing::debug!(relay = %key, %error, "cannot say what is kept"),
+                }
+            }
+            let all_told = untold.get(key).is_none_or(|untold| untold.expired.letters == 0);
+            if all_told && activity.of(key).is_some_and(|presence| !presence.dead) {
+                continue;
             }
             let untold = untold.entry(key.clone()).or_default();
             match discard_expired(&store, relay, At::Redis).await {
@@ -99,9 +128,9 @@ pub async fn expire_dead_letters(
 
 /// Tells all who use the relay's queue its `recordRetention` and `eventsLength`.
 pub async fn keep_records(store: &Store, relay: &RelayPlan) -> Result<(), StoreError> {
-    let (queue, spec) = (queue_of(store, relay), &relay.relay.spec.queue);
-    queue.keep_records(spec.record_retention.get()).await?;
-    queue.keep_events(u64::try_from(spec.events_length).unwrap_or(0)).await
+    let (queue, kept) = (queue_of(store, relay), Kept::of(relay));
+    queue.keep_records(kept.records).await?;
+    queue.keep_events(kept.events).await
 }
 
 /// Discards up to `BATCH` dead letters of the relay that are older than its `deadLetterRetention`.

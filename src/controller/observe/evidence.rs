@@ -1,6 +1,9 @@
 //! What proves that a worker is dead, pure (lease R5b, R8): from pods.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::pods::PodFacts;
 use crate::lease::Evidence;
@@ -10,26 +13,26 @@ use crate::lease::Evidence;
 pub struct Pods {
     /// The node that a pod was last seen on.
     nodes: BTreeMap<String, String>,
-    /// Pods that were seen to be over.
-    over: BTreeSet<String>,
-    /// Pods that exist and in which nothing has ever run.
-    never_started: BTreeSet<String>,
+    /// Pods that were seen to be over, and those that exist and in which nothing has ever run.
+    proven: Arc<Evidence>,
 }
 
 impl Pods {
     /// Takes in all pods there are; `held` are the UIDs that a ledger names. A pod that vanished proves nothing by that.
-    pub fn note(&mut self, pods: &[PodFacts], held: &BTreeSet<&str>) {
+    pub fn note<'a>(&mut self, pods: impl IntoIterator<Item = &'a PodFacts>, held: &BTreeSet<&str>) {
+        let pods: Vec<&PodFacts> = pods.into_iter().collect();
         let existing: BTreeSet<&str> = pods.iter().map(|pod| &*pod.uid).collect();
         let stays = |uid: &String| existing.contains(uid.as_str()) || held.contains(uid.as_str());
         self.nodes.retain(|uid, _| stays(uid));
-        self.over.retain(stays);
-        self.never_started = pods.iter().filter(|pod| pod.never_ran).map(|pod| pod.uid.clone()).collect();
+        let proven = Arc::make_mut(&mut self.proven);
+        proven.dead.retain(stays);
+        proven.never_started = pods.iter().filter(|pod| pod.never_ran).map(|pod| pod.uid.clone()).collect();
         for pod in pods {
             if let Some(node) = &pod.node {
                 self.nodes.insert(pod.uid.clone(), node.clone());
             }
             if pod.over {
-                self.over.insert(pod.uid.clone());
+                proven.dead.insert(pod.uid.clone());
             }
         }
     }
@@ -41,8 +44,8 @@ impl Pods {
 
     /// What proves death now. In which boot of its node a pod was over does not matter: it never starts again, and what the
     /// server may still count is withheld in full.
-    pub fn evidence(&self) -> Evidence {
-        Evidence { dead: self.over.clone(), never_started: self.never_started.clone() }
+    pub fn evidence(&self) -> Arc<Evidence> {
+        Arc::clone(&self.proven)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -10,13 +11,18 @@ use crate::lease::{BootTime, LedgerView};
 /// How long a process that is in no ledger is remembered.
 const FORGET: Duration = Duration::from_secs(3_600);
 
-/// When processes were last heard of, over all pools, on the leader's own clock.
+/// When processes were last heard of, over all pools, on the leader's own clock. Clones share it.
 ///
-/// A process is heard of when the seq of one of its incarnations changes. One that rests in all of its pools has no mail in hand
+/// A process is heard of when the seq of one of its incarnations changes; a ledger that is as it was needs no look for that. One that rests in all of its pools has no mail in hand
 /// and nothing to say: that is no silence. Time in which a pool's ledger could not be read does not count as silence of those who
 /// might have been heard there.
 #[derive(Clone, Debug, Default)]
 pub struct Liveness {
+    known: Arc<Mutex<Known>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
     /// Who was in each pool at the last look: by incarnation, its seq and its process.
     seen: BTreeMap<String, BTreeMap<String, (u64, String)>>,
     /// Each process that was heard of.
@@ -51,14 +57,50 @@ impl Heard {
 }
 
 impl Liveness {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes in one look at a pool's ledger, which may be missing.
-    pub fn learn(&mut self, pool: &str, ledger: Option<&LedgerView>, now: BootTime) {
+    pub fn learn(&self, pool: &str, ledger: Option<&LedgerView>, now: BootTime) {
+        self.known().learn(pool, ledger, now);
+    }
+
+    /// A pool's ledger could not be looked at.
+    pub fn unanswered(&self, pool: &str) {
+        self.known().answering.remove(pool);
+    }
+
+    /// A pool is gone for good.
+    pub fn forget(&self, pool: &str) {
+        let mut known = self.known();
+        known.answering.remove(pool);
+        known.seen.remove(pool);
+    }
+
+    /// How long nothing was heard of a process that works for whoever draws on these pools; `first_seen` is when its claims were
+    /// first seen.
+    ///
+    /// It counts while all of the pools can be looked at. When some cannot, it counts by the others in which the process was
+    /// seen, since a living process renews in all of them; without one nobody knows.
+    pub fn silence(&self, process: &str, pools: &BTreeSet<String>, first_seen: BootTime, now: BootTime) -> Duration {
+        self.known().silence(process, pools, first_seen, now)
+    }
+}
+
+impl Known {
+    fn learn(&mut self, pool: &str, ledger: Option<&LedgerView>, now: BootTime) {
         self.answering.entry(pool.to_owned()).or_insert(now);
         let holders = ledger.map_or(&[][..], |ledger| &ledger.holders);
         let seen = holders.iter().map(|holder| (holder.inc.clone(), (holder.seq, holder.process.clone()))).collect();
         let before = self.seen.insert(pool.to_owned(), seen).unwrap_or_default();
         for (_, process) in before.values() {
-            if let Some(presence) = self.heard.get_mut(process).and_then(|heard| heard.pools.get_mut(pool)) {
+            let Some(heard) = self.heard.get_mut(process) else { continue };
+            // It rested until this look.
+            if heard.rests() {
+                heard.at = now;
+            }
+            if let Some(presence) = heard.pools.get_mut(pool) {
                 *presence = Presence::Gone;
             }
         }
@@ -73,7 +115,7 @@ impl Liveness {
             }
             let presence = if holder.is_resting() { Presence::Resting } else { Presence::Awake };
             heard.pools.insert(pool.to_owned(), presence);
-            if advanced || heard.rests() {
+            if advanced {
                 heard.at = now;
             }
         }
@@ -83,24 +125,13 @@ impl Liveness {
         }
     }
 
-    /// A pool's ledger could not be looked at.
-    pub fn unanswered(&mut self, pool: &str) {
-        self.answering.remove(pool);
-    }
-
-    /// A pool is gone for good.
-    pub fn forget(&mut self, pool: &str) {
-        self.answering.remove(pool);
-        self.seen.remove(pool);
-    }
-
-    /// How long nothing was heard of a process that works for whoever draws on these pools; `first_seen` is when its claims were
-    /// first seen.
-    ///
-    /// It counts while all of the pools can be looked at. When some cannot, it counts by the others in which the process was
-    /// seen, since a living process renews in all of them; without one nobody knows.
-    pub fn silence(&self, process: &str, pools: &BTreeSet<String>, first_seen: BootTime, now: BootTime) -> Duration {
+    fn silence(&self, process: &str, pools: &BTreeSet<String>, first_seen: BootTime, now: BootTime) -> Duration {
         let heard = self.heard.get(process);
+        // What its ledgers said at the last look they say still, as long as they can be looked at.
+        let answers = |pool: &String| self.answering.contains_key(pool);
+        if heard.is_some_and(|heard| heard.rests() && heard.pools.keys().any(answers)) {
+            return Duration::ZERO;
+        }
         let was_seen = |pool: &&String| heard.is_some_and(|heard| heard.pools.contains_key(*pool));
         let all_answer = pools.iter().all(|pool| self.answering.contains_key(pool));
         let witnesses = pools.iter().filter(|pool| all_answer || was_seen(pool));
@@ -127,7 +158,7 @@ mod tests {
 
     #[test]
     fn silence_is_counted_from_the_last_word_and_only_while_the_ledger_can_be_looked_at() {
-        let mut liveness = Liveness::default();
+        let liveness = Liveness::default();
         let mut ledger = ledger(vec![holder("i", "p", 1)]);
         liveness.learn("mx", Some(&ledger), at(0));
         ledger.holders[0].seq = 2;
@@ -142,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_ledger_that_cannot_be_looked_at_breaks_no_silence_in_another() {
-        let mut liveness = Liveness::default();
+        let liveness = Liveness::default();
         let ledger = ledger(vec![holder("i", "p", 1)]);
         liveness.learn("mx", Some(&ledger), at(0));
         liveness.learn("bad", None, at(0));
@@ -165,14 +196,14 @@ mod tests {
 
     #[test]
     fn a_process_in_no_ledger_is_silent_since_its_claims_were_seen() {
-        let mut liveness = Liveness::default();
+        let liveness = Liveness::default();
         liveness.learn("mx", None, at(0));
         assert_eq!(liveness.silence("stranger", &pools(&["mx"]), at(3), at(10)), Duration::from_secs(7));
     }
 
     #[test]
     fn who_rests_is_not_silent_unless_it_was_taken_for_dead_elsewhere() {
-        let mut liveness = Liveness::default();
+        let liveness = Liveness::default();
         let resting = |seq| {
             let mut resting = ledger(vec![holder("i", "p", seq)]);
             (resting.holders[0].claim, resting.holders[0].want) = (0, 0);

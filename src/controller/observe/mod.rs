@@ -1,7 +1,9 @@
 //! Step 1, I/O: what the API server says of relays and pods, and what Redis says of itself.
 
+mod backoff;
 mod evidence;
 mod liveness;
+mod pod_watch;
 mod pods;
 mod safety;
 mod topology;

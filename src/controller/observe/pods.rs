@@ -78,40 +78,6 @@ fn containers(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
     lists.into_iter().flatten().flatten()
 }
 
-/// Drops from a watched pod what nobody reads, so that a large cluster fits in little memory.
-pub fn prune(pod: &mut Pod) {
-    pod.metadata.managed_fields = None;
-    pod.metadata.annotations = None;
-    pod.metadata.owner_references = None;
-    if let Some(spec) = &mut pod.spec {
-        let node_name = spec.node_name.take();
-        *spec = k8s_openapi::api::core::v1::PodSpec { node_name, ..Default::default() };
-    }
-    if let Some(status) = pod.status.take() {
-        let bare = |list: Option<Vec<ContainerStatus>>| {
-            list.map(|list| {
-                let bare = |c: ContainerStatus| ContainerStatus {
-                    name: c.name,
-                    state: c.state,
-                    last_state: c.last_state,
-                    restart_count: c.restart_count,
-                    ..Default::default()
-                };
-                list.into_iter().map(bare).collect()
-            })
-        };
-        pod.status = Some(PodStatus {
-            phase: status.phase,
-            conditions: status
-                .conditions
-                .map(|all| all.into_iter().filter(|condition| condition.type_ == "DisruptionTarget").collect()),
-            container_statuses: bare(status.container_statuses),
-            init_container_statuses: bare(status.init_container_statuses),
-            ..Default::default()
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -119,7 +85,7 @@ mod tests {
     use super::*;
 
     fn pod(status: &serde_json::Value) -> PodFacts {
-        let mut pod: Pod = serde_json::from_value(json!({
+        let pod: Pod = serde_json::from_value(json!({
             "metadata": {
                 "name": "web-1", "namespace": "mail", "uid": "u1",
                 "labels": { "a": "b" }, "annotations": { "long": "text" },
@@ -128,8 +94,6 @@ mod tests {
             "status": status,
         }))
         .expect("a pod");
-        prune(&mut pod);
-        assert!(pod.metadata.annotations.is_none());
         PodFacts::of(&pod)
     }
 

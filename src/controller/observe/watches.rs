@@ -1,24 +1,26 @@
 //! Relays and pods, kept fresh by two watches.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, pin::pin, sync::Arc};
 
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api, Client, Resource,
+    Api, Client, Resource, ResourceExt,
     core::DeserializeGuard,
     runtime::{
         WatchStreamExt,
-        reflector::{self, Store},
-        utils::{Backoff, StreamBackoff},
+        reflector::{self, ObjectRef, Store},
+        utils::StreamBackoff,
         watcher,
     },
 };
-use rand::RngExt;
 use tokio::sync::watch;
 
-use super::pods::{PodFacts, prune};
-use crate::{api::MailRelay, system};
+use super::{
+    backoff::WatchBackoff,
+    pod_watch::{PodStore, follow_pods},
+    pods::PodFacts,
+};
+use crate::api::MailRelay;
 
 /// How long one watch request lives: a dead one is noticed after as long (kube's default is 295 s).
 const WATCH_SECONDS: u32 = 25;
@@ -30,24 +32,31 @@ pub type GuardedRelay = DeserializeGuard<MailRelay>;
 #[derive(Clone)]
 pub struct Observed {
     relays: Store<GuardedRelay>,
-    pods: Store<Pod>,
+    pods: PodStore,
     changes: watch::Receiver<u64>,
 }
 
 impl Observed {
     /// Starts both watches; they end when the returned futures are dropped.
     pub fn start(client: &Client) -> (Self, impl Future<Output = ()> + use<>) {
-        let (announce, changes) = watch::channel(0);
+        let (announce, changes) = watch::channel(0_u64);
         let announce = Arc::new(announce);
         let config = || watcher::Config::default().timeout(WATCH_SECONDS);
-        let (relays, relay_writer) = reflector::store::<GuardedRelay>();
-        let (pods, pod_writer) = reflector::store::<Pod>();
+        let (relays, writer) = reflector::store::<GuardedRelay>();
+        let pods = PodStore::new();
         let relay_watch = watcher(Api::<GuardedRelay>::all(client.clone()), config());
-        let pod_watch = watcher(Api::<Pod>::all(client.clone()), config()).modify(prune);
-        let relay_watch = reflector::reflector(relay_writer, StreamBackoff::new(relay_watch, WatchBackoff::default()));
-        let pod_watch = reflector::reflector(pod_writer, StreamBackoff::new(pod_watch, WatchBackoff::default()));
-        let follow_relays = follow("mailrelays", relay_watch, Arc::clone(&announce));
-        let follow_pods = follow("pods", pod_watch, announce);
+        let relay_watch = relay_watch.modify(|relay| relay.meta_mut().managed_fields = None);
+        let relay_watch = reflector::reflector(writer, StreamBackoff::new(relay_watch, WatchBackoff::default()));
+        let (select, selective) = watch::channel(false);
+        let tell = move || announce.send_modify(|count| *count = count.wrapping_add(1));
+        let follow_relays = follow_relays(relay_watch, relays.clone(), select, tell.clone());
+        let (listed, client, store) = (relays.clone(), client.clone(), pods.clone());
+        let follow_pods = async move {
+            // Which pods are watched is the relays' to say.
+            if listed.wait_until_ready().await.is_ok() {
+                follow_pods(client, config, selective, store, tell).await;
+            }
+        };
         let both = async move {
             tokio::join!(follow_relays, follow_pods);
         };
@@ -57,10 +66,10 @@ impl Observed {
     /// Waits until both first lists have arrived: before that a missing pod means nothing.
     pub async fn ready(&self) {
         // A dropped writer means that the process is on its way out.
-        let _ = tokio::join!(self.relays.wait_until_ready(), self.pods.wait_until_ready());
+        let _ = tokio::join!(self.relays.wait_until_ready(), self.pods.listed());
     }
 
-    /// Follows changes of relays and pods.
+    /// Follows changes of relays and pods that the plan may depend on: a status that is written is none.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
     }
@@ -70,46 +79,102 @@ impl Observed {
         self.relays.state()
     }
 
-    /// All pods.
-    pub fn pods(&self) -> Vec<PodFacts> {
-        self.pods.state().iter().map(|pod| PodFacts::of(pod)).collect()
+    /// One relay.
+    pub fn relay(&self, namespace: &str, name: &str) -> Option<Arc<GuardedRelay>> {
+        self.relays.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    /// All pods that may be workers.
+    pub fn pods(&self) -> Vec<Arc<PodFacts>> {
+        self.pods.all()
     }
 }
 
-async fn follow<K: Resource>(
-    what: &'static str,
-    events: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>>,
-    announce: Arc<watch::Sender<u64>>,
+/// Tells of each relay that changed, and whether any selects pods by labels of their own. `events` have been applied to the
+/// store.
+async fn follow_relays(
+    events: impl Stream<Item = Result<watcher::Event<GuardedRelay>, watcher::Error>>,
+    store: Store<GuardedRelay>,
+    select: watch::Sender<bool>,
+    tell: impl Fn(),
 ) {
     let mut events = pin!(events);
+    let mut known = BTreeMap::new();
     while let Some(event) = events.next().await {
         match event {
             // During a relist the store keeps the old state until InitDone: nothing has changed yet.
-            Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
-            Ok(_) => announce.send_modify(|count| *count = count.wrapping_add(1)),
-            Err(error) => tracing::warn!(watch.resource = what, %error, "the watch broke and is started again"),
+            Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => continue,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(watch.resource = "mailrelays", %error, "the watch broke and is started again");
+                continue;
+            }
+        }
+        let now = store.state();
+        let is_new = now.len() != known.len() || now.iter().any(|relay| is_news(known.get(&*uid(relay)), relay));
+        known = now.into_iter().map(|relay| (uid(&relay), relay)).collect();
+        let selects =
+            |relay: &Arc<GuardedRelay>| relay.0.as_ref().is_ok_and(|relay| relay.spec.workers.selector.is_some());
+        select.send_if_modified(|all| !std::mem::replace(all, *all || known.values().any(selects)) && *all);
+        if is_new {
+            tell();
         }
     }
 }
 
-/// Waits between two tries of a watch: 0.2 s doubling to 5 s, so that the API server's return is seen within seconds.
-#[derive(Default)]
-struct WatchBackoff {
-    failures: u32,
+fn uid(relay: &GuardedRelay) -> String {
+    relay.uid().unwrap_or_default()
 }
 
-impl Iterator for WatchBackoff {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let wait = Duration::from_millis(200 << self.failures.min(5)).min(Duration::from_secs(5));
-        self.failures += 1;
-        Some(wait.mul_f64(system::rng().random_range(0.8..1.2)))
-    }
+/// Whether anything but the status differs.
+fn is_news(old: Option<&Arc<GuardedRelay>>, new: &Arc<GuardedRelay>) -> bool {
+    let is_same = |old: &Arc<GuardedRelay>| {
+        let (before, now) = (old.meta(), new.meta());
+        let is_same_object = before.generation == now.generation
+            && before.name == now.name
+            && before.namespace == now.namespace
+            && before.deletion_timestamp == now.deletion_timestamp
+            && before.finalizers == now.finalizers;
+        let is_same_spec = match (&old.0, &new.0) {
+            (Ok(old), Ok(new)) => old.spec == new.spec,
+            (Err(old), Err(new)) => old.error == new.error,
+            _ => false,
+        };
+        is_same_object && is_same_spec
+    };
+    !old.is_some_and(|old| Arc::ptr_eq(old, new) || is_same(old))
 }
 
-impl Backoff for WatchBackoff {
-    fn reset(&mut self) {
-        self.failures = 0;
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_status_is_no_news_and_whatever_else_changes_is() {
+        let relay = json!({
+            "apiVersion": "mailrelay.dev/v1alpha1", "kind": "MailRelay",
+            "metadata": { "name": "r", "namespace": "mail", "uid": "u", "generation": 1, "resourceVersion": "1" },
+            "spec": { "servers": [{ "name": "primary", "host": "mx" }] },
+        });
+        let read = |json: &serde_json::Value| {
+            Arc::new(serde_json::from_value::<GuardedRelay>(json.clone()).expect("an object"))
+        };
+        let with = |change: &dyn Fn(&mut serde_json::Value)| {
+            let mut changed = relay.clone();
+            change(&mut changed);
+            is_news(Some(&read(&relay)), &read(&changed))
+        };
+        assert!(is_news(None, &read(&relay)) && !is_news(Some(&read(&relay)), &read(&relay)));
+        assert!(!with(&|relay| {
+            relay["status"] = json!({ "readyWorkers": 3 });
+            relay["metadata"]["resourceVersion"] = json!("2");
+        }));
+        assert!(with(&|relay| relay["spec"]["servers"][0]["host"] = json!("other")));
+        assert!(with(&|relay| relay["spec"]["servers"] = json!("nonsense")));
+        assert!(with(&|relay| relay["metadata"]["generation"] = json!(2)));
+        assert!(with(&|relay| relay["metadata"]["finalizers"] = json!(["one"])));
+        assert!(with(&|relay| relay["metadata"]["deletionTimestamp"] = json!("2026-11-21T00:00:00Z")));
     }
 }

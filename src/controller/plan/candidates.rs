@@ -5,29 +5,40 @@ use std::{collections::BTreeMap, sync::Arc};
 use kube::ResourceExt;
 
 use super::relay::{Candidate, RelayKey};
-use crate::controller::observe::GuardedRelay;
+use crate::{api::MailRelay, controller::observe::GuardedRelay};
 
-/// What the rules of the API say against each relay, by UID and generation: they are slow to evaluate, and a spec changes rarely.
+/// The relays as they were when the plan before was made, by UID, with what the rules of the API say against each: they are
+/// slow to evaluate, and a spec changes rarely.
 #[derive(Default)]
 pub struct Candidates {
-    objections: BTreeMap<(String, i64), Option<String>>,
+    known: BTreeMap<String, Candidate>,
 }
 
 impl Candidates {
-    /// The relays whose spec can be read.
+    /// The relays whose spec can be read. One of which nothing but the status changed is the object that it was.
     pub fn among(&mut self, relays: &[Arc<GuardedRelay>]) -> Vec<Candidate> {
-        let mut before = std::mem::take(&mut self.objections);
+        let mut before = std::mem::take(&mut self.known);
         let readable = relays.iter().filter_map(|relay| relay.0.as_ref().ok());
         readable
             .map(|relay| {
-                let key = (relay.metadata.uid.clone().unwrap_or_default(), relay.metadata.generation.unwrap_or(0));
-                let objection =
-                    before.remove(&key).unwrap_or_else(|| relay.validate_cel().err().map(|errors| errors.to_string()));
-                self.objections.insert(key, objection.clone());
-                Candidate { relay: Arc::new(relay.clone()), objection }
+                let uid = relay.metadata.uid.clone().unwrap_or_default();
+                let known = before.remove(&uid).filter(|known| is_same(&known.relay, relay));
+                let candidate = known.unwrap_or_else(|| Candidate {
+                    relay: Arc::new(relay.clone()),
+                    objection: relay.validate_cel().err().map(|errors| errors.to_string()),
+                });
+                self.known.insert(uid, candidate.clone());
+                candidate
             })
             .collect()
     }
+}
+
+fn is_same(old: &MailRelay, new: &MailRelay) -> bool {
+    let (before, now) = (&old.metadata, &new.metadata);
+    (&before.namespace, &before.name, before.generation) == (&now.namespace, &now.name, now.generation)
+        && before.deletion_timestamp == now.deletion_timestamp
+        && old.spec == new.spec
 }
 
 /// The relays whose spec cannot be read, by UID.

@@ -31,7 +31,12 @@ pub struct Plan {
 ///
 /// Whoever owns a queue or a budget keeps it; what nobody owns goes to the oldest who asks. Relays that are being deleted own
 /// nothing.
-pub fn plan(relays: &[Candidate], pods: &[PodFacts], shared_budgets: bool, ownership: &Ownership) -> Plan {
+pub fn plan<'a>(
+    relays: &[Candidate],
+    pods: impl IntoIterator<Item = &'a PodFacts>,
+    shared_budgets: bool,
+    ownership: &Ownership,
+) -> Plan {
     let mut relays: Vec<_> = relays.iter().filter(|c| c.relay.metadata.deletion_timestamp.is_none()).collect();
     relays.sort_by_cached_key(|c| (c.relay.metadata.creation_timestamp.clone(), c.relay.uid(), RelayKey::of(&c.relay)));
     let mut plan = Plan::default();

@@ -15,9 +15,9 @@ pub struct Selection<'a> {
 
 impl<'a> Selection<'a> {
     /// Among these pods, but those that are being deleted.
-    pub fn among(pods: &'a [PodFacts]) -> Self {
+    pub fn among(pods: impl IntoIterator<Item = &'a PodFacts>) -> Self {
         let mut all = Self { by_namespace: BTreeMap::new(), by_label: BTreeMap::new() };
-        for pod in pods.iter().filter(|pod| !pod.terminating) {
+        for pod in pods.into_iter().filter(|pod| !pod.terminating) {
             all.by_namespace.entry(&pod.namespace).or_default().push(pod);
             for (key, value) in &pod.labels {
                 all.by_label.entry((&pod.namespace, key, value)).or_default().push(pod);

@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// What is known of a pool that has a ledger, or had one by its mark or mirror.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
     /// Which servers its ledger is for; `None` when that is not known, since it is lost or of an earlier version.
     pub servers: Option<BTreeSet<String>>,

@@ -1,6 +1,6 @@
 //! Publishes what the plan says of each relay.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How often Redis is asked whether it still has the relays' records.
-const RECORDS_EVERY: Duration = Duration::from_secs(2);
+const RECORDS_EVERY: Duration = Duration::from_secs(4);
 
 /// The records, and when all were published last.
 pub struct Publisher {
@@ -27,35 +27,48 @@ pub struct Publisher {
     metrics: ControllerMetrics,
     records: Records,
     checked: Option<Instant>,
+    /// The plan that was published last.
+    published: Option<Arc<Plan>>,
 }
 
 impl Publisher {
     /// A leader that published nothing yet.
     pub fn new(store: Store, metrics: ControllerMetrics) -> Self {
-        Self { store, metrics, records: Records::default(), checked: None }
+        Self { store, metrics, records: Records::default(), checked: None, published: None }
     }
 
-    /// Publishes what changed at once, and the rest every two seconds, in case Redis lost it. A record that Redis refuses is its
+    /// Publishes what changed at once, and every few seconds what Redis lost meanwhile. A record that Redis refuses is its
     /// relay's trouble; Redis itself has a problem, which is returned, only when it says nothing.
     pub async fn publish(
         &mut self,
-        plan: &Plan,
+        plan: &Arc<Plan>,
         turn: &Turn<'_>,
         observed: &Observed,
         world: &mut World,
     ) -> Result<Option<StoreError>, Deposed> {
         let due = self.checked.is_none_or(|checked| checked.elapsed() >= RECORDS_EVERY);
-        for (key, relay) in &plan.relays {
-            let is_refused = world.records.contains_key(key) && self.records.was_tried(key, relay);
-            if !due && (is_refused || self.records.is_current(key, relay)) {
-                continue;
-            }
-            let published = self.records.publish(&self.store, key, relay, turn).await;
-            if let Some(silence) = self.note(key, published, world)? {
-                return Ok(Some(silence));
+        if due {
+            match self.records.compare(&self.store).await {
+                Err(silence) if silence.is_silence() => return Ok(Some(silence)),
+                Err(_) => self.records.doubt(),
+                Ok(()) => {}
             }
         }
-        world.records.retain(|key, _| plan.relays.contains_key(key));
+        let is_new = self.published.as_ref().is_none_or(|published| !Arc::ptr_eq(published, plan));
+        if due || is_new {
+            for (key, relay) in &plan.relays {
+                let is_refused = world.records.contains_key(key) && self.records.was_tried(key, relay);
+                if (is_refused && !due) || self.records.is_current(key, relay) {
+                    continue;
+                }
+                let published = self.records.publish(&self.store, key, relay, turn).await;
+                if let Some(silence) = self.note(key, published, world)? {
+                    return Ok(Some(silence));
+                }
+            }
+            world.records.retain(|key, _| plan.relays.contains_key(key));
+            self.published = Some(Arc::clone(plan));
+        }
         if due {
             self.checked = Some(Instant::now());
         }

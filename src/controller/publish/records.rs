@@ -1,6 +1,10 @@
 //! The relays' records in Redis.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::LazyLock,
+};
 
 use redis::Script;
 use serde::Deserialize;
@@ -36,12 +40,13 @@ pub struct Records {
 /// What was last sent to Redis of a relay. One whose answer was lost may be there all the same: no other has its revision.
 struct Sent {
     record: RelayRecord,
+    /// What was written, in short.
+    hash: u64,
     is_there: bool,
 }
 
 impl Records {
-    /// Publishes the record of a relay. What is there already is not written again, and Redis is asked each time: it may
-    /// have lost it.
+    /// Publishes the record of a relay. What is there already is not written again.
     pub async fn publish(
         &mut self,
         store: &Store,
@@ -72,10 +77,11 @@ impl Records {
         let (epoch, revision) = (record.epoch.to_string(), record.revision.to_string());
         let redis_key = record_key(&key.namespace, &key.name);
         let arguments = [&json[..], epoch.as_bytes(), revision.as_bytes()];
-        self.sent.insert(key.clone(), Sent { record: record.clone(), is_there: false });
+        let hash = hash(&json);
+        self.sent.insert(key.clone(), Sent { record: record.clone(), hash, is_there: false });
         let answer: i64 = store.invoke(&PUBLISH, &[&redis_key], &arguments, CALL_LIMIT).await?;
         refused(answer, &redis_key, turn)?;
-        self.sent.insert(key.clone(), Sent { record, is_there: true });
+        self.sent.insert(key.clone(), Sent { record, hash, is_there: true });
         Ok(())
     }
 
@@ -93,7 +99,25 @@ impl Records {
 
     /// Whether the record that was published last still says what the plan says.
     pub fn is_current(&self, key: &RelayKey, plan: &RelayPlan) -> bool {
-        self.sent.get(key).is_some_and(|Sent { record: last, is_there }| *is_there && says(last, plan))
+        self.sent.get(key).is_some_and(|Sent { record: last, is_there, .. }| *is_there && says(last, plan))
+    }
+
+    /// Asks whether Redis still has them all as they were sent. Those that it has not are current no more.
+    pub async fn compare(&mut self, store: &Store) -> Result<(), StoreError> {
+        let mut there: Vec<(&RelayKey, &mut Sent)> = self.sent.iter_mut().filter(|(_, sent)| sent.is_there).collect();
+        for some in there.chunks_mut(AT_ONCE) {
+            let keys: Vec<String> = some.iter().map(|(key, _)| record_key(&key.namespace, &key.name)).collect();
+            let found: Vec<Option<Vec<u8>>> = store.query(redis::cmd("MGET").arg(keys), CALL_LIMIT).await?;
+            for ((_, sent), found) in some.iter_mut().zip(found) {
+                sent.is_there = found.is_some_and(|json| hash(&json) == sent.hash);
+            }
+        }
+        Ok(())
+    }
+
+    /// Nobody can say what of them is there.
+    pub fn doubt(&mut self) {
+        self.sent.values_mut().for_each(|sent| sent.is_there = false);
     }
 
     /// Whether the record was sent as the plan says, with or without success.
@@ -131,6 +155,12 @@ pub async fn highest_epoch(store: &Store) -> Result<u64, StoreError> {
 #[derive(Deserialize)]
 struct Epoch {
     epoch: u64,
+}
+
+fn hash(json: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    json.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn says(record: &RelayRecord, plan: &RelayPlan) -> bool {

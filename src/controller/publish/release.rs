@@ -41,7 +41,7 @@ pub fn keep_released(world: &mut World, relays: &[Arc<GuardedRelay>], plan: &Pla
 }
 
 /// Whether a pool's ledger carries a share that the plan does not know.
-fn is_behind(pools: &BTreeMap<String, PoolView>, name: &str, plan: &Plan) -> bool {
+fn is_behind(pools: &BTreeMap<String, Arc<PoolView>>, name: &str, plan: &Plan) -> bool {
     let members = plan.pools.get(name).map(|pool| &pool.members);
     pools.get(name).and_then(|pool| pool.ledger.as_ref()).is_some_and(|ledger| {
         ledger.entitlements.keys().any(|uid| members.is_none_or(|members| !members.contains(uid)))

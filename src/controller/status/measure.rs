@@ -10,7 +10,7 @@ use crate::{
         plan::{RelayKey, RelayPlan},
         world::World,
     },
-    queue::{At, Audit, Queue, QueueNames},
+    queue::{At, Audit, Depths, Presence, Queue, QueueNames},
     store::{Store, StoreError},
 };
 
@@ -22,14 +22,22 @@ pub fn queue_of(store: &Store, relay: &RelayPlan) -> Queue {
     Queue::new(store.clone(), QueueNames::from_spec(&relay.relay.spec.queue))
 }
 
-/// What can be measured now, without the audit.
-pub async fn measure(store: &Store, world: &World, key: &RelayKey, relay: &RelayPlan) -> Measured {
+/// What can be measured now, without the audit. `presence` is what of the queue is there: where nothing is, nothing is counted.
+pub async fn measure(
+    store: &Store,
+    world: &World,
+    key: &RelayKey,
+    relay: &RelayPlan,
+    presence: Option<Presence>,
+) -> Measured {
     if world.store_problem.is_some() {
         return Measured::default();
     }
     // The queue of a relay that lost it to an older one is not its own to count.
     let depths = if relay.stalled.is_some() {
         None
+    } else if presence == Some(Presence::default()) {
+        Some(Depths::default())
     } else {
         queue_of(store, relay).depths(At::Redis).await.map_err(|error| log(key, &error)).ok()
     };

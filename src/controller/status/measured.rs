@@ -31,6 +31,12 @@ pub struct Reports {
 }
 
 impl Reports {
+    /// Whether any of them tells of a trouble, of which the end should be seen soon.
+    pub fn tell_of_trouble(&self) -> bool {
+        let servers = self.read.values().flat_map(|report| &report.servers);
+        !self.newer.is_empty() || servers.into_iter().any(|server| server.unavailable.is_some())
+    }
+
     /// Reads reports as they are in Redis. One that makes no sense says nothing.
     pub fn read(texts: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut reports = Self::default();

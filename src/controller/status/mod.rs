@@ -1,5 +1,6 @@
 //! Step 5: what is shown: statuses, finalizers and Events of relays.
 
+mod activity;
 mod compose;
 mod conditions;
 mod debts;
@@ -16,6 +17,7 @@ mod shown;
 mod unreadable;
 mod writer;
 
+pub use activity::{Activity, watch_activity};
 pub use measure::queue_of;
 pub use note::{News, Note};
 pub use recorder::EventRecorder;

@@ -8,6 +8,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Resource;
+use rand::RngExt;
 use serde_json::json;
 use tokio::{
     sync::{mpsc, watch},
@@ -15,6 +16,7 @@ use tokio::{
 };
 
 use super::{
+    activity::Activity,
     compose::status,
     debts::{Debt, Debts},
     facts::Facts,
@@ -33,16 +35,19 @@ use crate::{
         metrics::ControllerMetrics,
         observe::{Observed, Safety},
         plan::{RelayKey, RelayPlan, pools_of},
-        world::World,
+        world::{PoolView, World},
     },
+    queue::Presence,
     store::Store,
     system,
 };
 
 /// How often every accepted mail is accounted for: what waits is looked at entry by entry.
 const AUDIT_EVERY: Duration = Duration::from_secs(600);
-/// How often figures are measured and statuses compared.
+/// How often figures are measured and statuses compared, where anything stirs.
 const TICK: Duration = Duration::from_secs(1);
+/// How often they are at most where nothing does.
+const REST: Duration = Duration::from_secs(30);
 
 /// What the task works with.
 pub struct Relays {
@@ -56,6 +61,8 @@ pub struct Relays {
     pub world: watch::Receiver<Arc<World>>,
     /// How Redis keeps its data.
     pub safety: watch::Receiver<Safety>,
+    /// Where mail is.
+    pub activity: watch::Receiver<Arc<Activity>>,
     /// What happened to pools.
     pub incidents: mpsc::UnboundedReceiver<Incident>,
     /// What else people should hear of.
@@ -76,15 +83,18 @@ impl Relays {
         let mut allowance = Allowance::new();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut before = Arc::new(World::default());
         loop {
             let world = Arc::clone(&self.world.borrow_and_update());
+            let activity = Arc::clone(&self.activity.borrow_and_update());
             finalizers.note_store(&world);
             let existing: BTreeSet<&str> = world.plan.relays.values().map(|relay| &*relay.uid).collect();
             shown.retain(|uid, _| existing.contains(uid.as_str()));
             let mut owed = Vec::new();
             for (key, relay) in &world.plan.relays {
                 let shown = shown.entry(relay.uid.clone()).or_default();
-                owed.extend(self.look(&world, key, relay, shown).await);
+                let stirs = concerns(&before, &world, key, relay);
+                owed.extend(self.look(&world, key, relay, shown, stirs, activity.of(key)).await);
             }
             debts.set(owed);
             while allowance.is_left()
@@ -103,6 +113,7 @@ impl Relays {
                 unreadable.say(relay, &self.writer).await;
             }
             self.wait(&world, &mut tick).await;
+            before = world;
         }
     }
 
@@ -121,6 +132,8 @@ impl Relays {
                         return;
                     }
                 }
+                // Mail came where none was, or all of it is gone.
+                Ok(()) = self.activity.changed() => return,
                 Some(incident) = self.incidents.recv() => self.tell_of_pool(&incident),
                 Some(News { relay, note }) = self.news.recv() => {
                     if let Some(about) = self.reference(&relay) {
@@ -142,22 +155,43 @@ impl Relays {
         self.world.borrow().plan.relays.get(key).map(|relay| relay.relay.object_ref(&()))
     }
 
-    /// Measures and compares; what is owed, if a write is worth it by now.
-    async fn look(&self, world: &World, key: &RelayKey, relay: &RelayPlan, shown: &mut Shown) -> Option<Debt> {
-        if shown.measured_at.is_none_or(|at| at.elapsed() >= TICK) {
-            shown.measured_at = Some(Instant::now());
-            let audit = shown.measured.audit.take();
-            shown.measured = measure(&self.store, world, key, relay).await;
-            shown.measured.audit = audit;
+    /// Measures and compares; what is owed, if a write is worth it by now. `stirs`: what is known of the relay is another
+    /// than at the look before. Where nothing stirs and nothing is owed the status is as it was.
+    async fn look(
+        &self,
+        world: &World,
+        key: &RelayKey,
+        relay: &RelayPlan,
+        shown: &mut Shown,
+        stirs: bool,
+        presence: Option<Presence>,
+    ) -> Option<Debt> {
+        let may_move = presence.is_none_or(|presence| presence.moving);
+        if stirs || may_move || shown.presence != presence || shown.measured.reports.tell_of_trouble() {
+            shown.stir();
         }
-        if shown.audited_at.is_none_or(|at| at.elapsed() >= AUDIT_EVERY) {
+        let (is_due, is_unsafe) = (shown.is_due(TICK), shown.measured.safety != *self.safety.borrow());
+        if !(is_due || stirs || is_unsafe || shown.behind.is_some()) {
+            return None;
+        }
+        if is_due {
+            shown.measured_at = Some(Instant::now());
+            // Not all at the same time again and again.
+            shown.rest = REST.mul_f64(system::rng().random_range(0.5..=1.0));
+            let audit = shown.measured.audit.take();
+            shown.measured = measure(&self.store, world, key, relay, presence).await;
+            (shown.measured.audit, shown.presence) = (audit, presence);
+        }
+        if shown.owes_audit(AUDIT_EVERY) {
             shown.audited_at = Some(Instant::now());
             if let Some(audit) = audit(&self.store, world, key, relay).await {
                 shown.measured.audit = Some(audit);
             }
         }
         shown.measured.safety = self.safety.borrow().clone();
-        shown.notice(relay.relay.status.as_ref());
+        let observed = self.observed.relay(&key.namespace, &key.name);
+        let observed = observed.as_ref().and_then(|relay| relay.0.as_ref().ok());
+        shown.notice(observed.and_then(|relay| relay.status.as_ref()));
         let old = shown.status.take().unwrap_or_else(|| relay.relay.status.clone().unwrap_or_default());
         let new = status(&Facts::of(world, relay, &shown.measured, &old, system::timestamp()), &old);
         let debt = shown.owes(key, &new, &old);
@@ -189,22 +223,47 @@ impl Relays {
     }
 }
 
+/// Whether something changed of which a relay's status is made.
+fn concerns(old: &World, new: &World, key: &RelayKey, relay: &RelayPlan) -> bool {
+    let is_same_plan = Arc::ptr_eq(&old.plan, &new.plan)
+        || (old.plan.relays.get(key) == Some(relay)
+            && pools_of(&relay.relay).iter().all(|pool| old.plan.pools.get(pool) == new.plan.pools.get(pool)));
+    let is_same_pool = |name: &String| match (old.pools.get(name), new.pools.get(name)) {
+        (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+        (old, new) => old.is_none() && new.is_none(),
+    };
+    !is_same_plan
+        || !(Arc::ptr_eq(&old.pools, &new.pools) || pools_of(&relay.relay).iter().all(is_same_pool))
+        || old.store_problem != new.store_problem
+        || old.records.get(key) != new.records.get(key)
+        || old.vanished != new.vanished
+}
+
 /// Whether something changed that people should see before the next tick.
 fn differs(old: &World, new: &World) -> bool {
-    let shape = |world: &World| {
-        let pools = world.pools.iter().map(|(name, pool)| {
-            let ledger = pool.ledger.as_ref();
-            let shares = ledger.map(|ledger| (ledger.state, ledger.budget, ledger.entitlements.clone()));
-            let registered: Vec<String> =
-                ledger.into_iter().flat_map(|ledger| ledger.holders.iter().map(|h| h.inc.clone())).collect();
-            let withheld: Vec<String> = pool.mirror.quarantine.iter().map(|w| w.entry.id.clone()).collect();
-            (name.clone(), shares, registered, withheld, pool.trouble.clone(), pool.lent.clone())
-        });
-        pools.collect::<Vec<_>>()
-    };
-    old.plan != new.plan
+    let is_same_plan = Arc::ptr_eq(&old.plan, &new.plan) || old.plan == new.plan;
+    !is_same_plan
         || old.released != new.released
         || old.store_problem.is_some() != new.store_problem.is_some()
         || old.records != new.records
-        || shape(old) != shape(new)
+        || (!Arc::ptr_eq(&old.pools, &new.pools) && have_moved(&old.pools, &new.pools))
+}
+
+fn have_moved(old: &BTreeMap<String, Arc<PoolView>>, new: &BTreeMap<String, Arc<PoolView>>) -> bool {
+    let is_same = |((old_name, old), (new_name, new)): ((&String, &Arc<PoolView>), (&String, &Arc<PoolView>))| {
+        old_name == new_name && (Arc::ptr_eq(old, new) || !has_moved(old, new))
+    };
+    old.len() != new.len() || !old.iter().zip(new).all(is_same)
+}
+
+fn has_moved(old: &PoolView, new: &PoolView) -> bool {
+    let granted = |pool: &PoolView| {
+        let ledger = pool.ledger.as_ref()?;
+        let registered: Vec<String> = ledger.holders.iter().map(|holder| holder.inc.clone()).collect();
+        Some((ledger.state, ledger.budget, ledger.entitlements.clone(), registered))
+    };
+    let withheld = |pool: &PoolView| -> Vec<String> {
+        pool.mirror.quarantine.iter().map(|withheld| withheld.entry.id.clone()).collect()
+    };
+    old.trouble != new.trouble || old.lent != new.lent || granted(old) != granted(new) || withheld(old) != withheld(new)
 }

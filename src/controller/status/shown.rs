@@ -9,12 +9,16 @@ use super::{
     debts::{Debt, Owed},
     measured::Measured,
 };
-use crate::{api::MailRelayStatus, controller::plan::RelayKey, lease::BootTime};
+use crate::{api::MailRelayStatus, controller::plan::RelayKey, lease::BootTime, queue::Presence};
 
 /// How often a status is written when nothing but figures moved.
 const FIGURES_EVERY: Duration = Duration::from_secs(5);
 /// The least time between two writes of one status.
 const PROMPT_EVERY: Duration = Duration::from_millis(250);
+/// How long a relay is measured in every tick after something stirred: workers write their reports a moment later.
+const LINGER: Duration = Duration::from_secs(5);
+/// How much more seldom the sum of all mails is looked at where nothing stirs.
+const AUDIT_SELDOM: u32 = 6;
 /// Writes a second in all.
 const WRITES: u32 = 20;
 
@@ -27,10 +31,36 @@ pub struct Shown {
     pub behind: Option<BootTime>,
     pub measured: Measured,
     pub measured_at: Option<Instant>,
+    /// After how long it is measured again though nothing stirs.
+    pub rest: Duration,
+    /// What of the queue was there when it was measured.
+    pub presence: Option<Presence>,
+    /// When something that a measurement may show stirred last.
+    pub stirred_at: Option<Instant>,
     pub audited_at: Option<Instant>,
 }
 
 impl Shown {
+    /// Takes in that something of the relay, of its budgets or of its queue is another than at the look before.
+    pub fn stir(&mut self) {
+        self.stirred_at = Some(Instant::now());
+    }
+
+    /// Whether the relay is to be measured now: each `tick` while something stirs or did so until a moment ago, and now and
+    /// then all the same.
+    pub fn is_due(&self, tick: Duration) -> bool {
+        let stirs = self.stirred_at.is_some_and(|at| at.elapsed() < LINGER);
+        self.measured_at.is_none_or(|at| at.elapsed() >= if stirs { tick } else { self.rest })
+    }
+
+    /// Whether the sum of all mails is to be looked at: every `period` when anything stirred since, and else seldom.
+    pub fn owes_audit(&self, period: Duration) -> bool {
+        self.audited_at.is_none_or(|at| {
+            let stirred = self.stirred_at.is_some_and(|stirred| stirred >= at);
+            at.elapsed() >= if stirred { period } else { period * AUDIT_SELDOM }
+        })
+    }
+
     /// Takes in what the API server shows. A leader that was stopped, and does not know yet that it leads no more, may
     /// have written over it.
     pub fn notice(&mut self, observed: Option<&MailRelayStatus>) {

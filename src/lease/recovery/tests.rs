@@ -3,6 +3,7 @@ use crate::lease::{Ledger, Policy, SyncRequest, Timing, wire};
 
 mod mirror;
 mod roll_call;
+mod unchanged;
 
 const SESSION_TIMEOUT: Duration = Duration::from_secs(300);
 const STOPPED: OldPrimary = OldPrimary::StopsWithin(Duration::ZERO);

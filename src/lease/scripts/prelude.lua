@@ -103,6 +103,8 @@ local function refusal(token, seen)
   local newest = math.max(version, seen or 0, known or 0)
   if newest > version or (twinned and not known) then
     redis.call('HSET', ledger, 'fence', 'lost', 'version', decimal(newest))
+    -- A leader that looks at twins alone sees that something happened; and SET makes it a string that is no version of ours.
+    redis.call('SET', twin, string.format('lost%016.0f', newest))
     note('op', 'lost', 'version', decimal(version), 'seen', decimal(newest))
     return {'WAIT', 'fence'}
   end

@@ -23,7 +23,7 @@ pub struct Ledger {
     pub node_fence: String,
     /// The ledger, when there is one.
     pub view: Option<LedgerView>,
-    /// The version that the twin says; `None` when the twin is gone or was brought back. It tells an older copy,
+    /// The version that the twin says; `None` when the twin is gone or was brought back, or a ledger was found lost. It tells an older copy,
     /// whoever asks.
     pub twin: Option<u64>,
     /// What was published since this was last emptied: `<kind> <inc or ->`.
@@ -64,6 +64,7 @@ fn refusal<'a>(
     let newest = view.version.max(seen).max(known.unwrap_or(0));
     if newest > view.version || (view.twinned && known.is_none()) {
         (view.fence, view.version) = (LOST.to_owned(), newest);
+        *twin = None;
         return Err(Refusal::Wait(Wait::Fence));
     }
     if token.is_some_and(|token| token != view.token) {

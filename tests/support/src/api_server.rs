@@ -188,13 +188,14 @@ impl ApiServer {
         if parameter("watch").is_some_and(|watch| watch != "false") {
             let from = parameter("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
             let seconds = parameter("timeoutSeconds").and_then(|seconds| seconds.parse().ok()).unwrap_or(290);
-            return self.watch(target.collection, from, Duration::from_secs(seconds));
+            let selector = parameter("labelSelector").map(label);
+            return self.watch(target.collection, from, Duration::from_secs(seconds), selector);
         }
         let answered = {
             let mut inner = self.inner();
             let about = (parts.method.to_string(), target.collection.clone(), target.key.clone());
             *inner.requests.entry(about).or_default() += 1;
-            inner.act(&parts.method, &target, &body)
+            inner.act(&parts.method, &target, &body, parameter("labelSelector").map(label).as_deref())
         };
         if parts.method != Method::GET {
             self.changed.send_modify(|count| *count += 1);
@@ -202,7 +203,7 @@ impl ApiServer {
         answered
     }
 
-    fn watch(&self, collection: String, from: u64, limit: Duration) -> Response<Body> {
+    fn watch(&self, collection: String, from: u64, limit: Duration, selector: Option<String>) -> Response<Body> {
         let (generation, oldest) = {
             let inner = self.inner();
             (inner.generation, inner.oldest)
@@ -214,7 +215,7 @@ impl ApiServer {
         let until = Instant::now() + limit.min(READ_LIMIT);
         let state = (self.clone(), self.changed.subscribe(), from);
         let events = futures::stream::unfold(state, move |(api, mut changed, from)| {
-            let collection = collection.clone();
+            let (collection, selector) = (collection.clone(), selector.clone());
             async move {
                 loop {
                     changed.borrow_and_update();
@@ -226,7 +227,7 @@ impl ApiServer {
                         let start = inner.events.partition_point(|(version, ..)| *version <= from);
                         let next = inner.events[start..].iter().find(|(_, of, _)| *of == collection);
                         if let (Some((version, _, event)), false) = (next, inner.mood.silent) {
-                            let (version, event) = (*version, event.clone());
+                            let (version, event) = (*version, selected(event, selector.as_deref()));
                             drop(inner);
                             return Some((Ok::<_, Infallible>(event), (api, changed, version)));
                         }
@@ -245,7 +246,7 @@ impl ApiServer {
 }
 
 impl Inner {
-    fn act(&mut self, method: &Method, target: &Target, body: &[u8]) -> Response<Body> {
+    fn act(&mut self, method: &Method, target: &Target, body: &[u8], selector: Option<&str>) -> Response<Body> {
         let Target { collection, key, status } = target;
         let sent = || serde_json::from_slice::<Value>(body).unwrap_or_default();
         let conflicts = self.mood.conflicts;
@@ -257,8 +258,9 @@ impl Inner {
         }
         match (method.as_str(), key) {
             ("GET", None) => {
+                let items = self.objects.get(collection).into_iter().flat_map(BTreeMap::values);
                 let items: Vec<Value> =
-                    self.objects.get(collection).into_iter().flat_map(BTreeMap::values).cloned().collect();
+                    items.filter(|item| selector.is_none_or(|label| has(item, label))).cloned().collect();
                 let list = json!({
                     "kind": "List", "apiVersion": "v1", "items": items,
                     "metadata": { "resourceVersion": self.version.to_string() },
@@ -360,6 +362,27 @@ impl Inner {
             let event = json!({ "type": what, "object": object });
             self.events.push((self.version, collection.to_owned(), Bytes::from(format!("{event}\n"))));
         }
+    }
+}
+
+/// The label that a selector asks for, which is all that anybody asks for here.
+fn label(selector: &str) -> String {
+    selector.replace("%2F", "/").replace("%2f", "/")
+}
+
+fn has(object: &Value, label: &str) -> bool {
+    !object["metadata"]["labels"][label].is_null()
+}
+
+/// An event as those who ask for a label see it: an object that does not have it is gone for them.
+fn selected(event: &Bytes, label: Option<&str>) -> Bytes {
+    let read = || serde_json::from_slice::<Value>(event).unwrap_or_default();
+    match label.map(|label| (label, read())) {
+        Some((label, mut event)) if !has(&event["object"], label) => {
+            event["type"] = json!("DELETED");
+            Bytes::from(format!("{event}\n"))
+        }
+        _ => event.clone(),
     }
 }
 

@@ -58,6 +58,11 @@ fn scene_of(spec: &Value, pods: &[&str]) -> Scene {
 }
 
 impl Scene {
+    /// What is known of a pool.
+    fn pool(&mut self, name: &str) -> &mut PoolView {
+        Arc::make_mut(Arc::make_mut(&mut self.world.pools).entry(name.into()).or_default())
+    }
+
     /// The ledger of `mx`: for each pod its share and its claim.
     fn ledger(mut self, state: LedgerState, holders: &[(&str, u32, u32)]) -> Self {
         let holder = |(pod, _, claim): &(&str, u32, u32)| HolderView {
@@ -74,14 +79,14 @@ impl Scene {
             entitlements: holders.iter().map(|(pod, share, _)| (format!("uid-{pod}"), *share)).collect(),
             ..fixtures::ledger(holders.iter().map(holder).collect())
         };
-        self.world.pools.insert("mx".into(), PoolView { ledger: Some(ledger), ..PoolView::default() });
+        *self.pool("mx") = PoolView { ledger: Some(ledger), ..PoolView::default() };
         self
     }
 
     /// So many slots of `mx` are withheld.
     fn withheld(mut self, slots: u32) -> Self {
         let entry = QuarantineView { id: "w".into(), slots, seconds: 330, why: "killed".into() };
-        let ledger = self.world.pools.get_mut("mx").and_then(|pool| pool.ledger.as_mut());
+        let ledger = self.pool("mx").ledger.as_mut();
         ledger.expect("a ledger").quarantine.push(entry);
         self
     }
@@ -103,7 +108,7 @@ impl Scene {
         let withheld = MirroredQuarantine { entry, pod: Some("mail/gone".into()), left: Duration::from_secs(300) };
         let mirror =
             Mirror { holders: pods.iter().map(holder).collect(), quarantine: vec![withheld], ..Mirror::default() };
-        self.world.pools.entry(pool.into()).or_default().mirror = mirror;
+        self.pool(pool).mirror = mirror;
         self
     }
 

@@ -45,7 +45,7 @@ fn what_cannot_be_measured_stays_as_it_was() {
     let before = scene.show();
     scene.measured.depths = None;
     scene.world.store_problem = Some("gone".into());
-    scene.world.pools.clear();
+    Arc::make_mut(&mut scene.world.pools).clear();
     let after = scene.after(&before);
     assert_eq!(after.queue, before.queue);
     assert_eq!(condition(&after, "QueueDepthHigh"), condition(&before, "QueueDepthHigh"));

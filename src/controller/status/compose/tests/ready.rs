@@ -89,7 +89,7 @@ fn the_store_is_judged_on_every_relay() {
 #[test]
 fn a_budget_that_waits_for_what_another_one_still_counts_says_so() {
     let mut scene = scene(&["a"]);
-    let pool = scene.world.pools.entry("mx".into()).or_default();
+    let pool = scene.pool("mx");
     pool.waits_for.insert("old".into());
     let status = scene.show();
     assert_eq!(says(&status, "Ready"), pair("False", "ServerInOtherBudget"));
@@ -97,7 +97,7 @@ fn a_budget_that_waits_for_what_another_one_still_counts_says_so() {
     assert!(message.contains("budget mx were of budget old before"), "{message}");
     // Who was there before goes on, and only those who come over wait.
     let mut used = scene.ledger(LedgerState::Open, &[("a", 16, 16)]);
-    used.world.pools.get_mut("mx").expect("the pool").waits_for.insert("old".into());
+    used.pool("mx").waits_for.insert("old".into());
     assert_eq!(says(&used.show(), "Ready"), pair("True", "AllSharesGranted"));
     assert_eq!(says(&used.show(), "Reconciling"), pair("True", "ServerInOtherBudget"));
 }
@@ -105,7 +105,7 @@ fn a_budget_that_waits_for_what_another_one_still_counts_says_so() {
 #[test]
 fn a_recovery_that_nothing_but_the_roll_call_ends_says_what_bounds_it() {
     let mut scene = scene(&["a"]).ledger(LedgerState::Rec, &[("a", 16, 16)]);
-    scene.world.pools.get_mut("mx").expect("the pool").by_roll_call = true;
+    scene.pool("mx").by_roll_call = true;
     let status = scene.show();
     assert_eq!(says(&status, "Ready"), pair("False", "LedgerRecovering"));
     assert!(condition(&status, "Ready").is_some_and(|ready| ready.message.contains("min-replicas-to-write")));

@@ -74,7 +74,7 @@ fn row_38_a_relay_whose_mail_mostly_dies_says_that_it_rests() {
 #[test]
 fn a_server_that_takes_fewer_sessions_shows_the_effective_budget_and_is_no_arrear() {
     let mut scene = scene(&["a", "b"]).ledger(LedgerState::Open, &[("a", 5, 5), ("b", 4, 4)]);
-    let pool = scene.world.pools.get_mut("mx").expect("just made");
+    let pool = scene.pool("mx");
     (pool.effective, pool.ledger.as_mut().expect("a ledger").budget) = (Some(9), 12);
     let status = scene.show();
     assert_eq!(says(&status, "ServerSaturated"), pair("True", "ServerLimitBelowBudget"));

@@ -13,7 +13,7 @@ fn budgets(status: &MailRelayStatus) -> Vec<&str> {
 #[test]
 fn withheld_slots_are_told_with_their_pod_their_end_and_what_to_do() {
     let mut scene = scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 12)]).mirror("mx", &["a"]);
-    let pool = scene.world.pools.get_mut("mx").expect("the pool");
+    let pool = scene.pool("mx");
     let entry = QuarantineView { id: "q".into(), slots: 4, seconds: 300, why: "silent".into() };
     pool.ledger.as_mut().expect("the ledger").quarantine.push(entry);
     let status = scene.show();
@@ -29,16 +29,16 @@ fn withheld_slots_are_told_with_their_pod_their_end_and_what_to_do() {
     );
     // As long as nothing changes, nothing is written.
     scene.now += 7;
-    scene.world.pools.get_mut("mx").expect("the pool").mirror.quarantine[0].left = Duration::from_secs(293);
+    scene.pool("mx").mirror.quarantine[0].left = Duration::from_secs(293);
     assert_eq!(scene.after(&status), status);
-    scene.world.pools.get_mut("mx").expect("the pool").mirror.quarantine.clear();
+    scene.pool("mx").mirror.quarantine.clear();
     assert_eq!(condition(&scene.after(&status), "SlotsQuarantined"), None);
 }
 
 #[test]
 fn of_many_withheld_slots_the_message_names_some_and_counts_all() {
     let mut scene = scene(&[]).mirror("mx", &[]);
-    let quarantine = &mut scene.world.pools.get_mut("mx").expect("the pool").mirror.quarantine;
+    let quarantine = &mut scene.pool("mx").mirror.quarantine;
     for number in 0..5 {
         let mut another = quarantine[0].clone();
         another.entry.id = format!("q{number}");
@@ -84,7 +84,7 @@ fn who_holds_what_is_shown_also_while_redis_is_away_and_comes_back_from_the_api_
     let stored: MailRelayStatus = serde_json::from_value(json!(status)).expect("a status");
     assert_eq!(stored, status, "else it would be written again and again");
     scene.world.store_problem = Some("gone".into());
-    scene.world.pools.get_mut("mx").expect("the pool").ledger = None;
+    scene.pool("mx").ledger = None;
     assert_eq!(scene.after(&status).leases, status.leases);
 }
 
@@ -97,7 +97,7 @@ fn a_budget_that_is_named_no_more_is_shown_until_nothing_is_held_of_it() {
     let shown = old.after(&before);
     assert_eq!(budgets(&shown), ["old"]);
     let mut over = old;
-    over.world.pools.clear();
+    Arc::make_mut(&mut over.world.pools).clear();
     assert_eq!(budgets(&over.after(&shown)), Vec::<&str>::new());
 }
 

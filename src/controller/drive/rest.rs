@@ -1,0 +1,65 @@
+//! When a pool needs no look: its twin says that its ledger is as the last look showed it, and nothing else asks for one.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use rand::RngExt;
+
+use super::{pool::Pool, saturation::Saturation, turn::Turn};
+use crate::{
+    controller::plan::{PoolPlan, Standing},
+    lease::{BootTime, LedgerState, LedgerView, OldPrimary},
+    system,
+};
+
+/// After how long at most a ledger is looked at, whatever its twin says: it may be changed by hand, or by a release that
+/// knows no twins.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// What a pool was driven to when nothing was left to do.
+pub struct Rest {
+    plan: PoolPlan,
+    standing: Standing,
+    lent: BTreeSet<String>,
+    until: BootTime,
+}
+
+impl Pool {
+    /// The ledger as it must still be for the pool to need no look in this turn; `None` when it needs one anyway.
+    pub fn at_rest(
+        &self,
+        plan: Option<&PoolPlan>,
+        marked: bool,
+        turn: &Turn<'_>,
+        now: BootTime,
+    ) -> Option<&LedgerView> {
+        let rest = self.rest.as_ref().filter(|rest| marked && now < rest.until)?;
+        let view = self.watch.view().filter(|view| view.twinned && view.state == LedgerState::Open)?;
+        let is_driven = plan == Some(&rest.plan) && self.standing == rest.standing && self.lent() == rest.lent;
+        let is_saturated = self.saturation.as_ref().is_none_or(Saturation::is_watched);
+        (is_driven && !is_saturated && !self.is_due(turn, now)).then_some(view)
+    }
+
+    /// Whether time, or what proves a death, calls for something to be done to an open ledger.
+    fn is_due(&self, turn: &Turn<'_>, now: BootTime) -> bool {
+        // What is to be done is decided after the look; whether anything is does not depend on these.
+        let (hold, old_primary) = (Duration::ZERO, OldPrimary::Unbounded);
+        !self.watch.actions(now, turn.timing, hold, true, old_primary, turn.evidence).is_empty()
+    }
+
+    /// The ledger is as the last look showed it.
+    pub fn rest(&mut self, now: BootTime) {
+        self.watch.unchanged(now);
+    }
+
+    /// Nothing was left to do for this plan, while those shares were lent.
+    pub(super) fn settle(&mut self, plan: Option<&PoolPlan>, lent: BTreeSet<String>) {
+        // Not all at the same time again and again.
+        let wait = LOOK_EVERY.mul_f64(system::rng().random_range(0.5..=1.0));
+        self.rest = plan.map(|plan| Rest {
+            plan: plan.clone(),
+            standing: self.standing.clone(),
+            lent,
+            until: BootTime::now() + wait,
+        });
+    }
+}
