@@ -65,6 +65,8 @@ pub struct Leadership {
     pub known: BTreeSet<String>,
     /// What Redis says of itself, now and then.
     pub facts: watch::Receiver<Option<StoreFacts>>,
+    /// The pools in which somebody rests while mail waits.
+    pub idle: watch::Receiver<Arc<BTreeSet<String>>>,
     /// Where the world is shown.
     pub world: watch::Sender<Arc<World>>,
     /// Where people hear of what happened.
@@ -152,6 +154,8 @@ impl Reconciler {
         self.pools.stand(&plan, &marked, self.older.get_or_insert_default(), &timing);
         let (evidence, topology) = (self.pods.evidence(), self.topology.clone());
         let turn = Turn { epoch: self.lead.epoch, timing: &timing, evidence: &evidence, topology: &topology };
+        let idle = Arc::clone(&self.lead.idle.borrow());
+        self.pools.ask(&idle).await;
         let round = self.pools.drive(&plan, &marked, &turn).await;
         let silence = self.note_round(round)?;
         let silence = silence.or(self.ask_topology().await.err().filter(StoreError::is_silence));

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     api_server::{self, ClientError},
-    housekeeping::{expire_dead_letters, recover_claims, watch_cleanup},
+    housekeeping::{call_who_rests, expire_dead_letters, recover_claims, watch_cleanup},
     lead::{Election, LeaderError, Marking, OpenedPools, begin, known_pools, mirrors},
     metrics::ControllerMetrics,
     observe::{Observed, Safety, watch_safety},
@@ -182,6 +182,7 @@ async fn lead(
     let (show_world, world) = watch::channel(Arc::new(World::default()));
     let (judge, safety) = watch::channel(Safety::Unknown);
     let (tell_facts, facts) = watch::channel(None);
+    let (tell_idle, idle) = watch::channel(Arc::default());
     let (show_activity, activity) = watch::channel(Arc::new(Activity::default()));
     let (report, incidents) = mpsc::unbounded_channel();
     let (tell, news) = mpsc::unbounded_channel();
@@ -194,6 +195,7 @@ async fn lead(
         marking: Marking::new(registry, epoch, recorded),
         known,
         facts,
+        idle,
         world: show_world,
         incidents: report,
         metrics: metrics.clone(),
@@ -213,6 +215,7 @@ async fn lead(
     };
     let cleanup = watch_cleanup(store.clone(), world.clone(), activity.clone(), tell.clone());
     let retention = expire_dead_letters(store.clone(), world.clone(), activity.clone(), tell.clone(), metrics.clone());
+    let calls = call_who_rests(store.clone(), world.clone(), activity.clone(), tell_idle);
     let claims = recover_claims(store.clone(), timing, world.clone(), safety, activity, tell, metrics.clone());
     let movements = watch_activity(store.clone(), world, show_activity);
     let safety_store = store.clone();
@@ -221,6 +224,10 @@ async fn lead(
     tasks.spawn(async move { Some(reconciler.run().await) });
     tasks.spawn(async move {
         relays.run().await;
+        None
+    });
+    tasks.spawn(async move {
+        calls.await;
         None
     });
     tasks.spawn(async move {

@@ -261,16 +261,18 @@ impl Watch {
         }
     }
 
-    /// Mail waits: who rests, and was not heard of for long, is to be asked whether it lives. Each is asked once, and is then
-    /// taken for dead when it is silent for as long as anybody else may be.
-    pub fn ask(&mut self, now: BootTime) -> Vec<String> {
+    /// Who is to be asked whether it lives, since mail waits: who rests and was not heard of for long. Each is asked once.
+    pub fn to_ask(&self, now: BootTime) -> Vec<String> {
         let silent = |seen: &Seen| seen.holder.is_resting() && now.saturating_since(seen.since) >= ASK_AFTER;
-        let unasked = self.seen.iter_mut().filter(|(_, seen)| seen.asked.is_none() && silent(seen));
-        let ask = |(inc, seen): (&String, &mut Seen)| {
+        let unasked = self.seen.iter().filter(|(_, seen)| seen.asked.is_none() && silent(seen));
+        unasked.map(|(inc, _)| inc.clone()).collect()
+    }
+
+    /// It was asked: from now on its silence is counted as anybody's.
+    pub fn asked(&mut self, inc: &str, now: BootTime) {
+        if let Some(seen) = self.seen.get_mut(inc) {
             seen.asked = Some(now);
-            inc.clone()
-        };
-        unasked.map(ask).collect()
+        }
     }
 
     /// Which servers the ledger is for, as far as it is known, as words of [`super::Policy`].

@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, str::FromStr, time::Duration};
 
-/// The kind of an event that names the holder which is to answer it.
-pub const ASK: &str = "ask";
-
 use super::state::{
     ClearReply, CondemnReply, Granted, HolderView, InitReply, LeaveReply, LedgerState, LedgerView, OpenReply, Policy,
     PolicyReply, Quarantine, QuarantineView, ReapReply, SyncReply, Wait,
 };
+
+/// The kind of an event that names the holder which is to answer it.
+pub const ASK: &str = "ask";
 
 /// A text as one word of a field: never empty, no white space.
 pub(super) fn word(text: &str) -> String {

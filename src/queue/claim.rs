@@ -14,6 +14,7 @@ use futures::future::try_join_all;
 use super::{
     ALONE_FROM, Advance, At, ClaimId, Claimed, Queue,
     room::{Grant, Share},
+    scripts,
 };
 use crate::{store::StoreError, telemetry::log::mask_id};
 use decide::Admission;
@@ -83,6 +84,12 @@ impl Queue {
     pub fn is_quiet(&self) -> bool {
         self.on_the_way.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
             && self.orphans.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Nothing is to be claimed for a while: nobody need look after the process. Returns whether it has no claim.
+    pub async fn rest(&self, process: &str) -> Result<bool, StoreError> {
+        let keys = [self.names.claims(process), self.names.stages(process)];
+        self.run(&scripts::REST, &keys, &[process.as_bytes()]).await
     }
 
     /// Gives back what earlier calls of [`Queue::claim`] took and could not hand out, since an answer was lost or they

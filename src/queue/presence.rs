@@ -14,7 +14,9 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// What of a queue is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Presence {
-    /// Mail that waits, now or for its time, or that a process has, or had until a moment ago.
+    /// Mail that waits to be taken.
+    pub waiting: bool,
+    /// That, or mail that waits for its time, or that a process has, or had until a moment ago.
     pub moving: bool,
     /// Mail that is parked.
     pub held: bool,
@@ -23,19 +25,25 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// Asks for each of these queues: three commands each.
+    /// Asks for each of these queues: four commands each.
     pub async fn of(store: &Store, queues: &[&QueueNames]) -> Result<Vec<Self>, StoreError> {
         let mut found = Vec::with_capacity(queues.len());
         for queues in queues.chunks(AT_ONCE) {
             let mut commands = redis::pipe();
             for names in queues {
-                commands.cmd("EXISTS").arg(&moving(names));
+                commands.cmd("EXISTS").arg(&waiting(names));
+                commands.cmd("EXISTS").arg(&[&names.delayed, &names.processes]);
                 commands.cmd("EXISTS").arg(&names.held);
                 commands.cmd("EXISTS").arg(names.dead_letter());
             }
             let counts: Vec<u64> = store.query_all(&commands, LIMIT).await?;
-            let some = counts.chunks_exact(3).map(|counts| counts.iter().map(|count| *count > 0).collect::<Vec<_>>());
-            found.extend(some.map(|some| Self { moving: some[0], held: some[1], dead: some[2] }));
+            let some = counts.chunks_exact(4).map(|counts| counts.iter().map(|count| *count > 0).collect::<Vec<_>>());
+            found.extend(some.map(|some| Self {
+                waiting: some[0],
+                moving: some[0] || some[1],
+                held: some[2],
+                dead: some[3],
+            }));
         }
         Ok(found)
     }
@@ -66,7 +74,12 @@ impl Presence {
     }
 }
 
+/// The keys that are there while mail waits to be taken.
+fn waiting(names: &QueueNames) -> [&str; 4] {
+    [&names.arrived, &names.high, names.queue(), &names.low]
+}
+
 /// The keys that are there while mail is on its way.
-fn moving(names: &QueueNames) -> [&str; 6] {
-    [&names.arrived, &names.high, names.queue(), &names.low, &names.delayed, &names.processes]
+fn moving(names: &QueueNames) -> impl Iterator<Item = &str> {
+    waiting(names).into_iter().chain([names.delayed.as_str(), names.processes.as_str()])
 }

@@ -44,6 +44,8 @@ pub(super) static DEAD: LazyLock<Script> = script!("dead.lua", "allow-oom");
 
 pub(super) static BRING: LazyLock<Script> = script!("bring.lua", "allow-oom");
 
+pub(super) static REST: LazyLock<Script> = script!("rest.lua", "allow-oom");
+
 pub(super) static LOST: LazyLock<Script> = script!("lost.lua", "allow-oom");
 
 pub(super) static ACCEPT: LazyLock<Script> = script!("accept.lua", "allow-oom");

@@ -210,7 +210,7 @@ impl Upkeep {
         }
         if self.idle.get_or_insert_with(Instant::now).elapsed() < REST_AFTER || !fleet.rest() {
             self.rest = None;
-        } else if self.rest.is_none() {
+        } else if self.rest.is_none() && queue.rest(self.handles.identity.process.as_str()).await? {
             self.rest = Some(Rest::begin(queue).await?);
         }
         Ok(())

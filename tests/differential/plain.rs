@@ -51,6 +51,7 @@ const FORMS: &[&str] = &[
     "LREM K I V",
     "LSET K I V",
     "MGET K K",
+    "PERSIST K",
     "PEXPIRE K T",
     "PING",
     "PING V",

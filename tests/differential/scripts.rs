@@ -71,6 +71,7 @@ const FILES: &[(&str, &str)] = &[
     queue!("#!lua flags=allow-oom", "promote"),
     queue!("#!lua flags=allow-oom", "release"),
     queue!("#!lua flags=allow-oom", "dead"),
+    queue!("#!lua flags=allow-oom", "rest"),
     queue!("#!lua flags=allow-oom", "lost"),
     queue!("#!lua flags=allow-oom", "depths"),
     controller!("publish"),
@@ -137,6 +138,7 @@ pub const ANSWERS: &[&str] = &[
     "settle done",
     "settle late",
     "settle lost",
+    "rest",
     "settle repeated",
     "snapshot",
     "sync GONE",
@@ -155,7 +157,7 @@ pub fn kind(name: &str, reply: &[u8]) -> String {
     if reply.starts_with(b"-") {
         return "error".into();
     }
-    if matches!(name, "snapshot" | "depths" | "lost" | "take" | "promote" | "publish" | "withdraw") {
+    if matches!(name, "snapshot" | "depths" | "lost" | "rest" | "take" | "promote" | "publish" | "withdraw") {
         return name.into();
     }
     let text = String::from_utf8_lossy(reply).into_owned();
@@ -187,7 +189,7 @@ impl Generator {
             "sync", "sync", "sync", "sync", "sync", "sync", "leave", "policy", "reap", "init", "init", "open", "open",
             "clear", "condemn", "good", "discard", "snapshot", "enqueue", "enqueue", "take", "take", "admit", "admit",
             "admit", "advance", "advance", "settle", "settle", "settle", "settle", "recover", "recover", "promote",
-            "release", "release", "dead", "dead", "lost", "depths", "publish", "withdraw", "plain", "plain",
+            "release", "release", "dead", "dead", "lost", "rest", "depths", "publish", "withdraw", "plain", "plain",
         ];
         if self.story.is_empty() && random.random_bool(0.001) {
             self.late();

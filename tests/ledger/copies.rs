@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 
 use mailrelay::lease::{
-    CondemnReply, InitReply, InitRequest, Ledger, LedgerStore, OpenRequest, SyncReply, SyncRequest, Wait,
+    CondemnReply, InitReply, InitRequest, Ledger, LedgerStore, OpenRequest, SyncReply, SyncRequest, Twins, Wait,
 };
 use testkit::Persistence;
 

@@ -137,6 +137,17 @@ impl Pools {
         }
     }
 
+    /// In these pools somebody rests while mail waits: who was not heard of for long is asked whether it lives.
+    pub async fn ask(&mut self, idle: &BTreeSet<String>) {
+        for name in idle {
+            if let Some(pool) = self.pools.get_mut(name)
+                && let Err(error) = pool.ask(BootTime::now()).await
+            {
+                tracing::debug!(pool = name, %error, "cannot ask who rests");
+            }
+        }
+    }
+
     /// Brings every pool's ledger to the plan, several at once; those whose ledgers are as they were rest.
     pub async fn drive(&mut self, plan: &Plan, marked: &BTreeSet<String>, turn: &Turn<'_>) -> Round {
         let resting = self.resting(plan, marked, turn).await;

@@ -8,6 +8,7 @@ use super::{pool::Pool, saturation::Saturation, turn::Turn};
 use crate::{
     controller::plan::{PoolPlan, Standing},
     lease::{BootTime, LedgerState, LedgerView, OldPrimary},
+    store::StoreError,
     system,
 };
 
@@ -44,6 +45,15 @@ impl Pool {
         // What is to be done is decided after the look; whether anything is does not depend on these.
         let (hold, old_primary) = (Duration::ZERO, OldPrimary::Unbounded);
         !self.watch.actions(now, turn.timing, hold, true, old_primary, turn.evidence).is_empty()
+    }
+
+    /// Asks holders that rest and were not heard of for long whether they live. Whoever does not answer is taken for dead.
+    pub async fn ask(&mut self, now: BootTime) -> Result<(), StoreError> {
+        for inc in self.watch.to_ask(now) {
+            self.ledger.ask(&inc).await?;
+            self.watch.asked(&inc, now);
+        }
+        Ok(())
     }
 
     /// The ledger is as the last look showed it.

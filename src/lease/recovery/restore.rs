@@ -51,7 +51,7 @@ impl Watch {
             *share = holder.share.max(*share);
             if let Some(incarnation) = &holder.incarnation {
                 let restored = restored(&holder.pod_uid, incarnation);
-                let seen = Seen { holder: restored, since: now, first: now, settled: true };
+                let seen = Seen { holder: restored, since: now, first: now, settled: true, asked: None };
                 let known = self.seen.entry(incarnation.inc.clone()).or_insert(seen);
                 known.holder.claim = incarnation.claim.max(known.holder.claim);
             }

@@ -317,6 +317,26 @@ fn who_rests_is_reaped_by_proof_of_death_alone_and_is_timed_from_when_it_wakes()
 }
 
 #[test]
+fn who_rests_is_asked_once_when_mail_waits_and_is_taken_for_dead_when_it_does_not_answer() {
+    let mut scene = Scene::led();
+    scene.send("a", "a.1", 1, 2, 0, 0);
+    scene.send("b", "b.1", 1, 2, 0, 0);
+    scene.look();
+    assert_eq!(scene.watch.to_ask(scene.now), [""; 0], "both were heard of just now");
+    assert_eq!(scene.after(60.0), []);
+    assert_eq!(scene.watch.to_ask(scene.now), ["a.1", "b.1"]);
+    for inc in ["a.1", "b.1"] {
+        scene.watch.asked(inc, scene.now);
+    }
+    assert_eq!(scene.watch.to_ask(scene.now), [""; 0], "once");
+    scene.send("b", "b.1", 1, 3, 0, 0);
+    assert_eq!(scene.after(6.9), []);
+    let actions = scene.after(0.2);
+    assert!(matches!(actions.as_slice(), [Action::Reap { inc, .. }] if inc == "a.1"), "{actions:?}");
+    assert_eq!(scene.after(60.0).len(), 1, "the one that answered rests on");
+}
+
+#[test]
 fn who_rested_at_the_last_look_may_have_claimed_its_share_since() {
     let mut scene = Scene::led();
     scene.send("a", "a.1", 1, 2, 0, 0);

@@ -72,7 +72,7 @@ if last and number <= last then
   return taken
 end
 -- Also when nothing waits: whoever heard so must not get something later.
-redis.call('HSET', PROCESSES, process, pod)
+if redis.call('HSET', PROCESSES, process, pod) == 1 then redis.call('PERSIST', KEYS[14]) end
 redis.call('HSET', KEYS[14], LAST, number)
 
 for at = FIRST_CLAIM, #ARGV do

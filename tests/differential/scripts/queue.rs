@@ -84,7 +84,7 @@ impl Draw<'_> {
     pub(super) fn queue(&mut self, name: &str) {
         self.keys.extend(QUEUE.iter().map(|key| (*key).to_owned()));
         let process = self.one(&["p1", "p2"]);
-        if matches!(name, "take" | "admit" | "advance" | "settle" | "recover") {
+        if matches!(name, "take" | "admit" | "advance" | "settle" | "recover" | "rest") {
             self.keys.push(format!("{{mail_queue}}:claims:{process}"));
             self.keys.push(format!("{{mail_queue}}:stages:{process}"));
         }
@@ -153,6 +153,7 @@ impl Draw<'_> {
                     self.push("<m@x>");
                 }
             }
+            "rest" => self.push(process),
             "lost" => {
                 let fields = self.records(2);
                 self.push_one(NOW);

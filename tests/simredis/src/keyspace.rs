@@ -202,6 +202,13 @@ impl Keyspace {
         true
     }
 
+    /// Whether it was to go.
+    pub(crate) fn persist(&mut self, key: &Bytes) -> bool {
+        let Some(old) = self.entries.get_mut(key).and_then(|entry| entry.expires.take()) else { return false };
+        self.expiring.remove(&(old, key.clone()));
+        true
+    }
+
     /// When it goes, if ever.
     pub(crate) fn expiry(&self, key: &Bytes) -> Option<Instant> {
         self.entries.get(key).and_then(|entry| entry.expires)

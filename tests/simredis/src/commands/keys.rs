@@ -132,6 +132,10 @@ pub(super) fn pexpire(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure
     Ok(Reply::Integer(1))
 }
 
+pub(super) fn persist(node: &mut Node, words: &[Bytes]) -> Result<Reply, Failure> {
+    Ok(Reply::Integer(node.keys.persist(&words[1]).into()))
+}
+
 /// Milliseconds, or -1 for ever, or -2 when it is not there.
 fn left(node: &Node, key: &Bytes) -> i64 {
     match node.keys.expiry(key) {

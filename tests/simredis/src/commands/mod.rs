@@ -90,7 +90,7 @@ const fn script(name: &'static str, arity: i32, run: ScriptCommand) -> Command {
 }
 
 /// By name.
-static COMMANDS: [Command; 63] = [
+static COMMANDS: [Command; 64] = [
     session("auth", -2, SessionCommand::Auth),
     session("blmove", 6, SessionCommand::BlockingMove),
     session("client", -2, SessionCommand::Client),
@@ -127,6 +127,7 @@ static COMMANDS: [Command; 63] = [
     grow("lset", 4, lists::lset),
     read("mget", -2, keys::mget),
     read("object", -2, keys::object),
+    shrink("persist", 2, keys::persist),
     shrink("pexpire", -3, keys::pexpire),
     session("ping", -1, SessionCommand::Ping),
     read("pttl", 2, keys::pttl),
