@@ -204,7 +204,7 @@ impl Generator {
             "plain" => return ("plain", draw.plain()),
             "publish" | "withdraw" => draw.record(name),
             "enqueue" | "take" | "admit" | "advance" | "settle" | "recover" | "promote" | "release" | "dead"
-            | "lost" | "depths" => {
+            | "lost" | "rest" | "depths" => {
                 draw.queue(name);
             }
             _ => draw.ledger(name),

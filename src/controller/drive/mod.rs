@@ -7,6 +7,7 @@ mod pool;
 mod pools;
 mod rest;
 mod saturation;
+mod settled;
 mod shares;
 mod step;
 mod turn;

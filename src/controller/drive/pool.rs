@@ -8,8 +8,8 @@ use std::{
 use super::{
     error::{ApplyError, Deposed},
     incident::Incident,
-    rest::Rest,
     saturation::Saturation,
+    settled::Settled,
     shares::{self, Absent},
     turn::{Driven, Turn},
 };
@@ -49,7 +49,7 @@ pub struct Pool {
     /// What the server takes; `None` until the record of the leader before was read.
     pub(super) saturation: Option<Saturation>,
     /// How the last turn left it; `None` when it left something to do, or failed.
-    pub(super) rest: Option<Rest>,
+    pub(super) settled: Option<Settled>,
 }
 
 impl Pool {
@@ -71,7 +71,7 @@ impl Pool {
             standing: Standing::default(),
             absent: Absent::default(),
             saturation: None,
-            rest: None,
+            settled: None,
         }
     }
 
@@ -149,7 +149,7 @@ impl Pool {
         if let Some(plan) = plan {
             self.watch.list(&plan.members);
         }
-        self.rest = None;
+        self.settled = None;
         let driven = self.drive_on(plan, marked, turn, incidents).await;
         if driven.is_err() {
             self.watch.unanswered(BootTime::now());

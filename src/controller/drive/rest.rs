@@ -4,9 +4,9 @@ use std::{collections::BTreeSet, time::Duration};
 
 use rand::RngExt;
 
-use super::{pool::Pool, saturation::Saturation, turn::Turn};
+use super::{pool::Pool, saturation::Saturation, settled::Settled, turn::Turn};
 use crate::{
-    controller::plan::{PoolPlan, Standing},
+    controller::plan::PoolPlan,
     lease::{BootTime, LedgerState, LedgerView, OldPrimary},
     store::StoreError,
     system,
@@ -15,14 +15,6 @@ use crate::{
 /// After how long at most a ledger is looked at, whatever its twin says: it may be changed by hand, or by a release that
 /// knows no twins.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-
-/// What a pool was driven to when nothing was left to do.
-pub struct Rest {
-    plan: PoolPlan,
-    standing: Standing,
-    lent: BTreeSet<String>,
-    until: BootTime,
-}
 
 impl Pool {
     /// The ledger as it must still be for the pool to need no look in this turn; `None` when it needs one anyway.
@@ -33,9 +25,9 @@ impl Pool {
         turn: &Turn<'_>,
         now: BootTime,
     ) -> Option<&LedgerView> {
-        let rest = self.rest.as_ref().filter(|rest| marked && now < rest.until)?;
+        let settled = self.settled.as_ref().filter(|settled| marked && now < settled.until)?;
         let view = self.watch.view().filter(|view| view.twinned && view.state == LedgerState::Open)?;
-        let is_driven = plan == Some(&rest.plan) && self.standing == rest.standing && self.lent() == rest.lent;
+        let is_driven = plan == Some(&settled.plan) && self.standing == settled.standing && self.lent() == settled.lent;
         let is_saturated = self.saturation.as_ref().is_none_or(Saturation::is_watched);
         (is_driven && !is_saturated && !self.is_due(turn, now)).then_some(view)
     }
@@ -65,7 +57,7 @@ impl Pool {
     pub(super) fn settle(&mut self, plan: Option<&PoolPlan>, lent: BTreeSet<String>) {
         // Not all at the same time again and again.
         let wait = LOOK_EVERY.mul_f64(system::rng().random_range(0.5..=1.0));
-        self.rest = plan.map(|plan| Rest {
+        self.settled = plan.map(|plan| Settled {
             plan: plan.clone(),
             standing: self.standing.clone(),
             lent,
