@@ -7,10 +7,10 @@
 use super::{Holder, Stage};
 
 impl Holder {
-    /// Gives everything back until [`Holder::wake`], if nothing is open here or to be told of. Returns whether it rests or
-    /// soon will.
+    /// Gives everything back until [`Holder::wake`], if nothing is open here or to be told of, and nothing is waited for that
+    /// others have yet to give back. Returns whether it rests or soon will.
     pub fn rest(&mut self) -> bool {
-        let is_quiet = self.stage == Stage::Held && !self.recovering && self.counted() == 0;
+        let is_quiet = self.stage == Stage::Held && !self.recovering && self.counted() == 0 && !self.is_short();
         if !self.resting && is_quiet && !self.has_untold() && self.proven.is_empty() && !self.closing {
             (self.resting, self.due) = (true, true);
         }

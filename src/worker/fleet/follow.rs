@@ -152,7 +152,8 @@ async fn forward(pool: SlotPool, changed: Arc<Notify>) {
     while status.changed().await.is_ok() {
         let now = {
             let status = status.borrow_and_update();
-            status.limit.saturating_sub(status.counted)
+            // Who rests can have its share.
+            if status.resting { status.entitlement } else { status.limit.saturating_sub(status.counted) }
         };
         if now > free {
             changed.notify_one();

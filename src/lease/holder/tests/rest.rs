@@ -48,6 +48,9 @@ fn nobody_rests_who_has_something_open_or_to_tell() {
     assert!(holder.count(at(40)).is_some());
     assert_eq!(exchange(&mut holder, at(50), ok(8, 8)).want, u32::MAX);
     assert!(!fresh().rest(), "nor who is not registered");
+    let mut short = registered(8);
+    exchange(&mut short, at(10), ok(6, 6));
+    assert!(!short.rest(), "nor who waits for what others have yet to give back");
     let mut recovering = registered(8);
     exchange(&mut recovering, at(10), granted(0, 0, 8, LedgerState::Rec));
     assert!(!recovering.rest());
