@@ -4,6 +4,7 @@ mod scene;
 
 use std::time::Duration;
 
+use mailrelay::lease::HolderView;
 use mailsink::{Behaviour, Failure, FailureStage, SinkConfig};
 use redis::cmd;
 use scene::{Scene, mail};
@@ -25,7 +26,7 @@ async fn all_rest(scene: &Scene) {
     eventually("all rest", async || {
         let snapshot = ledger.snapshot().await.map_err(|error| error.to_string())?;
         let view = snapshot.in_force().ok_or("no ledger")?;
-        let rest = view.holders.len() == scene.workers.len() && view.holders.iter().all(|holder| holder.is_resting());
+        let rest = view.holders.len() == scene.workers.len() && view.holders.iter().all(HolderView::is_resting);
         if rest && view.quarantine.is_empty() { Ok(()) } else { Err(format!("{view:?}")) }
     })
     .await;

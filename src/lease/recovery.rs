@@ -31,7 +31,7 @@ const MOST_REMEMBERED: usize = 10_000;
 /// The longest time without attention after which a leader still knows that nobody else led meanwhile: less than the
 /// leader's Lease, so that no other one can have taken over and stepped down again.
 const ATTENTION: Duration = Duration::from_secs(4);
-/// After how long a holder that rests is asked, while mail waits, whether it lives.
+/// After how long a holder that rests is asked whether it lives, if that matters.
 const ASK_AFTER: Duration = Duration::from_secs(20);
 /// How long a policy without an answer may still come into force.
 const UNDER_WAY: Duration = Duration::from_secs(10);
@@ -261,10 +261,13 @@ impl Watch {
         }
     }
 
-    /// Who is to be asked whether it lives, since mail waits: who rests and was not heard of for long. Each is asked once.
-    pub fn to_ask(&self, now: BootTime) -> Vec<String> {
+    /// Who is to be asked whether it lives: who rests, was not heard of for long, and has slots that idle while `mail_waits`, or a
+    /// pod that the API does not list. Each is asked once.
+    pub fn to_ask(&self, mail_waits: bool, now: BootTime) -> Vec<String> {
         let silent = |seen: &Seen| seen.holder.is_resting() && now.saturating_since(seen.since) >= ASK_AFTER;
-        let unasked = self.seen.iter().filter(|(_, seen)| seen.asked.is_none() && silent(seen));
+        let is_gone = |seen: &Seen| self.listed.as_ref().is_some_and(|listed| !listed.contains(&seen.holder.pod_uid));
+        let matters = |seen: &Seen| mail_waits || is_gone(seen);
+        let unasked = self.seen.iter().filter(|(_, seen)| seen.asked.is_none() && silent(seen) && matters(seen));
         unasked.map(|(inc, _)| inc.clone()).collect()
     }
 

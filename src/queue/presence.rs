@@ -13,6 +13,7 @@ const LIMIT: Duration = Duration::from_secs(2);
 
 /// What of a queue is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is there or not")]
 pub struct Presence {
     /// Mail that waits to be taken.
     pub waiting: bool,

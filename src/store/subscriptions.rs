@@ -179,8 +179,10 @@ impl<R: Connect> Listener<R> {
         subscribed: &mut BTreeSet<String>,
         refused: &mut BTreeSet<String>,
     ) -> Result<(), StoreError> {
-        for channel in subscribed.extract_if(.., |channel| !self.followers.contains_key(channel)) {
-            self.redis.answer(sink.unsubscribe(channel)).await?;
+        let unused = |channel: &&String| !self.followers.contains_key(*channel);
+        for channel in subscribed.iter().filter(unused).cloned().collect::<Vec<_>>() {
+            self.redis.answer(sink.unsubscribe(&channel)).await?;
+            subscribed.remove(&channel);
         }
         for (channel, followers) in &mut self.followers {
             if !subscribed.contains(channel) && !refused.contains(channel) {

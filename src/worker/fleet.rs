@@ -150,7 +150,8 @@ impl Fleet {
     /// Nothing is to be sent: gives the shares of all budgets back, until a session is to be opened. Returns whether all rest
     /// or soon will.
     pub fn rest(&self) -> bool {
-        self.pools().iter().map(SlotPool::rest).fold(true, |all, rests| all && rests)
+        let rest: Vec<bool> = self.pools().iter().map(SlotPool::rest).collect();
+        rest.into_iter().all(|rests| rests)
     }
 
     /// Whether all rest or soon will.

@@ -166,6 +166,7 @@ impl Pool {
         incidents: &mut Vec<Incident>,
     ) -> Result<Driven, ApplyError> {
         let mut driven = self.look(turn).await?;
+        self.ask(false, BootTime::now()).await?;
         for _ in 1..LOOKS {
             let members = plan.map(|plan| &plan.members);
             self.absent.learn(members.unwrap_or(&BTreeSet::new()), driven.snapshot.in_force(), BootTime::now());

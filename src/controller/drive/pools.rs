@@ -54,7 +54,7 @@ pub struct Round {
 /// The pools, by name.
 pub struct Pools {
     store: Store,
-    pools: BTreeMap<String, Pool>,
+    by_name: BTreeMap<String, Pool>,
     /// What others must know of each that may take its servers over, and for which plan and marks that was said last.
     known: BTreeMap<String, Known>,
     stood_for: Option<Arc<Plan>>,
@@ -71,16 +71,16 @@ impl Pools {
             pool.restore(&mirror);
             (name, pool)
         };
-        let pools: BTreeMap<String, Pool> = mirrors.into_iter().map(restore).collect();
-        let outdated = pools.keys().cloned().collect();
-        Self { store, pools, known: BTreeMap::new(), stood_for: None, marked: BTreeSet::new(), outdated }
+        let by_name: BTreeMap<String, Pool> = mirrors.into_iter().map(restore).collect();
+        let outdated = by_name.keys().cloned().collect();
+        Self { store, by_name, known: BTreeMap::new(), stood_for: None, marked: BTreeSet::new(), outdated }
     }
 
     /// Adds those of these names that are not there yet.
     pub fn add<'a>(&mut self, names: impl IntoIterator<Item = &'a String>) {
         for name in names {
-            if !self.pools.contains_key(name) {
-                self.pools.insert(name.clone(), Pool::new(self.store.clone(), name));
+            if !self.by_name.contains_key(name) {
+                self.by_name.insert(name.clone(), Pool::new(self.store.clone(), name));
                 self.outdated.insert(name.clone());
                 // It is to be told how it stands, whatever the others are.
                 self.stood_for = None;
@@ -90,18 +90,18 @@ impl Pools {
 
     /// Forgets one that is gone for good.
     pub fn remove(&mut self, name: &str) {
-        self.pools.remove(name);
+        self.by_name.remove(name);
         self.outdated.insert(name.to_owned());
     }
 
     /// One of them.
     pub fn get(&self, name: &str) -> Option<&Pool> {
-        self.pools.get(name)
+        self.by_name.get(name)
     }
 
     /// The holders that this leader knows of, whether or not their ledgers are in force.
     pub fn known(&self) -> impl Iterator<Item = &HolderView> {
-        self.pools.values().flat_map(Pool::known)
+        self.by_name.values().flat_map(Pool::known)
     }
 
     /// One server, one ledger: how the pools stand towards each other, by what the last turn saw. `older` are the UIDs of pods
@@ -110,10 +110,10 @@ impl Pools {
         let mut moved = self.marked != *marked || !self.stood_for.as_ref().is_some_and(|last| Arc::ptr_eq(last, plan));
         if self.marked != *marked {
             self.marked.clone_from(marked);
-            self.outdated.extend(self.pools.keys().cloned());
+            self.outdated.extend(self.by_name.keys().cloned());
         }
         for name in std::mem::take(&mut self.outdated) {
-            let known = self.pools.get(&name).and_then(|pool| pool.succession(marked.contains(&name), timing));
+            let known = self.by_name.get(&name).and_then(|pool| pool.succession(marked.contains(&name), timing));
             if known.as_ref() != self.known.get(&name) {
                 moved = true;
                 match known {
@@ -127,7 +127,7 @@ impl Pools {
         }
         self.stood_for = Some(Arc::clone(plan));
         let mut standings = stand(plan, &self.known);
-        for (name, pool) in &mut self.pools {
+        for (name, pool) in &mut self.by_name {
             let standing = standings.remove(name).unwrap_or_default();
             // Mark, mirror and ledger may all be lost, as by a new installation over an old one whose pods go on. Whoever
             // takes a server over from a ledger has that as its record.
@@ -140,8 +140,8 @@ impl Pools {
     /// In these pools somebody rests while mail waits: who was not heard of for long is asked whether it lives.
     pub async fn ask(&mut self, idle: &BTreeSet<String>) {
         for name in idle {
-            if let Some(pool) = self.pools.get_mut(name)
-                && let Err(error) = pool.ask(BootTime::now()).await
+            if let Some(pool) = self.by_name.get_mut(name)
+                && let Err(error) = pool.ask(true, BootTime::now()).await
             {
                 tracing::debug!(pool = name, %error, "cannot ask who rests");
             }
@@ -154,7 +154,7 @@ impl Pools {
         let mut round = Round { is_answered: !resting.is_empty(), ..Round::default() };
         let mut drives: Vec<BoxFuture<'_, Outcome>> = Vec::new();
         let now = BootTime::now();
-        for (name, pool) in &mut self.pools {
+        for (name, pool) in &mut self.by_name {
             if !resting.contains(name) {
                 self.outdated.insert(name.clone());
                 drives.push(drive(name, pool, plan.pools.get(name), marked.contains(name), turn).boxed());
@@ -177,7 +177,7 @@ impl Pools {
             let ledger = pool.at_rest(plan.pools.get(name), marked.contains(name), turn, now)?;
             Some((name.clone(), (ledger.fence.clone(), ledger.version)))
         };
-        let seen: BTreeMap<String, (String, u64)> = self.pools.iter().filter_map(seen).collect();
+        let seen: BTreeMap<String, (String, u64)> = self.by_name.iter().filter_map(seen).collect();
         if seen.is_empty() {
             return BTreeSet::new();
         }

@@ -39,9 +39,10 @@ impl Pool {
         !self.watch.actions(now, turn.timing, hold, true, old_primary, turn.evidence).is_empty()
     }
 
-    /// Asks holders that rest and were not heard of for long whether they live. Whoever does not answer is taken for dead.
-    pub async fn ask(&mut self, now: BootTime) -> Result<(), StoreError> {
-        for inc in self.watch.to_ask(now) {
+    /// Asks holders that rest and were not heard of for long whether they live, where that matters: `mail_waits`, or their pods
+    /// are gone. Whoever does not answer is taken for dead.
+    pub async fn ask(&mut self, mail_waits: bool, now: BootTime) -> Result<(), StoreError> {
+        for inc in self.watch.to_ask(mail_waits, now) {
             self.ledger.ask(&inc).await?;
             self.watch.asked(&inc, now);
         }

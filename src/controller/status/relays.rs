@@ -250,10 +250,10 @@ fn differs(old: &World, new: &World) -> bool {
 }
 
 fn have_moved(old: &BTreeMap<String, Arc<PoolView>>, new: &BTreeMap<String, Arc<PoolView>>) -> bool {
-    let is_same = |((old_name, old), (new_name, new)): ((&String, &Arc<PoolView>), (&String, &Arc<PoolView>))| {
-        old_name == new_name && (Arc::ptr_eq(old, new) || !has_moved(old, new))
+    let is_same = |name: &String, old: &Arc<PoolView>| {
+        new.get(name).is_some_and(|new| Arc::ptr_eq(old, new) || !has_moved(old, new))
     };
-    old.len() != new.len() || !old.iter().zip(new).all(is_same)
+    old.len() != new.len() || !old.iter().all(|(name, old)| is_same(name, old))
 }
 
 fn has_moved(old: &PoolView, new: &PoolView) -> bool {

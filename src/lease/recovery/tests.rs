@@ -322,13 +322,16 @@ fn who_rests_is_asked_once_when_mail_waits_and_is_taken_for_dead_when_it_does_no
     scene.send("a", "a.1", 1, 2, 0, 0);
     scene.send("b", "b.1", 1, 2, 0, 0);
     scene.look();
-    assert_eq!(scene.watch.to_ask(scene.now), [""; 0], "both were heard of just now");
+    assert_eq!(scene.watch.to_ask(true, scene.now), [""; 0], "both were heard of just now");
     assert_eq!(scene.after(60.0), []);
-    assert_eq!(scene.watch.to_ask(scene.now), ["a.1", "b.1"]);
+    assert_eq!(scene.watch.to_ask(false, scene.now), [""; 0], "nobody needs to know");
+    scene.watch.list(&["b".to_owned()].into());
+    assert_eq!(scene.watch.to_ask(false, scene.now), ["a.1"], "its pod is gone");
+    assert_eq!(scene.watch.to_ask(true, scene.now), ["a.1", "b.1"]);
     for inc in ["a.1", "b.1"] {
         scene.watch.asked(inc, scene.now);
     }
-    assert_eq!(scene.watch.to_ask(scene.now), [""; 0], "once");
+    assert_eq!(scene.watch.to_ask(true, scene.now), [""; 0], "once");
     scene.send("b", "b.1", 1, 3, 0, 0);
     assert_eq!(scene.after(6.9), []);
     let actions = scene.after(0.2);

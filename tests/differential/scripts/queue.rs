@@ -110,7 +110,7 @@ impl Draw<'_> {
                 self.push_one(NOW);
                 self.push_one(&["1000000", "20"]);
                 let number = if self.below(5) == 0 { self.number - 1 } else { self.number };
-                self.push(&number.to_string());
+                self.push(number.to_string());
                 for _ in 0..=self.below(3) {
                     self.push_one(CLAIMS);
                 }
