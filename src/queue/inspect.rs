@@ -120,6 +120,17 @@ impl Queue {
         Ok(self.survey(&at.into().word()).await?.depths)
     }
 
+    /// How many mails wait to be taken: four commands in one round trip.
+    pub async fn pending(&self) -> Result<u64, StoreError> {
+        let names = &self.names;
+        let mut lengths = redis::pipe();
+        for list in [names.arrived(), &names.high, names.queue(), &names.low] {
+            lengths.cmd("LLEN").arg(list);
+        }
+        let lengths: Vec<u64> = self.store.query_all(&lengths, SCRIPT_LIMIT).await?;
+        Ok(lengths.iter().sum())
+    }
+
     /// The conservation sum, at one instant.
     pub async fn audit(&self) -> Result<Audit, StoreError> {
         Ok(self.survey(AUDIT).await?.audit())

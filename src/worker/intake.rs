@@ -253,10 +253,10 @@ impl Task {
         if !self.claims.is_empty() || self.handles.fleet.room(Instant::now()) != Room::Now {
             return;
         }
-        match queue.depths(At::Redis).await {
-            Ok(depths) if depths.pending == 0 => self.look = false,
-            Ok(depths) => {
-                let pending = usize::try_from(depths.pending).unwrap_or(usize::MAX);
+        match queue.pending().await {
+            Ok(0) => self.look = false,
+            Ok(pending) => {
+                let pending = usize::try_from(pending).unwrap_or(usize::MAX);
                 let missing = pending.saturating_sub(self.handles.fleet.opening());
                 let opened = self.handles.fleet.open(missing, &session_in(&self.handles));
                 if opened == missing {

@@ -13,9 +13,9 @@ const FORGET: Duration = Duration::from_secs(3_600);
 
 /// When processes were last heard of, over all pools, on the leader's own clock. Clones share it.
 ///
-/// A process is heard of when the seq of one of its incarnations changes; a ledger that is as it was needs no look for that. One that rests in all of its pools has no mail in hand
-/// and nothing to say: that is no silence. Time in which a pool's ledger could not be read does not count as silence of those who
-/// might have been heard there.
+/// A process is heard of when the seq of one of its incarnations changes; a ledger that is as it was needs no look for that. One
+/// that rests in all of its pools has no mail in hand and nothing to say: that is no silence. Time in which a pool's ledger
+/// could not be read does not count as silence of those who might have been heard there.
 #[derive(Clone, Debug, Default)]
 pub struct Liveness {
     known: Arc<Mutex<Known>>,

@@ -149,8 +149,9 @@ impl Holder {
         self.tick(now);
     }
 
-    /// An event of the pool: `<kind> <inc or ->`. Whoever is asked whether it lives answers. Not for what we published ourselves, nor for freed slots when we have all,
-    /// nor for slots that others lack when we have none, nor for other shares while we rest with one.
+    /// An event of the pool: `<kind> <inc or ->`. Whoever is asked whether it lives answers. Not for what we published
+    /// ourselves, nor for freed slots when we have all, nor for slots that others lack when we have none, nor for other shares
+    /// while we rest with one.
     pub fn hear(&mut self, event: &str) {
         let (kind, inc) = event.split_once(' ').unwrap_or((event, "-"));
         if kind == wire::ASK {

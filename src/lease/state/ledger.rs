@@ -23,8 +23,8 @@ pub struct Ledger {
     pub node_fence: String,
     /// The ledger, when there is one.
     pub view: Option<LedgerView>,
-    /// The version that the twin says; `None` when the twin is gone or was brought back, or a ledger was found lost. It tells an older copy,
-    /// whoever asks.
+    /// The version that the twin says; `None` when the twin is gone or was brought back, or a ledger was found lost. It tells
+    /// an older copy, whoever asks.
     pub twin: Option<u64>,
     /// What was published since this was last emptied: `<kind> <inc or ->`.
     pub told: Vec<String>,
