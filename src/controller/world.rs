@@ -13,7 +13,7 @@ use super::{
 use crate::lease::{BootTime, LedgerView, Mirror};
 
 /// One pool as last seen.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PoolView {
     /// Its ledger, if Redis answered, there is one and it is in force.
     pub ledger: Option<LedgerView>,
@@ -65,9 +65,14 @@ impl World {
         self.store_problem = problem;
     }
 
-    /// Takes in how a pool stands now, and says once what is wrong with it.
+    /// Takes in how a pool stands now, and says once what is wrong with it. One that stands as it did is the same: nobody need
+    /// look at its relays.
     pub fn note_pool(&mut self, name: String, view: PoolView) {
-        let before = self.pools.get(&name).and_then(|before| before.trouble.as_ref());
+        let before = self.pools.get(&name);
+        if before.is_some_and(|before| **before == view) {
+            return;
+        }
+        let before = before.and_then(|before| before.trouble.as_ref());
         match (before, &view.trouble) {
             (before, Some(now)) if before.map(|before| before.reason) != Some(now.reason) => {
                 tracing::error!(
@@ -101,5 +106,22 @@ impl World {
         let holders = self.pools.values().filter_map(|pool| pool.ledger.as_ref()).flat_map(|ledger| &ledger.holders);
         let vanished = holders.filter(|holder| holder.claim > 0 && !self.pods.contains_key(&holder.pod_uid));
         self.vanished = vanished.map(|holder| (holder.pod_uid.clone(), pods.node(&holder.pod_uid).cloned())).collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_that_is_looked_at_and_stands_as_it_did_stirs_nobody() {
+        let mut world = World::default();
+        let lent = |pod: &str| PoolView { lent: BTreeSet::from([pod.to_owned()]), ..PoolView::default() };
+        world.note_pool("mx".into(), lent("one"));
+        let before = world.clone();
+        world.note_pool("mx".into(), lent("one"));
+        assert!(Arc::ptr_eq(&before.pools, &world.pools));
+        world.note_pool("mx".into(), lent("another"));
+        assert!(!Arc::ptr_eq(&before.pools["mx"], &world.pools["mx"]));
     }
 }

@@ -34,10 +34,8 @@ use crate::{
     telemetry::metrics::{ByKind, WorkerMetrics},
 };
 
-/// How long one blocking wait lasts.
+/// How long one blocking wait lasts at most while there is work; while the worker rests, as long as may be.
 const WAIT: Duration = Duration::from_secs(5);
-/// The same while the worker rests.
-const RESTING_WAIT: Duration = Duration::from_secs(120);
 /// How many mails one claim asks for.
 const BATCH: usize = 64;
 /// How many claims are on their way at once: each waits for Redis to write twice, and a session that becomes free
@@ -123,7 +121,7 @@ pub async fn run(handles: Arc<Handles>, mut requests: Requests) {
         let room = task.handles.fleet.room(Instant::now());
         // Mail is waited for only when a session could take it; otherwise what arrives is for others, or for later.
         let listen = active && !task.look && (task.may_send(Instant::now()) || room == Room::Now);
-        let wait = if task.handles.fleet.is_resting() { RESTING_WAIT } else { WAIT };
+        let wait = if task.handles.fleet.is_resting() { Duration::MAX } else { WAIT };
         let (rested, kept) = (task.rests_until(), task.kept.front().map(|(_, until)| *until));
         let paced = task.paced_until(Instant::now());
         tokio::select! {

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     api::{RelayRecord, SCHEMA, WorkerReport, reports_key},
     lease::{Identity, LedgerStore},
-    queue::{At, Dues, Queue, RecoverOptions},
+    queue::{At, Dues, Queue, QueueNames, RecoverOptions},
     store::{Store, StoreError},
     system,
     telemetry::metrics::{ByKind, WorkerMetrics},
@@ -89,7 +89,7 @@ pub async fn run(handles: Handles) {
     }
 }
 
-async fn due(dues: Option<&mut (Queue, Dues)>) -> Option<Duration> {
+async fn due(dues: Option<&mut (QueueNames, Dues)>) -> Option<Duration> {
     match dues {
         Some((_, dues)) => dues.next().await,
         None => std::future::pending().await,
@@ -104,7 +104,7 @@ struct Upkeep {
     /// When strangers were looked for.
     counted: Option<Instant>,
     /// What is announced of delayed mail, of the queue that mail is taken from.
-    dues: Option<(Queue, Dues)>,
+    dues: Option<(QueueNames, Dues)>,
     /// Since when there has been nothing to do.
     idle: Option<Instant>,
     /// While the worker rests.
@@ -218,8 +218,8 @@ impl Upkeep {
 
     /// Follows the announcements of the queue that mail is taken from.
     fn follow_dues(&mut self, queue: &Queue) {
-        if self.dues.as_ref().is_none_or(|(of, _)| of.names() != queue.names()) {
-            self.dues = Some((queue.clone(), queue.dues()));
+        if self.dues.as_ref().is_none_or(|(of, _)| of != queue.names()) {
+            self.dues = Some((queue.names().clone(), queue.dues()));
             self.rest = None;
         }
     }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::{
     controller::{
         plan::{RelayKey, RelayPlan, pools_of},
-        status::{Activity, queue_of},
+        status::{Activity, queue_of, show_new},
         world::World,
     },
     store::Store,
@@ -46,13 +46,7 @@ pub async fn call_who_rests(
             idle.extend(resting);
         }
         waited = waits.into_keys().cloned().collect();
-        tell.send_if_modified(|told| {
-            let is_new = **told != idle;
-            if is_new {
-                *told = Arc::new(idle);
-            }
-            is_new
-        });
+        show_new(&tell, idle);
     }
 }
 

@@ -54,15 +54,20 @@ pub async fn watch_activity(store: Store, world: watch::Receiver<Arc<World>>, sh
                 Activity::default()
             }
         };
-        show.send_if_modified(|shown| {
-            let is_new = **shown != activity;
-            if is_new {
-                *shown = Arc::new(activity);
-            }
-            is_new
-        });
+        show_new(&show, activity);
         tokio::time::sleep(EVERY).await;
     }
+}
+
+/// Shows `what`, unless it is what is shown: nobody is woken for that.
+pub fn show_new<T: PartialEq>(show: &watch::Sender<Arc<T>>, what: T) {
+    show.send_if_modified(|shown| {
+        let is_new = **shown != what;
+        if is_new {
+            *shown = Arc::new(what);
+        }
+        is_new
+    });
 }
 
 /// The queues of all relays that work.

@@ -17,7 +17,7 @@ mod shown;
 mod unreadable;
 mod writer;
 
-pub use activity::{Activity, watch_activity};
+pub use activity::{Activity, show_new, watch_activity};
 pub use measure::queue_of;
 pub use note::{News, Note};
 pub use recorder::EventRecorder;

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -12,6 +12,7 @@ use testkit::{free_port, processor_time};
 /// A process of the real binary, built as this bench is; it ends when this is dropped.
 pub struct Process {
     child: Child,
+    log: PathBuf,
 }
 
 impl Process {
@@ -31,16 +32,21 @@ impl Process {
     }
 
     fn start(command: &mut Command, name: &str, folder: &Path) -> Self {
-        let log = File::create(folder.join(format!("{name}.log"))).expect("a log file");
+        let log = folder.join(format!("{name}.log"));
         let child = command
             .args(["--http", &format!("127.0.0.1:{}", free_port())])
             .env("MAILRELAY_LOG", "warn,mailrelay=info")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(File::create(&log).expect("a log file"))
             .spawn()
             .expect("the product starts");
-        Self { child }
+        Self { child, log }
+    }
+
+    /// Whether this stands in its log.
+    pub fn said(&self, text: &str) -> bool {
+        fs::read_to_string(&self.log).expect("its log").contains(text)
     }
 
     /// Processor time used so far, user and system.
