@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long one blocking command waits at most.
-const LONGEST: Duration = Duration::from_secs(120);
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// How much shorter than asked for a block may be: clocks of Redis and of this process need not agree to the millisecond.
 const MARGIN: Duration = Duration::from_millis(500);
@@ -94,7 +94,7 @@ impl Arrivals {
         Self { waits, shared, _tasks: tasks }
     }
 
-    /// Resolves when something may be claimable, after `limit` (at most two minutes) at the latest. Claim after each.
+    /// Resolves when something may be claimable, after `limit` (at most five minutes) at the latest. Claim after each.
     ///
     /// Cancel-safe: a blocking command that is under way goes on, and what it moves makes the next wait return at once.
     /// Claim before the first wait: what lies in `arrived` already is not announced.

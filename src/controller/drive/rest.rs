@@ -14,7 +14,7 @@ use crate::{
 
 /// After how long at most a ledger is looked at, whatever its twin says: it may be changed by hand, or by a release that
 /// knows no twins.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_secs(20);
 
 impl Pool {
     /// The ledger as it must still be for the pool to need no look in this turn; `None` when it needs one anyway.

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::{
     controller::{
-        plan::{RelayKey, RelayPlan, pools_of},
+        plan::{RelayKey, RelayPlan},
         status::{Activity, queue_of, show_new},
         world::World,
     },
@@ -59,10 +59,10 @@ fn waiting<'a>(world: &'a World, activity: &Activity) -> BTreeMap<&'a RelayKey, 
 
 /// The budgets of a relay in which a worker of it rests.
 fn resting(world: &World, relay: &RelayPlan) -> BTreeSet<String> {
-    let rests = |pool: &String| {
-        let ledger = world.pools.get(pool).and_then(|pool| pool.ledger.as_ref());
+    let rests = |pool: &&String| {
+        let ledger = world.pools.get(*pool).and_then(|pool| pool.ledger.as_ref());
         let holders = ledger.into_iter().flat_map(|ledger| &ledger.holders);
         holders.into_iter().any(|holder| holder.is_resting() && relay.workers.contains_key(&holder.pod_uid))
     };
-    pools_of(&relay.relay).into_iter().filter(rests).collect()
+    relay.pools.iter().filter(rests).cloned().collect()
 }

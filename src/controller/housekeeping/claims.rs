@@ -8,7 +8,7 @@ use crate::{
     controller::{
         metrics::ControllerMetrics,
         observe::Safety,
-        plan::{RelayKey, RelayPlan, pools_of},
+        plan::{RelayKey, RelayPlan},
         status::{Activity, News, Note, queue_of},
         world::World,
     },
@@ -75,11 +75,10 @@ impl Pass<'_> {
         let processes = queue.processes().await?;
         let now = BootTime::now();
         first_seen.retain(|(key, process), _| key != self.key || processes.iter().any(|p| p.process == *process));
-        let pools = pools_of(&self.relay.relay);
         let mut done = Vec::new();
         for found in processes {
             let seen = *first_seen.entry((self.key.clone(), found.process.clone())).or_insert(now);
-            let silence = self.world.liveness.silence(&found.process, &pools, seen, now);
+            let silence = self.world.liveness.silence(&found.process, &self.relay.pools, seen, now);
             if silence < self.timing.reclaim {
                 continue;
             }

@@ -73,6 +73,7 @@ pub fn plan<'a>(
             stalled,
             workers,
             selects_any,
+            pools: pools_of(relay),
             shared: None,
             relay: Arc::clone(relay),
             published: relay.spec.clone(),
@@ -97,12 +98,13 @@ fn shared(relay: &RelayPlan, key: &RelayKey, owners: &Owners, pools: &BTreeMap<S
     if relay.stalled.is_some() {
         return None;
     }
-    let sentences: Vec<String> = pools_of(&relay.relay)
-        .into_iter()
+    let sentences: Vec<String> = relay
+        .pools
+        .iter()
         .filter_map(|pool| {
-            let others = owners.working(&pool).iter().filter(|other| *other != key);
+            let others = owners.working(pool).iter().filter(|other| *other != key);
             let others: Vec<String> = others.map(ToString::to_string).collect();
-            let budget = pools.get(&pool)?.budget;
+            let budget = pools.get(pool)?.budget;
             (!others.is_empty()).then(|| format!("{pool}: {budget} connections shared with {}", others.join(", ")))
         })
         .collect();

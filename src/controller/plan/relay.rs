@@ -90,6 +90,8 @@ pub struct RelayPlan {
     pub workers: BTreeMap<String, String>,
     /// Whether any pod is selected, whatever runs in it.
     pub selects_any: bool,
+    /// The pools that its servers draw on.
+    pub pools: BTreeSet<String>,
     /// Who else draws on its budgets, as a sentence.
     pub shared: Option<String>,
     /// The object.

@@ -11,7 +11,7 @@ use super::{measured::Measured, mirror};
 use crate::{
     api::{LeaseStatus, MailRelayStatus, Reason, Unavailable},
     controller::{
-        plan::{PoolPlan, RelayKey, RelayPlan, pools_of},
+        plan::{PoolPlan, RelayKey, RelayPlan},
         trouble::Trouble,
         world::{PoolView, World},
     },
@@ -71,10 +71,9 @@ pub struct AbsentWorker<'a> {
 
 /// The pods of a relay whose workers never registered, as far as the ledgers tell.
 fn absent<'a>(world: &'a World, relay: &'a RelayPlan) -> Vec<AbsentWorker<'a>> {
-    let own = pools_of(&relay.relay);
     let lent = |uid: &'a String| {
-        let pools = world.pools.iter().filter(|(name, pool)| own.contains(*name) && pool.lent.contains(uid));
-        pools.map(|(name, _)| &**name).collect::<Vec<_>>()
+        let is_lent = |name: &&'a String| world.pools.get(*name).is_some_and(|pool| pool.lent.contains(uid));
+        relay.pools.iter().filter(is_lent).map(|name| &**name).collect::<Vec<_>>()
     };
     let is_there =
         |pool: &PoolView, uid: &str| pool.ledger.as_ref().is_some_and(|l| l.holders_of(uid).next().is_some());
@@ -87,7 +86,7 @@ fn absent<'a>(world: &'a World, relay: &'a RelayPlan) -> Vec<AbsentWorker<'a>> {
             registered_with: world
                 .pools
                 .iter()
-                .find(|(name, pool)| !own.contains(*name) && is_there(pool, uid))
+                .find(|(name, pool)| !relay.pools.contains(*name) && is_there(pool, uid))
                 .map(|(name, _)| &**name),
             selected_by: world
                 .plan
@@ -132,20 +131,21 @@ impl<'a> Facts<'a> {
         old: &MailRelayStatus,
         now: Timestamp,
     ) -> Self {
-        let pools: BTreeMap<String, PoolFigures<'_>> = pools_of(&relay.relay)
-            .into_iter()
+        let pools: BTreeMap<String, PoolFigures<'_>> = relay
+            .pools
+            .iter()
             .map(|name| {
-                let pool = world.pools.get(&name);
+                let pool = world.pools.get(name);
                 let ledger = pool.and_then(|pool| pool.ledger.as_ref());
                 let figures = PoolFigures {
-                    plan: world.plan.pools.get(&name),
+                    plan: world.plan.pools.get(name),
                     ledger,
                     effective: pool.and_then(|pool| pool.effective),
                     waits_for: pool.into_iter().flat_map(|pool| &pool.waits_for).map(String::as_str).collect(),
                     by_roll_call: pool.is_some_and(|pool| pool.by_roll_call),
                     trouble: pool.and_then(|pool| pool.trouble.as_ref()),
                 };
-                (name, figures)
+                (name.clone(), figures)
             })
             .collect();
         let leases = leases(world, relay, &old.leases, now);
@@ -214,7 +214,7 @@ fn is_foreign(relay: &RelayPlan) -> bool {
 /// shows them.
 fn leases(world: &World, relay: &RelayPlan, old: &[LeaseStatus], now: Timestamp) -> Vec<LeaseStatus> {
     // What it had before stays its own.
-    let mut budgets = if is_foreign(relay) { BTreeSet::new() } else { pools_of(&relay.relay) };
+    let mut budgets = if is_foreign(relay) { BTreeSet::new() } else { relay.pools.clone() };
     budgets
         .extend(old.iter().map(|lease| lease.budget_name.clone()).filter(|name| !world.plan.pools.contains_key(name)));
     let namespace = relay.relay.metadata.namespace.as_deref().unwrap_or_default();

@@ -34,7 +34,7 @@ use crate::{
         drive::Incident,
         metrics::ControllerMetrics,
         observe::{Observed, Safety},
-        plan::{RelayKey, RelayPlan, pools_of},
+        plan::{RelayKey, RelayPlan},
         world::{PoolView, World},
     },
     queue::Presence,
@@ -146,7 +146,7 @@ impl Relays {
 
     fn tell_of_pool(&self, incident: &Incident) {
         let world = self.world.borrow();
-        for relay in world.plan.relays.values().filter(|relay| pools_of(&relay.relay).contains(&incident.pool)) {
+        for relay in world.plan.relays.values().filter(|relay| relay.pools.contains(&incident.pool)) {
             self.recorder.record(relay.relay.object_ref(&()), of_incident(incident, system::timestamp()));
         }
     }
@@ -227,13 +227,13 @@ impl Relays {
 fn concerns(old: &World, new: &World, key: &RelayKey, relay: &RelayPlan) -> bool {
     let is_same_plan = Arc::ptr_eq(&old.plan, &new.plan)
         || (old.plan.relays.get(key) == Some(relay)
-            && pools_of(&relay.relay).iter().all(|pool| old.plan.pools.get(pool) == new.plan.pools.get(pool)));
+            && relay.pools.iter().all(|pool| old.plan.pools.get(pool) == new.plan.pools.get(pool)));
     let is_same_pool = |name: &String| match (old.pools.get(name), new.pools.get(name)) {
         (Some(old), Some(new)) => Arc::ptr_eq(old, new),
         (old, new) => old.is_none() && new.is_none(),
     };
     !is_same_plan
-        || !(Arc::ptr_eq(&old.pools, &new.pools) || pools_of(&relay.relay).iter().all(is_same_pool))
+        || !(Arc::ptr_eq(&old.pools, &new.pools) || relay.pools.iter().all(is_same_pool))
         || old.store_problem != new.store_problem
         || old.records.get(key) != new.records.get(key)
         || old.vanished != new.vanished

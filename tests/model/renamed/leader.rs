@@ -163,6 +163,7 @@ fn plan(budget: &str) -> Plan {
         stalled: None,
         workers: members.into_iter().map(|uid| (uid.clone(), uid)).collect(),
         selects_any: true,
+        pools: BTreeSet::from([budget.to_owned()]),
         shared: None,
         relay: Arc::new(relay),
         published,
