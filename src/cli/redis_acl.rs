@@ -33,8 +33,8 @@ pub struct Arguments {
     #[arg(long, global = true, value_name = "NAME")]
     user: Option<String>,
     /// File with the user's password, in place of those that it has; only its SHA-256 is printed or sent
-    #[arg(long, global = true, value_name = "PATH")]
-    password_file: Option<PathBuf>,
+    #[arg(long = "password-file", global = true, value_name = "PATH")]
+    new_password_file: Option<PathBuf>,
     /// Set the user in Redis, by a login that may (see --redis-url and the like)
     #[arg(long, global = true)]
     apply: bool,
@@ -133,7 +133,7 @@ pub async fn run(arguments: Arguments, options: &StoreOptions, output: Output) -
     let store = Store::new(options)?;
     let wanted = arguments.role.wanted(&store).await?;
     let user = checked(arguments.user.unwrap_or(wanted.user))?;
-    let password = arguments.password_file.as_deref().map(password_rules).transpose()?;
+    let password = arguments.new_password_file.as_deref().map(password_rules).transpose()?;
     let mut notes = match &wanted.target {
         Some(target) if target.recorded || arguments.apply => {
             beside(&store, &wanted.rules, target, arguments.allow_overlap).await?
