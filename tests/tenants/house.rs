@@ -183,7 +183,7 @@ impl Tenant {
             "spec": {
                 "servers": [{
                     "name": "primary", "host": "127.0.0.1", "port": sink.smtp().port(), "tls": "None", "maxConnections": 8,
-                    "budgetName": format!("mx-{name}"), "closeGrace": "1s", "sessionTimeout": "10s",
+                    "budgetName": format!("mx-{name}"), "closeGrace": "1s", "sessionTimeout": "1s",
                     "rateLimits": [{ "count": 10_000, "interval": "1s", "burst": 100 }],
                 }],
                 "queue": {

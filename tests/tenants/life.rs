@@ -10,9 +10,12 @@ use mailrelay::{
 use mailsink::{Behaviour, Failure, FailureStage};
 use redis::cmd;
 use serde_json::{Value, json};
-use testkit::eventually;
+use testkit::{eventually, eventually_within};
 
 use crate::house::{House, LIMIT, Tenant, mail};
+
+/// Slots of a worker that was killed are withheld for half a minute.
+const PATIENCE: Duration = Duration::from_secs(100);
 
 async fn push(store: &Store, list: &str, text: &str) {
     let _: i64 = store.query(cmd("LPUSH").arg(list).arg(text), LIMIT).await.expect("pushed");
@@ -20,7 +23,7 @@ async fn push(store: &Store, list: &str, text: &str) {
 
 impl Tenant {
     async fn audit_until(&self, what: &str, fits: impl Fn(&Audit) -> bool) -> Audit {
-        let audit = eventually(what, async || match self.queue.audit().await {
+        let audit = eventually_within(PATIENCE, what, async || match self.queue.audit().await {
             Ok(audit) if fits(&audit) => Ok(audit),
             other => Err(format!("{other:?}")),
         })
