@@ -5,6 +5,7 @@
 //! module: whether a command whose answer was lost may be repeated is the caller's to know ([`crate::lease`], R1;
 //! [`crate::queue`]).
 
+mod acl;
 mod error;
 mod options;
 mod subscriptions;
@@ -25,6 +26,7 @@ use redis::{
 use subscriptions::{Connect, Listening};
 use way::{Settings, Way};
 
+pub use acl::{Grant, Names, Rules};
 pub use error::StoreError;
 pub use options::StoreOptions;
 pub use subscriptions::{Heard, Subscription};
@@ -37,8 +39,8 @@ const CONNECT_LIMIT: Duration = Duration::from_millis(300);
 const CONNECT_LIMIT_FAR: Duration = Duration::from_millis(2_400);
 
 /// Redis does not say which command of a script it was.
-const FORBIDDEN: &str = "the Redis user has no permission for a command that we need: the ledger's scripts use INFO, the \
-    queue's use hashes, lists, sorted sets and streams; see its ACL";
+const FORBIDDEN: &str = "the Redis user has no permission for a command, key or channel that we need: give it the rules that \
+    `mailrelay redis-acl` prints for it";
 
 /// How long the same refusal of Redis is not told again.
 const TELL_AGAIN: Duration = Duration::from_secs(600);
@@ -123,6 +125,22 @@ impl Store {
     /// Sends one command. Cancelling leaves open whether it took effect.
     pub async fn query<T: FromRedisValue>(&self, command: &Cmd, limit: Duration) -> Result<T, StoreError> {
         self.bounded(limit, async |connection| command.query_async(connection).await).await
+    }
+
+    /// Sends one command that a login need not be permitted; without leave the answer is none, and nobody is told.
+    pub async fn query_if_permitted<T: FromRedisValue>(
+        &self,
+        command: &Cmd,
+        limit: Duration,
+    ) -> Result<Option<T>, StoreError> {
+        match self.asked(limit, async |connection| command.query_async(connection).await).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if error.is_forbidden() => Ok(None),
+            Err(error) => {
+                self.tell(&error);
+                Err(error)
+            }
+        }
     }
 
     /// Sends commands together and waits for all their answers. Others may be served in between; an error of one is the
@@ -237,6 +255,14 @@ impl Store {
         limit: Duration,
         send: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
     ) -> Result<T, StoreError> {
+        self.asked(limit, send).await.inspect_err(|error| self.tell(error))
+    }
+
+    async fn asked<T>(
+        &self,
+        limit: Duration,
+        send: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
+    ) -> Result<T, StoreError> {
         let _turn = match self.lane {
             Lane::Short => None,
             Lane::Bodies => Some(self.inner.turn.lock().await),
@@ -247,7 +273,6 @@ impl Store {
             Ok(Err(error)) => self.error(&error, limit),
             Err(_) => StoreError::TimedOut { address: self.inner.address.clone(), limit },
         };
-        self.tell(&outcome);
         if outcome.is_silence() || Self::is_stale(&outcome) {
             self.forget(generation, matches!(outcome, StoreError::Unreachable { .. }));
         }
@@ -262,8 +287,7 @@ impl Store {
         if told.get(detail).is_none_or(|last| now.duration_since(*last) >= TELL_AGAIN) {
             told.retain(|_, last| now.duration_since(*last) < TELL_AGAIN);
             told.insert(detail.clone(), now);
-            let forbidden = detail.contains("can't run this command") || detail.contains("NOPERM");
-            let remedy = if forbidden { FORBIDDEN } else { "" };
+            let remedy = if error.is_forbidden() { FORBIDDEN } else { "" };
             tracing::warn!(%error, remedy, "redis refuses a command");
         }
     }

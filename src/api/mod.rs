@@ -16,7 +16,9 @@ pub use crd::crd_yaml;
 pub use duration::{DurationText, ParseDurationError};
 pub use names::{BudgetName, Host, KeyPrefix, NameError, QueueName};
 pub use reason::Reason;
-pub use record::{ReadError, RelayRecord, SCHEMA, ServerReport, Unavailable, WorkerReport, record_key, reports_key};
+pub use record::{
+    ReadError, RelayRecord, SCHEMA, ServerReport, Unavailable, WorkerReport, record_key, relay_of, reports_key,
+};
 pub use retention::Retention;
 pub use spec::{
     Auth, Breaker, MailRelay, MailRelaySpec, Queue, RateLimit, Retry, Server, Tls, Unit, UnknownOutcome, Workers,

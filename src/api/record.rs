@@ -68,6 +68,11 @@ pub fn record_key(namespace: &str, name: &str) -> String {
     format!("mailrelay:config:{namespace}/{name}")
 }
 
+/// The relay whose record has this key, as `NAMESPACE/NAME`.
+pub fn relay_of(record_key: &str) -> Option<&str> {
+    record_key.strip_prefix("mailrelay:config:")
+}
+
 /// What a worker tells the controller of itself, in the HASH [`reports_key`], one field for each pod UID.
 /// Written when it changes and every ten seconds; the controller removes those of pods that are gone.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]

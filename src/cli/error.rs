@@ -43,6 +43,9 @@ fn hint(error: &StoreError) -> &'static str {
         StoreError::Unreachable { .. } | StoreError::TimedOut { .. } => {
             "nothing was reported as done; check that Redis runs, and name it with --redis-url or MAILRELAY_REDIS_URL"
         }
+        error if error.is_forbidden() => {
+            "the Redis user may not do that: give it the rules that `mailrelay redis-acl` prints for what it is to do"
+        }
         StoreError::Refused { .. } => "check the Redis user's password and rights, and how much memory Redis may use",
         StoreError::Newer { .. } => "nothing was changed",
         StoreError::Options { .. } | StoreError::Garbled { .. } => {

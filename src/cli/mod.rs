@@ -15,6 +15,7 @@ mod output;
 mod progress;
 mod queue;
 mod rate;
+mod redis_acl;
 mod relay;
 mod resolve;
 mod runtime;
@@ -73,6 +74,8 @@ enum Command {
     Held(held::Arguments),
     /// Check that every accepted mail is accounted for
     Audit(audit::Arguments),
+    /// Print, or set, what the Redis logins of controller, workers, producers and people may do
+    RedisAcl(redis_acl::Arguments),
 }
 
 /// Parses the command line, runs the command, reports a failure.
@@ -108,6 +111,7 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Dead(arguments) => short(dead::run(arguments, &store, output)),
         Command::Held(arguments) => short(held::run(arguments, &store, output)),
         Command::Audit(arguments) => short(audit::run(arguments, &store, output)),
+        Command::RedisAcl(arguments) => short(redis_acl::run(arguments, &store, output)),
     }
 }
 

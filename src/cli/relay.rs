@@ -73,19 +73,28 @@ impl RelayArguments {
     }
 
     fn named(&self) -> Result<api::Queue, CliError> {
-        let wrong = |error: NameError| CliError::Usage(error.to_string());
-        let mut spec = api::Queue::default();
-        if let Some(name) = &self.queue {
-            spec.name = name.parse().map_err(wrong)?;
-        }
-        if let Some(name) = &self.dead_letter {
-            spec.dead_letter_name = name.parse().map_err(wrong)?;
-        }
-        if let Some(prefix) = &self.payload_prefix {
-            spec.payload_prefix = prefix.parse().map_err(wrong)?;
-        }
-        Ok(spec)
+        named(self.queue.as_deref(), self.dead_letter.as_deref(), self.payload_prefix.as_deref())
     }
+}
+
+/// A queue by its names; what is not given is as in a spec that does not say it.
+pub fn named(
+    queue: Option<&str>,
+    dead_letter: Option<&str>,
+    payload_prefix: Option<&str>,
+) -> Result<api::Queue, CliError> {
+    let wrong = |error: NameError| CliError::Usage(error.to_string());
+    let mut spec = api::Queue::default();
+    if let Some(name) = queue {
+        spec.name = name.parse().map_err(wrong)?;
+    }
+    if let Some(name) = dead_letter {
+        spec.dead_letter_name = name.parse().map_err(wrong)?;
+    }
+    if let Some(prefix) = payload_prefix {
+        spec.payload_prefix = prefix.parse().map_err(wrong)?;
+    }
+    Ok(spec)
 }
 
 impl Target {
@@ -96,7 +105,7 @@ impl Target {
 }
 
 /// Reads the record that the controller published for a relay.
-async fn record(store: &Store, relay: &str) -> Result<RelayRecord, CliError> {
+pub async fn record(store: &Store, relay: &str) -> Result<RelayRecord, CliError> {
     let Some((namespace, name)) =
         relay.split_once('/').filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty())
     else {

@@ -43,6 +43,7 @@
 //! `tests/simulation` runs whole workers and controllers against each other under loss, delay, crashes and wipes.
 //! Times and their inequalities: [`Timing`]. Who may call what and when: [`LedgerStore`].
 
+pub mod access;
 mod clock;
 mod connections;
 mod deadman;

@@ -40,12 +40,17 @@ pub const TOO_MANY: &str = "too_many_connections";
 /// Why slots are withheld that came over from another ledger of the same server.
 pub const CARRIED: &str = "carried";
 
+/// One of a pool's keys: `ledger`, `log`, `twin`, `saturation`, and the channel `events`.
+pub(super) fn key_of(pool: &str, what: &str) -> String {
+    format!("mailrelay:{{{pool}}}:{what}")
+}
+
 pub(super) fn ledger_key(pool: &str) -> String {
-    format!("mailrelay:{{{pool}}}:ledger")
+    key_of(pool, "ledger")
 }
 
 pub(super) fn twin_key(pool: &str) -> String {
-    format!("mailrelay:{{{pool}}}:twin")
+    key_of(pool, "twin")
 }
 
 /// What is remembered of a server that takes fewer sessions than its budget, beside the ledger: losing it costs no safety.
@@ -92,10 +97,10 @@ impl LedgerStore {
             store,
             pool: pool.to_owned(),
             ledger: ledger_key(pool),
-            log: format!("mailrelay:{{{pool}}}:log"),
+            log: key_of(pool, "log"),
             twin: twin_key(pool),
-            channel: format!("mailrelay:{{{pool}}}:events"),
-            saturation: format!("mailrelay:{{{pool}}}:saturation"),
+            channel: key_of(pool, "events"),
+            saturation: key_of(pool, "saturation"),
         }
     }
 

@@ -135,7 +135,7 @@ async fn follow(queue: Queue, priority: Priority, mut waits: watch::Receiver<(u6
         if may_skip && moved.as_ref().is_err_and(is_forbidden) {
             (may_skip, connection) = (false, None);
             tracing::warn!(
-                "the Redis user of the worker may not skip answers, so large mails come twice: allow +client|reply"
+                "the Redis user of the worker may not skip answers, so large mails come twice: allow +client|reply, as `mailrelay redis-acl` does"
             );
             moved = blocking.once(store, &mut connection, may_skip).await;
         }

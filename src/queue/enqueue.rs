@@ -1,8 +1,15 @@
 //! Taking a mail in, unless the queue is full or has it already.
 
+use redis::cmd;
 use serde::Serialize;
 
-use super::{At, ClaimId, Header, Queue, at::word, records::short, scripts};
+use super::{
+    At, ClaimId, Header, Queue,
+    at::word,
+    long::{LONG, limit},
+    records::short,
+    scripts,
+};
 use crate::{
     mail::{Mail, MailError, fresh_id, parse},
     store::StoreError,
@@ -118,11 +125,17 @@ impl Queue {
                 ["duplicate", id, differs] => {
                     Ok(Enqueued { id: (*id).to_owned(), duplicate: true, differs: !differs.is_empty() })
                 }
-                ["doubtful"] => {
-                    self.end_lost(&records, &header.id, &header.serial, at).await?;
-                    sure = b"1";
-                    continue;
-                }
+                ["doubtful", first] => match self.end_lost(&records, &header.id, &header.serial, at).await {
+                    Ok(()) => {
+                        sure = b"1";
+                        continue;
+                    }
+                    Err(error) if error.is_forbidden() => {
+                        self.push(mail, header, entry, limits).await?;
+                        Ok(Enqueued { id: (*first).to_owned(), duplicate: true, differs: false })
+                    }
+                    Err(error) => Err(error.into()),
+                },
                 ["expired"] => Err(MailError::new("expiresAt", "already past; nothing was queued").into()),
                 ["full", length, max, unit] => Err(EnqueueError::Full {
                     length: length.parse().unwrap_or(0),
@@ -132,5 +145,26 @@ impl Queue {
                 other => Err(self.garbled(format!("enqueue answered {other:?}")).into()),
             };
         }
+    }
+
+    /// Hands a mail over as its producer made it: whether an earlier one stands for it is seen when it is claimed, by somebody
+    /// who may look where that is.
+    async fn push(
+        &self,
+        mail: &Mail,
+        header: &Header,
+        entry: &[u8],
+        limits: EnqueueLimits,
+    ) -> Result<(), EnqueueError> {
+        let length = self.pending().await?;
+        if length >= limits.max_length {
+            return Err(EnqueueError::Full { length, max: limits.max_length, unit: "mails" });
+        }
+        let payload = &entry[header.encode(mail.priority).len()..];
+        let mut push = cmd("LPUSH");
+        push.arg(self.names.list(mail.priority)).arg(payload);
+        let store = if payload.len() > LONG { self.store.for_bodies() } else { self.store.clone() };
+        let _: u64 = store.query(&push, limit(payload.len())).await?;
+        Ok(())
     }
 }

@@ -1,7 +1,9 @@
 //! Records of mails that are nowhere any more, since somebody deleted a list.
 
+use redis::cmd;
+
 use super::{
-    At, Queue,
+    At, Queue, SCRIPT_LIMIT,
     inspect::TRIES,
     records::{Records, short},
     scripts,
@@ -10,12 +12,19 @@ use crate::{store::StoreError, telemetry::log::mask_id};
 
 impl Queue {
     /// Ends the records that forbid the mail of this serial while their own mail is nowhere any more: it was removed by
-    /// hand. A mail that is in any list, hand or place is found.
+    /// hand. A mail that is in any list, hand or place is found. A login that may not see what others have in hand is refused,
+    /// as producers are.
     pub(super) async fn end_lost(&self, records: &Records, id: &str, serial: &str, at: At) -> Result<(), StoreError> {
         let (now, serial) = (at.word(), short(serial));
         for _ in 0..TRIES {
             // The keys of a script must be known beforehand; when a process came or went in between, look again.
-            let processes: Vec<String> = self.pods().await?.into_keys().collect();
+            let mut ask = cmd("HKEYS");
+            ask.arg(&self.names.processes);
+            let Some(processes) = self.store.query_if_permitted::<Vec<String>>(&ask, SCRIPT_LIMIT).await? else {
+                let detail = "NOPERM this login may not see which mails are in hand".to_owned();
+                let address = self.store.address().to_owned();
+                return Err(StoreError::Refused { address, code: "NOPERM".to_owned(), detail });
+            };
             let mut keys = records.buckets.clone();
             keys.extend(processes.iter().map(|process| self.names.claims(process)));
             let mut arguments = vec![now.as_bytes(), id.as_bytes(), serial.as_bytes(), &*records.fields];

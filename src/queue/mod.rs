@@ -100,6 +100,7 @@
 //! All scripts but enqueue carry `allow-oom`: they drain. BLMOVE fails then, so [`Arrivals::wait`] says [`Wake::Failed`]
 //! once a second, and the claim that follows works.
 
+pub mod access;
 mod arrivals;
 mod at;
 mod attempts;

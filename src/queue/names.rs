@@ -1,6 +1,6 @@
 //! The names of a queue's keys. All but the dead-letter list lie in one Redis Cluster slot.
 
-use crate::mail::Priority;
+use crate::{mail::Priority, store::Names};
 
 /// The keys of one queue. See the table in [`crate::queue`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +93,11 @@ impl QueueNames {
     /// drained otherwise: a mail could not move there in one script. A single node does not care.
     pub fn fits_cluster(&self) -> bool {
         hash_tag(&self.dead_letter) == hash_tag(&self.queue)
+    }
+
+    /// All internal keys that begin so behind the tag.
+    pub(super) fn under(&self, begin: &str) -> Names {
+        Names::Under(format!("{}:{begin}", self.base))
     }
 
     pub(super) fn payload(&self, id: &str) -> String {

@@ -77,9 +77,10 @@ fn readable<T>(read: Result<T, StoreError>) -> Result<Result<T, Payload>, StoreE
 fn unreadable(code: &str) -> Option<&'static str> {
     match code {
         "WRONGTYPE" => Some("a value of another type than a string lies there"),
-        "NOPERM" => {
-            Some("the Redis user of the worker may not read it: allow +getrange, +strlen and ~<payloadPrefix>*")
-        }
+        "NOPERM" => Some(
+            "the Redis user of the worker may not read it: allow +getrange, +strlen and ~<payloadPrefix>*, as \
+                  `mailrelay redis-acl` does",
+        ),
         "MOVED" => Some("it lies on another node of Redis Cluster: give payloadPrefix the hash tag of the queue"),
         _ => None,
     }

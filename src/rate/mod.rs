@@ -11,11 +11,14 @@ use redis::Script;
 
 use crate::{
     api::{RateLimit, Unit},
-    store::{Store, StoreError},
+    store::{Grant, Names, Store, StoreError},
 };
 
 static TAKE: LazyLock<Script> =
     LazyLock::new(|| Script::new(concat!("#!lua flags=allow-oom\n", include_str!("take.lua"))));
+
+/// What the script does with the buckets.
+const COMMANDS: [&str; 7] = ["evalsha", "hdel", "hget", "hincrby", "hkeys", "hset", "pexpire"];
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -56,7 +59,7 @@ pub enum Taken {
 impl Buckets {
     /// Those of this budget; nothing is asked for yet.
     pub fn new(store: Store, budget: &str) -> Self {
-        Self { store, key: format!("mailrelay:{{{budget}}}:rate") }
+        Self { store, key: key_of(budget) }
     }
 
     /// Takes up to `most` items, one at least, or nothing. An answer that is lost costs what was taken.
@@ -90,6 +93,15 @@ impl Buckets {
         let words: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
         self.store.invoke(&TAKE, &[&self.key], &words, LIMIT).await
     }
+}
+
+fn key_of(budget: &str) -> String {
+    format!("mailrelay:{{{budget}}}:rate")
+}
+
+/// What a worker needs of the buckets of a budget; also where there are no limits yet, which come while it runs.
+pub fn worker_access(budget: &str) -> Grant {
+    Grant::of(&COMMANDS).on([Names::One(key_of(budget))])
 }
 
 /// A limit as the script knows it.

@@ -75,6 +75,14 @@ impl StoreError {
         }
     }
 
+    /// Whether this login may not do it: the ACL of Redis forbids the command, its key or its channel, or one in a script.
+    pub fn is_forbidden(&self) -> bool {
+        // A script of Redis 7.0 says it in words of its own, without a code.
+        const IN_SCRIPTS: [&str; 2] = ["The user executing the script", "ACL failure in script"];
+        let Self::Refused { code, detail, .. } = self else { return false };
+        code == "NOPERM" || IN_SCRIPTS.iter().any(|words| detail.contains(words))
+    }
+
     /// Whether the command surely took no effect.
     pub fn is_definite(&self) -> bool {
         matches!(self, Self::Options { .. } | Self::Refused { .. })

@@ -52,8 +52,8 @@ struct Past {
     /// Older processes of this pod.
     holders: Vec<HolderView>,
     /// Whether the store is another one than the ledgers were granted on, and not one that keeps every write: then a
-    /// `committing` may be lost, and no stage can be trusted.
-    may_have_lost_stages: bool,
+    /// `committing` may be lost, and no stage can be trusted. None when this login may not ask.
+    may_have_lost_stages: Option<bool>,
 }
 
 impl Past {
@@ -66,7 +66,8 @@ impl Past {
             same_store &= snapshot.in_force().is_some();
             holders.extend(predecessors(&snapshot, handles.identity));
         }
-        let may_have_lost_stages = !same_store && !keeps_every_write(handles.store).await;
+        let may_have_lost_stages =
+            if same_store { Some(false) } else { keeps_every_write(handles.store).await?.map(|keeps| !keeps) };
         Ok(Self { holders, may_have_lost_stages })
     }
 
@@ -75,13 +76,17 @@ impl Past {
         if self.holders.is_empty() {
             return Ok(());
         }
+        let Some(fence_changed) = self.may_have_lost_stages else {
+            // The controller knows how Redis keeps its data, and resolves them when their holders have been silent.
+            tracing::info!("claims of older processes of this pod are left to the controller: Redis is another one");
+            return Ok(());
+        };
         let queue = Queue::new(handles.store.clone(), QueueNames::from_spec(&record.spec.queue));
         for process in queue.processes().await? {
             let Some(older) = self.holders.iter().find(|holder| holder.process == process.process) else { continue };
             // In another boot the node went down with it; in this one it was the process that ended, before its time.
             let crashed = older.boot_id == handles.identity.boot_id;
             let unknown = record.spec.unknown_outcome;
-            let fence_changed = self.may_have_lost_stages;
             let out_of_memory = crashed && handles.host.predecessor_ran_out_of_memory();
             let options = RecoverOptions { unknown, fence_changed, crashed, out_of_memory };
             let recovery = queue.recover(&process.process, &options, At::Redis).await?;
@@ -113,16 +118,22 @@ pub(super) fn count(metrics: &WorkerMetrics, recovery: &crate::queue::Recovery) 
     }
 }
 
-/// A single node with `appendfsync always`. What cannot be asked counts as no.
-async fn keeps_every_write(store: &Store) -> bool {
+/// Whether Redis is a single node with `appendfsync always`. None when this login may not ask for settings, among which are
+/// passwords: a worker of one tenant has no leave to.
+async fn keeps_every_write(store: &Store) -> Result<Option<bool>, StoreError> {
     let mut ask = redis::cmd("CONFIG");
     ask.arg("GET").arg("append*");
-    let settings: Vec<String> = store.query(&ask, ANSWER_LIMIT).await.unwrap_or_default();
+    let settings: Vec<String> = match store.query_if_permitted(&ask, ANSWER_LIMIT).await {
+        Ok(Some(settings)) => settings,
+        // Some who offer Redis as a service know no such command.
+        Ok(None) | Err(StoreError::Refused { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
     let is = |name: &str, value: &str| {
         settings.chunks(2).any(|pair| pair[0] == name && pair.get(1).is_some_and(|v| v == value))
     };
     let mut ask = redis::cmd("INFO");
     ask.arg("replication");
-    let replication: String = store.query(&ask, ANSWER_LIMIT).await.unwrap_or_default();
-    is("appendonly", "yes") && is("appendfsync", "always") && replication.contains("connected_slaves:0")
+    let replication: String = store.query(&ask, ANSWER_LIMIT).await?;
+    Ok(Some(is("appendonly", "yes") && is("appendfsync", "always") && replication.contains("connected_slaves:0")))
 }

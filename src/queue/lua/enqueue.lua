@@ -9,7 +9,7 @@ local records = look_all(13, ARGV[12])
 if records[1].serial == serial then return {'queued', id} end
 for _, found in ipairs(records) do
   if forbids(found, serial) then
-    if not sure and doubtful(found) then return {'doubtful'} end
+    if not sure and doubtful(found) then return {'doubtful', named(found, id)} end
     local name, other = named(found, id), differs(found, sum)
     accept(now)
     duplicate(id, now, name, other)
