@@ -33,6 +33,17 @@ fn the_chart_carries_the_same_definition() {
 }
 
 #[test]
+fn who_deletes_all_deletes_no_relay() {
+    let names = <MailRelay as kube::CustomResourceExt>::crd().spec.names;
+    assert_eq!(
+        names.categories,
+        Some(vec!["mailrelay".to_owned()]),
+        "`kubectl delete all --all` takes what is in `all`"
+    );
+    assert_eq!(names.short_names, Some(vec!["relay".to_owned()]));
+}
+
+#[test]
 fn the_generated_definition_reads_back_as_what_was_written() {
     let generated = crd_yaml().expect("the definition is written as YAML");
     let read: Value = serde_saphyr::from_str(&generated).expect("valid YAML");
