@@ -67,7 +67,7 @@ impl Tenant {
         let mut once = mail("once@example.org");
         once["idempotencyKey"] = json!("once");
         self.send(house, &once);
-        let lines: String = (0..3).map(|number| format!("{}\n", mail(&format!("b{number}@example.org")))).collect();
+        let lines = ["b0", "b1", "b2"].map(|name| mail(&format!("{name}@example.org")).to_string()).join("\n");
         house.done(&self.producer, &["send", "--relay", &self.relay(), "--lines", "--batch", "news"], &lines);
         house.done(&self.producer, &["progress", "--relay", &self.relay(), "news"], "");
         11
