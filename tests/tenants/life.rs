@@ -67,7 +67,8 @@ impl Tenant {
         let mut once = mail("once@example.org");
         once["idempotencyKey"] = json!("once");
         self.send(house, &once);
-        let lines: String = (0..3).map(|number| format!("{}\n", mail(&format!("b{number}@example.org")))).collect();
+        let lines: Vec<String> = (0..3).map(|number| mail(&format!("b{number}@example.org")).to_string()).collect();
+        let lines = lines.join("\n");
         house.done(&self.producer, &["send", "--relay", &self.relay(), "--lines", "--batch", "news"], &lines);
         house.done(&self.producer, &["progress", "--relay", &self.relay(), "news"], "");
         11
