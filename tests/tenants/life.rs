@@ -47,7 +47,7 @@ impl Tenant {
 
     /// Every way in, each priority, bare ids, long mail, mail for later, batches.
     async fn all_ways_in(&self, house: &House) -> u64 {
-        let (store, queue) = (house.store(&self.producer), format!("{}-mail", self.name));
+        let (store, queue) = (house.connected(&self.producer).await, format!("{}-mail", self.name));
         for list in [queue.clone(), format!("{{{queue}}}:high"), format!("{{{queue}}}:low")] {
             push(&store, &list, &mail("raw@example.org").to_string()).await;
         }
@@ -138,7 +138,12 @@ impl Tenant {
     async fn rest_and_wake(&self, house: &House) {
         self.all_rest().await;
         let delivered = self.queue.audit().await.expect("an audit").delivered;
-        push(&house.store(&self.producer), &format!("{}-mail", self.name), &mail("wake@example.org").to_string()).await;
+        push(
+            &house.connected(&self.producer).await,
+            &format!("{}-mail", self.name),
+            &mail("wake@example.org").to_string(),
+        )
+        .await;
         self.settled("woken", delivered + 1).await;
         let relay = self.relay();
         for command in ["queue", "status", "audit"] {
