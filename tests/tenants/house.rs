@@ -73,6 +73,13 @@ impl House {
         Store::new(&self.options(user)).expect("options")
     }
 
+    /// The same, connected: on a busy machine that may take more than one try.
+    pub async fn connected(&self, user: &str) -> Store {
+        let store = self.store(user);
+        eventually("a connection", async || store.query::<String>(&redis::cmd("PING"), LIMIT).await).await;
+        store
+    }
+
     /// The command line as this user.
     pub fn cli(&self, user: &str, arguments: &[&str], input: &str) -> Output {
         let mut child = Command::new(env!("CARGO_BIN_EXE_mailrelay"))
@@ -308,7 +315,8 @@ fn spawn(setting: &Setting) -> Child {
         .args(["worker", "--relay", "corporate", "--namespace", setting.namespace])
         .args(["--pod-name", &setting.pod, "--pod-uid", &setting.uid, "--redis-dir"])
         .arg(&setting.secret)
-        .args(["--idle-timeout", "200ms", "--http", &format!("127.0.0.1:{}", free_port())])
+        // As in a pod: on a machine so busy that Redis does not answer for a lease, the dead-man switch ends the worker.
+        .args(["--supervise", "--idle-timeout", "200ms", "--http", &format!("127.0.0.1:{}", free_port())])
         .env_clear()
         .env("MAILRELAY_LOG", "warn,mailrelay=debug")
         .stdin(Stdio::null())

@@ -31,7 +31,7 @@ const READS_OR_TAKES: &str = "GET K|GETRANGE K 0 9|GETDEL K|GETEX K|MGET K|DEL K
 
 /// Which of these commands, on this key, a user may do.
 async fn permitted(house: &House, user: &str, key: &str, commands: &str) -> Vec<String> {
-    let admin = house.store("default");
+    let admin = house.connected("default").await;
     let (mut dry, mut asked) = (redis::pipe(), Vec::new());
     for text in commands.split('|') {
         let words: Vec<&str> = text.split_whitespace().map(|word| if word == "K" { key } else { word }).collect();
@@ -163,9 +163,10 @@ async fn producers_only_push(house: &House, tenant: &Tenant, keys: &[&str]) {
 
 /// The same by really doing it: not by what Redis would say.
 async fn in_earnest(house: &House, a: &Tenant, b: &Tenant) {
-    let elsewhere = house.store(&a.producer).query::<i64>(cmd("LPUSH").arg("a-mail-too").arg("x"), LIMIT).await;
+    let elsewhere =
+        house.connected(&a.producer).await.query::<i64>(cmd("LPUSH").arg("a-mail-too").arg("x"), LIMIT).await;
     assert!(elsewhere.expect_err("not its list").is_forbidden());
-    let mallory = house.store(&b.worker);
+    let mallory = house.connected(&b.worker).await;
     let words = [
         "LRANGE a-mail 0 -1",
         "GET mailrelay:config:a/corporate",

@@ -47,7 +47,7 @@ impl Tenant {
 
     /// Every way in, each priority, bare ids, long mail, mail for later, batches.
     async fn all_ways_in(&self, house: &House) -> u64 {
-        let (store, queue) = (house.store(&self.producer), format!("{}-mail", self.name));
+        let (store, queue) = (house.connected(&self.producer).await, format!("{}-mail", self.name));
         for list in [queue.clone(), format!("{{{queue}}}:high"), format!("{{{queue}}}:low")] {
             push(&store, &list, &mail("raw@example.org").to_string()).await;
         }
@@ -67,7 +67,8 @@ impl Tenant {
         let mut once = mail("once@example.org");
         once["idempotencyKey"] = json!("once");
         self.send(house, &once);
-        let lines = ["b0", "b1", "b2"].map(|name| mail(&format!("{name}@example.org")).to_string()).join("\n");
+        let lines: Vec<String> = (0..3).map(|number| mail(&format!("b{number}@example.org")).to_string()).collect();
+        let lines = lines.join("\n");
         house.done(&self.producer, &["send", "--relay", &self.relay(), "--lines", "--batch", "news"], &lines);
         house.done(&self.producer, &["progress", "--relay", &self.relay(), "news"], "");
         11
@@ -137,7 +138,12 @@ impl Tenant {
     async fn rest_and_wake(&self, house: &House) {
         self.all_rest().await;
         let delivered = self.queue.audit().await.expect("an audit").delivered;
-        push(&house.store(&self.producer), &format!("{}-mail", self.name), &mail("wake@example.org").to_string()).await;
+        push(
+            &house.connected(&self.producer).await,
+            &format!("{}-mail", self.name),
+            &mail("wake@example.org").to_string(),
+        )
+        .await;
         self.settled("woken", delivered + 1).await;
         let relay = self.relay();
         for command in ["queue", "status", "audit"] {
