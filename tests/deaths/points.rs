@@ -296,13 +296,13 @@ async fn at(point: Point, rounds: usize, resends: bool, times: &Mutex<Times>) {
         let took = trial.run(round, death).await;
         times.lock().expect("no panic").entry((point.is_in_doubt(), death)).or_default().push(took);
     }
-    let audit = cluster.queue.audit().await.expect("audit");
     let sent = 1 + u64::try_from(rounds).expect("few");
-    assert_eq!(
-        (audit.accepted, audit.delivered + audit.held, audit.difference),
-        (sent, sent, 0),
-        "{point:?}: {audit:?}"
-    );
+    let audit = cluster
+        .audit_until("each mail is delivered or held", |audit| {
+            (audit.accepted, audit.delivered + audit.held) == (sent, sent)
+        })
+        .await;
+    assert_eq!(audit.difference, 0, "{point:?}: {audit:?}");
     assert!(!cluster.logs().contains("panicked"), "{}", cluster.logs());
 }
 
