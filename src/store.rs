@@ -127,20 +127,14 @@ impl Store {
         self.bounded(limit, async |connection| command.query_async(connection).await).await
     }
 
-    /// Sends one command that a login need not be permitted; without leave the answer is none, and nobody is told.
-    pub async fn query_if_permitted<T: FromRedisValue>(
-        &self,
-        command: &Cmd,
-        limit: Duration,
-    ) -> Result<Option<T>, StoreError> {
-        match self.asked(limit, async |connection| command.query_async(connection).await).await {
-            Ok(answer) => Ok(Some(answer)),
-            Err(error) if error.is_forbidden() => Ok(None),
-            Err(error) => {
-                self.tell(&error);
-                Err(error)
+    /// Sends one command that a login need not be permitted: that it is not is an error which nobody is told of here.
+    pub async fn query_if_permitted<T: FromRedisValue>(&self, command: &Cmd, limit: Duration) -> Result<T, StoreError> {
+        let asked = self.asked(limit, async |connection| command.query_async(connection).await).await;
+        asked.inspect_err(|error| {
+            if !error.is_forbidden() {
+                self.tell(error);
             }
-        }
+        })
     }
 
     /// Sends commands together and waits for all their answers. Others may be served in between; an error of one is the

@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use testkit::{Persistence, RedisServer, free_port};
+use testkit::{Persistence, RedisServer, free_port, output_of};
 
 struct Cli {
     url: String,
@@ -20,18 +20,8 @@ impl Cli {
     }
 
     fn run_with(&self, arguments: &[&str], input: &str) -> Output {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_mailrelay"))
-            .args(arguments)
-            .env_clear()
-            .env("MAILRELAY_REDIS_URL", &self.url)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        // A command that does not read its input may be gone by now.
-        let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
-        child.wait_with_output().expect("it ends")
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mailrelay"));
+        output_of(command.args(arguments).env_clear().env("MAILRELAY_REDIS_URL", &self.url), input)
     }
 
     fn json(&self, arguments: &[&str]) -> Value {

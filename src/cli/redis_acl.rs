@@ -192,10 +192,9 @@ impl OfRelay {
     ) -> Result<Wanted, CliError> {
         let relay = named(&self.relay)?;
         let target = if self.budgets.is_empty() {
-            recorded(store, relay.clone(), &self.relay).await?
+            recorded(store, relay.clone()).await?
         } else {
-            let [queue, dead, prefix] = [&self.queue, &self.dead_letter, &self.payload_prefix].map(Option::as_deref);
-            let queue = QueueNames::from_spec(&relay::named(queue, dead, prefix)?);
+            let queue = queue_named([&self.queue, &self.dead_letter, &self.payload_prefix])?;
             let budgets = self.budgets.iter().map(ToString::to_string).collect();
             Target { relay: Some(relay.clone()), queue, budgets, recorded: false }
         };
@@ -207,10 +206,9 @@ impl OfRelay {
 impl Producer {
     async fn target(&self, store: &Store) -> Result<Target, CliError> {
         if let Some(text) = &self.relay {
-            return recorded(store, named(text)?, text).await;
+            return recorded(store, named(text)?).await;
         }
-        let [queue, dead, prefix] = [&self.queue, &self.dead_letter, &self.payload_prefix].map(Option::as_deref);
-        let queue = QueueNames::from_spec(&relay::named(queue, dead, prefix)?);
+        let queue = queue_named([&self.queue, &self.dead_letter, &self.payload_prefix])?;
         Ok(Target { relay: None, queue, budgets: Vec::new(), recorded: false })
     }
 }
@@ -219,12 +217,18 @@ fn named(text: &str) -> Result<Relay, CliError> {
     Relay::read(text).ok_or_else(|| CliError::Usage(format!("--relay {text}: write NAMESPACE/NAME")))
 }
 
+/// The queue of this list, dead-letter list and payload prefix.
+fn queue_named(names: [&Option<String>; 3]) -> Result<QueueNames, CliError> {
+    let [queue, dead_letter, payload_prefix] = names.map(Option::as_deref);
+    Ok(QueueNames::from_spec(&relay::named(queue, dead_letter, payload_prefix)?))
+}
+
 /// What the controller published of a relay.
-async fn recorded(store: &Store, relay: Relay, text: &str) -> Result<Target, CliError> {
-    let record = relay::record(store, text).await?;
+async fn recorded(store: &Store, relay: Relay) -> Result<Target, CliError> {
+    let record = relay::record(store, &relay.to_string()).await?;
     if let Some(why) = record.stalled {
         return Err(CliError::Failed(format!(
-            "the relay {text} is stalled, and its spec may name what belongs to another: {why}\nmend its spec first"
+            "the relay {relay} is stalled, and its spec may name what belongs to another: {why}\nmend its spec first"
         )));
     }
     let mut budgets: Vec<String> = record.spec.servers.iter().map(Server::pool).collect();

@@ -11,7 +11,7 @@ use super::{
     scripts,
 };
 use crate::{
-    mail::{Mail, MailError, fresh_id, parse},
+    mail::{Mail, MailError, Priority, fresh_id, parse},
     store::StoreError,
 };
 
@@ -82,9 +82,7 @@ impl Queue {
     ) -> Result<Enqueued, EnqueueError> {
         let (parsed, at) = (parse(mail.to_vec())?, at.into());
         let header = Header::fix(&parsed, None, &fresh_id(), self.estimate(at));
-        let mut entry = header.encode(parsed.priority);
-        entry.extend_from_slice(mail);
-        match self.hand_in(&parsed, &header, &entry, limits, at).await {
+        match self.hand_in(&parsed, &header, mail, limits, at).await {
             Err(EnqueueError::Store { source, .. }) => Err(EnqueueError::Store { source, id: header.id }),
             other => other,
         }
@@ -94,10 +92,11 @@ impl Queue {
         &self,
         mail: &Mail,
         header: &Header,
-        entry: &[u8],
+        payload: &[u8],
         limits: EnqueueLimits,
         at: At,
     ) -> Result<Enqueued, EnqueueError> {
+        let entry = [&header.encode(mail.priority), payload].concat();
         let records = self.records(&header.id, header.key.as_deref());
         let serial = short(&header.serial);
         let (token, now, sum) = (ClaimId::random(), at.word(), mail.fingerprint());
@@ -106,7 +105,7 @@ impl Queue {
         let mut sure: &[u8] = b"";
         loop {
             let arguments: [&[u8]; 12] = [
-                entry,
+                &entry,
                 serial.as_bytes(),
                 header.id.as_bytes(),
                 length.as_bytes(),
@@ -131,7 +130,7 @@ impl Queue {
                         continue;
                     }
                     Err(error) if error.is_forbidden() => {
-                        self.push(mail, header, entry, limits).await?;
+                        self.push(mail.priority, payload, limits).await?;
                         Ok(Enqueued { id: (*first).to_owned(), duplicate: true, differs: false })
                     }
                     Err(error) => Err(error.into()),
@@ -149,20 +148,13 @@ impl Queue {
 
     /// Hands a mail over as its producer made it: whether an earlier one stands for it is seen when it is claimed, by somebody
     /// who may look where that is.
-    async fn push(
-        &self,
-        mail: &Mail,
-        header: &Header,
-        entry: &[u8],
-        limits: EnqueueLimits,
-    ) -> Result<(), EnqueueError> {
+    async fn push(&self, priority: Priority, payload: &[u8], limits: EnqueueLimits) -> Result<(), EnqueueError> {
         let length = self.pending().await?;
         if length >= limits.max_length {
             return Err(EnqueueError::Full { length, max: limits.max_length, unit: "mails" });
         }
-        let payload = &entry[header.encode(mail.priority).len()..];
         let mut push = cmd("LPUSH");
-        push.arg(self.names.list(mail.priority)).arg(payload);
+        push.arg(self.names.list(priority)).arg(payload);
         let store = if payload.len() > LONG { self.store.for_bodies() } else { self.store.clone() };
         let _: u64 = store.query(&push, limit(payload.len())).await?;
         Ok(())

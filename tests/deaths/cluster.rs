@@ -7,7 +7,6 @@ use std::{
 };
 
 use mailrelay::{
-    controller::{ControllerOptions, Replica},
     lease::{LedgerStore, ProcessId},
     queue::{Audit, Queue, QueueNames},
     store::{Store, StoreOptions},
@@ -17,12 +16,14 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use testkit::{ApiServer, Door, PATIENCE, Persistence, RedisServer, eventually};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::task::JoinHandle;
 
-use crate::scene::{Pod, Worker};
+use crate::{
+    replica::replica,
+    scene::{Pod, Worker},
+};
 
 /// What the API server knows the relay by, and the workers.
 const RELAY: &str = "mail/relay";
@@ -249,16 +250,7 @@ fn lead(store: &Store, api: &ApiServer) -> JoinHandle<()> {
     let (store, api) = (store.clone(), api.clone());
     tokio::spawn(async move {
         loop {
-            let options = ControllerOptions {
-                store: StoreOptions::from_url("redis://unused"),
-                namespace: "mailrelay".into(),
-                identity: "controller".into(),
-                lease_name: "mailrelay-controller".into(),
-                shared_budgets: false,
-                http: (Ipv4Addr::LOCALHOST, 0).into(),
-            };
-            let (ready, _) = watch::channel(false);
-            let replica = Replica::new(options, store.clone(), api.client(), &mut Registry::default(), ready);
+            let replica = replica("controller", store.clone(), api.client());
             let _ = Box::pin(replica.run(std::future::pending())).await;
             tokio::time::sleep(Duration::from_millis(500)).await;
         }

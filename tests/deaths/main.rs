@@ -6,6 +6,8 @@
 
 mod cluster;
 mod points;
+#[path = "../replica/mod.rs"]
+mod replica;
 #[path = "../scene/mod.rs"]
 mod scene;
 mod store;

@@ -7,16 +7,14 @@ use std::{
 
 use mailrelay::{
     api::{MailRelayStatus, RelayRecord, record_key},
-    controller::{ControllerOptions, Replica},
     lease::{LedgerStore, LedgerView, SyncReply, SyncRequest},
     store::{Store, StoreOptions},
 };
-use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use testkit::{ApiServer, Persistence, RedisServer, eventually};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::task::JoinHandle;
 
-use crate::registration::register;
+use crate::{registration::register, replica::replica};
 
 pub const LIMIT: Duration = Duration::from_secs(5);
 /// The `ConfigMap` with the epoch and the marks.
@@ -43,17 +41,8 @@ impl House {
         if let Some(before) = self.controller.take() {
             before.abort();
         }
-        let options = ControllerOptions {
-            store: StoreOptions::from_url(self.redis.url()),
-            namespace: "mailrelay".into(),
-            identity: "controller".into(),
-            lease_name: "mailrelay-controller".into(),
-            shared_budgets: false,
-            http: ([127, 0, 0, 1], 0).into(),
-        };
-        let store = Store::new(&options.store).expect("a store");
-        let (ready, _) = watch::channel(false);
-        let replica = Replica::new(options, store, self.api.client(), &mut Registry::default(), ready);
+        let store = Store::new(&StoreOptions::from_url(self.redis.url())).expect("a store");
+        let replica = replica("controller", store, self.api.client());
         self.controller = Some(tokio::spawn(async move {
             let ended = Box::pin(replica.run(std::future::pending())).await;
             panic!("the controller ended: {ended:?}");

@@ -18,4 +18,6 @@ mod ownership;
 mod pods;
 #[path = "../registration/mod.rs"]
 mod registration;
+#[path = "../replica/mod.rs"]
+mod replica;
 mod statuses;

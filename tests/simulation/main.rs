@@ -31,6 +31,8 @@ mod observer;
 mod plan;
 mod post;
 mod process;
+#[path = "../replica/mod.rs"]
+mod replica;
 mod supervisor;
 mod trace;
 mod world;

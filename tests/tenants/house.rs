@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     fs::File,
-    io::Write as _,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
     sync::{Arc, Mutex},
@@ -11,16 +10,16 @@ use std::{
 };
 
 use mailrelay::{
-    controller::{ControllerOptions, Replica},
     lease::{HolderView, LedgerStore, ProcessId},
     queue::{Queue, QueueNames},
     store::{Store, StoreOptions},
 };
 use mailsink::{Sink, SinkConfig};
-use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
-use testkit::{ApiServer, Persistence, RedisServer, eventually, free_port};
-use tokio::{sync::watch, task::JoinHandle};
+use testkit::{ApiServer, Persistence, RedisServer, eventually, free_port, output_of};
+use tokio::task::JoinHandle;
+
+use crate::replica::replica;
 
 pub const LIMIT: Duration = Duration::from_secs(10);
 const ADMIN: &str = "of-the-default-user";
@@ -82,19 +81,10 @@ impl House {
 
     /// The command line as this user.
     pub fn cli(&self, user: &str, arguments: &[&str], input: &str) -> Output {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_mailrelay"))
-            .args(arguments)
-            .env_clear()
-            .env("MAILRELAY_REDIS_URL", self.redis.url())
-            .env("MAILRELAY_REDIS_USERNAME", user)
-            .env("MAILRELAY_REDIS_PASSWORD_FILE", self.password_file(user))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
-        child.wait_with_output().expect("it ends")
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mailrelay"));
+        command.args(arguments).env_clear().env("MAILRELAY_REDIS_URL", self.redis.url());
+        command.env("MAILRELAY_REDIS_USERNAME", user).env("MAILRELAY_REDIS_PASSWORD_FILE", self.password_file(user));
+        output_of(&mut command, input)
     }
 
     /// The same, which must succeed; what it printed. A busy machine may keep it from connecting, which it says.
@@ -125,16 +115,7 @@ impl House {
     /// The whole controller, by its login.
     pub fn lead(&mut self) {
         let user = self.login(&["controller"]);
-        let options = ControllerOptions {
-            store: self.options(&user),
-            namespace: "mailrelay".into(),
-            identity: "controller".into(),
-            lease_name: "mailrelay-controller".into(),
-            shared_budgets: false,
-            http: ([127, 0, 0, 1], 0).into(),
-        };
-        let (ready, _) = watch::channel(false);
-        let replica = Replica::new(options, self.store(&user), self.api.client(), &mut Registry::default(), ready);
+        let replica = replica("controller", self.store(&user), self.api.client());
         self.tasks.push(tokio::spawn(async move {
             let ended = Box::pin(replica.run(std::future::pending())).await;
             panic!("the controller ended: {ended:?}");

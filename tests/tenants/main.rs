@@ -5,3 +5,5 @@ mod command;
 mod house;
 mod keys;
 mod life;
+#[path = "../replica/mod.rs"]
+mod replica;

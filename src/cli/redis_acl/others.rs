@@ -45,8 +45,7 @@ pub fn overlaps(rules: &Rules, own: &Relay, others: &[Other]) -> Vec<String> {
         .filter_map(|Other { relay, record }| {
             let places = QueueNames::from_spec(&record.spec.queue).places();
             let (field, place) = places.iter().find(|(_, place)| rules.reach(place))?;
-            let Relay { namespace, name } = relay;
-            Some(format!("{place} of the relay {namespace}/{name} (its spec.queue.{field})"))
+            Some(format!("{place} of the relay {relay} (its spec.queue.{field})"))
         })
         .collect()
 }
@@ -55,9 +54,7 @@ pub fn overlaps(rules: &Rules, own: &Relay, others: &[Other]) -> Vec<String> {
 pub fn sharers(budgets: &[String], others: &[Other]) -> Vec<String> {
     let sharing = |budget: &String| {
         let draws = |other: &&Other| other.record.spec.servers.iter().map(Server::pool).any(|pool| pool == *budget);
-        let names =
-            others.iter().filter(draws).map(|Other { relay, .. }| format!("{}/{}", relay.namespace, relay.name));
-        let names: Vec<String> = names.collect();
+        let names: Vec<String> = others.iter().filter(draws).map(|other| other.relay.to_string()).collect();
         (!names.is_empty()).then(|| {
             format!(
                 "the budget {budget} is shared with {}: each of them can write what the others hold of it (docs/safety.md, Logins)",

@@ -1,5 +1,7 @@
 //! What each role may do in Redis. Pure.
 
+use std::fmt;
+
 use crate::{
     api::{record_key, reports_key},
     lease,
@@ -40,6 +42,12 @@ impl Relay {
 
     fn reports(&self) -> Names {
         Names::One(reports_key(&self.namespace, &self.name))
+    }
+}
+
+impl fmt::Display for Relay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
     }
 }
 

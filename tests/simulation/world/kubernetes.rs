@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use mailrelay::controller::{ControllerOptions, Replica};
-use prometheus_client::registry::Registry;
 use rand::{Rng, RngExt};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{CONTROLLERS, Event, PODS, World};
@@ -223,20 +220,11 @@ impl World {
         let (net, client) = (self.net.clone(), self.api.clone());
         let place = CONTROLLERS + u32::try_from(replica).expect("small");
         let name = format!("controller-{replica}");
-        let options = ControllerOptions {
-            store: mailrelay::store::StoreOptions::from_url("redis://simulated"),
-            namespace: "mailrelay".into(),
-            identity: name.clone(),
-            lease_name: "mailrelay-controller".into(),
-            shared_budgets: false,
-            http: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
-        };
+        let identity = name.clone();
         let seed = self.chance.next_u64();
         let skew = &self.skews[self.nodes.len()];
         let running = Running::start(&name, place, skew, seed, move |process| async move {
-            let (ready, _) = watch::channel(false);
-            let store = store(&net, &process);
-            let replica = Replica::new(options, store, client.client(), &mut Registry::default(), ready);
+            let replica = crate::replica::replica(&identity, store(&net, &process), client.client());
             // Why it ended is for its log.
             let _ = Box::pin(replica.run(std::future::pending())).await;
         });

@@ -3,6 +3,7 @@
 
 mod api_server;
 mod clock;
+mod command;
 mod counting;
 mod door;
 mod exim;
@@ -19,6 +20,7 @@ mod wait;
 
 pub use api_server::{ApiServer, Mood};
 pub use clock::{ClockLibrary, WallClock};
+pub use command::output_of;
 pub use counting::{Counted, CountingOptions, CountingServer};
 pub use door::Door;
 pub use exim::Exim;
