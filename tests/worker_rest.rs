@@ -7,7 +7,7 @@ use std::time::Duration;
 use mailrelay::lease::HolderView;
 use mailsink::{Behaviour, Failure, FailureStage, SinkConfig};
 use redis::cmd;
-use scene::{Scene, mail};
+use scene::{Scene, Worker, mail};
 use serde_json::json;
 use testkit::{eventually, throughout};
 
@@ -66,6 +66,23 @@ async fn a_worker_without_work_asks_redis_for_nothing_and_works_as_soon_as_mail_
     .await;
     scene.send(20).await;
     scene.all_delivered(25).await;
+    scene.logs_are_clean();
+}
+
+// Before the rest there are ten seconds with heartbeats and looks, which a busy machine and a debug build make dear.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_without_work_uses_hardly_any_processor_time() {
+    let scene = two().await;
+    scene.send(5).await;
+    scene.all_delivered(5).await;
+    all_rest(&scene).await;
+    let of_both = || scene.workers.iter().map(Worker::cpu).sum::<Duration>();
+    let before = of_both();
+    throughout(Duration::from_secs(5), "two workers rest, even in a debug build", async || {
+        let used = of_both().saturating_sub(before);
+        if used <= Duration::from_millis(150) { Ok(()) } else { Err(format!("{used:?} of processor time")) }
+    })
+    .await;
     scene.logs_are_clean();
 }
 
