@@ -218,5 +218,5 @@ soak: $(if $(ONLY),,storm) cluster-up image clock-image ## make storm, then the 
 ##@ Generate
 
 .PHONY: crd
-crd: ## write crds/mailrelays.yaml and its copy in the chart from the types
+crd: ## write crds/*.yaml and their copies in the chart from the types
 	UPDATE=1 $(CARGO) test --locked -q --test api definition

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use kube::core::cel::validate_cel_schema;
-use mailrelay::api::{MailRelay, Retention, crd_yaml};
+use mailrelay::api::{MailRelay, MailServer, Retention, definitions};
 use serde_json::{Value, json};
 
 fn root() -> PathBuf {
@@ -21,34 +21,34 @@ fn assert_fresh(path: &str, generated: &str) {
 }
 
 #[test]
-fn the_committed_definition_is_the_generated_one() {
-    assert_fresh("crds/mailrelays.yaml", &crd_yaml().expect("the definition is written as YAML"));
-}
-
-#[test]
-fn the_chart_carries_the_same_definition() {
-    assert_fresh("charts/mailrelay/files/mailrelays.yaml", &crd_yaml().expect("the definition is written as YAML"));
+fn the_committed_definitions_are_the_generated_ones_and_the_chart_carries_them() {
     let template = std::fs::read_to_string(root().join("charts/mailrelay/templates/crd.yaml")).expect("the template");
-    assert!(template.contains("files/mailrelays.yaml") && template.contains("helm.sh/resource-policy: keep"));
+    assert!(template.contains("helm.sh/resource-policy: keep"));
+    for definition in definitions().expect("YAML") {
+        let plural = definition.plural;
+        assert_fresh(&format!("crds/{plural}.yaml"), &definition.yaml);
+        assert_fresh(&format!("charts/mailrelay/files/{plural}.yaml"), &definition.yaml);
+        assert!(template.contains(&format!("\"{plural}\"")), "the template installs {plural}");
+    }
 }
 
 #[test]
 fn who_deletes_all_deletes_no_relay() {
-    let names = <MailRelay as kube::CustomResourceExt>::crd().spec.names;
-    assert_eq!(
-        names.categories,
-        Some(vec!["mailrelay".to_owned()]),
-        "`kubectl delete all --all` takes what is in `all`"
-    );
-    assert_eq!(names.short_names, Some(vec!["relay".to_owned()]));
+    // `kubectl delete all --all` takes what is in `all`; and a category that is called like a kind would make of
+    // `kubectl get mailrelay corporate` a question for both kinds.
+    let mail = Some(vec!["mail".to_owned()]);
+    let relay = <MailRelay as kube::CustomResourceExt>::crd().spec.names;
+    assert_eq!((relay.categories, relay.short_names), (mail.clone(), Some(vec!["relay".to_owned()])));
+    assert_eq!(<MailServer as kube::CustomResourceExt>::crd().spec.names.categories, mail);
 }
 
 #[test]
-fn the_generated_definition_reads_back_as_what_was_written() {
-    let generated = crd_yaml().expect("the definition is written as YAML");
-    let read: Value = serde_saphyr::from_str(&generated).expect("valid YAML");
-    let written = serde_json::to_value(<MailRelay as kube::CustomResourceExt>::crd()).expect("JSON");
-    assert_eq!(read, written);
+fn the_generated_definitions_read_back_as_what_was_written() {
+    let crds = [<MailRelay as kube::CustomResourceExt>::crd(), <MailServer as kube::CustomResourceExt>::crd()];
+    for (definition, written) in definitions().expect("YAML").iter().zip(crds) {
+        let read: Value = serde_saphyr::from_str(&definition.yaml).expect("valid YAML");
+        assert_eq!(read, serde_json::to_value(written).expect("JSON"));
+    }
 }
 
 fn corporate() -> Value {
@@ -71,7 +71,8 @@ fn objections(relay: Value) -> String {
 fn a_relay_of_two_lines_is_accepted_with_the_documented_defaults() {
     assert_eq!(objections(corporate()), "");
     let relay: MailRelay = serde_json::from_value(corporate()).expect("a relay");
-    let (server, queue, retry) = (&relay.spec.servers[0], &relay.spec.queue, &relay.spec.retry);
+    let server = relay.spec.servers[0].inline().expect("a server of its own");
+    let (queue, retry) = (&relay.spec.queue, &relay.spec.retry);
     assert_eq!((server.port, server.max_connections, server.max_messages_per_connection), (587, 16, 100));
     assert_eq!(server.pool(), "smtp.example.com");
     assert_eq!((&*queue.name, &*queue.dead_letter_name), ("mail_queue", "mail_dead_letter_queue"));
@@ -89,6 +90,13 @@ fn nonsense_is_refused_with_a_sentence_that_names_the_field() {
         ("/spec/servers/0/host", json!("mail.example.com."), "host must be a host name"),
         ("/spec/servers/0/host", json!("two words"), "host must be a host name"),
         ("/spec/servers/0/tlsServerName", json!("mail.example.com:465"), "tlsServerName must be a host name"),
+        ("/spec/servers", json!([{ "name": "a" }]), "either serverRef, which names a MailServer, or host"),
+        (
+            "/spec/servers/0/serverRef",
+            json!({ "name": "corporate" }),
+            "either serverRef, which names a MailServer, or host",
+        ),
+        ("/spec/servers/0/budgetName", json!("mailserver:corporate"), "are those of MailServers"),
         ("/spec/servers/0/sessionTimeout", json!("0s"), "sessionTimeout must be from 1s"),
         ("/spec/servers/0/closeGrace", json!("1h"), "closeGrace must be from 100ms to 5m"),
         ("/spec/servers/0/rateLimits", json!([{ "count": 30, "interval": "0s" }]), "interval must be from 1s"),
@@ -150,6 +158,78 @@ fn names_of_our_own_keys_are_refused_by_the_rules_and_by_the_types() {
     }
 }
 
+/// What a `MailServer` says is not silently overridden, or ignored, by the relay that names it.
+#[test]
+fn beside_a_server_reference_nothing_is_said_that_is_the_mail_servers_to_say() {
+    let with = |field: &str, value: Value| {
+        let mut relay = corporate();
+        relay["spec"]["servers"] = json!([{ "name": "primary", "serverRef": { "name": "corporate" } }]);
+        relay["spec"]["servers"][0][field] = value;
+        objections(relay)
+    };
+    assert_eq!(with("suspend", json!(true)), "");
+    for (field, value) in [
+        ("port", json!(25)),
+        ("budgetName", json!("mx")),
+        ("tls", json!("StartTLS")),
+        ("tlsServerName", json!("mx")),
+        ("maxConnections", json!(16)),
+        ("rateLimits", json!([{ "count": 30, "interval": "1m" }])),
+        ("auth", json!("Plain")),
+        ("maxMessagesPerConnection", json!(1)),
+        ("sessionTimeout", json!("5m")),
+        ("closeGrace", json!("2s")),
+    ] {
+        let objections = with(field, value);
+        assert!(objections.contains("beside serverRef only name and suspend may be set"), "{field}: {objections}");
+    }
+}
+
+fn mail_server() -> Value {
+    json!({
+        "apiVersion": "mailrelay.dev/v1alpha1",
+        "kind": "MailServer",
+        "metadata": { "name": "corporate" },
+        "spec": { "endpoints": [{ "host": "smtp.example.com" }] },
+    })
+}
+
+fn objections_to_server(server: Value) -> String {
+    let whole = serde_json::from_value::<MailServer>(server.clone()).ok();
+    let whole = whole.map_or(server, |server| serde_json::to_value(server).expect("JSON"));
+    validate_cel_schema::<MailServer>(&whole, None).map_or_else(|errors| errors.to_string(), |()| String::new())
+}
+
+#[test]
+fn a_mail_server_of_two_lines_is_accepted_and_nonsense_is_refused() {
+    assert_eq!(objections_to_server(mail_server()), "");
+    let server: MailServer = serde_json::from_value(mail_server()).expect("a server");
+    assert_eq!((server.spec.max_connections, server.spec.endpoints[0].port), (16, 587));
+    assert_eq!(server.spec.allowed_namespaces, None, "nobody borrows unless the platform says so");
+    for (field, value, sentence) in [
+        ("/spec/endpoints", json!([{ "host": "smtp://mx" }]), "host must be a host name"),
+        ("/spec/endpoints", json!([{ "host": "mx" }, { "host": "mx.example.com:25" }]), "host must be a host name"),
+        ("/spec/tlsServerName", json!("mx:465"), "tlsServerName must be a host name"),
+        ("/spec/sessionTimeout", json!("25h"), "sessionTimeout must be from 1s to 24h"),
+        ("/spec/closeGrace", json!("1ms"), "closeGrace must be from 100ms to 5m"),
+        ("/spec/rateLimits", json!([{ "count": 30, "interval": "0s" }]), "interval must be from 1s"),
+        ("/metadata/name", json!("a".repeat(64)), "metadata.name must be at most 63 characters"),
+    ] {
+        let mut server = mail_server();
+        let (parent, name) = field.rsplit_once('/').expect("a path");
+        server.pointer_mut(parent).expect("the field's parent")[name] = value.clone();
+        let objections = objections_to_server(server);
+        assert!(objections.contains(sentence), "{field} = {value}: {objections:?} should say {sentence:?}");
+    }
+    for (field, value, sentence) in
+        [("auth", "Plain", "auth needs tls"), ("tlsServerName", "mx", "tlsServerName needs tls")]
+    {
+        let mut server = mail_server();
+        (server["spec"]["tls"], server["spec"][field]) = (json!("None"), json!(value));
+        assert!(objections_to_server(server).contains(sentence), "{field}");
+    }
+}
+
 #[test]
 fn credentials_never_travel_in_clear_text() {
     let mut relay = corporate();
@@ -189,11 +269,14 @@ fn the_schema_bounds_every_number_list_and_text_of_the_spec() {
             walk(&format!("{path}[]"), items, unbounded);
         }
     }
-    let definition = serde_json::to_value(<MailRelay as kube::CustomResourceExt>::crd()).expect("JSON");
-    let spec = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
-    let mut unbounded = Vec::new();
-    walk("spec", spec, &mut unbounded);
-    // The label selector is Kubernetes' own type.
-    unbounded.retain(|path| !path.starts_with("spec.workers.selector"));
-    assert_eq!(unbounded, Vec::<String>::new());
+    for crd in [<MailRelay as kube::CustomResourceExt>::crd(), <MailServer as kube::CustomResourceExt>::crd()] {
+        let definition = serde_json::to_value(crd).expect("JSON");
+        let spec = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        let mut unbounded = Vec::new();
+        walk("spec", spec, &mut unbounded);
+        // Label selectors are Kubernetes' own type.
+        unbounded
+            .retain(|path| !path.starts_with("spec.workers.selector") && !path.starts_with("spec.allowedNamespaces"));
+        assert_eq!(unbounded, Vec::<String>::new());
+    }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use mailrelay::{
-    controller::{Candidate, Known, Ownership, Plan, Pool, Topology, Turn, plan, stand},
+    controller::{Candidate, Known, Lenders, Ownership, Plan, Pool, Topology, Turn, plan, stand},
     lease::{Evidence, Identity, LedgerState, LedgerStore, LedgerView, Mirror, Numbers, ProcessId, SlotPool, Timing},
     store::{Store, StoreOptions},
 };
@@ -35,8 +35,8 @@ fn planned((budget, host, port): Server<'_>) -> Plan {
             "name": "primary", "host": host, "port": port, "budgetName": budget, "sessionTimeout": "1s",
         }] },
     });
-    let relay = Candidate { relay: Arc::new(serde_json::from_value(relay).expect("a relay")), objection: None };
-    let mut plan = plan(&[relay], &[], false, &Ownership::default());
+    let relay = Candidate::new(Arc::new(serde_json::from_value(relay).expect("a relay")), None, &Lenders::default());
+    let mut plan = plan(&[relay], &[], false, &Ownership::default(), &Lenders::default());
     for pod in PODS {
         for relay in plan.relays.values_mut() {
             relay.workers.insert(pod.into(), pod.into());

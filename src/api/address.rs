@@ -12,6 +12,12 @@ pub fn canonical(host: &str) -> String {
     }
 }
 
+/// `host:port`, the same for each way to write one address.
+pub fn address(host: &str, port: u16) -> String {
+    let host = canonical(host);
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
 /// What `inet_aton(3)` takes for an IPv4 address, and with it every resolver: up to four numbers, decimal, octal or
 /// hexadecimal, of which the last one fills what is left.
 fn short_ipv4(host: &str) -> Option<Ipv4Addr> {

@@ -1,32 +1,40 @@
-//! The `MailRelay` resource: its spec, its status, and the record that the controller hands to the workers.
+//! The resources `MailRelay` and `MailServer`: their specs, their statuses, and the record that the controller hands to the workers.
 //!
 //! Everything here is data: serde types, their schema and the rules that the API server enforces.
 
 mod address;
 mod crd;
 mod duration;
+mod mail_server;
 mod names;
 mod reason;
 mod record;
 mod retention;
+mod server;
 mod spec;
 mod status;
+mod terms;
 
-pub use crd::crd_yaml;
+pub use crd::{Definition, definitions};
 pub use duration::{DurationText, ParseDurationError};
+pub use mail_server::{
+    BorrowerStatus, CountedBy, Endpoint, MailServer, MailServerSpec, MailServerStatus, ServerBudgetStatus,
+    is_by_account, server_of,
+};
 pub use names::{BudgetName, Host, KeyPrefix, NameError, QueueName};
 pub use reason::Reason;
 pub use record::{
-    ReadError, RelayRecord, SCHEMA, ServerReport, Unavailable, WorkerReport, record_key, relay_of, reports_key,
+    ReadError, RelayRecord, ResolvedSpec, SCHEMA, ServerReport, Unavailable, WorkerReport, record_key, relay_of,
+    reports_key,
 };
 pub use retention::Retention;
-pub use spec::{
-    Auth, Breaker, MailRelay, MailRelaySpec, Queue, RateLimit, Retry, Server, Tls, Unit, UnknownOutcome, Workers,
-};
+pub use server::{Server, entry_of};
+pub use spec::{Breaker, MailRelay, MailRelaySpec, Queue, Retry, ServerEntry, ServerRef, UnknownOutcome, Workers};
 pub use status::{
     BudgetStatus, Condition, HolderStatus, LeaseStatus, MailRelayStatus, QuarantineStatus, QueueStatus, ServerStatus,
     WorkerStatus,
 };
+pub use terms::{Auth, RateLimit, Tls, Unit};
 
 /// The label that ties a pod to its relay when `spec.workers.selector` is absent; its value is the relay's name.
 pub const RELAY_LABEL: &str = "mailrelay.dev/relay";

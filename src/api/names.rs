@@ -115,6 +115,13 @@ name! {
     Host, "host name or IP address", host
 }
 
+impl BudgetName {
+    /// One that is made of what is one already.
+    pub(super) fn unchecked(name: String) -> Self {
+        Self(name)
+    }
+}
+
 impl QueueName {
     /// `mail_queue`.
     pub(super) fn default_queue() -> Self {

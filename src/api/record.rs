@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{MailRelaySpec, Reason};
+use super::{Breaker, Queue, Reason, Retry, Server, UnknownOutcome, Workers};
 
 /// The newest schema of a record and of a report that is known here. It grows when an older version could misread a newer one.
 pub const SCHEMA: u64 = 1;
@@ -59,8 +59,34 @@ pub struct RelayRecord {
     pub stalled: Option<String>,
     /// Lease length in milliseconds.
     pub lease_ms: u64,
-    /// The spec, defaults filled in.
-    pub spec: MailRelaySpec,
+    /// What the relay is to do.
+    pub spec: ResolvedSpec,
+}
+
+/// The relay's spec with defaults filled in, and with its servers as whoever owns them says.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ResolvedSpec {
+    /// The servers that work is spread over.
+    pub servers: Vec<Server>,
+    /// Which pods are workers.
+    #[serde(default)]
+    pub workers: Workers,
+    /// The Redis lists that mail waits in.
+    #[serde(default)]
+    pub queue: Queue,
+    /// When a mail that a server put off is tried again.
+    #[serde(default)]
+    pub retry: Retry,
+    /// When a server that keeps failing is left alone for a while.
+    #[serde(default)]
+    pub breaker: Breaker,
+    /// What becomes of a mail whose final answer was lost.
+    #[serde(default)]
+    pub unknown_outcome: UnknownOutcome,
+    /// Accept, and do not send.
+    #[serde(default)]
+    pub suspend: bool,
 }
 
 /// The Redis key of a relay's record; it is also the name of the channel that announces a change.

@@ -1,17 +1,17 @@
 //! What a user asks for: `MailRelay.spec`, with the defaults and the rules that the API server enforces.
 
+mod entry;
 mod queue;
 mod retry;
-mod server;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use entry::{ServerEntry, ServerRef};
 pub use queue::Queue;
 pub use retry::{Breaker, Retry};
-pub use server::{Auth, RateLimit, Server, Tls, Unit};
 
 use super::MailRelayStatus;
 
@@ -23,7 +23,7 @@ use super::MailRelayStatus;
     kind = "MailRelay",
     plural = "mailrelays",
     shortname = "relay",
-    category = "mailrelay",
+    category = "mail",
     namespaced,
     status = "MailRelayStatus",
     derive = "PartialEq",
@@ -77,7 +77,7 @@ use super::MailRelayStatus;
 pub struct MailRelaySpec {
     /// The mail servers that work is spread over.
     #[schemars(length(min = 1, max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
-    pub servers: Vec<Server>,
+    pub servers: Vec<ServerEntry>,
 
     /// Which pods are workers of this relay.
     #[serde(default)]

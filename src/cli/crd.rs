@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use super::{error::CliError, output::print};
 
-/// Prints the custom resource definition.
+/// Prints the custom resource definitions, as one YAML stream.
 pub fn run() -> Result<ExitCode, CliError> {
-    let yaml = crate::api::crd_yaml()
-        .map_err(|error| CliError::Failed(format!("cannot write the custom resource definition: {error}")))?;
-    print(&yaml)?;
+    let definitions = crate::api::definitions()
+        .map_err(|error| CliError::Failed(format!("cannot write the custom resource definitions: {error}")))?;
+    let each: Vec<&str> = definitions.iter().map(|definition| definition.yaml.trim_end()).collect();
+    print(&format!("{}\n", each.join("\n---\n")))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -38,7 +38,8 @@ pub use drive::{ApplyError, Deposed, Driven, Happening, Incident, Pool, Turn};
 pub use housekeeping::{Expired, discard_expired, keep_records};
 pub use observe::{Safety, StoreFacts, Topology, ask, judge};
 pub use plan::{
-    Candidate, Known, Owned, Ownership, Plan, PoolPlan, RelayKey, RelayPlan, Stall, StallReason, Standing, plan, stand,
+    Candidate, Known, Lenders, Owned, Ownership, Plan, PoolPlan, RelayKey, RelayPlan, Stall, StallReason, Standing,
+    plan, stand,
 };
 pub use publish::{Records, highest_epoch};
 pub use run::{ControllerError, ControllerOptions, Replica, run};

@@ -20,7 +20,7 @@ use super::{
     lead::{LeaderError, Marking},
     metrics::ControllerMetrics,
     observe::{Observed, Pods, StoreFacts, Topology, ask},
-    plan::{Candidates, Ownership, plan, unreadable},
+    plan::{Candidates, KnownLenders, Ownership, plan, unreadable},
     publish::{Publisher, keep_released},
     trouble::Trouble,
     world::{PoolView, World},
@@ -81,6 +81,7 @@ pub struct Reconciler {
     /// Whether a relay or a pod changed since the last plan.
     is_outdated: bool,
     candidates: Candidates,
+    lenders: KnownLenders,
     pods: Pods,
     /// Pods in which something ran already when this leader began; `None` until they were looked at.
     older: Option<BTreeSet<String>>,
@@ -97,6 +98,7 @@ impl Reconciler {
         Self {
             is_outdated: true,
             candidates: Candidates::default(),
+            lenders: KnownLenders::default(),
             pods: Pods::default(),
             older: None,
             fence: None,
@@ -179,11 +181,13 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Plans from relays and pods as they are now.
+    /// Plans from relays, mail servers and pods as they are now.
     fn replan(&mut self) {
-        let relays = self.lead.observed.relays();
-        let candidates = self.candidates.among(&relays);
-        let pods = self.lead.observed.pods();
+        let observed = &self.lead.observed;
+        let lenders = self.lenders.among(&observed.servers(), observed.namespaces(), observed.listing_problem());
+        let relays = observed.relays();
+        let candidates = self.candidates.among(&relays, &lenders);
+        let pods = observed.pods();
         // What this leader decided is in force before it is written down.
         let owned = if self.older.is_some() { &self.world.plan.owned } else { self.lead.marking.owned() };
         let ownership = Ownership { owned: owned.clone(), unreadable: unreadable(&relays) };
@@ -192,8 +196,8 @@ impl Reconciler {
         self.world.pods = Arc::new(pods.iter().map(|pod| (pod.uid.clone(), pod.terminating)).collect());
         let held = self.pools.known().map(|holder| &*holder.pod_uid).collect();
         self.pods.note(pods.iter().map(|pod| &**pod), &held);
-        self.world.plan =
-            Arc::new(plan(&candidates, pods.iter().map(|pod| &**pod), self.lead.shared_budgets, &ownership));
+        let pods = pods.iter().map(|pod| &**pod);
+        self.world.plan = Arc::new(plan(&candidates, pods, self.lead.shared_budgets, &ownership, &lenders));
     }
 
     /// Takes in how the turn of all pools ended. What one pool's ledger answered is that pool's alone. Returns the store's problem,

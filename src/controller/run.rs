@@ -16,7 +16,7 @@ use super::{
     metrics::ControllerMetrics,
     observe::{Observed, Safety, watch_safety},
     reconcile::{Leadership, ReconcileError, Reconciler},
-    status::{Activity, EventRecorder, RelayWriter, Relays, watch_activity},
+    status::{Activity, EventRecorder, MailServers, Relays, StatusWriter, watch_activity},
     world::World,
 };
 use crate::{
@@ -141,7 +141,7 @@ impl Replica {
             // A standby observes too, so that it can act at once.
             observed.ready().await;
             ready.send_replace(true);
-            tracing::info!("relays and pods are observed; waiting to lead");
+            tracing::info!("relays, mail servers and pods are observed; waiting to lead");
             election.win().await;
             tokio::select! {
                 ended = lead(&options, &client, &store, &observed, &metrics) => ended,
@@ -202,7 +202,7 @@ async fn lead(
     };
     let reconciler = Reconciler::new(leadership, mirrors);
     let relays = Relays {
-        writer: RelayWriter::new(client.clone()),
+        writer: StatusWriter::new(client.clone()),
         store: store.clone(),
         observed: observed.clone(),
         world: world.clone(),
@@ -211,6 +211,12 @@ async fn lead(
         incidents,
         news,
         recorder: EventRecorder::new(client.clone(), options.identity.clone()),
+        metrics: metrics.clone(),
+    };
+    let mail_servers = MailServers {
+        writer: StatusWriter::new(client.clone()),
+        observed: observed.clone(),
+        world: world.clone(),
         metrics: metrics.clone(),
     };
     let cleanup = watch_cleanup(store.clone(), world.clone(), activity.clone(), tell.clone());
@@ -224,6 +230,10 @@ async fn lead(
     tasks.spawn(async move { Some(reconciler.run().await) });
     tasks.spawn(async move {
         relays.run().await;
+        None
+    });
+    tasks.spawn(async move {
+        mail_servers.run().await;
         None
     });
     tasks.spawn(async move {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    api::{Auth, Reason, Server, Tls},
+    api::{Auth, Reason, Server, Tls, entry_of},
     smtp::{Credentials, TlsRoots},
     system::is_out_of_files,
 };
@@ -107,7 +107,7 @@ impl CredentialsFolder {
 
     /// What a session with this server needs. Reads small local files.
     pub fn access(&self, server: &Server) -> Result<Access, CredentialsError> {
-        let folder = self.root.join(&server.name);
+        let folder = self.root.join(server.entry());
         let files = read(&folder)?;
         if let Some(list) = &files.allowed_hosts
             && !is_listed(list, &server.host)
@@ -133,7 +133,7 @@ impl CredentialsFolder {
 
     /// A number that changes when any file of the server changes; `None` when they cannot be read.
     pub fn fingerprint(&self, server: &str) -> Option<u64> {
-        let files = read(&self.root.join(server)).ok()?;
+        let files = read(&self.root.join(entry_of(server))).ok()?;
         let mut hasher = DefaultHasher::new();
         files.hash(&mut hasher);
         Some(hasher.finish())

@@ -125,10 +125,10 @@ fn supersedes(new: &RelayRecord, current: &RelayRecord) -> bool {
 #[expect(clippy::unwrap_used, reason = "a test says what failed by panicking")]
 mod tests {
     use super::*;
-    use crate::api::MailRelaySpec;
+    use crate::api::ResolvedSpec;
 
     fn record(uid: &str, epoch: u64, revision: u64) -> RelayRecord {
-        let spec: MailRelaySpec =
+        let spec: ResolvedSpec =
             serde_json::from_str(r#"{"servers":[{"name":"primary","host":"smtp.example.com"}]}"#).unwrap();
         RelayRecord { schema: 1, epoch, revision, uid: uid.into(), generation: 1, stalled: None, lease_ms: 6_000, spec }
     }

@@ -9,7 +9,8 @@ use std::{
 use mailrelay::{
     api::DurationText,
     controller::{
-        ApplyError, Candidate, Driven, Incident, Ownership, Plan, Pool, PoolPlan, RelayKey, Topology, Turn, plan,
+        ApplyError, Candidate, Driven, Incident, Lenders, Ownership, Plan, Pool, PoolPlan, RelayKey, Topology, Turn,
+        plan,
     },
     lease::{Evidence, LedgerStore, LedgerView, Timing},
     store::{Store, StoreOptions},
@@ -137,6 +138,9 @@ pub fn relay_plan(generation: i64) -> (RelayKey, Plan) {
         "metadata": { "name": "corporate", "namespace": "mail", "uid": "u", "generation": generation },
         "spec": { "servers": [{ "name": "primary", "host": POOL }] },
     });
-    let relay = Candidate { relay: Arc::new(serde_json::from_value(relay).expect("a relay")), objection: None };
-    (RelayKey { namespace: "mail".into(), name: "corporate".into() }, plan(&[relay], &[], false, &Ownership::default()))
+    let relay = Candidate::new(Arc::new(serde_json::from_value(relay).expect("a relay")), None, &Lenders::default());
+    (
+        RelayKey { namespace: "mail".into(), name: "corporate".into() },
+        plan(&[relay], &[], false, &Ownership::default(), &Lenders::default()),
+    )
 }

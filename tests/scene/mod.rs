@@ -13,7 +13,7 @@ use std::{
 };
 
 use mailrelay::{
-    api::{MailRelaySpec, RelayRecord, SCHEMA, WorkerReport, record_key, reports_key},
+    api::{RelayRecord, ResolvedSpec, SCHEMA, WorkerReport, record_key, reports_key},
     lease::{InitRequest, LedgerState, LedgerStore, OpenRequest, Policy, ProcessId, Timing},
     mail::UnixMillis,
     queue::{Audit, EnqueueLimits, Queue, QueueNames},
@@ -57,7 +57,7 @@ impl Scene {
         merge(&mut server, spec["server"].take());
         let mut whole = json!({ "servers": [server] });
         merge(&mut whole, spec);
-        let spec: MailRelaySpec = serde_json::from_value(whole).expect("a spec");
+        let spec: ResolvedSpec = serde_json::from_value(whole).expect("a spec");
         let queue = Queue::new(store.clone(), QueueNames::from_spec(&spec.queue));
         let record = RelayRecord {
             schema: SCHEMA,

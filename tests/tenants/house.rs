@@ -122,6 +122,43 @@ impl House {
         }));
     }
 
+    /// A relay `corporate` in this namespace, with this entry of `spec.servers`.
+    pub fn add_relay(&self, namespace: &str, server: &Value) {
+        let relay = json!({
+            "apiVersion": "mailrelay.dev/v1alpha1", "kind": "MailRelay",
+            "metadata": {
+                "name": "corporate", "namespace": namespace, "uid": format!("uid-{namespace}"), "generation": 1,
+                "creationTimestamp": "2026-11-20T00:00:00Z",
+            },
+            "spec": {
+                "servers": [server],
+                "queue": {
+                    "name": format!("{namespace}-mail"), "deadLetterName": format!("{namespace}-dead"),
+                    "payloadPrefix": format!("{namespace}-body:"),
+                },
+                "retry": { "initialBackoff": "100ms", "maxBackoff": "200ms" },
+            },
+        });
+        self.api.put("mailrelays", &format!("{namespace}/corporate"), relay);
+    }
+
+    /// Waits until the controller has published the record of this namespace's relay, and it fits.
+    pub async fn record_until(&self, namespace: &str, fits: impl Fn(&Value) -> bool) {
+        let key = format!("mailrelay:config:{namespace}/corporate");
+        eventually("the record is published", async || {
+            let text = self.redis(&["GET", &key]);
+            let json = text.find('{').map(|start| text[start..].trim_end());
+            let record: Option<Value> = json.and_then(|json| serde_json::from_str(json).ok());
+            if record.as_ref().is_some_and(&fits) { Ok(()) } else { Err(text) }
+        })
+        .await;
+    }
+
+    /// What the controller shows of an object.
+    pub fn status(&self, collection: &str, key: &str) -> Value {
+        self.api.get(collection, key).map(|object| object["status"].clone()).unwrap_or_default()
+    }
+
     /// One command as the default user.
     pub fn redis(&self, words: &[&str]) -> String {
         self.redis.command(words).unwrap_or_else(|error| panic!("{words:?}: {error}"))
@@ -143,7 +180,7 @@ impl Drop for House {
 /// A namespace with one relay, `corporate`, its mail server, its logins and its workers.
 pub struct Tenant {
     pub name: &'static str,
-    pub sink: Sink,
+    pub sink: Arc<Sink>,
     pub worker: String,
     pub producer: String,
     pub operator: String,
@@ -159,41 +196,29 @@ impl Tenant {
         format!("{}/corporate", self.name)
     }
 
-    /// Makes the relay, and when the controller has published it the logins.
+    /// Makes the relay with a mail server of its own, and when the controller has published it the logins.
     pub async fn settle(house: &House, name: &'static str) -> Self {
-        let sink = Sink::start(SinkConfig::default()).await.expect("the sink starts");
-        let relay = json!({
-            "apiVersion": "mailrelay.dev/v1alpha1", "kind": "MailRelay",
-            "metadata": {
-                "name": "corporate", "namespace": name, "uid": format!("uid-{name}"), "generation": 1,
-                "creationTimestamp": "2026-11-20T00:00:00Z",
-            },
-            "spec": {
-                "servers": [{
-                    "name": "primary", "host": "127.0.0.1", "port": sink.smtp().port(), "tls": "None", "maxConnections": 8,
-                    "budgetName": format!("mx-{name}"), "closeGrace": "1s", "sessionTimeout": "1s",
-                    "rateLimits": [{ "count": 10_000, "interval": "1s", "burst": 100 }],
-                }],
-                "queue": {
-                    "name": format!("{name}-mail"), "deadLetterName": format!("{name}-dead"), "payloadPrefix": format!("{name}-body:"),
-                },
-                "retry": { "initialBackoff": "100ms", "maxBackoff": "200ms" },
-            },
+        let sink = Arc::new(Sink::start(SinkConfig::default()).await.expect("the sink starts"));
+        let budget = format!("mx-{name}");
+        let server = json!({
+            "name": "primary", "host": "127.0.0.1", "port": sink.smtp().port(), "tls": "None", "maxConnections": 8,
+            "budgetName": budget, "closeGrace": "1s", "sessionTimeout": "1s",
+            "rateLimits": [{ "count": 10_000, "interval": "1s", "burst": 100 }],
         });
-        house.api.put("mailrelays", &format!("{name}/corporate"), relay);
-        let record = format!("mailrelay:config:{name}/corporate");
-        eventually("the record is published", async || match house.redis(&["GET", &record]) {
-            text if text.contains("corporate") || text.contains("spec") => Ok(()),
-            text => Err(text),
-        })
-        .await;
+        Self::settle_at(house, name, sink, &server, &budget).await
+    }
+
+    /// The same with this entry of `spec.servers`, which draws on this budget.
+    pub async fn settle_at(house: &House, name: &'static str, sink: Arc<Sink>, server: &Value, budget: &str) -> Self {
+        house.add_relay(name, server);
+        house.record_until(name, |record| record["spec"]["servers"][0]["name"] == "primary").await;
         let of = format!("{name}/corporate");
         let [worker, producer, operator] =
             ["worker", "producer", "operator"].map(|role| house.login(&[role, "--relay", &of]));
         let names = QueueNames::new(&format!("{name}-mail"), &format!("{name}-dead"))
             .with_payload_prefix(&format!("{name}-body:"));
         let store = house.store(&operator);
-        let (queue, ledger) = (Queue::new(store.clone(), names), LedgerStore::new(store, &format!("mx-{name}")));
+        let (queue, ledger) = (Queue::new(store.clone(), names), LedgerStore::new(store, budget));
         let folder = tempfile::tempdir().expect("a folder");
         Self { name, sink, worker, producer, operator, workers: Vec::new(), queue, ledger, folder }
     }

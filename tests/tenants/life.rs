@@ -22,7 +22,7 @@ async fn push(store: &Store, list: &str, text: &str) {
 }
 
 impl Tenant {
-    async fn audit_until(&self, what: &str, fits: impl Fn(&Audit) -> bool) -> Audit {
+    pub async fn audit_until(&self, what: &str, fits: impl Fn(&Audit) -> bool) -> Audit {
         let audit = eventually_within(PATIENCE, what, async || match self.queue.audit().await {
             Ok(audit) if fits(&audit) => Ok(audit),
             other => Err(format!("{other:?}")),
@@ -32,7 +32,7 @@ impl Tenant {
         audit
     }
 
-    async fn settled(&self, what: &str, delivered: u64) -> Audit {
+    pub async fn settled(&self, what: &str, delivered: u64) -> Audit {
         self.audit_until(what, |audit| {
             audit.delivered == delivered && audit.queued + audit.delayed + audit.in_flight == 0
         })
@@ -40,7 +40,7 @@ impl Tenant {
     }
 
     /// `mailrelay send` with this mail, by the producer's login; its id.
-    fn send(&self, house: &House, mail: &Value) -> String {
+    pub fn send(&self, house: &House, mail: &Value) -> String {
         let sent = house.done(&self.producer, &["send", "--relay", &self.relay(), "-o", "json"], &mail.to_string());
         serde_json::from_str::<Value>(&sent).expect("JSON")["id"].as_str().expect("an id").to_owned()
     }

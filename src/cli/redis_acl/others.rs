@@ -57,7 +57,7 @@ pub fn sharers(budgets: &[String], others: &[Other]) -> Vec<String> {
         let names: Vec<String> = others.iter().filter(draws).map(|other| other.relay.to_string()).collect();
         (!names.is_empty()).then(|| {
             format!(
-                "the budget {budget} is shared with {}: each of them can write what the others hold of it (docs/safety.md, Logins)",
+                "the budget {budget} is shared with {}: each of them can write what the others hold of it (docs/safety.md, What each login reaches)",
                 names.join(", ")
             )
         })

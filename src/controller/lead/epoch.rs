@@ -6,7 +6,7 @@ use std::{
 };
 
 use kube::{
-    Api, Client,
+    Api, Client, Resource,
     api::{DynamicObject, ListParams},
     core::ApiResource,
 };
@@ -16,11 +16,14 @@ use super::{
     opened_pools::{OpenedPools, Recorded},
 };
 use crate::{
-    api::MailRelay,
+    api::{MailRelay, MailServer},
     controller::{api_server::READ_LIMIT, publish::highest_epoch, status::mirror},
     lease::{LedgerStore, Mirror, pools},
     store::{Store, StoreError},
 };
+
+/// After how many refusals, a second apart, it is believed that we may not read a kind.
+const REFUSALS: u32 = 30;
 
 /// Begins an epoch, again while the API server cannot be reached: the election was won, so nobody else will.
 pub async fn begin(registry: &OpenedPools, highest: u64) -> Result<Recorded, LeaderError> {
@@ -37,14 +40,27 @@ pub async fn begin(registry: &OpenedPools, highest: u64) -> Result<Recorded, Lea
 /// What the leader before wrote into the statuses, again while the API server cannot be reached: to act without it could
 /// free slots that are withheld. Asked for anew, since the watch may be behind.
 pub async fn mirrors(client: &Client) -> BTreeMap<String, Mirror> {
-    let resource = ApiResource::erase::<MailRelay>(&());
-    // A relay whose spec cannot be read still has a status.
-    let relays = Api::<DynamicObject>::all_with(client.clone(), &resource);
+    let (relays, servers) = tokio::join!(statuses::<MailRelay>(client), statuses::<MailServer>(client));
+    mirror::read(relays.iter().chain(&servers).flat_map(|object| mirror::leases(&object.data)))
+}
+
+/// All objects of a kind. One whose spec cannot be read still has a status.
+async fn statuses<K: Resource<DynamicType = ()>>(client: &Client) -> Vec<DynamicObject> {
+    let kind = K::kind(&());
+    let objects = Api::<DynamicObject>::all_with(client.clone(), &ApiResource::erase::<K>(&()));
+    let mut refused = 0;
     loop {
-        match tokio::time::timeout(READ_LIMIT, relays.list(&ListParams::default())).await {
-            Ok(Ok(list)) => return mirror::read(list.iter().flat_map(|relay| mirror::leases(&relay.data))),
-            Ok(Err(error)) => tracing::warn!(%error, "cannot list the relays' statuses"),
-            Err(_) => tracing::warn!("cannot list the relays' statuses: no answer in time"),
+        match tokio::time::timeout(READ_LIMIT, objects.list(&ListParams::default())).await {
+            Ok(Ok(list)) => return list.items,
+            // There is no such kind.
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => return Vec::new(),
+            // Manifests of an older version give no leave. An API server that has just started says so too, for a moment.
+            Ok(Err(kube::Error::Api(status))) if status.code == 403 && refused >= REFUSALS => return Vec::new(),
+            Ok(Err(error)) => {
+                refused += 1;
+                tracing::warn!(kind = &*kind, %error, "cannot list the statuses");
+            }
+            Err(_) => tracing::warn!(kind = &*kind, "cannot list the statuses: no answer in time"),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

@@ -1,4 +1,4 @@
-//! Step 1, I/O: what the API server says of relays and pods, and what Redis says of itself.
+//! Step 1, I/O: what the API server says of relays, mail servers and pods, and what Redis says of itself.
 
 mod backoff;
 mod evidence;
@@ -14,4 +14,4 @@ pub use liveness::Liveness;
 pub use pods::PodFacts;
 pub use safety::{Safety, StoreFacts, ask, judge, watch_safety};
 pub use topology::Topology;
-pub use watches::{GuardedRelay, Observed};
+pub use watches::{GuardedRelay, GuardedServer, Observed};

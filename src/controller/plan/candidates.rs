@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use kube::ResourceExt;
 
-use super::relay::{Candidate, RelayKey};
+use super::{
+    lenders::Lenders,
+    relay::{Candidate, RelayKey},
+};
 use crate::{api::MailRelay, controller::observe::GuardedRelay};
 
 /// The relays as they were when the plan before was made, by UID, with what the rules of the API say against each: they are
@@ -16,17 +19,18 @@ pub struct Candidates {
 
 impl Candidates {
     /// The relays whose spec can be read. One of which nothing but the status changed is the object that it was.
-    pub fn among(&mut self, relays: &[Arc<GuardedRelay>]) -> Vec<Candidate> {
+    pub fn among(&mut self, relays: &[Arc<GuardedRelay>], lenders: &Lenders) -> Vec<Candidate> {
         let mut before = std::mem::take(&mut self.known);
         let readable = relays.iter().filter_map(|relay| relay.0.as_ref().ok());
         readable
             .map(|relay| {
                 let uid = relay.metadata.uid.clone().unwrap_or_default();
                 let known = before.remove(&uid).filter(|known| is_same(&known.relay, relay));
-                let candidate = known.unwrap_or_else(|| Candidate {
-                    relay: Arc::new(relay.clone()),
-                    objection: relay.validate_cel().err().map(|errors| errors.to_string()),
-                });
+                let (relay, objection) = known.map_or_else(
+                    || (Arc::new(relay.clone()), relay.validate_cel().err().map(|errors| errors.to_string())),
+                    |known| (known.relay, known.objection),
+                );
+                let candidate = Candidate::new(relay, objection, lenders);
                 self.known.insert(uid, candidate.clone());
                 candidate
             })

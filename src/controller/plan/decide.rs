@@ -6,13 +6,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{ResourceExt, core::Selector};
 
 use super::{
+    lenders::{Lenders, pools_of},
     ownership::{Owned, Owners, Ownership},
     pool::{PoolPlan, add_to_pools},
-    relay::{Candidate, RelayKey, RelayPlan, Stall, StallReason, pools_of},
+    relay::{Candidate, RelayKey, RelayPlan, Stall, StallReason},
     selection::Selection,
+    server::{ServerPlan, add_borrower, note_twins, servers},
 };
 use crate::{
-    api::{MailRelay, RELAY_LABEL},
+    api::{MailRelay, RELAY_LABEL, ResolvedSpec, Server, server_of},
     controller::observe::PodFacts,
 };
 
@@ -23,6 +25,8 @@ pub struct Plan {
     pub relays: BTreeMap<RelayKey, RelayPlan>,
     /// All pools that a working relay names.
     pub pools: BTreeMap<String, PoolPlan>,
+    /// All `MailServer`s.
+    pub servers: BTreeMap<String, ServerPlan>,
     /// Who owns what from now on.
     pub owned: Owned,
 }
@@ -36,20 +40,23 @@ pub fn plan<'a>(
     pods: impl IntoIterator<Item = &'a PodFacts>,
     shared_budgets: bool,
     ownership: &Ownership,
+    lenders: &Lenders,
 ) -> Plan {
     let mut relays: Vec<_> = relays.iter().filter(|c| c.relay.metadata.deletion_timestamp.is_none()).collect();
     relays.sort_by_cached_key(|c| (c.relay.metadata.creation_timestamp.clone(), c.relay.uid(), RelayKey::of(&c.relay)));
-    let mut plan = Plan::default();
+    let mut plan = Plan { servers: servers(lenders), ..Plan::default() };
     let mut owners = Owners::keep(ownership, &relays);
     let selection = Selection::among(pods);
-    for Candidate { relay, objection } in relays {
+    for candidate in relays {
+        let Candidate { relay, objection, resolved } = candidate;
         let key = RelayKey::of(relay);
         let selector = selector(relay);
         let stalled = match &selector {
             Err(stall) => Some(stall.clone()),
             Ok(_) => match objection {
                 Some(message) => Some(Stall { reason: StallReason::InvalidSpec, message: message.clone() }),
-                None => owners.conflict(relay, shared_budgets),
+                None if resolved.servers.is_empty() => resolved.lacking.values().next().cloned(),
+                None => owners.conflict(candidate, lenders, shared_budgets),
             },
         };
         let mut workers = BTreeMap::new();
@@ -62,9 +69,11 @@ pub fn plan<'a>(
                 }
             }
         }
+        let published = published(relay, &resolved.servers);
         if stalled.is_none() {
-            owners.add(relay);
-            add_to_pools(&mut plan.pools, &key, relay, &workers);
+            owners.add(candidate);
+            add_to_pools(&mut plan.pools, &key, &published, &workers);
+            add_borrower(&mut plan.servers, &key, &published);
         }
         let entry = RelayPlan {
             uid: relay.uid().unwrap_or_default(),
@@ -73,10 +82,11 @@ pub fn plan<'a>(
             stalled,
             workers,
             selects_any,
-            pools: pools_of(relay),
+            pools: pools_of(&resolved.servers),
             shared: None,
+            lacking: resolved.lacking.clone(),
             relay: Arc::clone(relay),
-            published: relay.spec.clone(),
+            published,
         };
         plan.relays.insert(key, entry);
     }
@@ -89,11 +99,27 @@ pub fn plan<'a>(
             }
         }
     }
+    note_twins(&mut plan.servers, lenders);
     plan.owned = owners.owned();
     plan
 }
 
-/// Who else draws on a relay's budgets.
+/// The spec as workers are to use it, but for what is the pools' to say.
+fn published(relay: &MailRelay, servers: &[Server]) -> ResolvedSpec {
+    let spec = relay.spec.clone();
+    ResolvedSpec {
+        servers: servers.to_vec(),
+        workers: spec.workers,
+        queue: spec.queue,
+        retry: spec.retry,
+        breaker: spec.breaker,
+        unknown_outcome: spec.unknown_outcome,
+        suspend: spec.suspend,
+    }
+}
+
+/// Who else draws on a relay's budgets. Of those who borrow from the same `MailServer` only how many they are: they are other
+/// tenants.
 fn shared(relay: &RelayPlan, key: &RelayKey, owners: &Owners, pools: &BTreeMap<String, PoolPlan>) -> Option<String> {
     if relay.stalled.is_some() {
         return None;
@@ -105,7 +131,11 @@ fn shared(relay: &RelayPlan, key: &RelayKey, owners: &Owners, pools: &BTreeMap<S
             let others = owners.working(pool).iter().filter(|other| *other != key);
             let others: Vec<String> = others.map(ToString::to_string).collect();
             let budget = pools.get(pool)?.budget;
-            (!others.is_empty()).then(|| format!("{pool}: {budget} connections shared with {}", others.join(", ")))
+            let (what, whom) = match server_of(pool) {
+                Some(server) => (format!("MailServer {server}"), format!("{} other relays", others.len())),
+                None => (pool.clone(), others.join(", ")),
+            };
+            (!others.is_empty()).then(|| format!("{what}: {budget} connections shared with {whom}"))
         })
         .collect();
     (!sentences.is_empty()).then(|| sentences.join("; "))

@@ -2,15 +2,19 @@
 
 mod candidates;
 mod decide;
+mod lenders;
 mod ownership;
 mod pool;
 mod relay;
 mod selection;
+mod server;
 mod succession;
 
 pub use candidates::{Candidates, unreadable};
 pub use decide::{Plan, plan};
+pub use lenders::{KnownLenders, Lenders, pools_named_by};
 pub use ownership::{Owned, Ownership};
 pub use pool::PoolPlan;
-pub use relay::{Candidate, RelayKey, RelayPlan, Stall, StallReason, pools_of};
+pub use relay::{Candidate, RelayKey, RelayPlan, Stall, StallReason};
+pub use server::ServerPlan;
 pub use succession::{Known, Standing, stand};

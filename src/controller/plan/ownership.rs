@@ -10,8 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 
-use super::relay::{Candidate, RelayKey, Stall, StallReason, pools_of};
-use crate::api::{MailRelay, Server};
+use super::{
+    lenders::{Lenders, pools_of},
+    relay::{Candidate, RelayKey, Stall, StallReason},
+};
+use crate::api::{MailRelay, Server, is_by_account, server_of};
 
 /// Who owns what, as it is written down: UIDs of relays, the first owner first, by what they own in words.
 pub type Owned = BTreeMap<String, Vec<String>>;
@@ -40,12 +43,12 @@ enum Thing {
 
 impl Thing {
     /// All that a relay asks for.
-    fn of(relay: &MailRelay) -> BTreeSet<Self> {
-        let queue = &relay.spec.queue;
+    fn of(candidate: &Candidate) -> BTreeSet<Self> {
+        let queue = &candidate.relay.spec.queue;
         let lists = [&queue.name, &queue.dead_letter_name].map(|list| Self::List(list.to_string()));
-        let servers = &relay.spec.servers;
+        let servers = &candidate.resolved.servers;
+        let budgets = pools_of(servers).into_iter().map(Self::Budget);
         let servers = servers.iter().map(|server| Self::Server { address: server.address(), budget: server.pool() });
-        let budgets = pools_of(relay).into_iter().map(Self::Budget);
         let payloads = Self::Payloads(queue.payload_prefix.to_string());
         lists.into_iter().chain([payloads]).chain(budgets).chain(servers).collect()
     }
@@ -67,6 +70,12 @@ struct Owner {
     key: RelayKey,
 }
 
+impl Owner {
+    fn of(relay: &MailRelay) -> Self {
+        Self { uid: relay.uid().unwrap_or_default(), key: RelayKey::of(relay) }
+    }
+}
+
 /// Who owns what while a plan is made.
 #[derive(Default)]
 pub struct Owners {
@@ -79,13 +88,13 @@ pub struct Owners {
 impl Owners {
     /// What was owned and is still asked for. `relays` are those that are not being deleted.
     pub fn keep(ownership: &Ownership, relays: &[&Candidate]) -> Self {
-        let asking = |relay: &MailRelay| {
-            let owner = Owner { uid: relay.uid().unwrap_or_default(), key: RelayKey::of(relay) };
+        let asking = |candidate: &Candidate| {
+            let owner = Owner::of(&candidate.relay);
             let things: BTreeMap<String, Thing> =
-                Thing::of(relay).into_iter().map(|thing| (thing.word(), thing)).collect();
+                Thing::of(candidate).into_iter().map(|thing| (thing.word(), thing)).collect();
             (owner.uid.clone(), (owner, things))
         };
-        let asking: BTreeMap<String, _> = relays.iter().map(|candidate| asking(&candidate.relay)).collect();
+        let asking: BTreeMap<String, _> = relays.iter().map(|candidate| asking(candidate)).collect();
         let mut kept = Self::default();
         for (word, uids) in &ownership.owned {
             for uid in uids {
@@ -104,15 +113,18 @@ impl Owners {
     }
 
     /// Why a relay must not work beside those that own something.
-    pub fn conflict(&self, relay: &MailRelay, shared_budgets: bool) -> Option<Stall> {
-        let (uid, key) = (relay.uid().unwrap_or_default(), RelayKey::of(relay));
+    pub fn conflict(&self, candidate: &Candidate, lenders: &Lenders, shared_budgets: bool) -> Option<Stall> {
+        let relay = &candidate.relay;
+        let Owner { uid, key } = Owner::of(relay);
         let stall = self.list_conflict(&uid, relay).or_else(|| self.payload_conflict(&uid, relay));
-        let servers = &relay.spec.servers;
+        let servers = &candidate.resolved.servers;
         let twice = |server: &Server| {
-            let other = servers.iter().find(|o| o.address() == server.address() && o.pool() != server.pool())?;
+            let is_second = |other: &&Server| other.address() == server.address() && are_two(&other.pool(), server);
+            let other = servers.iter().find(is_second)?;
             Some(duplicate(server, &other.pool(), &format!("its server {}", other.name), true))
         };
         let stall = stall.or_else(|| servers.iter().find_map(twice));
+        let stall = stall.or_else(|| servers.iter().find_map(|server| self.platforms(&uid, server, lenders)));
         let second = |server: &Server| self.second_budget(&uid, &key, server, shared_budgets);
         let stall = stall.or_else(|| servers.iter().find_map(second));
         if shared_budgets {
@@ -164,11 +176,22 @@ impl Owners {
         taken.chain(covered).next().map(|message| Stall { reason: StallReason::QueueConflict, message })
     }
 
+    /// Whoever begins to use a server that a `MailServer` counts has to borrow it.
+    fn platforms(&self, uid: &str, server: &Server, lenders: &Lenders) -> Option<Stall> {
+        let (address, budget) = (server.address(), server.pool());
+        let platform = lenders.counting(&address).filter(|_| server_of(&budget).is_none())?;
+        let owners = self.by_thing.get(&Thing::Server { address: address.clone(), budget });
+        if owners.into_iter().flatten().any(|owner| owner.uid == uid) {
+            return None;
+        }
+        Some(duplicate_of_platforms(server, platform))
+    }
+
     /// Two budgets for one mail server would let twice as many connections be open.
     fn second_budget(&self, uid: &str, key: &RelayKey, server: &Server, shared_budgets: bool) -> Option<Stall> {
-        let own = server.pool();
         let address = server.address();
-        let (budget, owner) = self.budgets_of(&address).find(|(budget, owner)| **budget != own && owner.uid != uid)?;
+        let (budget, owner) =
+            self.budgets_of(&address).find(|(budget, owner)| are_two(budget, server) && owner.uid != uid)?;
         let may_share = shared_budgets || owner.key.namespace == key.namespace;
         Some(duplicate(server, budget, &format!("the relay {}", owner.key), may_share))
     }
@@ -177,7 +200,7 @@ impl Owners {
     fn foreign_budget(&self, uid: &str, key: &RelayKey, server: &Server) -> Option<Stall> {
         let pool = server.pool();
         let owner = self.by_thing.get(&Thing::Budget(pool.clone()))?.first()?;
-        if owner.uid == uid || owner.key.namespace == key.namespace {
+        if server_of(&pool).is_some() || owner.uid == uid || owner.key.namespace == key.namespace {
             return None;
         }
         // Another name for the budget of the same server would be a second budget for it.
@@ -189,8 +212,8 @@ impl Owners {
         Some(Stall {
             reason: StallReason::BudgetConflict,
             message: format!(
-                "the budget {pool} of server {} belongs to the relay {} of another namespace; let the installation \
-                 allow sharing (chart value sharedBudgets), or {remedy}",
+                "the budget {pool} of server {} belongs to the relay {} of another namespace; let the platform make a \
+                 MailServer of it that both name in serverRef, or {remedy}",
                 server.name, owner.key
             ),
         })
@@ -206,12 +229,12 @@ impl Owners {
     }
 
     /// A relay works: what it asks for is its own from now on.
-    pub fn add(&mut self, relay: &MailRelay) {
-        let owner = Owner { uid: relay.uid().unwrap_or_default(), key: RelayKey::of(relay) };
-        for budget in pools_of(relay) {
+    pub fn add(&mut self, candidate: &Candidate) {
+        let owner = Owner::of(&candidate.relay);
+        for budget in pools_of(&candidate.resolved.servers) {
             self.working.entry(budget).or_default().push(owner.key.clone());
         }
-        for thing in Thing::of(relay) {
+        for thing in Thing::of(candidate) {
             let owners = self.by_thing.entry(thing).or_default();
             if !owners.contains(&owner) {
                 owners.push(owner.clone());
@@ -246,15 +269,46 @@ fn parse(word: &str) -> Option<Thing> {
     })
 }
 
+/// Whether a budget is another one than the server's, for connections that the mail server counts together.
+fn are_two(budget: &str, server: &Server) -> bool {
+    let own = server.pool();
+    *budget != own && !(is_by_account(budget) && is_by_account(&own))
+}
+
 /// One mail server, one budget: the stall of a `server` whose address draws on `pool` already, by `owner`.
 fn duplicate(server: &Server, pool: &str, owner: &str, may_share: bool) -> Stall {
     let (address, name, own) = (server.address(), &server.name, server.pool());
-    let share = if may_share { "" } else { ", once the installation allows sharing (chart value sharedBudgets)" };
+    let remedy = match (server_of(&own), server_of(pool)) {
+        (None, Some(platform)) => return duplicate_of_platforms(server, platform),
+        (Some(_), Some(platform)) => {
+            format!("name the MailServer {platform} here, or let the platform take the address out of one of the two")
+        }
+        (Some(platform), None) => {
+            format!("let {owner} name the MailServer {platform} in serverRef too, or name another mail server")
+        }
+        (None, None) if may_share => format!("set budgetName {pool} here, or name another mail server"),
+        (None, None) => "let the platform make a MailServer of it that both name in serverRef, or name another mail \
+                         server"
+            .to_owned(),
+    };
     Stall {
         reason: StallReason::DuplicateBudget,
         message: format!(
             "server {name} is {address}, whose connections are the budget {pool} of {owner}; with a budget {own} of its own \
-             the server would get the connections of both: set budgetName {pool} here{share}, or name another mail server"
+             the server would get the connections of both: {remedy}"
+        ),
+    }
+}
+
+/// The same where a `MailServer` counts them.
+fn duplicate_of_platforms(server: &Server, platform: &str) -> Stall {
+    let (address, name) = (server.address(), &server.name);
+    Stall {
+        reason: StallReason::DuplicateBudget,
+        message: format!(
+            "server {name} is {address}, whose connections the MailServer {platform} counts; with a budget of its own the \
+             server would get the connections of both: name it here by serverRef {{name: {platform}}} instead of a host, or name \
+             another mail server"
         ),
     }
 }

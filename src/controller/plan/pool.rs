@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::relay::RelayKey;
-use crate::api::{DurationText, MailRelay, RateLimit};
+use crate::api::{DurationText, RateLimit, ResolvedSpec, Server, is_by_account};
 
 /// One server's budget and who shares it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,17 +18,20 @@ pub struct PoolPlan {
     pub close_grace: DurationText,
     /// All limits; of those of one unit and interval, the strictest.
     pub rate_limits: Vec<RateLimit>,
-    /// Which servers it is for, as words: [`crate::api::Server::address`], and `relay:NAMESPACE/NAME/SERVER` of each entry that names it.
+    /// Which servers it is for, as words: [`crate::api::Server::address`], and `relay:NAMESPACE/NAME/SERVER` of each entry
+    /// that names it.
     pub servers: BTreeSet<String>,
 }
 
-/// The word for one entry of `spec.servers`: whatever becomes of its host, what its pods hold at the server before is
-/// found by it.
-pub fn server_word(key: &RelayKey, server: &str) -> String {
-    format!("relay:{key}/{server}")
+/// The words for a server of a relay. One is for the entry of `spec.servers`: whatever becomes of its host, what its pods hold
+/// at the server before is found by it. The other is the address, unless the server there counts the sessions of each relay
+/// by themselves.
+pub fn words(key: &RelayKey, server: &Server) -> impl Iterator<Item = String> {
+    let address = (!is_by_account(&server.pool())).then(|| server.address());
+    [format!("relay:{key}/{}", server.entry())].into_iter().chain(address)
 }
 
-/// Whether a word is an address, and not one of [`server_word`], which alone have a slash.
+/// Whether a word is an address, and not an entry, which alone has a slash.
 pub fn is_address(word: &str) -> bool {
     !word.contains('/')
 }
@@ -37,10 +40,10 @@ pub fn is_address(word: &str) -> bool {
 pub fn add_to_pools(
     pools: &mut BTreeMap<String, PoolPlan>,
     key: &RelayKey,
-    relay: &MailRelay,
+    spec: &ResolvedSpec,
     workers: &BTreeMap<String, String>,
 ) {
-    for server in &relay.spec.servers {
+    for server in &spec.servers {
         let budget = u32::try_from(server.max_connections).unwrap_or(0);
         let pool = pools.entry(server.pool()).or_insert_with(|| PoolPlan {
             budget,
@@ -50,13 +53,13 @@ pub fn add_to_pools(
             rate_limits: Vec::new(),
             servers: BTreeSet::new(),
         });
-        pool.servers.extend([server.address(), server_word(key, &server.name)]);
+        pool.servers.extend(words(key, server));
         pool.budget = pool.budget.min(budget);
         pool.session_timeout = pool.session_timeout.max(server.session_timeout);
         pool.close_grace = pool.close_grace.max(server.close_grace);
         tighten(&mut pool.rate_limits, &server.rate_limits);
         // Who is suspended sends nothing: its part serves those who share the budget.
-        if !relay.spec.suspend && !server.suspend {
+        if !spec.suspend && !server.suspend {
             pool.members.extend(workers.keys().cloned());
         }
     }

@@ -7,7 +7,8 @@ use std::{
 
 use kube::ResourceExt;
 
-use crate::api::{MailRelay, MailRelaySpec};
+use super::lenders::{Lenders, Resolved};
+use crate::api::{MailRelay, ResolvedSpec};
 
 /// Namespace and name of a relay.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +48,12 @@ pub enum StallReason {
     BudgetConflict,
     /// A server that it names has a budget under another name.
     DuplicateBudget,
+    /// A `MailServer` that it names is not there.
+    ServerNotFound,
+    /// A `MailServer` that it names cannot be used as it is.
+    InvalidServer,
+    /// A `MailServer` that it names does not allow its namespace.
+    NamespaceNotAllowed,
 }
 
 impl StallReason {
@@ -57,6 +64,9 @@ impl StallReason {
             Self::QueueConflict => "QueueConflict",
             Self::BudgetConflict => "BudgetConflict",
             Self::DuplicateBudget => "DuplicateBudget",
+            Self::ServerNotFound => "ServerNotFound",
+            Self::InvalidServer => "InvalidServer",
+            Self::NamespaceNotAllowed => "NamespaceNotAllowed",
         }
     }
 
@@ -94,11 +104,13 @@ pub struct RelayPlan {
     pub pools: BTreeSet<String>,
     /// Who else draws on its budgets, as a sentence.
     pub shared: Option<String>,
+    /// The entries of its `spec.servers` that nobody can use now, and why.
+    pub lacking: BTreeMap<String, Stall>,
     /// The object.
     pub relay: Arc<MailRelay>,
-    /// The spec as its workers are to use it: how long slots are withheld is the pool's to say, not one relay's, since all
-    /// who share a pool count on it.
-    pub published: MailRelaySpec,
+    /// The spec as its workers are to use it: the servers as whoever owns them says, and how long slots are withheld as the
+    /// pool says, not one relay, since all who share a pool count on it.
+    pub published: ResolvedSpec,
 }
 
 /// A relay, and what the rules of the API say against it (for objects that were stored before a rule existed).
@@ -108,9 +120,14 @@ pub struct Candidate {
     pub relay: Arc<MailRelay>,
     /// The sentences of the rules it breaks.
     pub objection: Option<String>,
+    /// Its servers.
+    pub resolved: Resolved,
 }
 
-/// The distinct pools that a relay's servers draw on.
-pub fn pools_of(relay: &MailRelay) -> BTreeSet<String> {
-    relay.spec.servers.iter().map(crate::api::Server::pool).collect()
+impl Candidate {
+    /// A relay whose servers are its own or borrowed.
+    pub fn new(relay: Arc<MailRelay>, objection: Option<String>, lenders: &Lenders) -> Self {
+        let resolved = lenders.resolve(&relay);
+        Self { relay, objection, resolved }
+    }
 }

@@ -26,7 +26,7 @@ use std::{
 
 use super::{
     decide::Plan,
-    pool::{is_address, server_word},
+    pool::{is_address, words},
 };
 use crate::{
     api::DurationText,
@@ -208,8 +208,8 @@ impl Pods {
         let mut all = Self::default();
         for (key, relay) in &plan.relays {
             all.known.extend(relay.workers.keys().cloned());
-            for server in &relay.relay.spec.servers {
-                for word in [server_word(key, &server.name), server.address()] {
+            for server in &relay.published.servers {
+                for word in words(key, server) {
                     all.by_word.entry(word).or_default().extend(relay.workers.keys().cloned());
                 }
             }

@@ -11,7 +11,7 @@ use crate::{
     api::FINALIZER,
     controller::{
         observe::GuardedRelay,
-        plan::{Plan, RelayKey, pools_of},
+        plan::{Plan, RelayKey, pools_named_by},
         world::{PoolView, World},
     },
 };
@@ -33,7 +33,7 @@ pub fn keep_released(world: &mut World, relays: &[Arc<GuardedRelay>], plan: &Pla
     let mut existing = BTreeSet::new();
     for relay in relays {
         let is_behind = |name: &String| is_behind(&world.pools, name, plan);
-        if !relay.0.as_ref().is_ok_and(|relay| pools_of(relay).iter().any(is_behind)) {
+        if !relay.0.as_ref().is_ok_and(|relay| pools_named_by(relay).iter().any(is_behind)) {
             existing.insert(RelayKey::of_object(&**relay));
         }
     }

@@ -51,7 +51,7 @@ pub fn status(facts: &Facts<'_>, old: &MailRelayStatus) -> MailRelayStatus {
 fn budget(facts: &Facts<'_>, old: &MailRelayStatus) -> BudgetStatus {
     let sum = |of: &dyn Fn(&PoolFigures<'_>) -> u32| int(facts.pools.values().map(of).sum());
     let mut total: BTreeMap<String, i32> = BTreeMap::new();
-    for server in &facts.relay.relay.spec.servers {
+    for server in &facts.relay.published.servers {
         let least = total.entry(server.pool()).or_insert(server.max_connections);
         *least = server.max_connections.min(*least);
     }
@@ -80,7 +80,7 @@ fn queue(facts: &Facts<'_>, old: &MailRelayStatus) -> Option<QueueStatus> {
 
 fn servers(facts: &Facts<'_>, old: &MailRelayStatus) -> Vec<ServerStatus> {
     let unavailable = unavailable(facts);
-    let servers = &facts.relay.relay.spec.servers;
+    let servers = &facts.relay.published.servers;
     let describe = |server: &crate::api::Server| {
         let figures = facts.pools.get(&server.pool());
         let ledger = figures.and_then(|pool| pool.ledger);
@@ -100,7 +100,9 @@ fn servers(facts: &Facts<'_>, old: &MailRelayStatus) -> Vec<ServerStatus> {
             quarantined: figures.map_or(0, |f| int(f.quarantined())).max(last.map_or(0, |last| last.quarantined)),
         }
     };
-    servers.iter().map(describe).collect()
+    let lacking =
+        |name: &String| ServerStatus { name: name.clone(), state: "Unavailable".into(), ..ServerStatus::default() };
+    servers.iter().map(describe).chain(facts.relay.lacking.keys().map(lacking)).collect()
 }
 
 fn summary(servers: &[ServerStatus]) -> String {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::{measured::Measured, mirror};
 use crate::{
-    api::{LeaseStatus, MailRelayStatus, Reason, Unavailable},
+    api::{LeaseStatus, MailRelayStatus, Reason, Unavailable, server_of},
     controller::{
         plan::{PoolPlan, RelayKey, RelayPlan},
         trouble::Trouble,
@@ -106,7 +106,7 @@ pub struct Facts<'a> {
     pub relay: &'a RelayPlan,
     /// Its pools, by name.
     pub pools: BTreeMap<String, PoolFigures<'a>>,
-    /// Who holds what of its pools, for people and for the next leader.
+    /// Who holds what of its pools, for people and for the next leader; of a `MailServer`'s, what its own namespace holds.
     pub leases: Vec<LeaseStatus>,
     /// Its pods whose workers never registered.
     pub absent: Vec<AbsentWorker<'a>>,
@@ -149,8 +149,12 @@ impl<'a> Facts<'a> {
             })
             .collect();
         let leases = leases(world, relay, &old.leases, now);
-        let holders = pools.values().filter_map(|pool| pool.ledger).flat_map(|ledger| &ledger.holders);
-        let holders = holders.filter(|holder| holder.claim > 0 && !is_foreign(relay));
+        let namespace = RelayKey::of(&relay.relay).namespace;
+        let holders = pools.iter().filter_map(|(name, pool)| Some((name, &pool.ledger?.holders)));
+        let holders = holders.flat_map(|(name, holders)| holders.iter().map(move |holder| (name, holder)));
+        let holders =
+            holders.filter(|(pool, holder)| server_of(pool).is_none() || mirror::is_of(&holder.pod, &namespace));
+        let holders = holders.map(|(_, holder)| holder).filter(|holder| holder.claim > 0 && !is_foreign(relay));
         let vanished =
             holders.filter_map(|holder| Some((holder, world.vanished.get(&holder.pod_uid)?.as_deref()))).collect();
         let record = world.records.get(&RelayKey::of(&relay.relay));
@@ -222,6 +226,8 @@ fn leases(world: &World, relay: &RelayPlan, old: &[LeaseStatus], now: Timestamp)
     let show = |budget: &String| {
         let shown = old.iter().find(|lease| lease.budget_name == *budget);
         let mirror = &world.pools.get(budget)?.mirror;
+        let theirs = server_of(budget).map(|_| mirror::of_namespace(mirror, namespace, &names));
+        let mirror = theirs.as_ref().unwrap_or(mirror);
         (!mirror.is_empty()).then(|| mirror::show(budget, mirror, &names, shown, now))
     };
     budgets.iter().filter_map(show).collect()
@@ -257,11 +263,13 @@ pub fn unavailable<'a>(facts: &Facts<'a>) -> BTreeMap<&'a str, (&'a str, &'a str
         .filter_map(|(name, troubles)| Some((name, troubles.into_iter().flatten().next()?)))
         .collect();
     // Without its ledger nobody gets a slot, whatever the server would say.
-    for server in &facts.relay.relay.spec.servers {
+    for server in &facts.relay.published.servers {
         if let Some(trouble) = facts.pools.get(&server.pool()).and_then(|pool| pool.trouble) {
             unavailable.insert(&server.name, (trouble.reason, &trouble.message));
         }
     }
+    let lacking = facts.relay.lacking.iter();
+    unavailable.extend(lacking.map(|(name, stall)| (&**name, (stall.reason.as_str(), &*stall.message))));
     unavailable
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use kube::{Resource, ResourceExt};
 
-use super::{note::Note, recorder::EventRecorder, writer::RelayWriter};
+use super::{note::Note, recorder::EventRecorder, writer::StatusWriter};
 use crate::{
     api::FINALIZER,
     controller::{observe::GuardedRelay, plan::RelayKey, world::World},
@@ -35,7 +35,7 @@ impl Finalizers {
     }
 
     /// Puts the finalizer on, and takes it off when the relay's shares are taken back.
-    pub async fn keep(&mut self, world: &World, relay: &GuardedRelay, writer: &RelayWriter, recorder: &EventRecorder) {
+    pub async fn keep(&mut self, world: &World, relay: &GuardedRelay, writer: &StatusWriter, recorder: &EventRecorder) {
         let key = RelayKey::of_object(relay);
         let ours = relay.finalizers().iter().any(|name| name == FINALIZER);
         if relay.meta().deletion_timestamp.is_none() {

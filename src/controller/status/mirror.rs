@@ -45,6 +45,37 @@ pub fn show(
     }
 }
 
+/// Whether something that begins with a namespace and a slash, as a pod's full name does, is of this one.
+pub fn is_of(name: &str, namespace: &str) -> bool {
+    name.split_once('/').is_some_and(|(of, _)| of == namespace)
+}
+
+/// What of a pool that many namespaces share is one's own: the others' pods are nothing that its people should see. All that is
+/// left out is shown by the others, and all of it by the `MailServer`.
+pub fn of_namespace(mirror: &Mirror, namespace: &str, names: &BTreeMap<String, String>) -> Mirror {
+    let is_own = |pod: &str| is_of(pod, namespace);
+    let is_own_holder = |holder: &&MirroredHolder| match &holder.incarnation {
+        Some(incarnation) => is_own(&incarnation.pod),
+        None => names.contains_key(&holder.pod_uid),
+    };
+    let is_own_entry = |withheld: &&MirroredQuarantine| match &withheld.pod {
+        Some(pod) => is_own(pod),
+        None => uid_of(&withheld.entry).is_some_and(|uid| names.contains_key(uid)),
+    };
+    let is_own_word = |word: &&String| word.strip_prefix("relay:").is_none_or(is_own);
+    Mirror {
+        holders: mirror.holders.iter().filter(is_own_holder).cloned().collect(),
+        unlisted: 0,
+        quarantine: mirror.quarantine.iter().filter(is_own_entry).cloned().collect(),
+        servers: mirror.servers.iter().filter(is_own_word).cloned().collect(),
+    }
+}
+
+/// What is withheld for a pod that never registered is named by its UID.
+fn uid_of(entry: &QuarantineView) -> Option<&str> {
+    entry.id.split('.').next()
+}
+
 fn inc(holder: &MirroredHolder) -> Option<&str> {
     holder.incarnation.as_ref().map(|incarnation| &*incarnation.inc)
 }
@@ -89,8 +120,7 @@ fn quarantine_status(
     now: Timestamp,
 ) -> QuarantineStatus {
     let MirroredQuarantine { entry, pod, left } = withheld.clone();
-    // What is withheld for a pod that never registered is named by its UID.
-    let pod = pod.or_else(|| names.get(entry.id.split('.').next()?).cloned());
+    let pod = pod.or_else(|| names.get(uid_of(&entry)?).cloned());
     let end = now.checked_add(left).unwrap_or(now);
     let shown = old.into_iter().flat_map(|old| &old.quarantine).find(|shown| shown.id == entry.id);
     let holds = |shown: &&QuarantineStatus| shown.until.0.duration_since(end).unsigned_abs() <= STEADY;
@@ -253,6 +283,30 @@ mod tests {
         assert_eq!(all["mx"].holders.len(), 2);
         assert_eq!((all["mx"].unlisted, &*all["mx"].quarantine), (3, &[withheld("q", 4, 300)][..]));
         assert_eq!(all["mx"].quarantine[0].entry.seconds, 300);
+    }
+
+    #[test]
+    fn of_a_pool_of_many_namespaces_each_shows_its_own_and_together_they_show_all() {
+        let mut theirs = registered("b", 3, 3);
+        theirs.incarnation.as_mut().expect("registered").pod = "other/b".into();
+        let mut withheld_theirs = withheld("q2", 1, 60);
+        withheld_theirs.pod = Some("other/b".into());
+        let waiting = MirroredHolder { pod_uid: "w".into(), share: 3, incarnation: None };
+        let all = Mirror {
+            holders: vec![registered("a", 5, 8), theirs, waiting],
+            unlisted: 0,
+            quarantine: vec![withheld("q", 4, 30), withheld_theirs],
+            servers: ["mx:25", "relay:mail/r/primary", "relay:other/r/primary"].map(str::to_owned).into(),
+        };
+        let names = BTreeMap::from([("w".to_owned(), "mail/web".to_owned())]);
+        let (ours, others) = (of_namespace(&all, "mail", &names), of_namespace(&all, "other", &BTreeMap::new()));
+        let pods = |mirror: &Mirror| mirror.holders.iter().map(|holder| holder.pod_uid.clone()).collect::<Vec<_>>();
+        assert_eq!((pods(&ours), pods(&others)), (vec!["a".to_owned(), "w".to_owned()], vec!["b".to_owned()]));
+        assert_eq!(ours.quarantine, [withheld("q", 4, 30)]);
+        assert!(ours.servers.contains("mx:25") && !ours.servers.contains("relay:other/r/primary"));
+        let shown = [&ours, &others].map(|mirror| show("mx", mirror, &names, None, at(1)));
+        let read = read(shown);
+        assert_eq!((read["mx"].holders.len(), read["mx"].quarantine.len(), read["mx"].servers.len()), (3, 2, 3));
     }
 
     #[test]

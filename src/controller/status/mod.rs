@@ -1,4 +1,4 @@
-//! Step 5: what is shown: statuses, finalizers and Events of relays.
+//! Step 5: what is shown: statuses, finalizers and Events of relays and mail servers.
 
 mod activity;
 mod compose;
@@ -6,6 +6,8 @@ mod conditions;
 mod debts;
 mod facts;
 mod finalizers;
+mod mail_server;
+mod mail_servers;
 mod measure;
 mod measured;
 pub mod mirror;
@@ -18,8 +20,9 @@ mod unreadable;
 mod writer;
 
 pub use activity::{Activity, show_new, watch_activity};
+pub use mail_servers::MailServers;
 pub use measure::queue_of;
 pub use note::{News, Note};
 pub use recorder::EventRecorder;
 pub use relays::Relays;
-pub use writer::RelayWriter;
+pub use writer::StatusWriter;

@@ -22,16 +22,18 @@ use super::{
     facts::Facts,
     finalizers::Finalizers,
     measure::{audit, measure},
+    mirror,
     note::News,
     notes::{of_incident, transitions},
     recorder::EventRecorder,
     shown::{Allowance, Shown},
     unreadable::Unreadable,
-    writer::RelayWriter,
+    writer::StatusWriter,
 };
 use crate::{
+    api::server_of,
     controller::{
-        drive::Incident,
+        drive::{Happening, Incident},
         metrics::ControllerMetrics,
         observe::{Observed, Safety},
         plan::{RelayKey, RelayPlan},
@@ -52,7 +54,7 @@ const REST: Duration = Duration::from_secs(30);
 /// What the task works with.
 pub struct Relays {
     /// Writes to the API server.
-    pub writer: RelayWriter,
+    pub writer: StatusWriter,
     /// The store.
     pub store: Store,
     /// What the API server says.
@@ -146,8 +148,21 @@ impl Relays {
 
     fn tell_of_pool(&self, incident: &Incident) {
         let world = self.world.borrow();
-        for relay in world.plan.relays.values().filter(|relay| relay.pools.contains(&incident.pool)) {
-            self.recorder.record(relay.relay.object_ref(&()), of_incident(incident, system::timestamp()));
+        let notes = || of_incident(incident, system::timestamp());
+        let server = server_of(&incident.pool);
+        let is_told = |key: &RelayKey| match (server, &incident.what) {
+            // Other tenants' pods are nothing that a relay's people should read of.
+            (Some(_), Happening::WorkerLost { pod, .. }) => mirror::is_of(pod, &key.namespace),
+            _ => true,
+        };
+        for (key, relay) in &world.plan.relays {
+            if relay.pools.contains(&incident.pool) && is_told(key) {
+                self.recorder.record(relay.relay.object_ref(&()), notes());
+            }
+        }
+        let object = server.and_then(|name| self.observed.server(name));
+        if let Some(server) = object.as_ref().and_then(|object| object.0.as_ref().ok()) {
+            self.recorder.record(server.object_ref(&()), notes());
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kube::ResourceExt;
 use serde_json::json;
 
-use super::writer::RelayWriter;
+use super::writer::StatusWriter;
 use crate::{
     controller::{observe::GuardedRelay, plan::RelayKey},
     system,
@@ -19,7 +19,7 @@ pub struct Unreadable {
 
 impl Unreadable {
     /// Says on an object whose spec cannot be read that this is so.
-    pub async fn say(&mut self, relay: &GuardedRelay, writer: &RelayWriter) {
+    pub async fn say(&mut self, relay: &GuardedRelay, writer: &StatusWriter) {
         let uid = relay.uid().unwrap_or_default();
         let Err(invalid) = &relay.0 else {
             self.said.remove(&uid);

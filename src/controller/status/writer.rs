@@ -1,4 +1,4 @@
-//! Writes `MailRelay` objects: their status and their finalizers.
+//! Writes `MailRelay` and `MailServer` objects: their status, and the finalizers of relays.
 
 use kube::{
     Api, Client, Resource,
@@ -33,11 +33,11 @@ impl WriteError {
 }
 
 /// Writes through one client.
-pub struct RelayWriter {
+pub struct StatusWriter {
     client: Client,
 }
 
-impl RelayWriter {
+impl StatusWriter {
     /// A writer through this client.
     pub fn new(client: Client) -> Self {
         Self { client }
@@ -49,7 +49,7 @@ impl RelayWriter {
         let patch = json!({
             "metadata": { "finalizers": finalizers, "resourceVersion": relay.meta().resource_version },
         });
-        let api = self.api(key);
+        let api = self.api::<MailRelay>(Some(&key.namespace));
         let params = PatchParams::default();
         let written = timeout(API_LIMIT, api.patch(&key.name, &params, &Patch::Merge(&patch))).await;
         match written.map_err(|_| WriteError::TimedOut).and_then(|written| Ok(written?)) {
@@ -59,24 +59,39 @@ impl RelayWriter {
         }
     }
 
-    /// By server-side apply: fields that are no longer said go away. The UID keeps a new object of the same name safe.
+    /// Writes the status of a relay.
     pub async fn write_status(&self, key: &RelayKey, uid: &str, status: serde_json::Value) -> Result<(), WriteError> {
+        self.write::<MailRelay>(Some(&key.namespace), &key.name, uid, status).await
+    }
+
+    /// By server-side apply: fields that are no longer said go away. The UID keeps a new object of the same name safe.
+    pub async fn write<K: Resource<DynamicType = ()>>(
+        &self,
+        namespace: Option<&str>,
+        name: &str,
+        uid: &str,
+        status: serde_json::Value,
+    ) -> Result<(), WriteError> {
         let patch = json!({
-            "apiVersion": MailRelay::api_version(&()),
-            "kind": MailRelay::kind(&()),
-            "metadata": { "name": key.name, "uid": uid },
+            "apiVersion": K::api_version(&()),
+            "kind": K::kind(&()),
+            "metadata": { "name": name, "uid": uid },
             "status": status,
         });
-        let api = self.api(key);
+        let api = self.api::<K>(namespace);
         let params = PatchParams::apply(MANAGER).force();
-        match timeout(API_LIMIT, api.patch_status(&key.name, &params, &Patch::Apply(&patch))).await {
+        match timeout(API_LIMIT, api.patch_status(name, &params, &Patch::Apply(&patch))).await {
             Ok(written) => Ok(written.map(drop)?),
             Err(_) => Err(WriteError::TimedOut),
         }
     }
 
     /// Objects as they come: an answer that our types cannot read is no failure of a write.
-    fn api(&self, key: &RelayKey) -> Api<DynamicObject> {
-        Api::namespaced_with(self.client.clone(), &key.namespace, &ApiResource::erase::<MailRelay>(&()))
+    fn api<K: Resource<DynamicType = ()>>(&self, namespace: Option<&str>) -> Api<DynamicObject> {
+        let resource = ApiResource::erase::<K>(&());
+        match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        }
     }
 }

@@ -82,7 +82,7 @@ impl House {
             "spec": { "servers": [server], "queue": { "name": name, "deadLetterName": format!("{name}-dead") } },
         });
         let relay: MailRelay = serde_json::from_value(object).expect("a relay");
-        let pool = relay.spec.servers[0].pool();
+        let pool = relay.spec.servers[0].inline().expect("a server of its own").pool();
         let api = Api::<MailRelay>::namespaced(self.client.clone(), "mail");
         api.create(&PostParams::default(), &relay).await.expect("the relay is taken");
         self.relays.push(Relay { name, pool });

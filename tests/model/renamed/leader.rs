@@ -146,7 +146,7 @@ fn plan(budget: &str) -> Plan {
     .expect("a relay");
     let members: BTreeSet<String> = (0..PODS).map(uid).collect();
     let key = RelayKey::of(&relay);
-    let server = &relay.spec.servers[0];
+    let server = relay.spec.servers[0].inline().expect("a server of its own");
     let pool = PoolPlan {
         budget: BUDGET,
         members: members.clone(),
@@ -155,7 +155,8 @@ fn plan(budget: &str) -> Plan {
         rate_limits: Vec::new(),
         servers: BTreeSet::from([server.address(), format!("relay:{key}/s")]),
     };
-    let published = relay.spec.clone();
+    let spec = serde_json::to_value(&relay.spec).expect("JSON");
+    let published = serde_json::from_value(spec).expect("a spec whose servers are its own is resolved");
     let relay = RelayPlan {
         uid: "r".to_owned(),
         generation: 1,
@@ -165,6 +166,7 @@ fn plan(budget: &str) -> Plan {
         selects_any: true,
         pools: BTreeSet::from([budget.to_owned()]),
         shared: None,
+        lacking: BTreeMap::new(),
         relay: Arc::new(relay),
         published,
     };

@@ -358,7 +358,7 @@ impl Inner {
 
     fn tell(&mut self, what: &str, collection: &str, object: &Value) {
         // Only these are watched.
-        if matches!(collection, "pods" | "mailrelays") {
+        if matches!(collection, "pods" | "mailrelays" | "mailservers" | "namespaces") {
             let event = json!({ "type": what, "object": object });
             self.events.push((self.version, collection.to_owned(), Bytes::from(format!("{event}\n"))));
         }

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::controller::{
     observe::PodFacts,
-    plan::{Candidate, Ownership, plan},
+    plan::{Candidate, Lenders, Ownership, plan},
 };
 
 /// A relay of namespace `mail` with its pod of the same name and one server `s`: the budget, the host, the port.
@@ -33,7 +33,7 @@ fn planned_of(relays: &[(&str, Servers<'_>)]) -> Plan {
             "metadata": { "name": name, "namespace": "mail", "uid": name, "creationTimestamp": format!("2026-11-21T00:00:{age:02}Z") },
             "spec": { "servers": servers, "queue": { "name": format!("q-{name}"), "deadLetterName": format!("d-{name}") } },
         });
-        Candidate { relay: Arc::new(serde_json::from_value(relay).expect("a relay")), objection: None }
+        Candidate::new(Arc::new(serde_json::from_value(relay).expect("a relay")), None, &Lenders::default())
     };
     let pod = |(name, _): &(&str, Servers<'_>)| PodFacts {
         uid: (*name).into(),
@@ -44,7 +44,7 @@ fn planned_of(relays: &[(&str, Servers<'_>)]) -> Plan {
     };
     let candidates: Vec<Candidate> = relays.iter().enumerate().map(candidate).collect();
     let pods: Vec<PodFacts> = relays.iter().map(pod).collect();
-    let plan = plan(&candidates, &pods, false, &Ownership::default());
+    let plan = plan(&candidates, &pods, false, &Ownership::default(), &Lenders::default());
     assert!(plan.relays.values().all(|relay| relay.stalled.is_none()), "{plan:?}");
     plan
 }

@@ -16,7 +16,7 @@ use crate::{
     controller::{
         fixtures,
         observe::PodFacts,
-        plan::{Candidate, Ownership, RelayKey, plan},
+        plan::{Candidate, Lenders, Ownership, RelayKey, plan},
         status::measured::Measured,
         world::{PoolView, World},
     },
@@ -40,7 +40,7 @@ fn scene_of(spec: &Value, pods: &[&str]) -> Scene {
         "apiVersion": "mailrelay.dev/v1alpha1", "kind": "MailRelay", "spec": spec,
         "metadata": { "name": "corporate", "namespace": "mail", "uid": "r", "generation": 3 },
     });
-    let relay = Candidate { relay: Arc::new(serde_json::from_value(relay).expect("a relay")), objection: None };
+    let relay = Candidate::new(Arc::new(serde_json::from_value(relay).expect("a relay")), None, &Lenders::default());
     let pods: Vec<PodFacts> = pods
         .iter()
         .map(|name| PodFacts {
@@ -52,7 +52,10 @@ fn scene_of(spec: &Value, pods: &[&str]) -> Scene {
             ..PodFacts::default()
         })
         .collect();
-    let world = World { plan: Arc::new(plan(&[relay], &pods, false, &Ownership::default())), ..World::default() };
+    let world = World {
+        plan: Arc::new(plan(&[relay], &pods, false, &Ownership::default(), &Lenders::default())),
+        ..World::default()
+    };
     let measured = Measured { depths: Some(Depths::default()), ..Measured::default() };
     Scene { world, measured, now: 1_000 }
 }

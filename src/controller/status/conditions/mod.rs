@@ -8,10 +8,10 @@ mod store;
 mod verdict;
 mod workers;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-
-use self::verdict::Verdict;
-pub use self::verdict::{HELD_BY_VANISHED, SCALED_TO_ZERO, SUSPENDED};
+pub use self::{
+    slots::withheld,
+    verdict::{HELD_BY_VANISHED, SCALED_TO_ZERO, SUSPENDED, Verdict, say},
+};
 use super::facts::Facts;
 use crate::api::Condition;
 
@@ -52,22 +52,9 @@ pub fn conditions(facts: &Facts<'_>, old: &[Condition]) -> Vec<Condition> {
             }
             continue;
         };
-        let unchanged = before.filter(|before| before.status == verdict.status);
-        all.push(Condition {
-            type_: kind.to_owned(),
-            status: verdict.status.to_owned(),
-            reason: verdict.reason,
-            message: verdict.message,
-            observed_generation: Some(facts.relay.generation),
-            last_transition_time: unchanged
-                .map_or_else(|| Time(whole_seconds(facts)), |b| b.last_transition_time.clone()),
-        });
+        all.push(verdict.condition(kind, facts.relay.generation, old, facts.now));
     }
     all
-}
-
-fn whole_seconds(facts: &Facts<'_>) -> jiff::Timestamp {
-    jiff::Timestamp::from_second(facts.now.as_second()).unwrap_or(facts.now)
 }
 
 fn is_measured(kind: &str) -> bool {

@@ -72,7 +72,7 @@ fn nobody_works(facts: &Facts<'_>) -> Option<Verdict> {
     }
     let unavailable = unavailable(facts);
     let (_, (reason, message)) = unavailable.first_key_value()?;
-    let all = facts.relay.relay.spec.servers.iter().all(|server| unavailable.contains_key(&*server.name));
+    let all = facts.relay.published.servers.iter().all(|server| unavailable.contains_key(&*server.name));
     all.then(|| say(false, *reason, *message))?
 }
 
