@@ -1,9 +1,12 @@
 //! Divides a budget among members. Pure: std only.
 //!
-//! The division is equal, keeps what members already have where fairness allows it, and is the same whoever computes
+//! The division is equal, or by weights of groups and equal within them, keeps what members already have where fairness allows it, and is the same whoever computes
 //! it and in whatever order the members come.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::{BTreeMap, BinaryHeap},
+};
 
 /// Who takes part in a division.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +36,81 @@ pub fn divide(budget: u32, members: &[Member]) -> BTreeMap<String, u32> {
     let mut order: Vec<(Reverse<u32>, &str)> = current.into_iter().map(|(uid, share)| (Reverse(share), uid)).collect();
     order.sort_unstable();
     (0..).zip(order).map(|(rank, (_, uid))| (uid.to_owned(), base + u32::from(rank < remainder))).collect()
+}
+
+/// Members that have a part of the budget together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// How much they get, relative to other groups.
+    pub weight: u32,
+    /// Who they are.
+    pub members: Vec<Member>,
+}
+
+/// Divides `budget` slots among `groups` by their weights, and the part of each among its members ([`divide`]).
+///
+/// A group with members has one slot at least while there are as many slots as groups. What is left goes, slot by slot, to
+/// the group that has the least for its weight (the method of Sainte-Laguë); of equals to one that has that slot now, then to
+/// the one that holds more, and then to the one that comes first by its members.
+pub fn divide_by_weight(budget: u32, groups: &[Group]) -> BTreeMap<String, u32> {
+    let holds = |group: &Group| group.members.iter().map(|member| member.current).sum::<u32>();
+    let first = |group: &Group| group.members.iter().map(|member| member.uid.clone()).min();
+    let mut groups: Vec<(&Group, u32)> =
+        groups.iter().filter(|group| !group.members.is_empty()).map(|g| (g, 0)).collect();
+    groups.sort_by_key(|(group, _)| (Reverse(holds(group)), Reverse(group.weight), first(group)));
+    let mut left = budget;
+    for (_, part) in &mut groups {
+        *part = left.min(1);
+        left -= *part;
+    }
+    // `weight / (2 part + 1)`, compared without division: the largest is served next.
+    let mut queue: BinaryHeap<Claim> = groups
+        .iter()
+        .enumerate()
+        .map(|(place, (group, part))| Claim {
+            weight: group.weight,
+            part: *part,
+            holds: holds(group),
+            place: Reverse(place),
+        })
+        .collect();
+    while left > 0
+        && let Some(mut claim) = queue.pop()
+    {
+        claim.part += 1;
+        left -= 1;
+        queue.push(claim);
+    }
+    for Claim { part, place: Reverse(place), .. } in queue {
+        groups[place].1 = part;
+    }
+    groups.iter().flat_map(|(group, part)| divide(*part, &group.members)).collect()
+}
+
+/// A group that may get the next slot.
+#[derive(PartialEq, Eq)]
+struct Claim {
+    weight: u32,
+    part: u32,
+    holds: u32,
+    place: Reverse<usize>,
+}
+
+impl Ord for Claim {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let of = |claim: &Self, beside: &Self| u64::from(claim.weight) * (2 * u64::from(beside.part) + 1);
+        let has_it_now = |claim: &Self| claim.holds > claim.part;
+        of(self, other)
+            .cmp(&of(other, self))
+            .then(has_it_now(self).cmp(&has_it_now(other)))
+            .then(self.place.cmp(&other.place))
+    }
+}
+
+impl PartialOrd for Claim {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 #[cfg(test)]
@@ -80,7 +158,76 @@ mod tests {
         members.iter().zip(shares).map(|(member, share)| member.current.saturating_sub(*share)).sum()
     }
 
+    fn parts(budget: u32, groups: &[(u32, &[(&str, u32)])]) -> Vec<u32> {
+        let group = |(weight, members): &(u32, &[(&str, u32)])| Group {
+            weight: *weight,
+            members: members.iter().map(|(uid, current)| member(uid, *current)).collect(),
+        };
+        let shares = divide_by_weight(budget, &groups.iter().map(group).collect::<Vec<_>>());
+        groups.iter().map(|(_, members)| members.iter().map(|(uid, _)| shares[*uid]).sum()).collect()
+    }
+
+    #[test]
+    fn groups_have_parts_by_their_weights_and_none_is_left_out() {
+        assert_eq!(parts(16, &[(3, &[("a", 0)]), (1, &[("b", 0)])]), [12, 4]);
+        assert_eq!(parts(16, &[(3, &[("a", 0)]), (1, &[("b", 0), ("c", 0)])]), [12, 4]);
+        assert_eq!(parts(16, &[(1000, &[("a", 0)]), (1, &[("b", 0)])]), [15, 1]);
+        assert_eq!(
+            parts(2, &[(1, &[("a", 0)]), (5, &[("b", 0)]), (1, &[("c", 1)])]),
+            [0, 1, 1],
+            "who holds one keeps it"
+        );
+        assert_eq!(parts(16, &[(3, &[("a", 0)]), (1, &[])]), [16, 0], "an empty group needs nothing");
+        assert_eq!(divide_by_weight(16, &[]), BTreeMap::new());
+    }
+
+    fn some_groups() -> impl Strategy<Value = Vec<Group>> {
+        let group = (1_u32..1000, prop::collection::vec(0_u32..24, 0..6));
+        prop::collection::vec(group, 0..6).prop_map(|groups| {
+            let group = |(number, (weight, members)): (usize, (u32, Vec<u32>))| Group {
+                weight,
+                members: (0..).zip(members).map(|(n, current)| member(&format!("{number}.{n}"), current)).collect(),
+            };
+            groups.into_iter().enumerate().map(group).collect()
+        })
+    }
+
+    fn sum(shares: &BTreeMap<String, u32>, group: &Group) -> u32 {
+        group.members.iter().map(|member| shares[&member.uid]).sum()
+    }
+
     proptest! {
+        #[test]
+        fn by_weight_all_is_given_out_each_group_has_something_and_the_heavier_one_no_less(
+            budget in 0_u32..200,
+            groups in some_groups(),
+        ) {
+            let shares = divide_by_weight(budget, &groups);
+            let taking: Vec<&Group> = groups.iter().filter(|group| !group.members.is_empty()).collect();
+            prop_assert_eq!(shares.values().sum::<u32>(), if taking.is_empty() { 0 } else { budget });
+            let parts: Vec<(u32, u32)> = taking.iter().map(|group| (group.weight, sum(&shares, group))).collect();
+            if budget as usize >= taking.len() {
+                prop_assert!(parts.iter().all(|(_, part)| *part > 0), "{:?}", parts);
+                for (weight, part) in &parts {
+                    let heavier = parts.iter().filter(|(other, _)| other > weight);
+                    prop_assert!(heavier.clone().all(|(_, theirs)| theirs >= part), "{:?}", parts);
+                }
+            }
+            let mut reversed = groups.clone();
+            reversed.reverse();
+            prop_assert_eq!(divide_by_weight(budget, &reversed), shares);
+        }
+
+        #[test]
+        fn by_weight_too_dividing_again_moves_nothing(budget in 0_u32..200, groups in some_groups()) {
+            let first = divide_by_weight(budget, &groups);
+            let settled: Vec<Group> = groups.iter().cloned().map(|mut group| {
+                group.members.iter_mut().for_each(|member| member.current = first[&member.uid]);
+                group
+            }).collect();
+            prop_assert_eq!(divide_by_weight(budget, &settled), first);
+        }
+
         #[test]
         fn all_of_the_budget_is_given_out_and_no_more(budget in 0_u32..200, members in some_members()) {
             let total: u32 = divide(budget, &members).values().sum();

@@ -210,6 +210,8 @@ fn a_mail_server_of_two_lines_is_accepted_and_nonsense_is_refused() {
         ("/spec/endpoints", json!([{ "host": "smtp://mx" }]), "host must be a host name"),
         ("/spec/endpoints", json!([{ "host": "mx" }, { "host": "mx.example.com:25" }]), "host must be a host name"),
         ("/spec/tlsServerName", json!("mx:465"), "tlsServerName must be a host name"),
+        ("/spec/sharing", json!({ "weights": { "a": 3 } }), "sharing.weights needs sharing.policy Weighted"),
+        ("/spec/sharing", json!({ "policy": "Weighted", "weights": { "a": 0 } }), "must be from 1 to 1000"),
         ("/spec/sessionTimeout", json!("25h"), "sessionTimeout must be from 1s to 24h"),
         ("/spec/closeGrace", json!("1ms"), "closeGrace must be from 100ms to 5m"),
         ("/spec/rateLimits", json!([{ "count": 30, "interval": "0s" }]), "interval must be from 1s"),

@@ -221,6 +221,8 @@ impl Lead {
         let plan = PoolPlan {
             budget,
             members: scene.workers.iter().map(|worker| worker.pod.uid.clone()).collect(),
+            relays: std::collections::BTreeMap::new(),
+            weights: None,
             session_timeout: DurationText::from_secs(10),
             close_grace: DurationText::from_secs(2),
             rate_limits: Vec::new(),

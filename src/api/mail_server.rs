@@ -1,5 +1,7 @@
 //! The `MailServer` resource: what a platform knows of a mail server, and the budget that it owns. Namespaces borrow from it.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -112,6 +114,10 @@ pub struct MailServerSpec {
     #[x_kube(validation = Rule::new("duration(self) >= duration('100ms') && duration(self) <= duration('5m')").message("closeGrace must be from 100ms to 5m"))]
     pub close_grace: DurationText,
 
+    /// How those who borrow share the connections while all of them have mail to send.
+    #[serde(default)]
+    pub sharing: Sharing,
+
     /// The labels of the namespaces whose relays may borrow. Absent: none; an empty selector: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_namespaces: Option<LabelSelector>,
@@ -140,6 +146,34 @@ pub enum CountedBy {
     Server,
     /// Those of one login: each relay has its own, and a budget of its own.
     Account,
+}
+
+/// How those who borrow share the connections. Whatever the policy: the share of a relay that has nothing to send is lent to the
+/// others, and comes back, within one mail's time, when it has.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Default)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("default" = {}))]
+#[x_kube(cel)]
+#[x_kube(validation = Rule::new("!has(self.weights) || size(self.weights) == 0 || self.policy == 'Weighted'").message("sharing.weights needs sharing.policy Weighted"))]
+#[x_kube(validation = Rule::new("!has(self.weights) || self.weights.all(namespace, self.weights[namespace] >= 1 && self.weights[namespace] <= 1000)").message("each of sharing.weights must be from 1 to 1000"))]
+pub struct Sharing {
+    /// By what they are shared.
+    #[serde(default)]
+    pub policy: SharingPolicy,
+    /// The weights of namespaces; one that is not named has 1.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 256))]
+    pub weights: BTreeMap<String, i32>,
+}
+
+/// By what connections are shared.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum SharingPolicy {
+    /// Each pod has the same.
+    #[default]
+    Equal,
+    /// Each namespace has a part by its weight, and one connection at least; within it each pod has the same.
+    Weighted,
 }
 
 /// The state of a server as the leading controller last saw it.

@@ -18,8 +18,8 @@ mod terms;
 pub use crd::{Definition, definitions};
 pub use duration::{DurationText, ParseDurationError};
 pub use mail_server::{
-    BorrowerStatus, CountedBy, Endpoint, MailServer, MailServerSpec, MailServerStatus, ServerBudgetStatus,
-    is_by_account, server_of,
+    BorrowerStatus, CountedBy, Endpoint, MailServer, MailServerSpec, MailServerStatus, ServerBudgetStatus, Sharing,
+    SharingPolicy, is_by_account, server_of,
 };
 pub use names::{BudgetName, Host, KeyPrefix, NameError, QueueName};
 pub use reason::Reason;

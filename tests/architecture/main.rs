@@ -39,11 +39,13 @@ const FORBIDDEN: [(&str, &str); 3] = [("worker", "controller"), ("worker", "budg
 const KUBERNETES: [&str; 2] = ["api", "controller"];
 
 /// Sources that decide and do nothing else: clock and randomness are arguments, and nothing waits.
-const PURE: [&str; 83] = [
+const PURE: [&str; 89] = [
+    "api/mail_server.rs",
+    "api/server.rs",
     "api/spec.rs",
     "api/spec/queue.rs",
     "api/spec/retry.rs",
-    "api/spec/server.rs",
+    "api/spec/entry.rs",
     "api/reason.rs",
     "api/record.rs",
     "budget.rs",
@@ -93,16 +95,19 @@ const PURE: [&str; 83] = [
     "smtp/send/encoder.rs",
     "smtp/table.rs",
     "controller/drive/saturation.rs",
+    "controller/drive/idle.rs",
     "controller/drive/shares.rs",
     "controller/observe/evidence.rs",
     "controller/observe/liveness.rs",
     "controller/observe/topology.rs",
     "controller/plan/candidates.rs",
     "controller/plan/decide.rs",
+    "controller/plan/lenders.rs",
     "controller/plan/ownership.rs",
     "controller/plan/pool.rs",
     "controller/plan/relay.rs",
     "controller/plan/selection.rs",
+    "controller/plan/server.rs",
     "controller/plan/succession.rs",
     "controller/publish/release.rs",
     "controller/status/compose.rs",
@@ -116,6 +121,7 @@ const PURE: [&str; 83] = [
     "controller/status/conditions/workers.rs",
     "controller/status/debts.rs",
     "controller/status/facts.rs",
+    "controller/status/mail_server.rs",
     "controller/status/measured.rs",
     "controller/status/mirror.rs",
     "controller/status/notes.rs",

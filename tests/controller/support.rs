@@ -48,6 +48,8 @@ pub fn pool_plan(members: &[&str]) -> PoolPlan {
     PoolPlan {
         budget: 16,
         members: members.iter().map(ToString::to_string).collect(),
+        relays: BTreeMap::new(),
+        weights: None,
         session_timeout: DurationText::from_secs(300),
         close_grace: DurationText::new(Duration::from_millis(500)),
         rate_limits: Vec::new(),

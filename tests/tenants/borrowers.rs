@@ -77,9 +77,12 @@ async fn shows(house: &House, collection: &str, key: &str, kind: &str, wanted: &
     .await
 }
 
+/// So many mails at once, as a producer without mailrelay pushes them.
 fn send_many(house: &House, tenant: &Tenant, count: usize) {
-    let lines: Vec<String> = (0..count).map(|number| mail(&format!("r{number}@example.org")).to_string()).collect();
-    house.done(&tenant.producer, &["send", "--relay", &tenant.relay(), "--lines"], &lines.join("\n"));
+    let mails: Vec<String> = (0..count).map(|number| mail(&format!("r{number}@example.org")).to_string()).collect();
+    let queue = format!("{}-mail", tenant.name);
+    let words: Vec<&str> = ["LPUSH", &queue].into_iter().chain(mails.iter().map(String::as_str)).collect();
+    house.redis(&words);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,6 +114,43 @@ async fn two_tenants_share_the_connections_of_one_mail_server_and_see_nothing_of
     house.nothing_was_refused();
     a.logs_are_clean();
     b.logs_are_clean();
+}
+
+async fn claims(tenant: &Tenant, wanted: &[u32]) {
+    eventually("the slots are where they should be", async || {
+        let snapshot = tenant.ledger.snapshot().await.map_err(|error| error.to_string())?;
+        let view = snapshot.in_force().ok_or("no ledger")?;
+        let mut claims: Vec<u32> = view.holders.iter().map(|holder| holder.claim).collect();
+        claims.sort_unstable();
+        if claims == wanted { Ok(()) } else { Err(format!("{view:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_tenant_does_not_use_is_lent_to_the_other_and_its_weight_counts_when_it_has_mail() {
+    let weighted = |spec: &mut Value| spec["sharing"] = json!({ "policy": "Weighted", "weights": { "team-a": 3 } });
+    let (house, [a, b]) = platform(weighted, |_| BUDGET.to_owned()).await;
+    b.all_rest_of(2).await;
+    a.sink.set_behaviour(slow(100));
+    send_many(&house, &a, 800);
+    claims(&a, &[0, 8]).await;
+    let status = shows(&house, "mailrelays", &b.relay(), "Ready", "True AllSharesGranted").await;
+    assert_eq!(status["readyWorkers"], 1, "it rests, and is ready all the same: {status}");
+    eventually("all are in use", async || match a.sink.stats().open {
+        8 => Ok(()),
+        open => Err(format!("{open} are open")),
+    })
+    .await;
+    // The other tenant's mail does not wait for the end of that.
+    send_many(&house, &b, 20);
+    claims(&a, &[2, 6]).await;
+    b.settled("it is delivered beside the other's", 20).await;
+    let waiting = a.queue.audit().await.expect("an audit");
+    assert!(waiting.delivered < 800, "{waiting:?}");
+    a.settled("all are delivered", 800).await;
+    assert!(a.sink.stats().peak <= 8, "{:?}", a.sink.stats());
+    house.nothing_was_refused();
 }
 
 #[tokio::test(flavor = "multi_thread")]

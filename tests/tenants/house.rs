@@ -251,10 +251,15 @@ impl Tenant {
 
     /// Waits until every worker is in the ledger and holds nothing.
     pub async fn all_rest(&self) {
+        self.all_rest_of(self.workers.len()).await;
+    }
+
+    /// The same where the ledger has so many workers, those of others included.
+    pub async fn all_rest_of(&self, workers: usize) {
         eventually("all rest", async || {
             let snapshot = self.ledger.snapshot().await.map_err(|error| error.to_string())?;
             let view = snapshot.in_force().ok_or("no ledger")?;
-            let rest = view.holders.len() == self.workers.len() && view.holders.iter().all(HolderView::is_resting);
+            let rest = view.holders.len() == workers && view.holders.iter().all(HolderView::is_resting);
             if rest { Ok(()) } else { Err(format!("{view:?}")) }
         })
         .await;

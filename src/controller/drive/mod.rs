@@ -2,6 +2,7 @@
 
 mod act;
 mod error;
+mod idle;
 mod incident;
 mod pool;
 mod pools;
@@ -13,6 +14,7 @@ mod step;
 mod turn;
 
 pub use error::{ApplyError, Deposed};
+pub use idle::idle;
 pub use incident::{Happening, Incident};
 pub use pool::Pool;
 pub use pools::{Outcome, Pools, Round};

@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     error::{ApplyError, Deposed},
+    idle::idle,
     incident::Incident,
     saturation::Saturation,
     settled::Settled,
@@ -249,7 +250,8 @@ impl Pool {
     /// The policy that should be in force: the shares of what the server takes.
     pub(super) fn target(&self, plan: Option<&PoolPlan>, view: Option<&LedgerView>, turn: &Turn<'_>) -> Policy {
         let Standing { waiting, servers, .. } = &self.standing;
-        let without = waiting.union(&self.lent()).cloned().collect();
+        let idle = plan.map_or_else(BTreeSet::new, |plan| idle(plan, view));
+        let without = waiting.union(&self.lent()).chain(&idle).cloned().collect();
         let target = |plan: Option<&PoolPlan>| {
             let target = shares::target(plan, &without, &self.shares, view, self.budget, turn.epoch, turn.timing.lease);
             Policy { servers: servers.clone(), ..target }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    budget::{Member, divide},
+    budget::{Group, Member, divide, divide_by_weight},
     controller::plan::PoolPlan,
     lease::{BootTime, LedgerState, LedgerView, Policy},
 };
@@ -35,13 +35,29 @@ pub fn target(
                 plan.members.iter().partition(|uid| without.contains(*uid) || is_gone(ledger, uid));
             let members: Vec<Member> =
                 here.into_iter().map(|uid| Member { uid: uid.clone(), current: share(uid) }).collect();
-            let mut shares = divide(plan.budget, &members);
+            let mut shares = match &plan.weights {
+                None => divide(plan.budget, &members),
+                Some(weights) => divide_by_weight(plan.budget, &groups(plan, weights, members)),
+            };
             // Named all the same, or the ledger forgets which generation comes next.
             shares.extend(gone.into_iter().map(|uid| (uid.clone(), 0)));
             (plan.budget, shares)
         }
     };
     Policy { epoch, revision: 1, budget, lease, entitlements, servers: BTreeSet::new() }
+}
+
+/// The members by namespace, each with its weight.
+fn groups(plan: &PoolPlan, weights: &BTreeMap<String, u32>, members: Vec<Member>) -> Vec<Group> {
+    let of_pods = plan.relays.iter().flat_map(|(key, pods)| pods.iter().map(|uid| (uid, &key.namespace)));
+    let namespaces: BTreeMap<&String, &String> = of_pods.collect();
+    let mut groups: BTreeMap<Option<&String>, Group> = BTreeMap::new();
+    for member in members {
+        let namespace = namespaces.get(&member.uid).copied();
+        let weight = namespace.and_then(|namespace| weights.get(namespace)).copied().unwrap_or(1);
+        groups.entry(namespace).or_insert_with(|| Group { weight, members: Vec::new() }).members.push(member);
+    }
+    groups.into_values().collect()
 }
 
 /// Whether a pod's worker has been on the ledger and is no more: it left, or was lost and taken off. The pod may exist
@@ -125,7 +141,10 @@ mod tests {
     use super::*;
     use crate::{
         api::DurationText,
-        controller::fixtures::{self, holder},
+        controller::{
+            fixtures::{self, holder},
+            plan::RelayKey,
+        },
         lease::HolderView,
     };
 
@@ -139,6 +158,8 @@ mod tests {
         PoolPlan {
             budget,
             members: members.iter().map(ToString::to_string).collect(),
+            relays: BTreeMap::new(),
+            weights: None,
             session_timeout: DurationText::from_secs(300),
             close_grace: DurationText::from_secs(2),
             rate_limits: Vec::new(),
@@ -193,6 +214,22 @@ mod tests {
         ledger.entitlements = shares(&[("a", 16), ("b", 0)]);
         ledger.holders.push(of("b"));
         assert_eq!(target(&ledger), shares(&[("a", 8), ("b", 8)]), "b has a process again");
+    }
+
+    #[test]
+    fn namespaces_share_by_their_weights_and_pods_within_them_alike() {
+        let relays = [("team-a", &["a"][..]), ("team-b", &["b", "c"][..])].map(|(namespace, pods)| {
+            let key = RelayKey { namespace: namespace.into(), name: "bulk".into() };
+            (key, pods.iter().map(|uid| (*uid).to_owned()).collect())
+        });
+        let weights = Some(BTreeMap::from([("team-a".to_owned(), 3)]));
+        let plan = PoolPlan { relays: relays.into(), weights, ..pool(16, &["a", "b", "c"]) };
+        let without = |pods: &[&str]| {
+            let without = pods.iter().map(|uid| (*uid).to_owned()).collect();
+            target(Some(&plan), &without, &BTreeMap::new(), None, 16, 3, LEASE).entitlements
+        };
+        assert_eq!(without(&[]), shares(&[("a", 12), ("b", 2), ("c", 2)]));
+        assert_eq!(without(&["a"]), shares(&[("a", 0), ("b", 8), ("c", 8)]), "what one does not use is the others'");
     }
 
     #[test]

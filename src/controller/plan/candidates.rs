@@ -5,10 +5,29 @@ use std::{collections::BTreeMap, sync::Arc};
 use kube::ResourceExt;
 
 use super::{
-    lenders::Lenders,
-    relay::{Candidate, RelayKey},
+    lenders::{Lenders, Resolved},
+    relay::RelayKey,
 };
 use crate::{api::MailRelay, controller::observe::GuardedRelay};
+
+/// A relay, and what the rules of the API say against it (for objects that were stored before a rule existed).
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The object.
+    pub relay: Arc<MailRelay>,
+    /// The sentences of the rules it breaks.
+    pub objection: Option<String>,
+    /// Its servers.
+    pub resolved: Resolved,
+}
+
+impl Candidate {
+    /// A relay whose servers are its own or borrowed.
+    pub fn new(relay: Arc<MailRelay>, objection: Option<String>, lenders: &Lenders) -> Self {
+        let resolved = lenders.resolve(&relay);
+        Self { relay, objection, resolved }
+    }
+}
 
 /// The relays as they were when the plan before was made, by UID, with what the rules of the API say against each: they are
 /// slow to evaluate, and a spec changes rarely.

@@ -6,10 +6,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{ResourceExt, core::Selector};
 
 use super::{
+    candidates::Candidate,
     lenders::{Lenders, pools_of},
     ownership::{Owned, Owners, Ownership},
     pool::{PoolPlan, add_to_pools},
-    relay::{Candidate, RelayKey, RelayPlan, Stall, StallReason},
+    relay::{RelayKey, RelayPlan, Stall, StallReason},
     selection::Selection,
     server::{ServerPlan, add_borrower, note_twins, servers},
 };
@@ -73,7 +74,7 @@ pub fn plan<'a>(
         if stalled.is_none() {
             owners.add(candidate);
             add_to_pools(&mut plan.pools, &key, &published, &workers);
-            add_borrower(&mut plan.servers, &key, &published);
+            add_borrower(&mut plan.servers, &mut plan.pools, lenders, &key, &published);
         }
         let entry = RelayPlan {
             uid: relay.uid().unwrap_or_default(),

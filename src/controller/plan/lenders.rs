@@ -12,7 +12,7 @@ use kube::{
 
 use super::relay::{RelayKey, Stall, StallReason};
 use crate::{
-    api::{BudgetName, CountedBy, MailRelay, MailServer, Server, ServerEntry},
+    api::{BudgetName, CountedBy, MailRelay, MailServer, Server, ServerEntry, Sharing, SharingPolicy},
     controller::observe::GuardedServer,
 };
 
@@ -162,6 +162,14 @@ impl Lenders {
             }
         }
         all
+    }
+
+    /// The weights of namespaces that share this server by weight.
+    pub fn weights(&self, server: &str) -> Option<BTreeMap<String, u32>> {
+        let Sharing { policy, weights } = &self.servers.get(server)?.terms.as_ref().ok()?.server.spec.sharing;
+        let weight = |weight: &i32| u32::try_from(*weight).unwrap_or(1);
+        let weights = weights.iter().map(|(namespace, of)| (namespace.clone(), weight(of)));
+        (*policy == SharingPolicy::Weighted).then(|| weights.collect())
     }
 
     /// The servers of a relay.

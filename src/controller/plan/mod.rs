@@ -10,11 +10,11 @@ mod selection;
 mod server;
 mod succession;
 
-pub use candidates::{Candidates, unreadable};
+pub use candidates::{Candidate, Candidates, unreadable};
 pub use decide::{Plan, plan};
 pub use lenders::{KnownLenders, Lenders, pools_named_by};
 pub use ownership::{Owned, Ownership};
 pub use pool::PoolPlan;
-pub use relay::{Candidate, RelayKey, RelayPlan, Stall, StallReason};
+pub use relay::{RelayKey, RelayPlan, Stall, StallReason};
 pub use server::ServerPlan;
 pub use succession::{Known, Standing, stand};

@@ -11,8 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use kube::ResourceExt;
 
 use super::{
+    candidates::Candidate,
     lenders::{Lenders, pools_of},
-    relay::{Candidate, RelayKey, Stall, StallReason},
+    relay::{RelayKey, Stall, StallReason},
 };
 use crate::api::{MailRelay, Server, is_by_account, server_of};
 

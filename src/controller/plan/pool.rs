@@ -12,6 +12,10 @@ pub struct PoolPlan {
     pub budget: u32,
     /// UIDs of the pods that share it.
     pub members: BTreeSet<String>,
+    /// Which of them are of which relay: each has mail of its own.
+    pub relays: BTreeMap<RelayKey, BTreeSet<String>>,
+    /// The weights of namespaces, where they share by weight; one that is not named has 1.
+    pub weights: Option<BTreeMap<String, u32>>,
     /// The longest `sessionTimeout`.
     pub session_timeout: DurationText,
     /// The longest `closeGrace`.
@@ -48,6 +52,8 @@ pub fn add_to_pools(
         let pool = pools.entry(server.pool()).or_insert_with(|| PoolPlan {
             budget,
             members: BTreeSet::new(),
+            relays: BTreeMap::new(),
+            weights: None,
             session_timeout: server.session_timeout,
             close_grace: server.close_grace,
             rate_limits: Vec::new(),
@@ -61,6 +67,7 @@ pub fn add_to_pools(
         // Who is suspended sends nothing: its part serves those who share the budget.
         if !spec.suspend && !server.suspend {
             pool.members.extend(workers.keys().cloned());
+            pool.relays.entry(key.clone()).or_insert_with(|| workers.keys().cloned().collect());
         }
     }
 }

@@ -7,7 +7,6 @@ use std::{
 
 use kube::ResourceExt;
 
-use super::lenders::{Lenders, Resolved};
 use crate::api::{MailRelay, ResolvedSpec};
 
 /// Namespace and name of a relay.
@@ -111,23 +110,4 @@ pub struct RelayPlan {
     /// The spec as its workers are to use it: the servers as whoever owns them says, and how long slots are withheld as the
     /// pool says, not one relay, since all who share a pool count on it.
     pub published: ResolvedSpec,
-}
-
-/// A relay, and what the rules of the API say against it (for objects that were stored before a rule existed).
-#[derive(Clone, Debug)]
-pub struct Candidate {
-    /// The object.
-    pub relay: Arc<MailRelay>,
-    /// The sentences of the rules it breaks.
-    pub objection: Option<String>,
-    /// Its servers.
-    pub resolved: Resolved,
-}
-
-impl Candidate {
-    /// A relay whose servers are its own or borrowed.
-    pub fn new(relay: Arc<MailRelay>, objection: Option<String>, lenders: &Lenders) -> Self {
-        let resolved = lenders.resolve(&relay);
-        Self { relay, objection, resolved }
-    }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     lenders::{Lender, Lenders, Terms, pools_of},
+    pool::PoolPlan,
     relay::RelayKey,
 };
 use crate::api::{ResolvedSpec, server_of};
@@ -45,10 +46,20 @@ pub fn servers(lenders: &Lenders) -> BTreeMap<String, ServerPlan> {
     plan.collect()
 }
 
-/// Notes of whom a working relay borrows.
-pub fn add_borrower(servers: &mut BTreeMap<String, ServerPlan>, key: &RelayKey, spec: &ResolvedSpec) {
+/// Notes of whom a working relay borrows, and how those who do share.
+pub fn add_borrower(
+    servers: &mut BTreeMap<String, ServerPlan>,
+    pools: &mut BTreeMap<String, PoolPlan>,
+    lenders: &Lenders,
+    key: &RelayKey,
+    spec: &ResolvedSpec,
+) {
     for pool in pools_of(&spec.servers) {
-        if let Some(server) = server_of(&pool).and_then(|name| servers.get_mut(name)) {
+        let Some(name) = server_of(&pool) else { continue };
+        if let Some(planned) = pools.get_mut(&pool) {
+            planned.weights = lenders.weights(name);
+        }
+        if let Some(server) = servers.get_mut(name) {
             server.borrowers.insert(key.clone(), pool);
         }
     }

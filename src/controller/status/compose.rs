@@ -20,7 +20,9 @@ const LISTED: usize = 64;
 pub fn status(facts: &Facts<'_>, old: &MailRelayStatus) -> MailRelayStatus {
     let shares = facts.shares();
     let registered = facts.registered();
-    let ready = shares.iter().filter(|(uid, (share, _))| *share > 0 && registered.contains(*uid)).count();
+    // Whose share is lent while it rests has one as soon as there is something to do.
+    let has_share = |uid: &str, share: u32| share > 0 || facts.idle.contains(uid);
+    let ready = shares.iter().filter(|(uid, (share, _))| has_share(uid, *share) && registered.contains(*uid)).count();
     let mut workers: Vec<WorkerStatus> = shares
         .iter()
         .map(|(uid, (share, open))| WorkerStatus {

@@ -11,6 +11,7 @@ use super::{measured::Measured, mirror};
 use crate::{
     api::{LeaseStatus, MailRelayStatus, Reason, Unavailable, server_of},
     controller::{
+        drive::idle,
         plan::{PoolPlan, RelayKey, RelayPlan},
         trouble::Trouble,
         world::{PoolView, World},
@@ -108,6 +109,8 @@ pub struct Facts<'a> {
     pub pools: BTreeMap<String, PoolFigures<'a>>,
     /// Who holds what of its pools, for people and for the next leader; of a `MailServer`'s, what its own namespace holds.
     pub leases: Vec<LeaseStatus>,
+    /// UIDs of pods that rest while their shares are lent to other relays.
+    pub idle: BTreeSet<String>,
     /// Its pods whose workers never registered.
     pub absent: Vec<AbsentWorker<'a>>,
     /// Pods that hold slots of its pools and are gone from the API server, and the node they were last seen on.
@@ -157,10 +160,11 @@ impl<'a> Facts<'a> {
         let holders = holders.map(|(_, holder)| holder).filter(|holder| holder.claim > 0 && !is_foreign(relay));
         let vanished =
             holders.filter_map(|holder| Some((holder, world.vanished.get(&holder.pod_uid)?.as_deref()))).collect();
+        let idle = pools.values().filter_map(|pool| Some(idle(pool.plan?, pool.ledger))).flatten().collect();
         let record = world.records.get(&RelayKey::of(&relay.relay));
         let store_problem = world.store_problem.as_deref();
         let absent = if relay.stalled.is_some() { Vec::new() } else { absent(world, relay) };
-        Self { relay, pools, leases, absent, vanished, store_problem, record, measured, now }
+        Self { relay, pools, leases, idle, absent, vanished, store_problem, record, measured, now }
     }
 
     /// Share and open connections of each of its workers, over all pools, by pod UID.

@@ -150,6 +150,8 @@ fn plan(budget: &str) -> Plan {
     let pool = PoolPlan {
         budget: BUDGET,
         members: members.clone(),
+        relays: BTreeMap::new(),
+        weights: None,
         session_timeout: server.session_timeout,
         close_grace: server.close_grace,
         rate_limits: Vec::new(),

@@ -46,6 +46,8 @@ fn world(state: LedgerState) -> World {
             PoolPlan {
                 budget: 16,
                 members: BTreeSet::new(),
+                relays: BTreeMap::new(),
+                weights: None,
                 session_timeout: crate::api::DurationText::from_secs(300),
                 close_grace: crate::api::DurationText::from_secs(2),
                 rate_limits: Vec::new(),
