@@ -155,7 +155,7 @@ pub enum CountedBy {
 #[schemars(extend("default" = {}))]
 #[x_kube(cel)]
 #[x_kube(validation = Rule::new("!has(self.weights) || size(self.weights) == 0 || self.policy == 'Weighted'").message("sharing.weights needs sharing.policy Weighted"))]
-#[x_kube(validation = Rule::new("!has(self.weights) || self.weights.all(namespace, self.weights[namespace] >= 1 && self.weights[namespace] <= 1000)").message("each of sharing.weights must be from 1 to 1000"))]
+#[x_kube(validation = Rule::new("!has(self.weights) || self.weights.all(of, self.weights[of] >= 1 && self.weights[of] <= 1000)").message("each of sharing.weights must be from 1 to 1000"))]
 pub struct Sharing {
     /// By what they are shared.
     #[serde(default)]
