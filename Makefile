@@ -97,7 +97,7 @@ crd-check:
 
 # What Helm says, without a cluster: with the defaults, and with everything on. The schemas of Kubernetes can't be had
 # without one, so what is rendered, and the examples, are held to them by the API server in `make test-e2e`.
-CHART_ON := --set networkPolicy.enabled=true,sharedBudgets=true,serviceAccount.name=other,priorityClassName=high
+CHART_ON := --set networkPolicy.enabled=true,serviceAccount.name=other,priorityClassName=high
 .PHONY: chart-check
 chart-check:
 	@helm=$$(hack/cluster/tools/build)/helm; \

@@ -36,7 +36,7 @@ fn planned((budget, host, port): Server<'_>) -> Plan {
         }] },
     });
     let relay = Candidate::new(Arc::new(serde_json::from_value(relay).expect("a relay")), None, &Lenders::default());
-    let mut plan = plan(&[relay], &[], false, &Ownership::default(), &Lenders::default());
+    let mut plan = plan(&[relay], &[], &Ownership::default(), &Lenders::default());
     for pod in PODS {
         for relay in plan.relays.values_mut() {
             relay.workers.insert(pod.into(), pod.into());

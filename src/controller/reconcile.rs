@@ -57,8 +57,6 @@ pub struct Leadership {
     pub epoch: u64,
     /// The protocol's times.
     pub timing: Timing,
-    /// Whether relays of several namespaces may share a budget.
-    pub shared_budgets: bool,
     /// What must outlive Redis.
     pub marking: Marking,
     /// The pools that have a ledger, whoever named them.
@@ -197,7 +195,7 @@ impl Reconciler {
         let held = self.pools.known().map(|holder| &*holder.pod_uid).collect();
         self.pods.note(pods.iter().map(|pod| &**pod), &held);
         let pods = pods.iter().map(|pod| &**pod);
-        self.world.plan = Arc::new(plan(&candidates, pods, self.lead.shared_budgets, &ownership, &lenders));
+        self.world.plan = Arc::new(plan(&candidates, pods, &ownership, &lenders));
     }
 
     /// Takes in how the turn of all pools ended. What one pool's ledger answered is that pool's alone. Returns the store's problem,

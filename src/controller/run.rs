@@ -43,9 +43,6 @@ pub struct ControllerOptions {
     /// Name of the leader's Lease; the `ConfigMap` is called the same with `-epoch`
     #[arg(long, env = "MAILRELAY_LEASE_NAME", default_value = "mailrelay-controller")]
     pub lease_name: String,
-    /// Let relays of several namespaces share a budget
-    #[arg(long, env = "MAILRELAY_SHARED_BUDGETS")]
-    pub shared_budgets: bool,
     /// Where to serve /livez, /readyz and /metrics
     #[arg(long = "http", env = "MAILRELAY_HTTP", default_value = "[::]:8080")]
     pub http: SocketAddr,
@@ -191,7 +188,6 @@ async fn lead(
         observed: observed.clone(),
         epoch,
         timing,
-        shared_budgets: options.shared_budgets,
         marking: Marking::new(registry, epoch, recorded),
         known,
         facts,

@@ -143,6 +143,6 @@ pub fn relay_plan(generation: i64) -> (RelayKey, Plan) {
     let relay = Candidate::new(Arc::new(serde_json::from_value(relay).expect("a relay")), None, &Lenders::default());
     (
         RelayKey { namespace: "mail".into(), name: "corporate".into() },
-        plan(&[relay], &[], false, &Ownership::default(), &Lenders::default()),
+        plan(&[relay], &[], &Ownership::default(), &Lenders::default()),
     )
 }

@@ -18,7 +18,6 @@ pub fn replica(name: &str, store: Store, client: Client) -> Replica {
         namespace: "mailrelay".into(),
         identity: name.into(),
         lease_name: "mailrelay-controller".into(),
-        shared_budgets: false,
         http: (Ipv4Addr::LOCALHOST, 0).into(),
     };
     let (ready, _) = watch::channel(false);

@@ -39,7 +39,6 @@ pub struct Plan {
 pub fn plan<'a>(
     relays: &[Candidate],
     pods: impl IntoIterator<Item = &'a PodFacts>,
-    shared_budgets: bool,
     ownership: &Ownership,
     lenders: &Lenders,
 ) -> Plan {
@@ -57,7 +56,7 @@ pub fn plan<'a>(
             Ok(_) => match objection {
                 Some(message) => Some(Stall { reason: StallReason::InvalidSpec, message: message.clone() }),
                 None if resolved.servers.is_empty() => resolved.lacking.values().next().cloned(),
-                None => owners.conflict(candidate, lenders, shared_budgets),
+                None => owners.conflict(candidate, lenders),
             },
         };
         let mut workers = BTreeMap::new();

@@ -114,7 +114,7 @@ impl Owners {
     }
 
     /// Why a relay must not work beside those that own something.
-    pub fn conflict(&self, candidate: &Candidate, lenders: &Lenders, shared_budgets: bool) -> Option<Stall> {
+    pub fn conflict(&self, candidate: &Candidate, lenders: &Lenders) -> Option<Stall> {
         let relay = &candidate.relay;
         let Owner { uid, key } = Owner::of(relay);
         let stall = self.list_conflict(&uid, relay).or_else(|| self.payload_conflict(&uid, relay));
@@ -126,11 +126,8 @@ impl Owners {
         };
         let stall = stall.or_else(|| servers.iter().find_map(twice));
         let stall = stall.or_else(|| servers.iter().find_map(|server| self.platforms(&uid, server, lenders)));
-        let second = |server: &Server| self.second_budget(&uid, &key, server, shared_budgets);
+        let second = |server: &Server| self.second_budget(&uid, &key, server);
         let stall = stall.or_else(|| servers.iter().find_map(second));
-        if shared_budgets {
-            return stall;
-        }
         stall.or_else(|| servers.iter().find_map(|server| self.foreign_budget(&uid, &key, server)))
     }
 
@@ -189,11 +186,11 @@ impl Owners {
     }
 
     /// Two budgets for one mail server would let twice as many connections be open.
-    fn second_budget(&self, uid: &str, key: &RelayKey, server: &Server, shared_budgets: bool) -> Option<Stall> {
+    fn second_budget(&self, uid: &str, key: &RelayKey, server: &Server) -> Option<Stall> {
         let address = server.address();
         let (budget, owner) =
             self.budgets_of(&address).find(|(budget, owner)| are_two(budget, server) && owner.uid != uid)?;
-        let may_share = shared_budgets || owner.key.namespace == key.namespace;
+        let may_share = owner.key.namespace == key.namespace;
         Some(duplicate(server, budget, &format!("the relay {}", owner.key), may_share))
     }
 

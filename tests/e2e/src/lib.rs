@@ -12,12 +12,14 @@ pub mod process;
 mod relay;
 mod server;
 mod stage;
+mod tenants;
 pub mod wait;
 
 pub use options::RelayOptions;
 pub use relay::{Rebalance, Relay};
 pub use server::{Server, Side};
 pub use stage::{Stage, is_local};
+pub use tenants::Tenants;
 
 use tokio::signal::unix::{SignalKind, signal};
 

@@ -1,6 +1,6 @@
 //! What a relay under test is made of: the objects of the examples, with a mail server of the test's own.
 
-use std::{net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use mailsink::{Behaviour, Login, Sink, SinkConfig};
@@ -54,6 +54,23 @@ pub struct RelayOptions {
     pub spec: Value,
     /// Servers beside the sink's own.
     pub more_servers: Vec<Value>,
+    /// It has no server of its own, but borrows.
+    pub borrowed: Option<Borrowed>,
+}
+
+/// A `MailServer`, and the server that it is.
+#[derive(Clone)]
+pub struct Borrowed {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub server: Arc<Server>,
+}
+
+impl fmt::Debug for Borrowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
 }
 
 impl RelayOptions {
@@ -76,6 +93,7 @@ impl RelayOptions {
             server: json!({}),
             spec: json!({}),
             more_servers: Vec::new(),
+            borrowed: None,
         }
     }
 
@@ -83,12 +101,16 @@ impl RelayOptions {
         if self.queue == "mail_queue" { "mail_dead_letter_queue".into() } else { format!("{}_dead", self.queue) }
     }
 
-    pub(crate) async fn start(&self, address: IpAddr) -> Result<Server> {
+    pub(crate) async fn start(&self, address: IpAddr) -> Result<Arc<Server>> {
+        if let Some(Borrowed { server, .. }) = &self.borrowed {
+            return Ok(Arc::clone(server));
+        }
         let budget = usize::try_from(self.budget)?;
-        match self.side {
+        let server = match self.side {
             Side::Sink => self.sink(address).await.map(Server::Sink),
             side => side.start(address, Terms { budget, pause: self.pause, timeout: self.timeout }).await,
-        }
+        };
+        server.map(Arc::new)
     }
 
     async fn sink(&self, address: IpAddr) -> Result<Sink> {
@@ -120,6 +142,9 @@ impl RelayOptions {
             server["auth"] = json!("Plain");
         }
         add(&mut server, &self.server);
+        if let Some(Borrowed { name, .. }) = &self.borrowed {
+            server = json!({"name": "primary", "serverRef": {"name": name}});
+        }
         let mut servers = vec![server];
         servers.extend(self.more_servers.clone());
         let mut spec =

@@ -79,13 +79,17 @@ impl<'a> Relay<'a> {
             budget_name: options.budget_name.clone(),
             raised: None,
             ledger: LedgerStore::new(stage.store.clone(), &options.budget_name),
-            server: Arc::new(server),
+            server,
         };
         stage.create_namespace(&relay.namespace).await?;
         apply(&options.relay(stage.address, &relay.server)).await?;
         let asked = Instant::now();
         apply(&options.workload(stage.address, &relay.server).await?).await?;
-        let raised = Some(relay.await_rebalance(options.replicas, asked).await?);
+        // What a relay that borrows gets depends on the others.
+        let raised = match &options.borrowed {
+            Some(_) => relay.await_pods(options.replicas).await.map(|()| None)?,
+            None => Some(relay.await_rebalance(options.replicas, asked).await?),
+        };
         Ok(Relay { raised, ..relay })
     }
 

@@ -176,8 +176,9 @@ impl Stage {
         succeed("helm", &["uninstall", "mailrelay", "--namespace", SYSTEM, "--wait", "--timeout", "1m"], "").await?;
         self.delete_namespace(SYSTEM).await?;
         if is_local() {
-            // Helm keeps it on purpose; a cluster of our own starts each run without it.
-            kubectl(&["delete", "crd", "mailrelays.mailrelay.dev", "--timeout=30s"]).await?;
+            // Helm keeps them on purpose; a cluster of our own starts each run without them.
+            let definitions = ["mailrelays.mailrelay.dev", "mailservers.mailrelay.dev"];
+            kubectl(&[&["delete", "crd"], &definitions[..], &["--timeout=30s"]].concat()).await?;
         }
         Ok(())
     }

@@ -63,8 +63,7 @@ fn running_pods_with_the_label_share_the_budget_and_others_do_not() {
         PodFacts { running: BTreeSet::from(["app".into()]), ..pod("e", "corporate") },
         PodFacts { namespace: "elsewhere".into(), ..pod("f", "corporate") },
     ];
-    let plan =
-        plan(&[relay("corporate", 1, &spec("mx", "q", 16))], &pods, false, &Ownership::default(), &Lenders::default());
+    let plan = plan(&[relay("corporate", 1, &spec("mx", "q", 16))], &pods, &Ownership::default(), &Lenders::default());
     assert_eq!(members(&plan, "mx"), ["a", "b"]);
     assert_eq!(plan.pools["mx"].budget, 16);
     let (_, relay) = plan.relays.first_key_value().expect("the relay");
@@ -87,7 +86,6 @@ fn a_selector_and_a_container_of_ones_own_are_used() {
     let plan = plan(
         &[relay("corporate", 1, &wanted)],
         &[worker("a", "web"), worker("b", "db")],
-        false,
         &Ownership::default(),
         &Lenders::default(),
     );
@@ -101,7 +99,7 @@ fn a_selector_that_makes_no_sense_stalls_its_relay_and_no_other() {
     let mut empty = spec("mx", "q2", 16);
     empty["workers"] = json!({ "selector": {} });
     let relays = [relay("bad", 1, &nonsense), relay("empty", 2, &empty), relay("good", 3, &spec("mx", "q3", 16))];
-    let plan = plan(&relays, &[pod("a", "good")], false, &Ownership::default(), &Lenders::default());
+    let plan = plan(&relays, &[pod("a", "good")], &Ownership::default(), &Lenders::default());
     assert!(
         stall(&plan, "bad").is_some_and(|(reason, message)| reason == "InvalidSpec" && message.contains("selector"))
     );
@@ -115,7 +113,7 @@ fn a_selector_that_makes_no_sense_stalls_its_relay_and_no_other() {
 #[test]
 fn relays_of_one_namespace_share_a_budget_and_the_smallest_limit_holds() {
     let relays = [relay("one", 1, &spec("MX", "q1", 16)), relay("two", 2, &spec("mx", "q2", 10))];
-    let plan = plan(&relays, &[pod("a", "one"), pod("b", "two")], false, &Ownership::default(), &Lenders::default());
+    let plan = plan(&relays, &[pod("a", "one"), pod("b", "two")], &Ownership::default(), &Lenders::default());
     assert_eq!(plan.pools.len(), 1);
     assert_eq!((plan.pools["mx"].budget, members(&plan, "mx")), (10, vec!["a".to_owned(), "b".to_owned()]));
     let sentences: Vec<_> = plan.relays.values().filter_map(|relay| relay.shared.clone()).collect();
@@ -123,24 +121,23 @@ fn relays_of_one_namespace_share_a_budget_and_the_smallest_limit_holds() {
 }
 
 #[test]
-fn across_namespaces_the_younger_relay_stalls_unless_sharing_is_allowed() {
+fn across_namespaces_the_younger_relay_of_one_budget_stalls_and_is_told_of_mail_servers() {
     let relays =
         [relay_in("zeta", "old", 1, &spec("mx", "q1", 16)), relay_in("alpha", "young", 2, &spec("mx", "q2", 1))];
-    let alone = plan(&relays, &[], false, &Ownership::default(), &Lenders::default());
+    let alone = plan(&relays, &[], &Ownership::default(), &Lenders::default());
     assert_eq!(stall(&alone, "old"), None);
     assert!(stall(&alone, "young").is_some_and(|(reason, message)| reason == "BudgetConflict"
         && message.contains("zeta/old")
+        && message.contains("make a MailServer of it")
         && message.contains("name another mail server")
         && !message.contains("budgetName")));
     assert_eq!(alone.pools["mx"].budget, 16, "a tenant cannot squeeze another");
-    let together = plan(&relays, &[], true, &Ownership::default(), &Lenders::default());
-    assert_eq!((stall(&together, "young"), together.pools["mx"].budget), (None, 1));
 }
 
 #[test]
 fn the_younger_of_two_relays_that_name_one_queue_stalls_and_gets_no_share() {
     let relays = [relay("young", 2, &spec("mx", "q", 16)), relay("old", 1, &spec("mx", "q", 16))];
-    let plan = plan(&relays, &[pod("a", "old"), pod("b", "young")], false, &Ownership::default(), &Lenders::default());
+    let plan = plan(&relays, &[pod("a", "old"), pod("b", "young")], &Ownership::default(), &Lenders::default());
     assert_eq!(stall(&plan, "old"), None);
     assert!(stall(&plan, "young").is_some_and(|(reason, message)| reason == "QueueConflict"
         && message.contains("mail/old")
@@ -155,7 +152,6 @@ fn a_dead_letter_list_is_a_queue_too() {
     let plan = plan(
         &[relay("one", 1, &spec("mx", "q1", 16)), relay("two", 2, &second)],
         &[],
-        false,
         &Ownership::default(),
         &Lenders::default(),
     );
@@ -171,7 +167,6 @@ fn a_relay_that_stalls_or_goes_owns_nothing() {
     let plan = plan(
         &[going, broken, relay("good", 3, &spec("mx", "q", 16))],
         &[pod("a", "good")],
-        false,
         &Ownership::default(),
         &Lenders::default(),
     );
@@ -188,11 +183,7 @@ fn who_is_suspended_leaves_its_part_to_the_others() {
         suspended.pointer_mut(what).expect("the relay or its server")["suspend"] = json!(true);
         let relays = [relay("one", 1, &suspended), relay("two", 2, &spec("mx", "q2", 16))];
         let pods = [pod("a", "one"), pod("b", "two")];
-        assert_eq!(
-            members(&plan(&relays, &pods, false, &Ownership::default(), &Lenders::default()), "mx"),
-            ["b"],
-            "{what}"
-        );
+        assert_eq!(members(&plan(&relays, &pods, &Ownership::default(), &Lenders::default()), "mx"), ["b"], "{what}");
     }
 }
 
@@ -203,9 +194,9 @@ fn the_order_of_the_watch_changes_nothing() {
         relay("two", 2, &spec("mx", "q", 16)),
         relay_in("other", "three", 3, &spec("mx", "q3", 2)),
     ];
-    let forwards = plan(&relays, &[pod("a", "one")], false, &Ownership::default(), &Lenders::default());
+    let forwards = plan(&relays, &[pod("a", "one")], &Ownership::default(), &Lenders::default());
     relays.reverse();
-    assert_eq!(plan(&relays, &[pod("a", "one")], false, &Ownership::default(), &Lenders::default()), forwards);
+    assert_eq!(plan(&relays, &[pod("a", "one")], &Ownership::default(), &Lenders::default()), forwards);
 }
 
 #[test]
@@ -217,7 +208,6 @@ fn another_name_for_the_budget_of_one_server_is_advised_only_for_another_server(
     let plan = plan(
         &[relay_in("zeta", "old", 1, &named), relay_in("alpha", "young", 2, &other)],
         &[],
-        false,
         &Ownership::default(),
         &Lenders::default(),
     );
@@ -235,7 +225,7 @@ fn two_budgets_for_one_server_are_refused_however_its_address_is_written() {
     for host in ["MX.Example.com", "mx.EXAMPLE.com"] {
         let relays =
             [relay("young", 2, &named(host, "q2", "mine")), relay("old", 1, &spec("mx.example.com", "q1", 16))];
-        let plan = plan(&relays, &[pod("a", "young")], true, &Ownership::default(), &Lenders::default());
+        let plan = plan(&relays, &[pod("a", "young")], &Ownership::default(), &Lenders::default());
         let (reason, message) = stall(&plan, "young").expect("a stall");
         assert_eq!(reason, "DuplicateBudget");
         for part in ["mx.example.com:587", "mail/old", "set budgetName mx.example.com here", "another mail server"] {
@@ -247,13 +237,13 @@ fn two_budgets_for_one_server_are_refused_however_its_address_is_written() {
     for (first, second) in [("10.0.0.1", "::ffff:10.0.0.1"), ("2001:db8::25", "2001:DB8:0::25"), ("10.0.0.1", "10.1")] {
         let relays = [relay("old", 1, &named(first, "q1", "a")), relay("young", 2, &named(second, "q2", "b"))];
         assert_eq!(
-            stall(&plan(&relays, &[], false, &Ownership::default(), &Lenders::default()), "young").map(|stall| stall.0),
+            stall(&plan(&relays, &[], &Ownership::default(), &Lenders::default()), "young").map(|stall| stall.0),
             Some("DuplicateBudget"),
             "{second}"
         );
         let relays = [relay("old", 1, &spec(first, "q1", 16)), relay("young", 2, &spec(second, "q2", 16))];
         assert_eq!(
-            plan(&relays, &[], false, &Ownership::default(), &Lenders::default()).pools.len(),
+            plan(&relays, &[], &Ownership::default(), &Lenders::default()).pools.len(),
             1,
             "{second} is {first}, and so is its budget"
         );
@@ -265,7 +255,7 @@ fn two_budgets_for_one_server_of_one_relay_are_refused_and_two_ports_of_a_host_s
     let two = |first: &Value, second: &Value| {
         let mut spec = spec("mx", "q", 16);
         spec["servers"] = json!([first, second]);
-        plan(&[relay("one", 1, &spec)], &[], false, &Ownership::default(), &Lenders::default())
+        plan(&[relay("one", 1, &spec)], &[], &Ownership::default(), &Lenders::default())
     };
     let first = json!({ "name": "first", "host": "mx" });
     let twice = two(&first, &json!({ "name": "second", "host": "mx", "budgetName": "more" }));
@@ -283,7 +273,7 @@ fn across_namespaces_a_second_budget_for_one_server_is_no_way_round_the_owner() 
     let mut named = spec("mx", "q2", 16);
     named["servers"][0]["budgetName"] = json!("mine");
     let relays = [relay_in("zeta", "old", 1, &spec("mx", "q1", 16)), relay_in("alpha", "young", 2, &named)];
-    let alone = plan(&relays, &[], false, &Ownership::default(), &Lenders::default());
+    let alone = plan(&relays, &[], &Ownership::default(), &Lenders::default());
     let (reason, message) = stall(&alone, "young").expect("a stall");
     assert!(reason == "DuplicateBudget" && message.contains("let the platform make a MailServer of it"), "{message}");
 }
@@ -296,7 +286,6 @@ fn workers_of_every_relay_that_shares_a_budget_use_its_longest_holds() {
     let plan = plan(
         &[relay("one", 1, &spec("mx", "q1", 16)), relay("two", 2, &patient)],
         &[],
-        false,
         &Ownership::default(),
         &Lenders::default(),
     );
@@ -317,7 +306,7 @@ fn workers_of_every_relay_that_shares_a_budget_keep_to_the_strictest_limits_of_a
     let mut stricter = spec("mx", "q3", 16);
     stricter["servers"][0]["rateLimits"] = json!([{ "count": 20, "interval": "60s", "burst": 5 }]);
     let relays = [relay("one", 1, &spec("mx", "q1", 16)), relay("two", 2, &limited), relay("three", 3, &stricter)];
-    let plan = plan(&relays, &[], false, &Ownership::default(), &Lenders::default());
+    let plan = plan(&relays, &[], &Ownership::default(), &Lenders::default());
     for relay in plan.relays.values() {
         let limits = &relay.published.servers[0].rate_limits;
         let figures: Vec<_> = limits.iter().map(|limit| (limit.unit, limit.count, limit.burst)).collect();

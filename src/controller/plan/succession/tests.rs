@@ -44,7 +44,7 @@ fn planned_of(relays: &[(&str, Servers<'_>)]) -> Plan {
     };
     let candidates: Vec<Candidate> = relays.iter().enumerate().map(candidate).collect();
     let pods: Vec<PodFacts> = relays.iter().map(pod).collect();
-    let plan = plan(&candidates, &pods, false, &Ownership::default(), &Lenders::default());
+    let plan = plan(&candidates, &pods, &Ownership::default(), &Lenders::default());
     assert!(plan.relays.values().all(|relay| relay.stalled.is_none()), "{plan:?}");
     plan
 }

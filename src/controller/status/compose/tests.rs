@@ -52,10 +52,8 @@ fn scene_of(spec: &Value, pods: &[&str]) -> Scene {
             ..PodFacts::default()
         })
         .collect();
-    let world = World {
-        plan: Arc::new(plan(&[relay], &pods, false, &Ownership::default(), &Lenders::default())),
-        ..World::default()
-    };
+    let world =
+        World { plan: Arc::new(plan(&[relay], &pods, &Ownership::default(), &Lenders::default())), ..World::default() };
     let measured = Measured { depths: Some(Depths::default()), ..Measured::default() };
     Scene { world, measured, now: 1_000 }
 }

@@ -4,7 +4,7 @@ use std::{env, fs, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use e2e::{
-    Rebalance, Relay, RelayOptions, Stage,
+    Rebalance, Relay, RelayOptions, Stage, Tenants,
     command::{kubectl, repository},
     interrupted,
     wait::{Look, until},
@@ -102,11 +102,40 @@ async fn tell(stage: &Stage) -> Result<()> {
     }
 
     let report = conclude(&relay, rebalances).await?;
-    let verdict = verdict(&report);
+    let verdict = match verdict(&report) {
+        Ok(()) => borrow(stage).await,
+        broken => broken,
+    };
     if env::var_os("KEEP").is_some_and(|keep| !keep.is_empty()) {
         keep(stage).await;
     }
     verdict
+}
+
+/// The last act: a server that the platform owns, and two namespaces that borrow from it.
+async fn borrow(stage: &Stage) -> Result<()> {
+    heading("A MailServer that the platform owns: team-a and team-b borrow its 16 connections, three to one");
+    let behaviour = Behaviour { mail_delay_ms: MAIL_DELAY_MS, ..Behaviour::default() };
+    let tenants = Tenants::raise(stage, "team", behaviour).await?;
+    tenants.await_parts((0, 0), LIMIT).await?;
+    let (heavy, light) = (("orders", 1_200), ("alerts", 60));
+    println!("team-a sends {} mails, and team-b has none", heavy.1);
+    tenants.heavy.send(heavy.0, heavy.1).await?;
+    let took = tenants.await_parts((16, 0), LIMIT).await?;
+    println!("after {} ms team-a has all 16: what team-b does not use is lent", took.as_millis());
+    tenants.light.send(light.0, light.1).await?;
+    let took = tenants.await_parts((12, 4), LIMIT).await?;
+    println!("team-b sends {}: {} ms later it has its 4, and team-a 12", light.1, took.as_millis());
+    tenants.light.await_settled(LIMIT).await?;
+    println!("team-b's mail is sent while {} of team-a's wait", tenants.heavy.depths().await?.pending);
+    println!("{}", kubectl(&["get", "mail", "--all-namespaces"]).await?);
+    tenants.heavy.await_settled(LIMIT).await?;
+    let stats = tenants.check(heavy, light).await?;
+    println!(
+        "{} mails were delivered, none was lost or sent twice, and at most {} connections were open at once.",
+        stats.unique_message_ids, stats.peak
+    );
+    tenants.lower().await
 }
 
 /// Prints what is going on until every mail is settled.

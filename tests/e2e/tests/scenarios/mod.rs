@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use e2e::{
-    Relay, RelayOptions, Stage, command, is_local,
+    Relay, RelayOptions, Stage, Tenants, command, is_local,
     mails::mail,
     wait::{Look, until},
 };
@@ -34,6 +34,7 @@ scenarios![
     malformed_mail_does_not_stop_good_mail,
     a_long_queue_raises_the_alarm_and_a_drained_one_ends_it,
     several_servers_share_the_work_each_within_its_own_budget,
+    two_namespaces_borrow_one_server_s_connections_and_lend_them_to_each_other,
     a_broken_object_does_not_stop_the_others,
 ];
 
@@ -41,6 +42,8 @@ scenarios![
 const SLOW_MS: u64 = 100;
 /// How long a batch may take to be delivered on a busy two-core machine.
 const DELIVERY: Duration = Duration::from_secs(60);
+/// How long until a worker without work rests.
+const REST: Duration = Duration::from_secs(20);
 /// How long until a dead worker's mail is delivered by others, or held.
 const TAKEN_OVER: Duration = Duration::from_secs(15);
 
@@ -85,7 +88,7 @@ async fn the_examples_and_the_chart_with_everything_on_fit_the_schemas_of_kubern
     stage.delete_namespace("mail").await?;
     ensure!(applied?.lines().count() == 4, "a relay, a Deployment, two Secrets");
     let chart = command::repository().join("charts/mailrelay").to_string_lossy().into_owned();
-    let everything = "networkPolicy.enabled=true,sharedBudgets=true,serviceAccount.name=other,priorityClassName=high";
+    let everything = "networkPolicy.enabled=true,serviceAccount.name=other,priorityClassName=high";
     let arguments = ["template", "mailrelay", &chart, "--namespace", "mailrelay-system", "--set", everything];
     let rendered = command::succeed("helm", &arguments, "").await?;
     command::succeed("kubectl", &[&apply[..], &["-"]].concat(), &rendered).await.map(drop)
@@ -272,6 +275,31 @@ async fn several_servers_share_the_work_each_within_its_own_budget(stage: &Stage
     );
     ensure!(first.unique_message_ids + second.unique_message_ids == 400, "{first:?}, {second:?}");
     relay.lower().await
+}
+
+async fn two_namespaces_borrow_one_server_s_connections_and_lend_them_to_each_other(stage: &Stage) -> Result<()> {
+    let tenants = Tenants::raise(stage, "shared", slow()).await?;
+    // Who has nothing to send for ten seconds rests.
+    tenants.await_parts((0, 0), REST).await?;
+    tenants.heavy.send("heavy", 1_600).await?;
+    tenants.await_parts((16, 0), TAKEN_OVER).await?;
+    tenants.light.send("light", 100).await?;
+    tenants.await_parts((12, 4), TAKEN_OVER).await?;
+    tenants.light.await_settled(DELIVERY).await?;
+    let waiting = tenants.heavy.depths().await?.pending;
+    ensure!(waiting > 0, "the light one's mail did not wait for the end of the heavy one's");
+    tenants.heavy.await_settled(DELIVERY).await?;
+    let stats = tenants.check(("heavy", 1_600), ("light", 100)).await?;
+    ensure!(stats.peak == 16, "all connections were in use: {stats:?}");
+    let name = &tenants.name;
+    let shown = command::kubectl(&["get", "mailserver", name]).await?;
+    ensure!(shown.lines().any(|line| line.starts_with(&format!("{name} ")) && line.contains("True")), "{shown}");
+    // Tenants see nothing of each other.
+    for (relay, other) in [(&tenants.heavy, &tenants.light), (&tenants.light, &tenants.heavy)] {
+        let shown = serde_json::to_string(&relay.object().await?.status)?;
+        ensure!(!shown.contains(&other.namespace), "the status of {} names the other: {shown}", relay.namespace);
+    }
+    tenants.lower().await
 }
 
 async fn a_broken_object_does_not_stop_the_others(stage: &Stage) -> Result<()> {
