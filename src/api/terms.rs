@@ -40,7 +40,8 @@ pub enum Unit {
     Recipient,
 }
 
-/// How a session is encrypted.
+// The doc of what is optional in a spec is what `kubectl explain` shows of the field: the generator prefers it to the field's own.
+/// How a session is encrypted: `StartTLS` unless it says otherwise. It never falls back to clear text.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Tls {
     /// STARTTLS before anything else; the session ends if the server does not offer it.
@@ -53,7 +54,8 @@ pub enum Tls {
     None,
 }
 
-/// A SASL mechanism.
+/// How a worker proves who it is: the SASL mechanism; absent for no login. Credentials are files in the worker's pod, `username`, `password` and
+/// `token` in `/etc/mailrelay/credentials/<name>/`, where `<name>` is that of the relay's entry in `spec.servers`.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Auth {
     /// RFC 4616.

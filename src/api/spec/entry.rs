@@ -91,7 +91,7 @@ pub struct ServerEntry {
     pub suspend: bool,
 }
 
-/// A `MailServer`.
+/// The `MailServer` that says everything about this server; it has to allow the relay's namespace.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ServerRef {

@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::{Api, Client, Config};
+use kube::{
+    Api, Client, Config, Resource,
+    core::{ApiResource, DynamicObject},
+};
 use mailrelay::store::{Store, StoreOptions};
 use serde_json::json;
 use tempfile::TempDir;
@@ -120,6 +123,15 @@ impl Stage {
 
     fn namespaces(&self) -> MutexGuard<'_, Vec<String>> {
         self.namespaces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Objects of a kind as they come, of one namespace or of the cluster.
+    pub fn objects<K: Resource<DynamicType = ()>>(&self, namespace: Option<&str>) -> Api<DynamicObject> {
+        let resource = ApiResource::erase::<K>(&());
+        match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        }
     }
 
     /// The environment that lets the product's command line find this Redis.
