@@ -79,11 +79,17 @@ async fn nonsense_is_refused_with_a_sentence_that_names_the_field(stage: &Stage)
 /// Unknown fields count, as they do not for `kubectl apply` and Helm.
 async fn the_examples_and_the_chart_with_everything_on_fit_the_schemas_of_kubernetes(stage: &Stage) -> Result<()> {
     let apply = ["apply", "--dry-run=server", "--validate=strict", "-f"];
-    stage.create_namespace("mail").await?;
+    // What a dry run makes is not there for the next object.
+    let namespaces = ["mail", "team-a", "team-b"];
+    for name in namespaces {
+        stage.create_namespace(name).await?;
+    }
     let examples = command::repository().join("examples").to_string_lossy().into_owned();
     let applied = command::kubectl(&[&apply[..], &[&examples]].concat()).await;
-    stage.delete_namespace("mail").await?;
-    ensure!(applied?.lines().count() == 4, "a relay, a Deployment, two Secrets");
+    for name in namespaces {
+        stage.delete_namespace(name).await?;
+    }
+    ensure!(applied?.lines().count() == 12, "three relays, four servers, a Deployment, two Secrets, two namespaces");
     let chart = command::repository().join("charts/mailrelay").to_string_lossy().into_owned();
     let everything = "networkPolicy.enabled=true,serviceAccount.name=other,priorityClassName=high";
     let arguments = ["template", "mailrelay", &chart, "--namespace", "mailrelay-system", "--set", everything];
