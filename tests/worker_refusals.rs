@@ -4,7 +4,10 @@ mod scene;
 
 use std::time::{Duration, Instant};
 
-use mailrelay::{api, queue::Filter};
+use mailrelay::{
+    api::{self, SCHEMA},
+    queue::Filter,
+};
 use mailsink::{Behaviour, Failure, FailureStage, Sink, SinkConfig};
 use scene::{Scene, eventually, mail};
 use serde_json::json;
@@ -49,6 +52,19 @@ async fn row_38_relaying_denied_kills_no_mail() {
 async fn row_38_our_name_refused_kills_no_mail() {
     let reply = "504 5.5.2 <relay>: Helo command rejected: need fully-qualified hostname";
     refuses_everybody(FailureStage::Rcpt, reply, "HeloRefused").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_name_that_the_server_wants_in_ehlo_is_said_as_soon_as_the_spec_has_it() {
+    let mut scene = Scene::sixteen(1, json!({})).await;
+    let name = "relay.example.com";
+    scene.sink.set_behaviour(Behaviour { helo_name: Some(name.into()), ..Behaviour::default() });
+    scene.send(50).await;
+    scene.unavailable_for("HeloRefused").await;
+    scene.change(|record| record.spec.servers[0].helo_name = Some(name.parse().expect("a name"))).await;
+    let audit = scene.all_delivered(50).await;
+    assert_eq!(audit.dead, 0, "{audit:?}");
+    scene.logs_are_clean();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,15 +199,15 @@ async fn a_record_of_a_newer_version_is_refused_and_told_and_the_last_one_stays_
     let mut scene = Scene::sixteen(1, json!({})).await;
     scene.send(5).await;
     scene.all_delivered(5).await;
-    scene.change(|record| (record.schema, record.spec.suspend) = (2, true)).await;
+    scene.change(|record| (record.schema, record.spec.suspend) = (SCHEMA + 1, true)).await;
     let told = refuses_record(&scene, 0).await;
-    assert!(told.contains("schema 2") && told.contains("update"), "{told}");
+    assert!(told.contains(&format!("schema {}", SCHEMA + 1)) && told.contains("update"), "{told}");
     scene.send(5).await;
     scene.all_delivered(10).await;
     // One that never had another says so, too, and sends nothing.
     scene.add_worker();
     refuses_record(&scene, 1).await;
-    scene.change(|record| (record.schema, record.spec.suspend) = (1, false)).await;
+    scene.change(|record| (record.schema, record.spec.suspend) = (SCHEMA, false)).await;
     eventually("it is followed again", async || {
         let report = scene.report(1).await.ok_or_else(|| "no report".to_owned())?;
         report.record.map_or(Ok(()), |refused| Err(refused.message))

@@ -98,6 +98,12 @@ pub struct MailServerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
 
+    /// The name that the worker gives in EHLO; default: its `--helo`, or the pod's name. Many servers refuse one without a dot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(HOST_RULE).message("heloName must be a host name or an IP address, without scheme, port or trailing dot"))]
+    pub helo_name: Option<Host>,
+
     /// After how many mails a session is closed and a new one opened.
     #[serde(default = "default_max_messages")]
     #[schemars(range(min = 1, max = 1_000_000))]
@@ -245,6 +251,7 @@ impl MailServerSpec {
             max_connections: self.max_connections,
             rate_limits: self.rate_limits.clone(),
             auth: self.auth,
+            helo_name: self.helo_name.clone(),
             max_messages_per_connection: self.max_messages_per_connection,
             session_timeout: self.session_timeout,
             close_grace: self.close_grace,

@@ -24,8 +24,8 @@ pub use mail_server::{
 pub use names::{BudgetName, Host, KeyPrefix, NameError, QueueName};
 pub use reason::Reason;
 pub use record::{
-    ReadError, RelayRecord, ResolvedSpec, SCHEMA, ServerReport, Unavailable, WorkerReport, record_key, relay_of,
-    reports_key,
+    ReadError, RelayRecord, ResolvedSpec, SCHEMA, ServerReport, Unavailable, WorkerReport, first_schema, record_key,
+    relay_of, reports_key,
 };
 pub use retention::Retention;
 pub use server::{Server, entry_of};

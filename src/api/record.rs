@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Breaker, Queue, Reason, Retry, Server, UnknownOutcome, Workers};
+use super::{Auth, Breaker, Queue, Reason, Retry, Server, UnknownOutcome, Workers};
 
 /// The newest schema of a record and of a report that is known here. It grows when an older version could misread a newer one.
-pub const SCHEMA: u64 = 1;
+pub const SCHEMA: u64 = 2;
 
 /// All that is asked of a record or a report before it is known to be of a schema that can be read.
 #[derive(Deserialize)]
@@ -35,7 +35,8 @@ fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, ReadError> {
     }
 }
 
-fn first_schema() -> u64 {
+/// The schema of a report, and of a record in which nothing is new.
+pub const fn first_schema() -> u64 {
     1
 }
 
@@ -43,7 +44,7 @@ fn first_schema() -> u64 {
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RelayRecord {
-    /// How it is to be read: [`SCHEMA`]. Records of the first version do not say it.
+    /// How it is to be read: [`ResolvedSpec::schema`]. Records of the first version do not say it.
     #[serde(default = "first_schema")]
     pub schema: u64,
     /// Epoch of the leader that wrote this; an older leader's record never replaces it.
@@ -104,7 +105,7 @@ pub fn relay_of(record_key: &str) -> Option<&str> {
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerReport {
-    /// How it is to be read: [`SCHEMA`]. Reports of the first version do not say it.
+    /// How it is to be read: [`first_schema`]. Reports of the first version do not say it.
     #[serde(default = "first_schema")]
     pub schema: u64,
     /// Name of the pod.
@@ -118,6 +119,14 @@ pub struct WorkerReport {
     pub record: Option<Unavailable>,
     /// One entry for each server of the spec.
     pub servers: Vec<ServerReport>,
+}
+
+impl ResolvedSpec {
+    /// The schema of a record with this spec: as old as can be, so that workers of before follow whatever they know.
+    pub fn schema(&self) -> u64 {
+        let is_new = self.servers.iter().any(|server| server.auth == Some(Auth::Auto));
+        if is_new { SCHEMA } else { first_schema() }
+    }
 }
 
 impl RelayRecord {
@@ -161,4 +170,23 @@ pub struct Unavailable {
 /// The Redis key of a relay's worker reports.
 pub fn reports_key(namespace: &str, name: &str) -> String {
     format!("mailrelay:reports:{namespace}/{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_record_is_as_old_as_what_it_says() {
+        let schema = |auth: Option<&str>| {
+            let mut spec = json!({ "servers": [{ "name": "primary", "host": "mx" }] });
+            if let Some(auth) = auth {
+                spec["servers"][0]["auth"] = json!(auth);
+            }
+            serde_json::from_value::<ResolvedSpec>(spec).expect("a spec").schema()
+        };
+        assert_eq!((schema(None), schema(Some("Plain")), schema(Some("Auto"))), (1, 1, 2));
+    }
 }

@@ -40,6 +40,9 @@ pub struct Server {
     /// How the worker proves who it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
+    /// The name that the worker gives in EHLO, where it is not its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub helo_name: Option<Host>,
     /// After how many mails a session is closed.
     #[serde(default = "default_max_messages")]
     pub max_messages_per_connection: i32,

@@ -54,10 +54,12 @@ pub enum Tls {
     None,
 }
 
-/// How a worker proves who it is: the SASL mechanism; absent for no login. Credentials are files in the worker's pod, `username`, `password` and
+/// How a worker proves who it is: the SASL mechanism, or `Auto` for what the server offers of what the files allow; absent for no login. Credentials are files in the worker's pod, `username`, `password` and
 /// `token` in `/etc/mailrelay/credentials/<name>/`, where `<name>` is that of the relay's entry in `spec.servers`.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Auth {
+    /// What the server offers of what the files allow: `XOAuth2` with a token, else PLAIN or LOGIN with a password.
+    Auto,
     /// RFC 4616.
     Plain,
     /// The older two-step LOGIN.

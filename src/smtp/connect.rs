@@ -84,13 +84,44 @@ impl Default for StepLimits {
     }
 }
 
-/// User and secret; never printed.
+/// A SASL mechanism that we know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mechanism {
+    Plain,
+    Login,
+    XOAuth2,
+}
+
+impl Mechanism {
+    /// As it stands in the EHLO reply.
+    pub(super) fn keyword(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::Login => "LOGIN",
+            Self::XOAuth2 => "XOAUTH2",
+        }
+    }
+}
+
+/// User and secrets; never printed.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
     /// The login.
     pub username: String,
-    /// The password, or the bearer token for XOAUTH2.
-    pub secret: String,
+    /// For PLAIN and LOGIN.
+    pub password: Option<String>,
+    /// The bearer token for XOAUTH2.
+    pub token: Option<String>,
+}
+
+impl Credentials {
+    /// What a mechanism sends, if it is there.
+    pub(super) fn secret(&self, mechanism: Mechanism) -> Option<&str> {
+        match mechanism {
+            Mechanism::Plain | Mechanism::Login => self.password.as_deref(),
+            Mechanism::XOAuth2 => self.token.as_deref(),
+        }
+    }
 }
 
 impl fmt::Debug for Credentials {

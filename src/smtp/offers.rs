@@ -1,5 +1,6 @@
 //! What the server offers (EHLO reply).
 
+use super::connect::{Credentials, Mechanism};
 use crate::api::Auth;
 
 /// What the server offers (EHLO reply).
@@ -46,23 +47,21 @@ impl Offers {
         offers
     }
 
-    /// The mechanism to log in with: the one wanted, or the other that sends the same user and password in the same way.
-    pub(super) fn login_by(&self, wanted: Auth) -> Option<Auth> {
-        let alike: &[Auth] = match wanted {
-            Auth::Plain => &[Auth::Plain, Auth::Login],
-            Auth::Login => &[Auth::Login, Auth::Plain],
-            Auth::XOAuth2 => &[Auth::XOAuth2],
-        };
-        let offered = |auth: &&Auth| self.auth.iter().any(|offered| offered == keyword(**auth));
-        alike.iter().find(offered).copied()
+    /// The mechanism to log in with, and the secret for it: the one wanted, or the other that sends the same user and password in the
+    /// same way.
+    pub(super) fn login_by<'a>(&self, wanted: Auth, credentials: &'a Credentials) -> Option<(Mechanism, &'a str)> {
+        let offered = |mechanism: &&Mechanism| self.auth.iter().any(|offered| offered == mechanism.keyword());
+        fitting(wanted).iter().filter(offered).find_map(|mechanism| Some((*mechanism, credentials.secret(*mechanism)?)))
     }
 }
 
-/// As it stands in the EHLO reply.
-pub(super) fn keyword(auth: Auth) -> &'static str {
-    match auth {
-        Auth::Plain => "PLAIN",
-        Auth::Login => "LOGIN",
-        Auth::XOAuth2 => "XOAUTH2",
+/// The mechanisms that may serve what is wanted, the best first.
+pub(super) fn fitting(wanted: Auth) -> &'static [Mechanism] {
+    use Mechanism::{Login, Plain, XOAuth2};
+    match wanted {
+        Auth::Auto => &[XOAuth2, Plain, Login],
+        Auth::Plain => &[Plain, Login],
+        Auth::Login => &[Login, Plain],
+        Auth::XOAuth2 => &[XOAuth2],
     }
 }

@@ -8,10 +8,10 @@ use tokio::time::Instant;
 use crate::api::{Auth, Tls};
 
 use super::{
-    connect::{ConnectFailure, Credentials, Endpoint, connect},
+    connect::{ConnectFailure, Credentials, Endpoint, Mechanism, connect},
     ending::Closed,
     fault::Fault,
-    offers::{Offers, keyword},
+    offers::{Offers, fitting},
     reply::{Disposition, Event, Reply, Situation, Step},
     session::{Features, Session, State},
     table::judge,
@@ -205,14 +205,22 @@ impl Session {
     }
 
     async fn authenticate(&mut self, mechanism: Auth, credentials: &Credentials) -> Result<(), OpenFault> {
-        let Credentials { username, secret } = credentials;
-        let Some(mechanism) = self.offers.login_by(mechanism) else {
+        let username = &credentials.username;
+        let Some((mechanism, secret)) = self.offers.login_by(mechanism, credentials) else {
             let offered = if self.offers.auth.is_empty() { "no login".into() } else { self.offers.auth.join(", ") };
-            let problem = format!("the server does not offer AUTH {}; it offers {offered}", keyword(mechanism));
+            let problem = match fitting(mechanism) {
+                [wanted, ..] if mechanism != Auth::Auto => {
+                    format!("the server does not offer AUTH {}; it offers {offered}", wanted.keyword())
+                }
+                _ => {
+                    let file = if credentials.token.is_none() { "the password" } else { "the token" };
+                    format!("the server offers {offered}, and {file} is for none of that")
+                }
+            };
             return Err(OpenFault::unable(Step::Auth, &problem));
         };
         match mechanism {
-            Auth::Plain => {
+            Mechanism::Plain => {
                 let response = BASE64_STANDARD.encode(format!("\0{username}\0{secret}"));
                 let said = self.say(Step::Auth, &format!("AUTH PLAIN {response}")).await?;
                 if said.code == 334 {
@@ -221,12 +229,12 @@ impl Session {
                 }
                 expect(Step::Auth, Ok(said), 235)
             }
-            Auth::Login => {
+            Mechanism::Login => {
                 self.command(Step::Auth, "AUTH LOGIN", 334).await?;
                 self.command(Step::Auth, &BASE64_STANDARD.encode(username), 334).await?;
                 self.command(Step::Auth, &BASE64_STANDARD.encode(secret), 235).await
             }
-            Auth::XOAuth2 => {
+            Mechanism::XOAuth2 => {
                 let response = BASE64_STANDARD.encode(format!("user={username}\x01auth=Bearer {secret}\x01\x01"));
                 let said = self.say(Step::Auth, &format!("AUTH XOAUTH2 {response}")).await?;
                 if said.code == 334 {
@@ -268,9 +276,10 @@ fn check(endpoint: &Endpoint, credentials: Option<&Credentials>) -> Result<(), O
             Err(OpenFault::unable(Step::Auth, "a login is never sent without TLS: set tls or remove auth"))
         }
         (Some(_), None) => Err(OpenFault::unable(Step::Auth, "there are no credentials for this server")),
-        (Some(_), Some(Credentials { username, secret })) => {
+        (Some(_), Some(Credentials { username, password, token })) => {
             let separators = |text: &str| text.is_empty() || text.contains(['\0', '\x01']);
-            if separators(username) || separators(secret) {
+            let secrets = || password.iter().chain(token);
+            if separators(username) || secrets().any(|secret| separators(secret)) {
                 return Err(OpenFault::unable(Step::Auth, "the user or the secret is empty or has control characters"));
             }
             Ok(())

@@ -168,11 +168,17 @@ fn login(server: &Server, auth: Auth, files: &Files, folder: &Path) -> Result<Cr
             .map_err(|_| CredentialsError::Unusable { file: folder.join(missing), detail: "it is not UTF-8".into() }),
     };
     let username = text(&files.username, "username")?;
-    let secret = match auth {
-        Auth::Plain | Auth::Login => text(&files.password, "password")?,
-        Auth::XOAuth2 => text(&files.token, "token")?,
+    let (password, token) = match auth {
+        Auth::Plain | Auth::Login => (Some(text(&files.password, "password")?), None),
+        Auth::XOAuth2 => (None, Some(text(&files.token, "token")?)),
+        // A token alone is enough, and so is a password.
+        Auth::Auto => {
+            let token = files.token.is_some().then(|| text(&files.token, "token")).transpose()?;
+            let needs_password = files.password.is_some() || token.is_none();
+            (needs_password.then(|| text(&files.password, "password or token")).transpose()?, token)
+        }
     };
-    Ok(Credentials { username, secret })
+    Ok(Credentials { username, password, token })
 }
 
 fn read(folder: &Path) -> Result<Files, CredentialsError> {
@@ -227,7 +233,27 @@ mod tests {
         std::fs::write(files.join("username"), "app\n").unwrap();
         std::fs::write(files.join("password"), "s3cret\r\n").unwrap();
         let access = folder.access(&server(Some("Plain"))).unwrap();
-        assert!(access.credentials == Some(Credentials { username: "app".into(), secret: "s3cret".into() }));
+        assert!(
+            access.credentials
+                == Some(Credentials { username: "app".into(), password: Some("s3cret".into()), token: None })
+        );
+    }
+
+    #[test]
+    fn with_auto_either_secret_is_enough_and_none_is_not() {
+        let (_root, folder, files) = folder();
+        let login = || folder.access(&server(Some("Auto"))).map(|access| access.credentials.unwrap());
+        std::fs::write(files.join("username"), "app").unwrap();
+        assert!(login().unwrap_err().to_string().contains("no password or token for server primary"));
+        std::fs::write(files.join("token"), "t").unwrap();
+        let of = |password: Option<&str>| Credentials {
+            username: "app".into(),
+            password: password.map(str::to_owned),
+            token: Some("t".into()),
+        };
+        assert!(login().unwrap() == of(None));
+        std::fs::write(files.join("password"), "p").unwrap();
+        assert!(login().unwrap() == of(Some("p")));
     }
 
     #[test]

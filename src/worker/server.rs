@@ -115,8 +115,11 @@ impl Server {
     /// Whether sessions of `self` are also good for `settings`.
     pub fn is_like(&self, settings: &api::Server) -> bool {
         let own = self.settings();
-        (&own.host, own.port, own.tls, &own.tls_server_name, own.auth, own.pool())
-            == (&settings.host, settings.port, settings.tls, &settings.tls_server_name, settings.auth, settings.pool())
+        let of = |server: &api::Server| {
+            let api::Server { host, port, tls, tls_server_name, auth, helo_name, .. } = server.clone();
+            (host, port, tls, tls_server_name, auth, helo_name, server.pool())
+        };
+        of(&own) == of(settings)
     }
 
     /// Which of the extensions that it offers are used.

@@ -14,7 +14,7 @@ use super::{
     strangers::Strangers,
 };
 use crate::{
-    api::{RelayRecord, SCHEMA, WorkerReport, reports_key},
+    api::{RelayRecord, WorkerReport, first_schema, reports_key},
     lease::{Identity, LedgerStore},
     queue::{At, Dues, Queue, QueueNames, RecoverOptions},
     store::{Store, StoreError},
@@ -282,7 +282,7 @@ impl Upkeep {
     async fn report(&mut self) -> Result<(), StoreError> {
         let handles = &self.handles;
         let report = WorkerReport {
-            schema: SCHEMA,
+            schema: first_schema(),
             pod: handles.identity.pod.clone(),
             process: handles.identity.process.as_str().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -83,7 +83,11 @@ async fn login(behaviour: Behaviour, auth: Auth) -> Result<Session, mailrelay::s
     let sink = Sink::start(config).await.expect("the sink starts");
     sink.set_behaviour(behaviour);
     let endpoint = Endpoint { auth: Some(auth), ..endpoint(sink.smtp(), Tls::StartTls, sink.certificate()) };
-    let credentials = Credentials { username: "user".into(), secret: "secret".into() };
+    let credentials = Credentials {
+        username: "user".into(),
+        password: (auth != Auth::XOAuth2).then(|| "secret".into()),
+        token: (auth == Auth::XOAuth2).then(|| "secret".into()),
+    };
     Session::open(&endpoint, Some(&credentials)).await
 }
 
@@ -94,14 +98,22 @@ async fn a_server_that_asks_for_the_response_of_auth_plain_gets_it() {
 
 #[tokio::test]
 async fn of_plain_and_login_the_one_that_is_offered_is_used() {
-    for (offered, wanted) in [("LOGIN", Auth::Plain), ("PLAIN XOAUTH2", Auth::Login), ("LOGIN PLAIN", Auth::Login)] {
+    for (offered, wanted) in [
+        ("LOGIN", Auth::Plain),
+        ("PLAIN XOAUTH2", Auth::Login),
+        ("LOGIN PLAIN", Auth::Login),
+        ("XOAUTH2 LOGIN", Auth::Auto),
+    ] {
         let behaviour = Behaviour { mechanisms: Some(offered.into()), ..Behaviour::default() };
         login(behaviour, wanted).await.expect("a login");
     }
     let behaviour = Behaviour { mechanisms: Some("GSSAPI NTLM".into()), ..Behaviour::default() };
     let error = login(behaviour, Auth::Plain).await.expect_err("nothing in common");
     assert!(error.detail.contains("does not offer AUTH PLAIN; it offers GSSAPI, NTLM"), "{error}");
-    // A token is no password.
+    // A password is no token, and the other way round.
+    let behaviour = Behaviour { mechanisms: Some("XOAUTH2".into()), ..Behaviour::default() };
+    let error = login(behaviour, Auth::Auto).await.expect_err("nothing in common");
+    assert!(error.detail.contains("the server offers XOAUTH2, and the password is for none of that"), "{error}");
     let behaviour = Behaviour { mechanisms: Some("PLAIN LOGIN".into()), ..Behaviour::default() };
     let error = login(behaviour, Auth::XOAuth2).await.expect_err("nothing in common");
     assert!(error.detail.contains("does not offer AUTH XOAUTH2"), "{error}");

@@ -63,9 +63,9 @@ async fn a_hundred_mails_go_to_postfix_over_one_session() {
 async fn postfix_takes_a_login_after_starttls_and_refuses_a_wrong_one() {
     let postfix = Postfix::start(16);
     let (username, secret) = Postfix::LOGIN;
-    let right = Credentials { username: username.into(), secret: secret.into() };
-    let wrong = Credentials { secret: "wrong".into(), ..right.clone() };
-    for auth in [Auth::Plain, Auth::Login] {
+    let right = Credentials { username: username.into(), password: Some(secret.into()), token: None };
+    let wrong = Credentials { password: Some("wrong".into()), ..right.clone() };
+    for auth in [Auth::Plain, Auth::Login, Auth::Auto] {
         let endpoint =
             Endpoint { auth: Some(auth), ..endpoint(postfix.address(), Tls::StartTls, Some(postfix.certificate())) };
         let mut session = Session::open(&endpoint, Some(&right)).await.expect("a session");
@@ -76,7 +76,7 @@ async fn postfix_takes_a_login_after_starttls_and_refuses_a_wrong_one() {
         assert_eq!(error.disposition.signal, ServerSignal::Pause(PauseReason::AuthenticationFailed), "{error}");
         assert_eq!(error.closed, Closed::Eof);
     }
-    assert_eq!(delivered(&postfix, 4).await.len(), 4);
+    assert_eq!(delivered(&postfix, 6).await.len(), 6);
 }
 
 #[tokio::test]

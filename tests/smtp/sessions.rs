@@ -22,7 +22,7 @@ async fn secure_sink() -> Sink {
 }
 
 fn credentials(secret: &str) -> Credentials {
-    Credentials { username: "user".into(), secret: secret.into() }
+    Credentials { username: "user".into(), password: Some(secret.into()), token: Some(secret.into()) }
 }
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn a_server_whose_certificate_has_another_name_is_trusted_when_that_name_w
 async fn tls_and_a_login_work_in_every_combination() {
     let sink = secure_sink().await;
     for (tls, address) in [(Tls::StartTls, sink.smtp()), (Tls::Implicit, sink.smtps().expect("an address"))] {
-        for auth in [Auth::Plain, Auth::Login, Auth::XOAuth2] {
+        for auth in [Auth::Plain, Auth::Login, Auth::XOAuth2, Auth::Auto] {
             let endpoint = endpoint(address, tls, sink.certificate());
             let endpoint = Endpoint { auth: Some(auth), ..endpoint };
             let mut session = Session::open(&endpoint, Some(&credentials("secret"))).await.expect("a session");
@@ -116,9 +116,7 @@ async fn a_login_is_never_sent_without_tls() {
         (&Closed::NeverOpen, ServerSignal::Pause(PauseReason::AuthenticationFailed))
     );
     assert_eq!(sink.stats().peak_attempted, 0);
-    assert!(
-        !format!("{error:?} {:?}", Credentials { username: "u".into(), secret: "secret".into() }).contains("secret\"")
-    );
+    assert!(!format!("{error:?} {:?}", credentials("secret")).contains("secret\""));
 }
 
 #[tokio::test]

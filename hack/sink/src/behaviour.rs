@@ -40,6 +40,8 @@ pub struct Behaviour {
     pub mechanisms: Option<String>,
     /// AUTH PLAIN takes no response along with the command: it is asked for.
     pub asks_for_response: bool,
+    /// The only name in EHLO that is taken; any other is refused at RCPT, as Postfix does it.
+    pub helo_name: Option<String>,
     /// Replies end with LF alone.
     pub bare_lf: bool,
     /// What fails; the first that fits is taken.

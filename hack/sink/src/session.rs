@@ -111,6 +111,8 @@ struct Session {
     input: Vec<u8>,
     output: Vec<u8>,
     encrypted: bool,
+    /// The name that the client gave in EHLO.
+    helo: String,
     logged_in: bool,
     from: Option<String>,
     to: Vec<String>,
@@ -132,6 +134,7 @@ pub(crate) async fn serve(shared: Shared, stream: TcpStream, peer: SocketAddr, i
         input: Vec::new(),
         output: Vec::new(),
         encrypted: false,
+        helo: String::new(),
         logged_in: false,
         from: None,
         to: Vec::new(),
@@ -178,7 +181,10 @@ impl Session {
             let line = self.line().await?;
             let (verb, rest) = line.split_once(' ').unwrap_or((&line, ""));
             match verb.to_ascii_uppercase().as_str() {
-                "EHLO" => self.ehlo().await?,
+                "EHLO" => {
+                    rest.trim().clone_into(&mut self.helo);
+                    self.ehlo().await?;
+                }
                 "HELO" => {
                     self.reset();
                     self.say("250 mailsink");
@@ -375,6 +381,11 @@ impl Session {
             return Ok(());
         }
         if self.failed(FailureStage::Rcpt, Some(&to)).await? {
+            return Ok(());
+        }
+        if self.shared.state.behaviour().helo_name.is_some_and(|name| name != self.helo) {
+            let refusal = format!("504 5.5.2 <{}>: Helo command rejected: need fully-qualified hostname", self.helo);
+            self.say(&refusal);
             return Ok(());
         }
         if self.shared.state.behaviour().max_recipients.is_some_and(|most| self.to.len() >= most) {

@@ -17,7 +17,7 @@ use crate::api::{
 #[serde(rename_all = "camelCase")]
 #[x_kube(cel)]
 #[x_kube(validation = Rule::new("has(self.serverRef) != has(self.host)").message("a server needs either serverRef, which names a MailServer, or host"))]
-#[x_kube(validation = Rule::new("!has(self.serverRef) || !(has(self.port) || has(self.budgetName) || has(self.tls) || has(self.tlsServerName) || has(self.maxConnections) || has(self.rateLimits) || has(self.auth) || has(self.maxMessagesPerConnection) || has(self.sessionTimeout) || has(self.closeGrace))").message("beside serverRef only name and suspend may be set: everything else is what the MailServer says; remove it here, or set it there"))]
+#[x_kube(validation = Rule::new("!has(self.serverRef) || !(has(self.port) || has(self.budgetName) || has(self.tls) || has(self.tlsServerName) || has(self.maxConnections) || has(self.rateLimits) || has(self.auth) || has(self.heloName) || has(self.maxMessagesPerConnection) || has(self.sessionTimeout) || has(self.closeGrace))").message("beside serverRef only name and suspend may be set: everything else is what the MailServer says; remove it here, or set it there"))]
 #[x_kube(validation = Rule::new("!has(self.auth) || !has(self.tls) || self.tls != 'None'").message("auth needs tls: credentials never travel in clear text"))]
 #[x_kube(validation = Rule::new("!has(self.tlsServerName) || !has(self.tls) || self.tls != 'None'").message("tlsServerName needs tls: without it nobody looks at a certificate"))]
 pub struct ServerEntry {
@@ -70,6 +70,12 @@ pub struct ServerEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
 
+    /// The name that the worker gives in EHLO; default: its `--helo`, or the pod's name. Many servers refuse one without a dot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new(HOST_RULE).message("heloName must be a host name or an IP address, without scheme, port or trailing dot"))]
+    pub helo_name: Option<Host>,
+
     /// After how many mails a session is closed and a new one opened. Default: 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
@@ -113,6 +119,7 @@ impl ServerEntry {
             max_connections: self.max_connections.unwrap_or_else(default_max_connections),
             rate_limits: self.rate_limits.clone(),
             auth: self.auth,
+            helo_name: self.helo_name.clone(),
             max_messages_per_connection: self.max_messages_per_connection.unwrap_or_else(default_max_messages),
             session_timeout: self.session_timeout.unwrap_or_else(default_session_timeout),
             close_grace: self.close_grace.unwrap_or_else(default_close_grace),

@@ -57,7 +57,7 @@ async fn statuses<K: Resource<DynamicType = ()>>(client: &Client) -> Vec<Dynamic
             // Manifests of an older version give no leave. An API server that has just started says so too, for a moment.
             Ok(Err(kube::Error::Api(status))) if status.code == 403 && refused >= REFUSALS => return Vec::new(),
             Ok(Err(error)) => {
-                refused += 1;
+                refused += u32::from(matches!(&error, kube::Error::Api(status) if status.code == 403));
                 tracing::warn!(kind = &*kind, %error, "cannot list the statuses");
             }
             Err(_) => tracing::warn!(kind = &*kind, "cannot list the statuses: no answer in time"),

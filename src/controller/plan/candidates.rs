@@ -18,14 +18,22 @@ pub struct Candidate {
     /// The sentences of the rules it breaks.
     pub objection: Option<String>,
     /// Its servers.
-    pub resolved: Resolved,
+    pub resolved: Arc<Resolved>,
 }
 
 impl Candidate {
     /// A relay whose servers are its own or borrowed.
     pub fn new(relay: Arc<MailRelay>, objection: Option<String>, lenders: &Lenders) -> Self {
-        let resolved = lenders.resolve(&relay);
+        let resolved = Arc::new(lenders.resolve(&relay));
         Self { relay, objection, resolved }
+    }
+
+    /// The same relay by what is lent now.
+    fn again(self, lenders: &Lenders) -> Self {
+        if self.relay.spec.servers.iter().all(|entry| entry.server_ref.is_none()) {
+            return self;
+        }
+        Self::new(self.relay, self.objection, lenders)
     }
 }
 
@@ -45,11 +53,12 @@ impl Candidates {
             .map(|relay| {
                 let uid = relay.metadata.uid.clone().unwrap_or_default();
                 let known = before.remove(&uid).filter(|known| is_same(&known.relay, relay));
-                let (relay, objection) = known.map_or_else(
-                    || (Arc::new(relay.clone()), relay.validate_cel().err().map(|errors| errors.to_string())),
-                    |known| (known.relay, known.objection),
-                );
-                let candidate = Candidate::new(relay, objection, lenders);
+                let candidate = if let Some(known) = known {
+                    known.again(lenders)
+                } else {
+                    let objection = relay.validate_cel().err().map(|errors| errors.to_string());
+                    Candidate::new(Arc::new(relay.clone()), objection, lenders)
+                };
                 self.known.insert(uid, candidate.clone());
                 candidate
             })

@@ -10,7 +10,7 @@ use redis::Script;
 use serde::Deserialize;
 
 use crate::{
-    api::{RelayRecord, SCHEMA, record_key, reports_key},
+    api::{RelayRecord, record_key, reports_key},
     controller::{
         drive::{ApplyError, Deposed, Turn},
         plan::{RelayKey, RelayPlan},
@@ -55,7 +55,7 @@ impl Records {
         turn: &Turn<'_>,
     ) -> Result<(), ApplyError> {
         let mut record = RelayRecord {
-            schema: SCHEMA,
+            schema: plan.published.schema(),
             epoch: turn.epoch,
             revision: 1,
             uid: plan.uid.clone(),

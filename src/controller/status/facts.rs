@@ -34,6 +34,8 @@ pub struct PoolFigures<'a> {
     pub by_roll_call: bool,
     /// Why it stands still.
     pub trouble: Option<&'a Trouble>,
+    /// Where it is borrowed, the relay's own pods: what others have of it is theirs to see.
+    pub own: Option<&'a BTreeMap<String, String>>,
 }
 
 impl PoolFigures<'_> {
@@ -41,10 +43,15 @@ impl PoolFigures<'_> {
         self.plan.map_or(0, |plan| plan.budget)
     }
     pub fn leased(&self) -> u32 {
-        self.ledger.map_or(0, LedgerView::claimed)
+        self.shown().fold(0, |sum, holder| sum.saturating_add(holder.claim))
     }
     pub fn open(&self) -> u32 {
-        self.ledger.map_or(0, |ledger| ledger.holders.iter().map(|holder| holder.open).sum())
+        self.shown().fold(0, |sum, holder| sum.saturating_add(holder.open))
+    }
+    /// The holders whose connections the relay shows as its own.
+    fn shown(&self) -> impl Iterator<Item = &HolderView> {
+        let holders = self.ledger.into_iter().flat_map(|ledger| &ledger.holders);
+        holders.filter(|holder| self.own.is_none_or(|own| own.contains_key(&holder.pod_uid)))
     }
     /// Slots that nobody may use.
     pub fn quarantined(&self) -> u32 {
@@ -147,6 +154,7 @@ impl<'a> Facts<'a> {
                     waits_for: pool.into_iter().flat_map(|pool| &pool.waits_for).map(String::as_str).collect(),
                     by_roll_call: pool.is_some_and(|pool| pool.by_roll_call),
                     trouble: pool.and_then(|pool| pool.trouble.as_ref()),
+                    own: server_of(name).map(|_| &relay.workers),
                 };
                 (name.clone(), figures)
             })

@@ -28,7 +28,7 @@ pub(super) async fn open(handles: &Handles, server: &Arc<Server>, slot: Slot) ->
         tls: settings.tls,
         auth: settings.auth,
         roots: access.roots,
-        helo: handles.helo.clone(),
+        helo: settings.helo_name.as_ref().map_or_else(|| handles.helo.clone(), ToString::to_string),
         limits: StepLimits::with_close_grace(close_grace),
         network: Arc::clone(&handles.network),
     };

@@ -47,7 +47,7 @@ fn setting(reason: &Reason) -> Option<&'static str> {
         Reason::LoginRequired => {
             "servers[].auth and servers[].tls, and the worker's login files: the server wants a login first"
         }
-        Reason::HeloRefused => "the worker's --helo: the server wants a full host name that the DNS knows",
+        Reason::HeloRefused => "heloName of the server: it wants a full host name that the DNS knows",
         Reason::ClientRefused => {
             "the address that our connections come from: its name in the DNS, and the server's list of clients"
         }

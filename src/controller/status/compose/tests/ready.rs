@@ -1,7 +1,10 @@
 //! Whether a relay works, and why not.
 
 use super::*;
-use crate::controller::{observe::Safety, status::measured::Reports};
+use crate::{
+    api::SCHEMA,
+    controller::{observe::Safety, status::measured::Reports},
+};
 
 #[test]
 fn two_workers_with_their_shares_are_ready_with_all_figures() {
@@ -150,6 +153,7 @@ fn what_a_newer_version_wrote_is_told_whoever_cannot_read_it() {
     report.record = Some(Unavailable { reason: Reason::NewerVersion, message: "the record: schema 2".into() });
     assert!(told(refusing).contains("the worker of pod a says of the record"));
     let mut newer = good();
-    newer.measured.reports = Reports::read([("uid-a".to_owned(), r#"{"schema":2,"in":"other words"}"#.to_owned())]);
-    assert!(told(newer).contains("the report of pod a: it has schema 2"));
+    newer.measured.reports =
+        Reports::read([("uid-a".to_owned(), json!({ "schema": SCHEMA + 1, "in": "other words" }).to_string())]);
+    assert!(told(newer).contains(&format!("the report of pod a: it has schema {}", SCHEMA + 1)));
 }

@@ -46,7 +46,7 @@ fn row_38_a_server_that_refuses_us_names_the_setting_to_look_at() {
     for (reason, setting) in [
         ("RelayDenied", "right to relay"),
         ("LoginRequired", "servers[].auth"),
-        ("HeloRefused", "--helo"),
+        ("HeloRefused", "heloName"),
         ("ClientRefused", "address that our connections come from"),
         ("Blocked", "list that the server names"),
         ("SenderRefused", "sender of our mails"),

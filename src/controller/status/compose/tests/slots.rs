@@ -110,3 +110,26 @@ fn a_relay_that_was_refused_a_budget_shows_nobody_s_pods() {
     let facts = Facts::of(&scene.world, &relay, &scene.measured, &scene.show(), Timestamp::UNIX_EPOCH);
     assert_eq!(facts.leases, []);
 }
+
+#[test]
+fn of_a_borrowed_budget_a_relay_shows_the_connections_of_its_own_pods() {
+    let mut scene = scene(&["a"]).ledger(LedgerState::Open, &[("a", 8, 4), ("of-another-tenant", 8, 8)]);
+    let figures = |scene: &Scene| {
+        let status = scene.show();
+        let budget = status.budget.expect("a budget");
+        (budget.effective, budget.leased, budget.open, status.servers[0].leased)
+    };
+    assert_eq!(figures(&scene), (16, 12, 6, 12), "its own server is shared with nobody else's");
+    let (old, new) = ("mx", "mailserver:corporate");
+    let plan = Arc::make_mut(&mut scene.world.plan);
+    for relay in plan.relays.values_mut() {
+        relay.pools = BTreeSet::from([new.to_owned()]);
+        relay.published.servers[0].budget_name = Some(new.parse().expect("a name"));
+    }
+    let pool = plan.pools.remove(old).expect("its pool");
+    plan.pools.insert(new.to_owned(), pool);
+    let pools = Arc::make_mut(&mut scene.world.pools);
+    let view = pools.remove(old).expect("its pool");
+    pools.insert(new.to_owned(), view);
+    assert_eq!(figures(&scene), (16, 4, 2, 4));
+}
