@@ -3,7 +3,7 @@
 //! # How mail and shares flow
 //!
 //! ```text
-//!            MailRelay objects, pods, nodes                           producers
+//!       MailRelay, MailServer objects, pods                           producers
 //!                       │                                                │ LPUSH, `mailrelay send`
 //!                       ▼                                                ▼
 //!  controller: observe ▶ plan ▶ drive ──shares──▶ ledger        queue: lists, claims, dead letters
@@ -14,8 +14,8 @@
 //! ```
 //!
 //! Two programs share one Redis and nothing else. The **controller** ([`controller`]) reads the cluster, divides each
-//! budget ([`budget`]) and writes the shares into the budget's ledger ([`lease`]) and the relay's spec into a record
-//! ([`api::RelayRecord`]). The **worker** ([`worker`]), one process in each pod, needs no Kubernetes: it follows the record,
+//! budget ([`budget`]) and writes the shares into the budget's ledger ([`lease`]) and the relay's spec, with its servers as
+//! whoever owns them says, into a record ([`api::RelayRecord`]). The **worker** ([`worker`]), one process in each pod, needs no Kubernetes: it follows the record,
 //! takes slots from the ledger, opens one SMTP session on each ([`smtp`]), claims mail for it from the queue ([`queue`]),
 //! and settles what became of each mail. The command line ([`cli`]) reads and writes the same keys.
 //!
@@ -37,7 +37,7 @@
 //! | module | what | uses |
 //! |---|---|---|
 //! | [`system`] | clocks and randomness, so that a simulation can give its own | |
-//! | [`api`] | the `MailRelay` types, their rules, the record and the reports | |
+//! | [`api`] | the types of `MailRelay` and `MailServer`, their rules, the record and the reports | |
 //! | [`budget`] | the division of a budget, pure | |
 //! | [`store`] | the connection to Redis: limits, and what a failure means | |
 //! | [`lease`] | the ledger: pure state machine, scripts, the worker's slots, the leader's watch | `store` |

@@ -69,7 +69,8 @@ pub struct MailServerSpec {
     #[schemars(length(min = 1, max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["host", "port"]))]
     pub endpoints: Vec<Endpoint>,
 
-    /// Whose connections the server counts together: everyone's, or those of each login, so that every relay has a budget of its own.
+    /// Whose connections the server counts together: everyone's, or those of each login, so that every relay has a budget of its own, and
+    /// needs a login that no other relay uses.
     #[serde(default)]
     pub counted_by: CountedBy,
 
@@ -150,7 +151,7 @@ pub enum CountedBy {
     /// Everyone's: one budget for all who use it.
     #[default]
     Server,
-    /// Those of one login: each relay has its own, and a budget of its own.
+    /// Those of one login: each relay has one that no other relay uses, and a budget of its own.
     Account,
 }
 

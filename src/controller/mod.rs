@@ -3,11 +3,11 @@
 //!
 //! | folder or file | step |
 //! |---|---|
-//! | `observe` | I/O: relays and pods, by two watches; what Redis says of itself; who was heard of when |
-//! | `plan` | pure: which relay may work, which pods share which budget; one server, one ledger |
-//! | `drive` | I/O: each pool's ledger; the policy that it should have is pure (`shares`, `saturation`) |
+//! | `observe` | I/O: relays, mail servers, namespaces and pods, by a watch each; what Redis says of itself; who was heard of when |
+//! | `plan` | pure: what the servers of a relay are, borrowed ones among them; which relay may work, which pods share which budget; one server, one ledger |
+//! | `drive` | I/O: each pool's ledger; the policy that it should have is pure (`shares`, `idle`, `saturation`) |
 //! | `publish` | I/O: the relays' records |
-//! | `status` | pure, what a relay's status says; and I/O, the only writer of `MailRelay` objects and their Events |
+//! | `status` | pure, what the status of a relay and of a mail server says; and I/O, the only writer of those objects and their Events |
 //! | `housekeeping` | I/O beside the turns: mail of dead workers, how much of it there is, old dead letters |
 //! | `lead` | who leads, under which epoch; what must outlive Redis |
 //! | `world`, `trouble` | what the leader knows; why something stands still |
