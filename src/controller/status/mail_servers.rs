@@ -20,7 +20,7 @@ use crate::{
 
 /// How often statuses are compared.
 const TICK: Duration = Duration::from_millis(500);
-/// How often one is written when nothing but figures moved.
+/// How often one is written when nothing but figures moved, or when it could not be written.
 const FIGURES_EVERY: Duration = Duration::from_secs(5);
 
 /// What the task works with. Servers are few: each is looked at in every tick, and none is written more than twice a second.
@@ -35,10 +35,11 @@ pub struct MailServers {
     pub metrics: ControllerMetrics,
 }
 
-/// What is written of one server, and since when.
+/// What is written of one server, and when that was tried last.
 struct Written {
     status: MailServerStatus,
     at: Instant,
+    failed: bool,
 }
 
 impl MailServers {
@@ -71,23 +72,23 @@ impl MailServers {
             old = observed;
         }
         let new = status(world, name, server, &old, system::timestamp());
-        let rests = before.is_some_and(|before| before.at.elapsed() < FIGURES_EVERY) && steady(&new) == steady(&old);
-        if new == old || rests {
+        let may_wait = before.is_some_and(|before| before.failed) || steady(&new) == steady(&old);
+        if new == old || (may_wait && before.is_some_and(|before| before.at.elapsed() < FIGURES_EVERY)) {
             return;
         }
         let at = Instant::now();
-        let status = match self.writer.write::<MailServer>(None, name, &server.uid, json!(new)).await {
+        let (status, failed) = match self.writer.write::<MailServer>(None, name, &server.uid, json!(new)).await {
             Ok(()) => {
                 self.metrics.status_written();
-                new
+                (new, false)
             }
             Err(error) => {
                 if !error.is_gone() {
                     tracing::warn!(server = name, %error, "cannot write the status");
                 }
-                old
+                (old, true)
             }
         };
-        written.insert(server.uid.clone(), Written { status, at });
+        written.insert(server.uid.clone(), Written { status, at, failed });
     }
 }
