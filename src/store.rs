@@ -39,8 +39,8 @@ const CONNECT_LIMIT: Duration = Duration::from_millis(300);
 const CONNECT_LIMIT_FAR: Duration = Duration::from_millis(2_400);
 
 /// Redis does not say which command of a script it was.
-const FORBIDDEN: &str = "the Redis user has no permission for a command, key or channel that we need: give it the rules that \
-    `mailrelay redis-acl` prints for it";
+const FORBIDDEN: &str = "the Redis user has no permission for a command (in scripts INFO and TIME, too), key or channel that we \
+    need: give it the rules that `mailrelay redis-acl` prints for it";
 
 /// How long the same refusal of Redis is not told again.
 const TELL_AGAIN: Duration = Duration::from_secs(600);
@@ -282,7 +282,8 @@ impl Store {
             told.retain(|_, last| now.duration_since(*last) < TELL_AGAIN);
             told.insert(detail.clone(), now);
             let remedy = if error.is_forbidden() { FORBIDDEN } else { "" };
-            tracing::warn!(%error, remedy, "redis refuses a command");
+            // What is to be done comes first: Redis may quote whole scripts.
+            tracing::warn!(remedy, %error, "redis refuses a command");
         }
     }
 
