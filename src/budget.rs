@@ -1,7 +1,7 @@
 //! Divides a budget among members. Pure: std only.
 //!
-//! The division is equal, or by weights of groups and equal within them, keeps what members already have where fairness allows it, and is the same whoever computes
-//! it and in whatever order the members come.
+//! The division is equal, or by weights of groups and equal within them. It keeps what members already have where fairness
+//! allows it, and is the same whoever computes it and in whatever order the members come.
 
 use std::{
     cmp::{Ordering, Reverse},
@@ -57,7 +57,7 @@ pub fn divide_by_weight(budget: u32, groups: &[Group]) -> BTreeMap<String, u32> 
     let first = |group: &Group| group.members.iter().map(|member| member.uid.clone()).min();
     let mut groups: Vec<(&Group, u32)> =
         groups.iter().filter(|group| !group.members.is_empty()).map(|g| (g, 0)).collect();
-    groups.sort_by_key(|(group, _)| (Reverse(holds(group)), Reverse(group.weight), first(group)));
+    groups.sort_by_cached_key(|(group, _)| (Reverse(holds(group)), Reverse(group.weight), first(group)));
     let mut left = budget;
     for (_, part) in &mut groups {
         *part = left.min(1);

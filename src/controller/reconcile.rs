@@ -256,10 +256,11 @@ impl Reconciler {
         // One that is open, and whose mark was lost, need not wait for it.
         let waits = driven.wants_mark && ledger.as_ref().is_none_or(|ledger| ledger.state == LedgerState::Rec);
         let trouble = self.lead.marking.trouble().filter(|_| waits);
-        let Driven { effective, by_roll_call, .. } = driven;
+        let Driven { effective, by_roll_call, idle, .. } = driven;
         let (waits_for, lent) =
             self.pools.get(&name).map_or_else(Default::default, |pool| (pool.waits_for(), pool.lent()));
-        self.world.note_pool(name, PoolView { ledger, effective, mirror, waits_for, by_roll_call, trouble, lent });
+        self.world
+            .note_pool(name, PoolView { ledger, effective, mirror, waits_for, by_roll_call, trouble, lent, idle });
     }
 
     fn note_fence(&mut self, fence: String, now: BootTime) {

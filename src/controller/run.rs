@@ -7,6 +7,7 @@ use prometheus_client::registry::Registry;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
+    task::JoinSet,
 };
 
 use super::{
@@ -222,43 +223,27 @@ async fn lead(
     let movements = watch_activity(store.clone(), world, show_activity);
     let safety_store = store.clone();
     // One task each: a slow API server must not hold up the ledgers. They end with this future.
-    let mut tasks = tokio::task::JoinSet::new();
+    let mut tasks = JoinSet::new();
     tasks.spawn(async move { Some(reconciler.run().await) });
-    tasks.spawn(async move {
-        relays.run().await;
-        None
-    });
-    tasks.spawn(async move {
-        mail_servers.run().await;
-        None
-    });
-    tasks.spawn(async move {
-        calls.await;
-        None
-    });
-    tasks.spawn(async move {
-        claims.await;
-        None
-    });
-    tasks.spawn(async move {
-        retention.await;
-        None
-    });
-    tasks.spawn(async move {
-        cleanup.await;
-        None
-    });
-    tasks.spawn(async move {
-        movements.await;
-        None
-    });
-    tasks.spawn(async move {
-        watch_safety(safety_store, judge, tell_facts).await;
-        None
-    });
+    spawn(&mut tasks, relays.run());
+    spawn(&mut tasks, mail_servers.run());
+    spawn(&mut tasks, calls);
+    spawn(&mut tasks, claims);
+    spawn(&mut tasks, retention);
+    spawn(&mut tasks, cleanup);
+    spawn(&mut tasks, movements);
+    spawn(&mut tasks, async move { watch_safety(safety_store, judge, tell_facts).await });
     match tasks.join_next().await {
         Some(Ok(Some(ReconcileError::Deposed(error)))) => Err(ControllerError::Deposed(error.to_string())),
         Some(Ok(Some(ReconcileError::Leader(error)))) => Err(ControllerError::Deposed(error.to_string())),
         _ => Err(ControllerError::TaskEnded("leader")),
     }
+}
+
+/// Adds a task that never ends by itself.
+fn spawn(tasks: &mut JoinSet<Option<ReconcileError>>, task: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(async move {
+        task.await;
+        None
+    });
 }

@@ -29,6 +29,8 @@ pub struct PoolView {
     pub trouble: Option<Trouble>,
     /// UIDs of pods whose workers never registered, so that their shares are lent to the others.
     pub lent: BTreeSet<String>,
+    /// UIDs of pods that rest while their shares are lent to other relays.
+    pub idle: BTreeSet<String>,
 }
 
 /// What the leader knows: for those who show it. A clone shares what is large.

@@ -115,11 +115,10 @@ impl Server {
     /// Whether sessions of `self` are also good for `settings`.
     pub fn is_like(&self, settings: &api::Server) -> bool {
         let own = self.settings();
-        let of = |server: &api::Server| {
-            let api::Server { host, port, tls, tls_server_name, auth, helo_name, .. } = server.clone();
-            (host, port, tls, tls_server_name, auth, helo_name, server.pool())
-        };
-        of(&own) == of(settings)
+        let is_same_server = (&own.host, own.port, own.pool()) == (&settings.host, settings.port, settings.pool());
+        let is_same_opening = (own.tls, &own.tls_server_name, own.auth, &own.helo_name)
+            == (settings.tls, &settings.tls_server_name, settings.auth, &settings.helo_name);
+        is_same_server && is_same_opening
     }
 
     /// Which of the extensions that it offers are used.

@@ -4,7 +4,7 @@
 //! share of one that rests would idle while the mail of another waits. It comes back when a worker of the relay wakes, which the
 //! leader sees in its next look: whoever has more than its share by then gives back after its mail.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     controller::plan::PoolPlan,
@@ -17,9 +17,14 @@ pub fn idle(plan: &PoolPlan, ledger: Option<&LedgerView>) -> BTreeSet<String> {
     let Some(ledger) = ledger.filter(|ledger| ledger.state == LedgerState::Open && plan.relays.len() > 1) else {
         return BTreeSet::new();
     };
+    let mut holders_of: BTreeMap<&str, Vec<&HolderView>> = BTreeMap::new();
+    for holder in &ledger.holders {
+        holders_of.entry(&holder.pod_uid).or_default().push(holder);
+    }
     let (mut resting, mut is_hungry, mut is_awake) = (BTreeSet::new(), false, false);
     for pods in plan.relays.values() {
-        let holders: Vec<&HolderView> = pods.iter().flat_map(|uid| ledger.holders_of(uid)).collect();
+        let holders: Vec<&HolderView> =
+            pods.iter().filter_map(|uid| holders_of.get(&**uid)).flatten().copied().collect();
         if holders.iter().all(|holder| holder.is_resting()) {
             // Whoever has no worker is none of those that rest.
             resting.extend(holders.iter().map(|holder| &holder.pod_uid));
@@ -35,8 +40,6 @@ pub fn idle(plan: &PoolPlan, ledger: Option<&LedgerView>) -> BTreeSet<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::{
         api::DurationText,

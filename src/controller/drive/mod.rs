@@ -14,7 +14,6 @@ mod step;
 mod turn;
 
 pub use error::{ApplyError, Deposed};
-pub use idle::idle;
 pub use incident::{Happening, Incident};
 pub use pool::Pool;
 pub use pools::{Outcome, Pools, Round};

@@ -184,6 +184,7 @@ impl Pool {
             }
             driven = self.look(turn).await?;
         }
+        driven.idle = plan.map_or_else(BTreeSet::new, |plan| idle(plan, driven.snapshot.in_force()));
         driven.effective = self.saturation.as_ref().and_then(Saturation::record).map(|record| record.effective);
         Ok(driven)
     }
@@ -244,7 +245,14 @@ impl Pool {
         if let Some(ledger) = snapshot.in_force() {
             self.check(ledger.epoch, None, turn)?;
         }
-        Ok(Driven { snapshot, wants_mark: false, removed: false, effective: None, by_roll_call: false })
+        Ok(Driven {
+            snapshot,
+            wants_mark: false,
+            removed: false,
+            effective: None,
+            by_roll_call: false,
+            idle: BTreeSet::new(),
+        })
     }
 
     /// The policy that should be in force: the shares of what the server takes.

@@ -1,5 +1,7 @@
 //! One turn of a pool.
 
+use std::collections::BTreeSet;
+
 use crate::{
     controller::observe::Topology,
     lease::{Evidence, Snapshot, Timing},
@@ -30,4 +32,6 @@ pub struct Driven {
     pub effective: Option<u32>,
     /// The new ledger opens only when every worker has come over from a node that may still take writes (R8).
     pub by_roll_call: bool,
+    /// UIDs of pods that rest while their shares are lent to other relays.
+    pub idle: BTreeSet<String>,
 }

@@ -14,4 +14,4 @@ pub use liveness::Liveness;
 pub use pods::PodFacts;
 pub use safety::{Safety, StoreFacts, ask, judge, watch_safety};
 pub use topology::Topology;
-pub use watches::{GuardedRelay, GuardedServer, Observed};
+pub use watches::{GuardedRelay, GuardedServer, Observed, is_same_guarded};

@@ -1,6 +1,6 @@
 //! Relays, mail servers, namespaces and pods, kept fresh by a watch each.
 
-use std::{collections::BTreeMap, pin::pin, sync::Arc};
+use std::{collections::BTreeMap, fmt::Debug, pin::pin, sync::Arc};
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::ObjectMeta};
@@ -14,6 +14,7 @@ use kube::{
         watcher,
     },
 };
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::{
@@ -88,14 +89,10 @@ impl Observed {
         let (announce, changes) = watch::channel(0_u64);
         let announce = Arc::new(announce);
         let tell = move || announce.send_modify(|count| *count = count.wrapping_add(1));
-        let config = || watcher::Config::default().timeout(WATCH_SECONDS);
         let (list, listings) = watch::channel(Listings::default());
         let list = Arc::new(list);
 
-        let (relays, writer) = reflector::store::<GuardedRelay>();
-        let events = watcher(Api::<GuardedRelay>::all(client.clone()), config());
-        let events = events.modify(|relay| relay.meta_mut().managed_fields = None);
-        let events = reflector::reflector(writer, StreamBackoff::new(events, WatchBackoff::default()));
+        let (relays, events) = reflect::<GuardedRelay>(client);
         let (select, selective) = watch::channel(false);
         let selects = |relay: &GuardedRelay| relay.0.as_ref().is_ok_and(|relay| relay.spec.workers.selector.is_some());
         let note = move |relays: &[Arc<GuardedRelay>]| {
@@ -104,17 +101,11 @@ impl Observed {
         };
         let follow_relays = follow("mailrelays", events, relays.clone(), is_same_guarded, note, tell.clone());
 
-        let (servers, writer) = reflector::store::<GuardedServer>();
-        let events = watcher(Api::<GuardedServer>::all(client.clone()), config());
-        let events = events.modify(|server| server.meta_mut().managed_fields = None);
-        let events = reflector::reflector(writer, StreamBackoff::new(events, WatchBackoff::default()));
+        let (servers, events) = reflect::<GuardedServer>(client);
         let events = noting(events, Arc::clone(&list), tell.clone(), |listings| &mut listings.servers);
         let follow_servers = follow("mailservers", events, servers.clone(), is_same_guarded, |_| {}, tell.clone());
 
-        let (namespaces, writer) = reflector::store::<PartialObjectMeta<Namespace>>();
-        let events = watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), config());
-        let events = events.modify(|namespace| namespace.meta_mut().managed_fields = None);
-        let events = reflector::reflector(writer, StreamBackoff::new(events, WatchBackoff::default()));
+        let (namespaces, events) = reflect::<PartialObjectMeta<Namespace>>(client);
         let events = noting(events, list, tell.clone(), |listings| &mut listings.namespaces);
         let follow_namespaces =
             follow("namespaces", events, namespaces.clone(), is_same_namespace, |_| {}, tell.clone());
@@ -189,6 +180,21 @@ impl Observed {
     }
 }
 
+fn config() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH_SECONDS)
+}
+
+/// All objects of a kind, and the events that keep them fresh while somebody takes them.
+fn reflect<K>(client: &Client) -> (Store<K>, impl Stream<Item = Result<watcher::Event<K>, watcher::Error>> + use<K>)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let (store, writer) = reflector::store::<K>();
+    let events = watcher(Api::<K>::all(client.clone()), config());
+    let events = events.modify(|object| object.meta_mut().managed_fields = None);
+    (store, reflector::reflector(writer, StreamBackoff::new(events, WatchBackoff::default())))
+}
+
 /// The same events; whether there is a list, or none can be had, is noted and told.
 fn noting<K>(
     events: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>>,
@@ -243,7 +249,7 @@ fn uid<K: Resource>(object: &Arc<K>) -> String {
 }
 
 /// Whether nothing differs but the status.
-fn is_same_guarded<K: Resource<DynamicType = ()> + HasSpec<Spec: PartialEq>>(
+pub fn is_same_guarded<K: Resource<DynamicType = ()> + HasSpec<Spec: PartialEq>>(
     old: &DeserializeGuard<K>,
     new: &DeserializeGuard<K>,
 ) -> bool {
@@ -260,7 +266,8 @@ fn is_same_namespace(old: &PartialObjectMeta<Namespace>, new: &PartialObjectMeta
 }
 
 fn is_same_object(before: &ObjectMeta, now: &ObjectMeta) -> bool {
-    before.generation == now.generation
+    before.uid == now.uid
+        && before.generation == now.generation
         && before.name == now.name
         && before.namespace == now.namespace
         && before.deletion_timestamp == now.deletion_timestamp

@@ -106,13 +106,13 @@ pub fn plan<'a>(
 
 /// The spec as workers are to use it, but for what is the pools' to say.
 fn published(relay: &MailRelay, servers: &[Server]) -> ResolvedSpec {
-    let spec = relay.spec.clone();
+    let spec = &relay.spec;
     ResolvedSpec {
         servers: servers.to_vec(),
-        workers: spec.workers,
-        queue: spec.queue,
-        retry: spec.retry,
-        breaker: spec.breaker,
+        workers: spec.workers.clone(),
+        queue: spec.queue.clone(),
+        retry: spec.retry.clone(),
+        breaker: spec.breaker.clone(),
         unknown_outcome: spec.unknown_outcome,
         suspend: spec.suspend,
     }

@@ -6,14 +6,14 @@ use std::{
 };
 
 use kube::{
-    ResourceExt,
+    Resource, ResourceExt,
     core::{Selector, SelectorExt},
 };
 
 use super::relay::{RelayKey, Stall, StallReason};
 use crate::{
     api::{BudgetName, CountedBy, MailRelay, MailServer, Server, ServerEntry, Sharing, SharingPolicy},
-    controller::observe::GuardedServer,
+    controller::observe::{GuardedServer, is_same_guarded},
 };
 
 /// The labels of the namespaces, by name.
@@ -65,12 +65,8 @@ impl Lender {
             Err(unreadable) => Err(unreadable.error.clone()),
             Ok(server) => Terms::of(server),
         };
-        Self { uid: object.uid().unwrap_or_default(), generation: generation(object), terms }
+        Self { uid: object.uid().unwrap_or_default(), generation: object.meta().generation.unwrap_or_default(), terms }
     }
-}
-
-fn generation(object: &impl ResourceExt) -> i64 {
-    object.meta().generation.unwrap_or_default()
 }
 
 impl Terms {
@@ -109,7 +105,7 @@ impl KnownLenders {
         let mut before = std::mem::take(&mut self.known);
         for object in objects {
             let name = object.name_any();
-            let known = before.remove(&name).filter(|(known, _)| Arc::ptr_eq(known, object));
+            let known = before.remove(&name).filter(|(known, _)| is_same_guarded(known, object));
             let known = known.unwrap_or_else(|| (Arc::clone(object), Lender::of(object)));
             self.known.insert(name, known);
         }
@@ -133,14 +129,10 @@ impl Lenders {
     }
 
     /// Those that these objects are, in these namespaces.
+    #[cfg(test)]
     pub fn of(objects: &[MailServer], namespaces: Namespaces) -> Self {
-        let lender = |server: &MailServer| Lender {
-            uid: server.uid().unwrap_or_default(),
-            generation: generation(server),
-            terms: Terms::of(server),
-        };
-        let servers = objects.iter().map(|server| (server.name_any(), lender(server)));
-        Self::new(servers.collect(), namespaces, None)
+        let objects = objects.iter().map(|server| Arc::new(kube::core::DeserializeGuard(Ok(server.clone()))));
+        KnownLenders::default().among(&objects.collect::<Vec<_>>(), namespaces, None)
     }
 
     /// All of them, by name.

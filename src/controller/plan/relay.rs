@@ -111,3 +111,10 @@ pub struct RelayPlan {
     /// pool says, not one relay, since all who share a pool count on it.
     pub published: ResolvedSpec,
 }
+
+impl RelayPlan {
+    /// The full names of its worker pods, by UID.
+    pub fn pod_names(&self, namespace: &str) -> impl Iterator<Item = (String, String)> {
+        self.workers.iter().map(move |(uid, name)| (uid.clone(), format!("{namespace}/{name}")))
+    }
+}

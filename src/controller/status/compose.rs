@@ -8,6 +8,7 @@ use super::{
     conditions::conditions,
     facts::{Facts, PoolFigures, oldest, unavailable},
     mirror,
+    slots::int,
 };
 use crate::{
     api::{BudgetStatus, MailRelayStatus, QueueStatus, ServerStatus, WorkerStatus},
@@ -132,10 +133,6 @@ pub fn steady(status: &MailRelayStatus) -> MailRelayStatus {
     steady.queue = None;
     steady.servers_summary = None;
     steady
-}
-
-fn int(slots: u32) -> i32 {
-    i32::try_from(slots).unwrap_or(i32::MAX)
 }
 
 #[cfg(test)]

@@ -11,7 +11,6 @@ use super::{measured::Measured, mirror};
 use crate::{
     api::{LeaseStatus, MailRelayStatus, Reason, Unavailable, server_of},
     controller::{
-        drive::idle,
         plan::{PoolPlan, RelayKey, RelayPlan},
         trouble::Trouble,
         world::{PoolView, World},
@@ -117,7 +116,7 @@ pub struct Facts<'a> {
     /// Who holds what of its pools, for people and for the next leader; of a `MailServer`'s, what its own namespace holds.
     pub leases: Vec<LeaseStatus>,
     /// UIDs of pods that rest while their shares are lent to other relays.
-    pub idle: BTreeSet<String>,
+    pub idle: BTreeSet<&'a str>,
     /// Its pods whose workers never registered.
     pub absent: Vec<AbsentWorker<'a>>,
     /// Pods that hold slots of its pools and are gone from the API server, and the node they were last seen on.
@@ -168,7 +167,8 @@ impl<'a> Facts<'a> {
         let holders = holders.map(|(_, holder)| holder).filter(|holder| holder.claim > 0 && !is_foreign(relay));
         let vanished =
             holders.filter_map(|holder| Some((holder, world.vanished.get(&holder.pod_uid)?.as_deref()))).collect();
-        let idle = pools.values().filter_map(|pool| Some(idle(pool.plan?, pool.ledger))).flatten().collect();
+        let views = relay.pools.iter().filter_map(|name| world.pools.get(name));
+        let idle = views.flat_map(|view| &view.idle).map(String::as_str).collect();
         let record = world.records.get(&RelayKey::of(&relay.relay));
         let store_problem = world.store_problem.as_deref();
         let absent = if relay.stalled.is_some() { Vec::new() } else { absent(world, relay) };
@@ -180,8 +180,8 @@ impl<'a> Facts<'a> {
         let mut shares: BTreeMap<&str, (u32, u32)> = self.relay.workers.keys().map(|uid| (&**uid, (0, 0))).collect();
         for ledger in self.pools.values().filter_map(|pool| pool.ledger) {
             for (uid, (share, open)) in &mut shares {
-                *share += ledger.entitlements.get(*uid).copied().unwrap_or(0);
-                *open += ledger.holders_of(uid).map(|h| h.open).sum::<u32>();
+                let (of_this, open_of_this) = ledger.share_and_open(uid);
+                (*share, *open) = (*share + of_this, *open + open_of_this);
             }
         }
         shares
@@ -234,7 +234,7 @@ fn leases(world: &World, relay: &RelayPlan, old: &[LeaseStatus], now: Timestamp)
     budgets
         .extend(old.iter().map(|lease| lease.budget_name.clone()).filter(|name| !world.plan.pools.contains_key(name)));
     let namespace = relay.relay.metadata.namespace.as_deref().unwrap_or_default();
-    let names = relay.workers.iter().map(|(uid, name)| (uid.clone(), format!("{namespace}/{name}"))).collect();
+    let names = relay.pod_names(namespace).collect();
     let show = |budget: &String| {
         let shown = old.iter().find(|lease| lease.budget_name == *budget);
         let mirror = &world.pools.get(budget)?.mirror;

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::{
     conditions::{Verdict, say, withheld},
     mirror,
+    slots::int,
 };
 use crate::{
     api::{BorrowerStatus, MailServerStatus, ServerBudgetStatus, server_of},
@@ -68,7 +69,7 @@ pub fn steady(status: &MailServerStatus) -> MailServerStatus {
 }
 
 fn ledgers<'a>(pools: &BTreeMap<&str, &'a PoolView>) -> impl Iterator<Item = &'a LedgerView> {
-    pools.values().filter_map(|pool| pool.ledger.as_ref()).collect::<Vec<_>>().into_iter()
+    pools.values().filter_map(|pool| pool.ledger.as_ref())
 }
 
 fn budget(
@@ -97,8 +98,8 @@ fn borrower(world: &World, key: &RelayKey, pool: Option<&PoolView>) -> BorrowerS
     let (mut share, mut open) = (0, 0);
     if let Some(ledger) = pool.and_then(|pool| pool.ledger.as_ref()) {
         for uid in workers.into_iter().flat_map(BTreeMap::keys) {
-            share += ledger.entitlements.get(uid).copied().unwrap_or(0);
-            open += ledger.holders_of(uid).map(|holder| holder.open).sum::<u32>();
+            let (of_this, open_of_this) = ledger.share_and_open(uid);
+            (share, open) = (share + of_this, open + open_of_this);
         }
     }
     BorrowerStatus {
@@ -113,10 +114,7 @@ fn borrower(world: &World, key: &RelayKey, pool: Option<&PoolView>) -> BorrowerS
 /// The full names of the borrowers' pods, by UID.
 fn pod_names(world: &World, server: &ServerPlan) -> BTreeMap<String, String> {
     let relays = server.borrowers.keys().filter_map(|key| Some((key, world.plan.relays.get(key)?)));
-    let pods = relays.flat_map(|(key, relay)| {
-        relay.workers.iter().map(|(uid, name)| (uid.clone(), format!("{}/{name}", key.namespace)))
-    });
-    pods.collect()
+    relays.flat_map(|(key, relay)| relay.pod_names(&key.namespace)).collect()
 }
 
 fn verdicts(
@@ -177,10 +175,6 @@ fn ready(
     }
     let (relays, budget) = (server.borrowers.len(), status.budget.as_ref().map_or(0, |budget| budget.effective));
     say(true, "Granting", format!("{relays} relays share {budget} connections"))
-}
-
-fn int(slots: u32) -> i32 {
-    i32::try_from(slots).unwrap_or(i32::MAX)
 }
 
 #[cfg(test)]

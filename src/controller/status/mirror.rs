@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::slots::{count, int};
 use crate::{
     api::{HolderStatus, LeaseStatus, QuarantineStatus},
     lease::{Incarnation, Mirror, MirroredHolder, MirroredQuarantine, QuarantineView},
@@ -194,14 +195,6 @@ fn withheld(status: QuarantineStatus) -> MirroredQuarantine {
     let seconds = u64::try_from(seconds).unwrap_or(0);
     let entry = QuarantineView { id, slots: count(slots), seconds, why };
     MirroredQuarantine { entry, pod, left: Duration::from_secs(seconds) }
-}
-
-fn int(slots: u32) -> i32 {
-    i32::try_from(slots).unwrap_or(i32::MAX)
-}
-
-fn count(slots: i32) -> u32 {
-    u32::try_from(slots).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod notes;
 mod recorder;
 mod relays;
 mod shown;
+mod slots;
 mod unreadable;
 mod writer;
 

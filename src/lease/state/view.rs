@@ -117,6 +117,12 @@ impl LedgerView {
         self.holders.iter().fold(0, |sum, holder| sum.saturating_add(holder.claim))
     }
 
+    /// The share of a pod, and the connections that its processes have open.
+    pub fn share_and_open(&self, pod_uid: &str) -> (u32, u32) {
+        let open = self.holders_of(pod_uid).map(|holder| holder.open).sum();
+        (self.entitlements.get(pod_uid).copied().unwrap_or(0), open)
+    }
+
     /// Slots in quarantine.
     pub fn quarantined(&self) -> u32 {
         self.quarantine.iter().fold(0, |sum, entry| sum.saturating_add(entry.slots))

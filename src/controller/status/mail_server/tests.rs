@@ -1,62 +1,47 @@
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
+
+use serde_json::json;
 
 use super::*;
 use crate::{
     controller::{
         fixtures,
-        plan::{Plan, PoolPlan, RelayPlan},
+        observe::PodFacts,
+        plan::{Candidate, Lenders, Ownership, plan},
     },
     lease::{HolderView, Incarnation, Mirror, MirroredHolder, MirroredQuarantine, QuarantineView},
 };
 
 /// Two relays of two namespaces with a pod each that borrow from `corporate`, and its ledger.
 fn world(state: LedgerState) -> World {
-    let borrowers = ["team-a", "team-b"].map(|namespace| RelayKey { namespace: namespace.into(), name: "bulk".into() });
-    let pool = "mailserver:corporate".to_owned();
-    let relay = |key: &RelayKey| RelayPlan {
-        uid: format!("uid-{key}"),
-        generation: 1,
-        selector: String::new(),
-        stalled: None,
-        workers: BTreeMap::from([(key.namespace.clone(), "pod".to_owned())]),
-        selects_any: true,
-        pools: BTreeSet::from([pool.clone()]),
-        shared: None,
-        lacking: BTreeMap::new(),
-        relay: Arc::new(
-            serde_json::from_value(serde_json::json!({
-                "apiVersion": "mailrelay.dev/v1alpha1", "kind": "MailRelay", "metadata": {}, "spec": { "servers": [] },
-            }))
-            .expect("a relay"),
-        ),
-        published: serde_json::from_value(serde_json::json!({ "servers": [] })).expect("a spec"),
-    };
-    let server = ServerPlan {
-        uid: "server".into(),
-        generation: 7,
-        total: 16,
-        allows_any: true,
-        borrowers: borrowers.iter().map(|key| (key.clone(), pool.clone())).collect(),
-        ..ServerPlan::default()
-    };
-    let plan = Plan {
-        relays: borrowers.iter().map(|key| (key.clone(), relay(key))).collect(),
-        pools: BTreeMap::from([(
-            pool.clone(),
-            PoolPlan {
-                budget: 16,
-                members: BTreeSet::new(),
-                relays: BTreeMap::new(),
-                weights: None,
-                session_timeout: crate::api::DurationText::from_secs(300),
-                close_grace: crate::api::DurationText::from_secs(2),
-                rate_limits: Vec::new(),
-                servers: BTreeSet::new(),
+    let server = json!({
+        "apiVersion": "mailrelay.dev/v1alpha1", "kind": "MailServer",
+        "metadata": { "name": "corporate", "uid": "server", "generation": 7 },
+        "spec": { "endpoints": [{ "host": "mx" }], "allowedNamespaces": {} },
+    });
+    let server = serde_json::from_value(server).expect("a server");
+    let tenants = ["team-a", "team-b"];
+    let lenders = Lenders::of(&[server], tenants.map(|name| (name.to_owned(), BTreeMap::new())).into());
+    let relays = tenants.map(|namespace| {
+        let relay = json!({
+            "apiVersion": "mailrelay.dev/v1alpha1", "kind": "MailRelay",
+            "metadata": { "name": "bulk", "namespace": namespace, "uid": format!("uid-{namespace}") },
+            "spec": {
+                "servers": [{ "name": "primary", "serverRef": { "name": "corporate" } }],
+                "queue": { "name": namespace, "deadLetterName": format!("{namespace}-dead") },
             },
-        )]),
-        servers: BTreeMap::from([("corporate".to_owned(), server)]),
-        ..Plan::default()
-    };
+        });
+        Candidate::new(Arc::new(serde_json::from_value(relay).expect("a relay")), None, &lenders)
+    });
+    let pods = tenants.map(|namespace| PodFacts {
+        uid: namespace.into(),
+        name: "pod".into(),
+        namespace: namespace.into(),
+        labels: BTreeMap::from([("mailrelay.dev/relay".into(), "bulk".into())]),
+        running: ["mailrelay".to_owned()].into(),
+        ..PodFacts::default()
+    });
+    let plan = plan(&relays, &pods, &Ownership::default(), &lenders);
     let holders = [("team-a", 5, 4), ("team-b", 8, 1)].map(|(pod, claim, open)| HolderView {
         pod_uid: pod.into(),
         pod: format!("{pod}/pod"),
@@ -68,7 +53,8 @@ fn world(state: LedgerState) -> World {
     (ledger.state, ledger.budget) = (state, 16);
     ledger.entitlements = ["team-a", "team-b"].map(|pod| (pod.to_owned(), 8)).into();
     let view = PoolView { ledger: Some(ledger), ..PoolView::default() };
-    World { plan: Arc::new(plan), pools: Arc::new(BTreeMap::from([(pool, Arc::new(view))])), ..World::default() }
+    let pools = BTreeMap::from([("mailserver:corporate".to_owned(), Arc::new(view))]);
+    World { plan: Arc::new(plan), pools: Arc::new(pools), ..World::default() }
 }
 
 fn shown(world: &World, old: &MailServerStatus, second: i64) -> MailServerStatus {
