@@ -204,11 +204,13 @@ fn verdict(report: &Report) -> Result<()> {
         report.accepted, report.delivered, report.duplicated
     );
     if report.held > 0 {
+        let settled = report.accepted as u64 - report.held - report.dead;
         println!(
             "{} are held for a person to look at: their worker was killed after it had sent the last byte and before the \
-             answer arrived, so that mailrelay cannot know whether the server took them (this one did), and it never \
+             answer arrived, so that mailrelay cannot know whether the server took them (this one took {}), and it never \
              sends such a mail again by itself. See `mailrelay held list`.",
-            report.held
+            report.held,
+            (report.delivered as u64).saturating_sub(settled)
         );
     }
     println!(
