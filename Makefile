@@ -41,6 +41,12 @@ clean: ## remove what was built (not the cluster's cached tools)
 
 ##@ Use
 
+.PHONY: dev
+dev: ## mailrelay without Kubernetes beside a Redis and a mail server, to try out (FILES=a.yaml, WORKERS=2, LIMIT=16)
+	@hack/debian.sh redis-server
+	$(CARGO) build --locked -p mailrelay -p mailsink --bins
+	@hack/dev target/debug/mailrelay target/debug/mailsink $(or $(FILES),examples/corporate.yaml)
+
 .PHONY: demo
 demo: release cluster-up image ## the main job on a real cluster, told step by step (KEEP=1 keeps it running)
 	@hack/debian.sh redis-server

@@ -3,6 +3,7 @@
 //! Everything here is data: serde types, their schema and the rules that the API server enforces.
 
 mod address;
+mod conditions;
 mod crd;
 mod duration;
 mod mail_server;
@@ -15,6 +16,7 @@ mod spec;
 mod status;
 mod terms;
 
+pub use conditions::{CONDITIONS, ConditionDoc, EVENTS, ReasonDoc, SETUP, STORE, WORKER, is_documented};
 pub use crd::{Definition, definitions};
 pub use duration::{DurationText, ParseDurationError};
 pub use mail_server::{

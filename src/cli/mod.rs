@@ -8,6 +8,7 @@ mod bulk;
 mod controller;
 mod crd;
 mod dead;
+mod dev;
 mod error;
 mod held;
 mod leases;
@@ -53,6 +54,8 @@ enum Command {
     Controller(Box<ControllerOptions>),
     /// Run a worker: send mail through this pod's share of the budget
     Worker(worker::Arguments),
+    /// Run relays from files without Kubernetes, to try out and to test: leads, gives shares, shows how things stand
+    Dev(dev::Arguments),
     /// Arm the dead-man switch and die of it: what a worker tries out at its start
     #[command(name = crate::lease::TRIAL, hide = true)]
     TrySwitch,
@@ -82,7 +85,8 @@ enum Command {
 pub fn main() -> ExitCode {
     // A signal mask or an exit code of clap's own: 2 for wrong usage, 0 for help.
     let cli = Cli::parse();
-    log::init(cli.log_format);
+    let is_shown = matches!(cli.command, Command::Dev(_));
+    log::init(cli.log_format, if is_shown { log::QUIET } else { log::USUAL });
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
@@ -98,6 +102,7 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
     match command {
         Command::Controller(options) => controller::run(*options),
         Command::Worker(arguments) => worker::run(arguments, store),
+        Command::Dev(arguments) => dev::run(arguments, store, output),
         Command::TrySwitch => {
             crate::lease::trial();
             Ok(ExitCode::FAILURE)

@@ -49,6 +49,9 @@ pub struct Arguments {
     /// Run the worker as a child that is started again when it dies; always so as process 1
     #[arg(long)]
     supervise: bool,
+    /// End when the process ends that started this one, however that happens
+    #[arg(long, hide = true)]
+    end_with_parent: bool,
     /// Be the child
     #[arg(long, hide = true, conflicts_with = "supervise")]
     unsupervised: bool,
@@ -57,11 +60,11 @@ pub struct Arguments {
 /// Runs the worker, or the supervisor of one.
 pub fn run(arguments: Arguments, store: StoreOptions) -> Result<ExitCode, CliError> {
     raise_file_limit();
+    if arguments.unsupervised || arguments.end_with_parent {
+        supervisor::end_with_parent();
+    }
     if supervisor::is_wanted(arguments.supervise) && !arguments.unsupervised {
         return supervise();
-    }
-    if arguments.unsupervised {
-        supervisor::end_with_parent();
     }
     let runtime = runtime(tokio::runtime::Builder::new_multi_thread())?;
     let outcome = runtime.block_on(worker::run(arguments.options(store)));

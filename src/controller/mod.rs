@@ -11,6 +11,7 @@
 //! | `housekeeping` | I/O beside the turns: mail of dead workers, how much of it there is, old dead letters |
 //! | `lead` | who leads, under which epoch; what must outlive Redis |
 //! | `world`, `trouble` | what the leader knows; why something stands still |
+//! | `dev` | the same without Kubernetes: objects from files, workers as processes |
 //! | `reconcile`, `run` | the loop of the turns, the only writer of ledgers and records; the process |
 //!
 //! A controller that is dead, doubled or stale makes shares unfair, never too many: what says who gets what (INIT, OPEN,
@@ -18,6 +19,7 @@
 //! whoever says it: it names the ledger's token and the very state that was proven to be over.
 
 mod api_server;
+pub mod dev;
 mod drive;
 #[cfg(test)]
 mod fixtures;

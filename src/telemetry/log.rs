@@ -17,11 +17,15 @@ pub enum Format {
     Json,
 }
 
-/// Starts logging to standard error. A second call changes nothing.
-///
-/// Redis, TLS and Kubernetes client libraries are kept at `warn` unless the filter names them.
-pub fn init(format: Format) {
-    let filter = EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new("warn,mailrelay=info"));
+/// What is logged when nobody says: Redis, TLS and Kubernetes client libraries are kept at `warn`.
+pub const USUAL: &str = "warn,mailrelay=info";
+
+/// What is logged where people look at something else.
+pub const QUIET: &str = "warn";
+
+/// Starts logging to standard error, `usual` unless the environment says otherwise. A second call changes nothing.
+pub fn init(format: Format, usual: &str) {
+    let filter = EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new(usual));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

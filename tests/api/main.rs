@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use kube::{CustomResourceExt, core::cel::validate_cel_schema};
-use mailrelay::api::{MailRelay, MailServer, Retention, definitions};
+use mailrelay::{
+    api::{CONDITIONS, MailRelay, MailServer, Reason, Retention, SETUP, STORE, WORKER, definitions, is_documented},
+    controller::dev::check,
+};
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -40,6 +43,7 @@ fn the_committed_definitions_are_the_generated_ones_and_the_chart_carries_them()
 #[test]
 fn the_reference_is_of_these_definitions() {
     assert_fresh("docs/api.md", &reference::page());
+    assert_fresh("docs/conditions.md", &reference::conditions());
 }
 
 #[test]
@@ -117,6 +121,35 @@ fn nonsense_is_refused_with_a_sentence_that_names_the_field() {
             row.says
         );
     }
+}
+
+/// The same table without an API server: all its rows.
+#[test]
+fn mailrelay_dev_refuses_what_the_api_server_refuses_and_names_the_field() {
+    let mut wrong = Vec::new();
+    for row in refused::rows() {
+        let said = check(row.object).err().map(|said| said.join("; ")).unwrap_or_default();
+        if !said.contains(row.says) {
+            wrong.push(format!("{} = {}: {said:?} should say {:?}", row.place, row.value, row.says));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_word_of_a_worker_and_every_condition_is_explained_once() {
+    let words = WORKER.iter().chain(SETUP).chain(STORE).map(|reason| reason.word);
+    let mut seen = std::collections::BTreeSet::new();
+    assert!(words.clone().all(|word| seen.insert(word)), "a reason of two groups");
+    // What a worker reports and has a name: that of a surge has a condition of its own.
+    for reason in WORKER {
+        let Ok(parsed) = reason.word.parse::<Reason>();
+        assert!(!matches!(parsed, Reason::Other(_)), "no worker says {}", reason.word);
+    }
+    assert!(is_documented("Ready", "TlsFailed") && !is_documented("QueueFull", "TlsFailed"));
+    assert!(!is_documented("Redy", "TlsFailed"));
+    let kinds: std::collections::BTreeSet<_> = CONDITIONS.iter().map(|of| of.kind).collect();
+    assert_eq!(kinds.len(), CONDITIONS.len());
 }
 
 #[test]

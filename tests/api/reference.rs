@@ -1,9 +1,9 @@
-//! `docs/api.md`: every field of the resources, as the definitions have it.
+//! `docs/api.md`: every field of the resources, as the definitions have it. `docs/conditions.md`: every condition and reason.
 
 use std::fmt::Write;
 
 use kube::CustomResourceExt;
-use mailrelay::api::{MailRelay, MailServer};
+use mailrelay::api::{CONDITIONS, EVENTS, MailRelay, MailServer, ReasonDoc, SETUP, STORE, WORKER};
 use serde_json::Value;
 
 /// The page.
@@ -31,6 +31,58 @@ pub fn page() -> String {
         }
     }
     page
+}
+
+/// The page of conditions and reasons.
+pub fn conditions() -> String {
+    let mut page = String::from(
+        "# Conditions, reasons and events\n\n\
+         Generated from `src/api/conditions.rs` by `make crd`. `kubectl get mailrelay NAME -o yaml` shows the conditions of a relay, and\n\
+         their messages say what is so there: since when, what it costs, and what to do. A condition that is not listed does not hold.\n\n\
+         | condition | tells, when it is True | calls for attention when |\n|---|---|---|\n",
+    );
+    for of in CONDITIONS {
+        let _ = writeln!(
+            page,
+            "| [`{0}`](#{1}) | {2} | {3} |",
+            of.kind,
+            of.kind.to_lowercase(),
+            of.tells,
+            of.alarm.unwrap_or("never")
+        );
+    }
+    let groups =
+        [("A setup that needs a change", SETUP), ("Redis and the API server", STORE), ("Workers and servers", WORKER)];
+    for of in CONDITIONS {
+        let _ = writeln!(page, "\n## {}\n\nTrue: {}.\n", of.kind, of.tells);
+        reasons(&mut page, of.reasons, "status");
+        let links = groups.iter().filter(|(_, group)| of.others.iter().any(|other| other[0].word == group[0].word));
+        let links: Vec<String> =
+            links.map(|(title, _)| format!("[{title}](#{})", title.to_lowercase().replace(' ', "-"))).collect();
+        if !links.is_empty() {
+            let also = if of.reasons.is_empty() { "The reasons of" } else { "\nAnd the reasons of" };
+            let _ = writeln!(page, "{also} {}.", links.join(", "));
+        }
+    }
+    for (title, group) in groups {
+        let _ = writeln!(page, "\n## {title}\n");
+        reasons(&mut page, group, "");
+    }
+    let _ = writeln!(page, "\n## Events\n\nBeside those that say that a condition began or ended, under its type:\n");
+    reasons(&mut page, EVENTS, "type");
+    page
+}
+
+fn reasons(page: &mut String, reasons: &[ReasonDoc], status: &str) {
+    if reasons.is_empty() {
+        return;
+    }
+    let (heading, line) = if status.is_empty() { (String::new(), "") } else { (format!(" {status} |"), "---|") };
+    let _ = writeln!(page, "| reason |{heading} means | next |\n|---|{line}---|---|");
+    for reason in reasons {
+        let status = if status.is_empty() { String::new() } else { format!(" {} |", reason.status) };
+        let _ = writeln!(page, "| `{}` |{status} {} | {} |", reason.word, reason.means, reason.next);
+    }
 }
 
 /// One row for a field, and then those of the fields in it.

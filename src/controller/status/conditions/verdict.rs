@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::api::Condition;
+use crate::api::{Condition, is_documented};
 
 /// The reason of `SlotsQuarantined` when a pod holds slots that the API server does not know any more.
 pub const HELD_BY_VANISHED: &str = "HeldByVanishedPod";
@@ -25,6 +25,8 @@ pub struct Verdict {
 impl Verdict {
     /// The condition of this kind; its transition time is kept from `old` where its status is the same.
     pub fn condition(self, kind: &str, generation: i64, old: &[Condition], now: Timestamp) -> Condition {
+        // Every test that sees a condition looks whether people can read of it.
+        debug_assert!(is_documented(kind, &self.reason), "{kind}: {} is not in src/api/conditions.rs", self.reason);
         let unchanged = old.iter().find(|old| old.type_ == kind && old.status == self.status);
         let now = || Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
         Condition {
