@@ -5,6 +5,9 @@ use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+/// As Gateway API writes them (GEP-2257). What is read is a little more: objects and records of before may have more digits.
+const PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
+
 /// A duration written as a sum of `<integer><ms|s|m|h>` terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -114,7 +117,7 @@ impl JsonSchema for DurationText {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^([0-9]{1,9}(ms|s|m|h))+$", "maxLength": 32 })
+        json_schema!({ "type": "string", "pattern": PATTERN, "maxLength": 32 })
     }
 }
 

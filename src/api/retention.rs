@@ -61,7 +61,7 @@ impl JsonSchema for Retention {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^(Forever|([0-9]{1,9}(ms|s|m|h))+)$", "maxLength": 32 })
+        json_schema!({ "type": "string", "pattern": "^(Forever|([0-9]{1,5}(h|m|s|ms)){1,4})$", "maxLength": 32 })
     }
 }
 

@@ -61,17 +61,22 @@ use super::MailRelayStatus;
         json_path = ".status.queue.deadLetters",
         description = "mails in the dead-letter queue"
     ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Servers", type_ = "string", json_path = ".status.serversSummary", priority = 1),
-    printcolumn(name = "Delayed", type_ = "integer", json_path = ".status.queue.delayed", priority = 1),
-    printcolumn(name = "Held", type_ = "integer", json_path = ".status.queue.held", priority = 1),
-    printcolumn(name = "Oldest", type_ = "date", json_path = ".status.queue.oldestSince", priority = 1),
+    printcolumn(
+        name = "Held",
+        type_ = "integer",
+        json_path = ".status.queue.held",
+        description = "mails whose final answer was lost"
+    ),
     printcolumn(
         name = "Reason",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
-        priority = 1
-    )
+        description = "why it is ready, or is not"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Servers", type_ = "string", json_path = ".status.serversSummary", priority = 1),
+    printcolumn(name = "Delayed", type_ = "integer", json_path = ".status.queue.delayed", priority = 1),
+    printcolumn(name = "Oldest", type_ = "date", json_path = ".status.queue.oldestSince", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
 pub struct MailRelaySpec {

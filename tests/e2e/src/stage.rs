@@ -65,31 +65,41 @@ impl Stage {
         let logs = tempfile::tempdir().context("cannot make a temporary folder")?;
         let stage = Self { client, address, store, redis: Mutex::new(redis), logs, namespaces: Mutex::default() };
         stage.create_namespace(SYSTEM).await?;
-        stage.install().await?;
+        stage.install(&[]).await?;
         Ok(stage)
     }
 
-    async fn install(&self) -> Result<()> {
+    /// Installs the chart, or upgrades to these values, and waits until both replicas are ready.
+    pub async fn install(&self, values: &[&str]) -> Result<()> {
         let chart = repository().join("charts/mailrelay");
-        let arguments = [
+        let chart = chart.to_string_lossy();
+        let redis = format!("redis.existingSecret={REDIS_SECRET}");
+        let mut arguments = vec![
             "upgrade",
             "--install",
             "mailrelay",
-            &chart.to_string_lossy(),
+            &chart,
             "--namespace",
             SYSTEM,
             "--set",
-            &format!("redis.existingSecret={REDIS_SECRET}"),
+            &redis,
             "--wait",
             "--timeout",
             "2m",
         ];
+        arguments.extend(values.iter().flat_map(|value| ["--set", value]));
         let installed = succeed("helm", &arguments, "").await;
         if installed.is_err() {
             let state = run("kubectl", &["-n", SYSTEM, "get", "pods,events", "-o", "wide"], "").await?;
             eprintln!("{}", state.stdout);
         }
         installed.map(drop)
+    }
+
+    /// Takes the release away: nobody leads any more. Its namespace, the definitions and all relays stay.
+    pub async fn uninstall(&self) -> Result<()> {
+        let arguments = ["uninstall", "mailrelay", "--namespace", SYSTEM, "--wait", "--timeout", "1m"];
+        succeed("helm", &arguments, "").await.map(drop)
     }
 
     /// Makes a namespace with the Secret that says where Redis is. Waits for one of that name that a run before took away.
@@ -185,7 +195,7 @@ impl Stage {
         for name in namespaces.iter().filter(|name| *name != SYSTEM) {
             self.delete_namespace(name).await?;
         }
-        succeed("helm", &["uninstall", "mailrelay", "--namespace", SYSTEM, "--wait", "--timeout", "1m"], "").await?;
+        self.uninstall().await?;
         self.delete_namespace(SYSTEM).await?;
         if is_local() {
             // Helm keeps them on purpose; a cluster of our own starts each run without them.

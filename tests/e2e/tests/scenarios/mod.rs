@@ -41,6 +41,7 @@ scenarios![
     several_servers_share_the_work_each_within_its_own_budget,
     two_namespaces_borrow_one_server_s_connections_and_lend_them_to_each_other,
     a_broken_object_does_not_stop_the_others,
+    an_upgrade_and_an_uninstall_lose_no_relay_and_no_mail_and_no_namespace_hangs,
 ];
 
 /// How long the sink takes for a mail, so that load lasts while something happens.
@@ -49,6 +50,8 @@ const SLOW_MS: u64 = 100;
 const DELIVERY: Duration = Duration::from_secs(60);
 /// How long until a worker without work rests.
 const REST: Duration = Duration::from_secs(20);
+/// How long Kubernetes may take to delete what a namespace holds.
+const GONE: Duration = Duration::from_secs(60);
 /// How long until a dead worker's mail is delivered by others, or held.
 const TAKEN_OVER: Duration = Duration::from_secs(15);
 
@@ -107,7 +110,7 @@ async fn two_hundred_mails_at_once_are_all_delivered_over_sixteen_connections(st
     let stats = relay.check(&[("burst", 200)]).await?;
     ensure!(stats.peak == 16, "all 16 connections must have been in use: {stats:?}");
     let table = command::kubectl(&["-n", "burst", "get", "mailrelay"]).await?;
-    for column in ["READY", "BUDGET", "OPEN", "WORKERS", "QUEUED", "DEAD", "AGE"] {
+    for column in ["READY", "BUDGET", "OPEN", "WORKERS", "QUEUED", "DEAD", "HELD", "REASON", "AGE"] {
         ensure!(table.contains(column), "no column {column} in:\n{table}");
     }
     relay.lower().await
@@ -333,5 +336,36 @@ async fn a_broken_object_does_not_stop_the_others(stage: &Stage) -> Result<()> {
     relay.await_delivered(20, DELIVERY).await?;
     relay.check(&[("beside", 20)]).await?;
     stage.delete_namespace("broken").await?;
+    relay.lower().await
+}
+
+/// The way out is the one that docs/operations.md gives.
+async fn an_upgrade_and_an_uninstall_lose_no_relay_and_no_mail_and_no_namespace_hangs(stage: &Stage) -> Result<()> {
+    let relay = Relay::raise(stage, RelayOptions { behaviour: slow(), ..RelayOptions::new("upgrade", 2) }).await?;
+    let left = Relay::raise(stage, RelayOptions::new("left", 1)).await?;
+    let uid = relay.object().await?.metadata.uid;
+    relay.send("before", 600).await?;
+    // All pods of the controller are others afterwards.
+    stage.install(&["podAnnotations.upgraded=yes"]).await?;
+    relay.rebalance(3).await?;
+    relay.await_delivered(600, DELIVERY).await?;
+
+    stage.uninstall().await?;
+    relay.send("without", 200).await?;
+    relay.await_delivered(800, DELIVERY).await?;
+    ensure!(relay.object().await?.metadata.uid == uid, "the relay is another one");
+    command::kubectl(&["delete", "namespace", &left.namespace, "--wait=false"]).await?;
+    until("the relay waits for a controller", GONE, async || {
+        let waits = left.object().await?.metadata.deletion_timestamp.is_some();
+        Ok(Look::when(waits, (), || "it is not deleted".into()))
+    })
+    .await?;
+    let let_go = r#"{"metadata":{"finalizers":null}}"#;
+    command::kubectl(&["-n", &left.namespace, "patch", "mailrelay", "corporate", "--type=merge", "-p", let_go]).await?;
+    command::kubectl(&["wait", "--for=delete", "namespace", &left.namespace, "--timeout=90s"]).await?;
+
+    stage.install(&[]).await?;
+    relay.rebalance(2).await?;
+    relay.check(&[("before", 600), ("without", 200)]).await?;
     relay.lower().await
 }
