@@ -10,8 +10,9 @@ use std::{
 };
 
 use mailrelay::store::{Heard, Store, StoreOptions};
+use rcgen::{CertifiedKey, generate_simple_self_signed};
 use redis::Script;
-use testkit::{Door, Persistence, RedisServer, eventually};
+use testkit::{Door, Persistence, RedisServer, eventually, free_port};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -95,6 +96,63 @@ async fn a_new_password_in_the_files_is_used_as_soon_as_the_old_one_is_refused()
     admin("new", &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
     store.query::<String>(&ping, LIMIT).await.expect_err("killed");
     eventually("the same Redis", async || store.query::<String>(&ping, LIMIT).await).await;
+}
+
+/// A tenant's user gets another password, and the old one is taken away.
+#[tokio::test]
+async fn a_users_new_password_in_the_files_is_used_as_soon_as_the_old_one_is_refused() {
+    let redis = RedisServer::start(Persistence::Off);
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("a file");
+    redis.command(&["ACL", "SETUSER", "tenant", "on", ">old", "~*", "&*", "+@all"]).expect("set");
+    write("url", &redis.url());
+    write("username", "tenant");
+    write("password", "old");
+    let store = Store::new(&StoreOptions { url: None, dir: Some(folder.path().into()), ..StoreOptions::from_url("") });
+    let (store, ping) = (store.expect("options"), redis::cmd("PING"));
+    store.query::<String>(&ping, LIMIT).await.expect("answered");
+    redis.command(&["ACL", "SETUSER", "tenant", "resetpass", ">new"]).expect("set");
+    redis.command(&["CLIENT", "KILL", "USER", "tenant"]).expect("killed");
+    store.query::<String>(&ping, LIMIT).await.expect_err("killed");
+    let refused = store.query::<String>(&ping, LIMIT).await.expect_err("the old password");
+    assert!(refused.to_string().contains("authentication failed"), "{refused}");
+    write("password", "new");
+    eventually("it is used", async || store.query::<String>(&ping, LIMIT).await).await;
+    assert_eq!(store.subscribe("channel").next().await, Heard::Listening);
+}
+
+/// Redis gets a certificate of another authority, and the Secret its CA later.
+#[tokio::test]
+async fn a_new_authority_in_the_files_is_believed_as_soon_as_the_old_one_does_not_fit() {
+    let redis = RedisServer::start(Persistence::Off);
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("a file");
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let certify = || {
+        let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["127.0.0.1".into()]).expect("certified");
+        write("tls.crt", &cert.pem());
+        write("tls.key", &signing_key.serialize_pem());
+        cert.pem()
+    };
+    let port = free_port();
+    let first = certify();
+    let (certificate, key) = (path("tls.crt"), path("tls.key"));
+    let serve = ["CONFIG", "SET", "tls-auth-clients", "no", "tls-cert-file", &certificate, "tls-key-file", &key];
+    redis.command(&[&serve[..], &["tls-port", &port.to_string()]].concat()).expect("it serves TLS");
+    write("url", &format!("rediss://127.0.0.1:{port}"));
+    write("ca.crt", &first);
+    let store = Store::new(&StoreOptions { url: None, dir: Some(folder.path().into()), ..StoreOptions::from_url("") });
+    let (store, ping) = (store.expect("options"), redis::cmd("PING"));
+    store.query::<String>(&ping, LIMIT).await.expect("answered");
+    let second = certify();
+    // It reads the files when it is told where they are.
+    redis.command(&serve).expect("it has another certificate");
+    redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).expect("killed");
+    store.query::<String>(&ping, LIMIT).await.expect_err("killed");
+    store.query::<String>(&ping, LIMIT).await.expect_err("of an authority that nobody knows");
+    write("ca.crt", &second);
+    eventually("it is believed", async || store.query::<String>(&ping, LIMIT).await).await;
+    assert_eq!(store.subscribe("channel").next().await, Heard::Listening);
 }
 
 #[tokio::test]
