@@ -174,6 +174,16 @@ test-long: setup ## tests that take minutes, or need root: a control group, a sl
 	MAILS=5000 $(CARGO) test --locked -p mailrelay --test setups -- --nocapture --test-threads 2
 	$(CARGO) test --locked -p mailrelay --test worker_limits --test rate --test many_letters -- --ignored --nocapture --test-threads 1
 
+# The last commit of what was released before, or BEFORE=commit.
+LAST_RELEASE := 235addc
+.PHONY: mixed
+mixed: setup ## this version beside the one before (BEFORE=commit): workers of either under the controller of the other
+	rm -rf target/before && git worktree prune && git worktree add --detach target/before $(or $(BEFORE),$(LAST_RELEASE))
+	cd target/before && CARGO_TARGET_DIR=$(CURDIR)/target/before-build $(CARGO) build --locked -p mailrelay
+	MAILRELAY_BEFORE=$(CURDIR)/target/before-build/debug/mailrelay \
+	  $(CARGO) test --locked -p mailrelay --test dev -- --ignored --nocapture --test-threads 1 mixed; \
+	  status=$$?; git worktree remove --force target/before; exit $$status
+
 .PHONY: model
 model: ## the model of the lease protocol with the scenarios that take minutes too
 	$(CARGO) test --locked -p mailrelay --test model -- --include-ignored --show-output
