@@ -166,8 +166,8 @@ deaths: setup ## workers killed at each point of a transaction, KILLS=20 times e
 	KILLS=$(or $(KILLS),20) REDIS_KILLS=$(or $(REDIS_KILLS),50) $(CARGO) test --locked -p mailrelay --test deaths -- --nocapture --test-threads 1
 
 .PHONY: storm
-storm: setup ## everything at once under load: STORM=100 times 10 workers killed, Redis 5 times, 50 answers lost or late, and more
-	STORM=$(or $(STORM),100) $(CARGO) test --locked -p mailrelay --test deaths -- --nocapture everything_at_once
+storm: setup ## everything at once under load: STORM=103 times 10 workers killed, Redis 5 times, 50 answers lost or late, and more
+	STORM=$(or $(STORM),103) $(CARGO) test --locked -p mailrelay --test deaths -- --nocapture everything_at_once
 
 .PHONY: test-long
 test-long: setup ## tests that take minutes, or need root: a control group, a slow link, 1,000,000 dead letters, 30 mails a minute

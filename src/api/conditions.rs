@@ -155,7 +155,7 @@ pub const CONDITIONS: &[ConditionDoc] = &[
         tells: "every worker says of a server that it cannot be used",
         alarm: Some("True"),
         reasons: &[reason("ServersAvailable", "False", "no server is", "")],
-        others: &[WORKER],
+        others: &[WORKER, SETUP, STORE],
     },
     ConditionDoc {
         kind: "ServerRefusesUs",

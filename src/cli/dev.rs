@@ -16,13 +16,13 @@ use tokio::{
 };
 
 use super::{
-    error::CliError,
+    error::{CliError, chain},
     output::{Output, Table, print},
     runtime::{raise_file_limit, runtime},
 };
 use crate::{
     api::MailRelayStatus,
-    controller::dev::{DevOptions, News, Objects, Said, run as run_dev},
+    controller::dev::{DevError, DevOptions, News, Objects, Said, run as run_dev},
     store::StoreOptions,
 };
 
@@ -62,6 +62,7 @@ pub fn run(arguments: Arguments, store: StoreOptions, output: Output) -> Result<
         let failed = |error: std::io::Error| CliError::Failed(format!("cannot listen for signals: {error}"));
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut impatient = signal(SignalKind::interrupt()).map_err(failed)?;
         let stop = async {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -71,7 +72,18 @@ pub fn run(arguments: Arguments, store: StoreOptions, output: Output) -> Result<
         let screen = std::cell::RefCell::new(Screen::new(output));
         let tell = |news| screen.borrow_mut().tell(&news);
         let show = |objects: &Objects| screen.borrow_mut().show(objects);
-        Box::pin(run_dev(options, stop, tell, show)).await.map_err(|error| CliError::Failed(error.to_string()))
+        tokio::select! {
+            ended = Box::pin(run_dev(options, stop, tell, show)) => {
+                ended.map_err(|error| match error {
+                    DevError::Store(source) => source.into(),
+                    other => CliError::Failed(chain(&other)),
+                })
+            }
+            // The workers end with this process.
+            () = async { impatient.recv().await; impatient.recv().await; } => Err(CliError::Failed(
+                "ended at once; what its workers were sending is resolved by its stage".into(),
+            )),
+        }
     });
     // Tasks that wait for nobody must not hold up the end.
     runtime.shutdown_timeout(Duration::from_millis(100));

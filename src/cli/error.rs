@@ -53,3 +53,18 @@ fn hint(error: &StoreError) -> &'static str {
         }
     }
 }
+
+/// An error and what caused it, each said once.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let detail = error.to_string();
+        if !text.contains(&detail) {
+            text.push_str(": ");
+            text.push_str(&detail);
+        }
+        cause = error.source();
+    }
+    text
+}

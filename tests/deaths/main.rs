@@ -2,7 +2,7 @@
 //! the workers and Redis are real; the figures are printed.
 //!
 //! - `make deaths`: each point 20 times (`KILLS=n`), Redis 50 times (`REDIS_KILLS=n`).
-//! - `make storm`: everything at once, in 100 rounds (`STORM=n`, `SEED=n`).
+//! - `make storm`: everything at once, in 103 rounds (`STORM=n`, `SEED=n`).
 
 mod cluster;
 mod points;

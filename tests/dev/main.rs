@@ -98,5 +98,5 @@ async fn what_cannot_be_followed_ends_it_at_once_with_the_file_and_the_field() {
     let (code, said) = run(&redis.url(), "{kind: Secret, metadata: {name: a}}");
     assert!(code == Some(1) && said.contains("no MailRelay in "), "{said}");
     let (code, said) = run("redis://127.0.0.1:1", EXAMPLE);
-    assert!(code == Some(1) && said.contains("127.0.0.1:1"), "{said}");
+    assert!(code == Some(1) && said.contains("127.0.0.1:1") && said.contains("--redis-url"), "{said}");
 }

@@ -27,7 +27,7 @@ const WATCH_LIMIT: Duration = Duration::from_secs(30);
 /// The longest object.
 const LONGEST: usize = 1 << 20;
 /// How many changes are kept for those who watch, and how many Events for people.
-const KEPT: usize = 10_000;
+const KEPT: usize = 1_000;
 
 /// The objects; clones are the same.
 #[derive(Clone)]
