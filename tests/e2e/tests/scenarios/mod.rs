@@ -365,7 +365,10 @@ async fn an_upgrade_and_an_uninstall_lose_no_relay_and_no_mail_and_no_namespace_
     command::kubectl(&["wait", "--for=delete", "namespace", &left.namespace, "--timeout=90s"]).await?;
 
     stage.install(&[]).await?;
+    // Who has nothing to send rests, and claims no share.
+    relay.send("again", 600).await?;
     relay.rebalance(2).await?;
-    relay.check(&[("before", 600), ("without", 200)]).await?;
+    relay.await_delivered(1_400, DELIVERY).await?;
+    relay.check(&[("before", 600), ("without", 200), ("again", 600)]).await?;
     relay.lower().await
 }
