@@ -112,7 +112,7 @@ pub async fn run(
     let mut stop = std::pin::pin!(stop);
     let mut look = tokio::time::interval(LOOK);
     let outcome = loop {
-        if let Err(error) = house.children.keep(&house.objects, &house.relays) {
+        if let Err(error) = house.keep_workers() {
             break Err(DevError::Worker(error));
         }
         tokio::select! {
@@ -174,6 +174,16 @@ impl House {
         let DevOptions { store: redis, credentials, workers, .. } = options.clone();
         let children = Children::new(Setting { store: redis, credentials, count: workers });
         Self { store, objects, relays: crews(said), children, strangers: Strangers::default() }
+    }
+
+    /// Runs the workers, once somebody leads: to one who begins to lead, workers that run already may be those of an older
+    /// installation, so that new ledgers would wait for a lease to end.
+    fn keep_workers(&mut self) -> io::Result<()> {
+        let is_led = |relay: &Value| !relay["status"]["conditions"].is_null();
+        if self.objects.all("mailrelays").values().any(is_led) {
+            return self.children.keep(&self.objects, &self.relays);
+        }
+        Ok(())
     }
 
     /// Looks who was started by hand.

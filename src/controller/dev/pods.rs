@@ -21,7 +21,7 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// After how long out of all ledgers one that was started by hand is taken for gone.
-const GONE_AFTER: Duration = Duration::from_secs(20);
+const GONE_AFTER: Duration = Duration::from_secs(12);
 
 /// A pod, by the relay that it works for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
