@@ -25,8 +25,8 @@ pub struct Verdict {
 impl Verdict {
     /// The condition of this kind; its transition time is kept from `old` where its status is the same.
     pub fn condition(self, kind: &str, generation: i64, old: &[Condition], now: Timestamp) -> Condition {
-        // Every test that sees a condition looks whether people can read of it.
-        debug_assert!(is_documented(kind, &self.reason), "{kind}: {} is not in src/api/conditions.rs", self.reason);
+        // A newer worker may say what is not known here.
+        debug_assert!(!cfg!(test) || is_documented(kind, &self.reason), "{kind}: {} is explained nowhere", self.reason);
         let unchanged = old.iter().find(|old| old.type_ == kind && old.status == self.status);
         let now = || Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
         Condition {
