@@ -18,6 +18,7 @@ use nix::{
     time::{ClockId, clock_gettime},
 };
 use rand::{Rng, RngExt, TryRng};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Clocks and random numbers of a simulated process.
 pub trait Source {
@@ -41,6 +42,17 @@ pub fn simulate(source: Option<Rc<dyn Source>>) {
 fn simulated() -> Option<Rc<dyn Source>> {
     // A destructor that runs while the thread ends finds no source.
     SOURCE.try_with(|source| source.borrow().clone()).ok().flatten()
+}
+
+/// Resolves when this process is asked to end, by SIGTERM or SIGINT. To be called inside a tokio runtime.
+pub fn asked_to_end() -> io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 /// `CLOCK_BOOTTIME`: since the machine's boot, suspend included.

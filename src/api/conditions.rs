@@ -16,7 +16,7 @@ pub struct ConditionDoc {
     pub alarm: Option<&'static str>,
     /// What is said of it.
     pub reasons: &'static [ReasonDoc],
-    /// Whether the reasons of [`SETUP`] and [`WORKER`] occur as well.
+    /// Groups of reasons that occur as well: [`SETUP`], [`STORE`], [`WORKER`].
     pub others: &'static [&'static [ReasonDoc]],
 }
 

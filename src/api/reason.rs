@@ -50,6 +50,14 @@ reasons! {
     OutOfStorage,
     /// The connection broke.
     ConnectionLost,
+    /// No answer came in time.
+    TimedOut,
+    /// The final answer of one mail after another was lost.
+    OutcomeUnknown,
+    /// The server asks to be slower.
+    Throttled,
+    /// The server says later, and not why.
+    TemporaryFailure,
     /// A reply out of sequence, or none at all in SMTP's terms.
     ProtocolError,
     /// The server takes fewer sessions than the budget allows; it is used as far as that goes.

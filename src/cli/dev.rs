@@ -1,7 +1,6 @@
 //! `mailrelay dev`
 
 use std::{
-    collections::BTreeMap,
     fmt::Write as _,
     io::{IsTerminal, Write as _},
     path::PathBuf,
@@ -22,8 +21,9 @@ use super::{
 };
 use crate::{
     api::MailRelayStatus,
-    controller::dev::{DevError, DevOptions, News, Objects, Said, run as run_dev},
+    controller::dev::{Audience, DevError, DevOptions, News, Objects, Said, run as run_dev},
     store::StoreOptions,
+    system,
 };
 
 /// How often the table is drawn anew at most.
@@ -60,25 +60,14 @@ pub fn run(arguments: Arguments, store: StoreOptions, output: Output) -> Result<
     let runtime = runtime(tokio::runtime::Builder::new_multi_thread())?;
     let outcome = runtime.block_on(async {
         let failed = |error: std::io::Error| CliError::Failed(format!("cannot listen for signals: {error}"));
-        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let stop = system::asked_to_end().map_err(failed)?;
         let mut impatient = signal(SignalKind::interrupt()).map_err(failed)?;
-        let stop = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
-        let screen = std::cell::RefCell::new(Screen::new(output));
-        let tell = |news| screen.borrow_mut().tell(&news);
-        let show = |objects: &Objects| screen.borrow_mut().show(objects);
+        let mut screen = Screen::new(output);
         tokio::select! {
-            ended = Box::pin(run_dev(options, stop, tell, show)) => {
-                ended.map_err(|error| match error {
-                    DevError::Store(source) => source.into(),
-                    other => CliError::Failed(chain(&other)),
-                })
-            }
+            ended = Box::pin(run_dev(options, stop, &mut screen)) => ended.map_err(|error| match error {
+                DevError::Store(source) => source.into(),
+                other => CliError::Failed(chain(&other)),
+            }),
             // The workers end with this process.
             () = async { impatient.recv().await; impatient.recv().await; } => Err(CliError::Failed(
                 "ended at once; what its workers were sending is resolved by its stage".into(),
@@ -106,6 +95,16 @@ impl Screen {
         Self { output, is_terminal, lines: 0, last: String::new(), drawn: None }
     }
 
+    /// Takes the table off the terminal.
+    fn wipe(&mut self) -> Result<(), String> {
+        match std::mem::take(&mut self.lines) {
+            0 => Ok(()),
+            lines => print(&format!("\x1b[{lines}A\x1b[J")).map_err(|error| error.to_string()),
+        }
+    }
+}
+
+impl Audience for Screen {
     /// News go to standard error, above the table.
     fn tell(&mut self, news: &News) -> Result<(), String> {
         self.wipe()?;
@@ -137,25 +136,12 @@ impl Screen {
         (self.last, self.drawn) = (text, Some(Instant::now()));
         Ok(())
     }
-
-    /// Takes the table off the terminal.
-    fn wipe(&mut self) -> Result<(), String> {
-        match std::mem::take(&mut self.lines) {
-            0 => Ok(()),
-            lines => print(&format!("\x1b[{lines}A\x1b[J")).map_err(|error| error.to_string()),
-        }
-    }
 }
 
 fn following(said: &Said) -> String {
-    let kinds = |collection: &str| match collection {
-        "mailrelays" => "MailRelay",
-        "mailservers" => "MailServer",
-        _ => "Namespace",
-    };
     let mut text = String::new();
-    for (collection, key) in said.objects.keys() {
-        let _ = writeln!(text, "following {} {}", kinds(collection), key.trim_start_matches('/'));
+    for ((_, key), object) in &said.objects {
+        let _ = writeln!(text, "following {} {}", word(&object["kind"]), key.trim_start_matches('/'));
     }
     for other in &said.others {
         let _ = writeln!(text, "passing over {other}: only MailRelay, MailServer and Namespace count here");
@@ -165,16 +151,9 @@ fn following(said: &Said) -> String {
 
 /// An Event, as `kubectl events` shows it.
 fn happened(event: &Value) -> String {
-    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let about = &event["regarding"];
-    format!(
-        "{:7} {:20} {} {}: {}\n",
-        word(&event["type"]),
-        word(&event["reason"]),
-        word(&about["kind"]),
-        word(&about["name"]),
-        word(&event["note"])
-    )
+    let (kind, name) = (word(&about["kind"]), word(&about["name"]));
+    format!("{:7} {:20} {kind} {name}: {}\n", word(&event["type"]), word(&event["reason"]), word(&event["note"]))
 }
 
 /// The relays, as `kubectl get mailrelay -A -o wide` shows them, and under them who has which share.
@@ -212,10 +191,13 @@ fn tables(objects: &Objects) -> String {
     text
 }
 
+fn word(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
 /// The statuses, one JSON document a line.
 fn lines(objects: &Objects) -> String {
-    let all: BTreeMap<_, _> = ["mailservers", "mailrelays"].map(|of| (of, objects.all(of))).into();
-    let objects = all.into_values().flat_map(BTreeMap::into_values);
+    let objects = ["mailservers", "mailrelays"].into_iter().flat_map(|of| objects.all(of).into_values());
     objects.fold(String::new(), |text, object| text + &object.to_string() + "\n")
 }
 

@@ -5,7 +5,6 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinSet,
 };
@@ -23,6 +22,7 @@ use super::{
 use crate::{
     lease::{ProcessId, Timing},
     store::{Store, StoreError, StoreOptions},
+    system,
     telemetry::http::{Routes, serve},
 };
 
@@ -79,14 +79,7 @@ pub enum ControllerError {
 ///
 /// Cancelling is safe at any point: shares stay as they are, and the Lease runs out.
 pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(ControllerError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(ControllerError::Signals)?;
-    let stop = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
+    let stop = system::asked_to_end().map_err(ControllerError::Signals)?;
     Box::pin(run_until(options, stop)).await
 }
 

@@ -107,6 +107,15 @@ pub const WORKER: &[ReasonDoc] = &[
     reason("ServiceUnavailable", "", "the server says 421", ""),
     reason("OutOfStorage", "", "the server's disk is full", "tell whoever runs it"),
     reason("ConnectionLost", "", "connections break", "look at what lies on the way: proxies, firewalls, timeouts"),
+    reason("TimedOut", "", "answers do not come in time", "look at the server's load, and at what lies on the way"),
+    reason(
+        "OutcomeUnknown",
+        "",
+        "the final answers of mails are lost",
+        "mailrelay held list; look at what lies on the way",
+    ),
+    reason("Throttled", "", "the server asks to be slower", ""),
+    reason("TemporaryFailure", "", "the server says later, and not why", "the server's log"),
     reason(
         "ProtocolError",
         "",

@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     env, io,
     os::unix::process::CommandExt,
-    path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -17,23 +16,13 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     objects::Objects,
+    options::DevOptions,
     pods::{Crew, Pod},
 };
 use crate::{mail::fresh_id, store::StoreOptions, telemetry::log};
 
 /// How long after the end of one another takes its place.
 const AGAIN: Duration = Duration::from_secs(1);
-
-/// What workers are started with.
-#[derive(Clone)]
-pub struct Setting {
-    /// Where Redis is.
-    pub store: StoreOptions,
-    /// Folder with a folder of login files for each server.
-    pub credentials: Option<PathBuf>,
-    /// How many for each relay.
-    pub count: usize,
-}
 
 /// One place for a worker.
 struct Place {
@@ -46,14 +35,14 @@ struct Place {
 
 /// All of them, by namespace and name of the relay.
 pub struct Children {
-    setting: Setting,
+    options: DevOptions,
     places: BTreeMap<(String, String), Vec<Place>>,
 }
 
 impl Children {
     /// Nobody runs yet.
-    pub fn new(setting: Setting) -> Self {
-        Self { setting, places: BTreeMap::new() }
+    pub fn new(options: DevOptions) -> Self {
+        Self { options, places: BTreeMap::new() }
     }
 
     /// The UIDs of those that run.
@@ -77,11 +66,11 @@ impl Children {
         self.places.retain(|key, places| is_wanted(key) || !places.is_empty());
         for crew in crews {
             let places = self.places.entry((crew.namespace.clone(), crew.relay.clone())).or_default();
-            places.extend((places.len()..self.setting.count).map(Place::vacant));
+            places.extend((places.len()..self.options.workers).map(Place::vacant));
             for place in places {
                 place.note_end(objects);
                 if place.running.is_none() && Instant::now() >= place.not_before {
-                    place.start(&self.setting, objects, crew)?;
+                    place.start(&self.options, objects, crew)?;
                 }
             }
         }
@@ -103,7 +92,7 @@ impl Place {
         Self { number, running: None, is_stopping: false, not_before: Instant::now() }
     }
 
-    fn start(&mut self, setting: &Setting, objects: &Objects, crew: &Crew) -> io::Result<()> {
+    fn start(&mut self, options: &DevOptions, objects: &Objects, crew: &Crew) -> io::Result<()> {
         let Crew { namespace, relay, labels } = crew;
         let pod = Pod {
             namespace: namespace.clone(),
@@ -117,12 +106,12 @@ impl Place {
         if env::var_os(log::FILTER_VARIABLE).is_none() {
             command.env(log::FILTER_VARIABLE, log::QUIET);
         }
-        let StoreOptions { dir, url, username, password_file, ca_file } = &setting.store;
+        let StoreOptions { dir, url, username, password_file, ca_file } = &options.store;
         let files = [
             ("--redis-dir", dir),
             ("--redis-password-file", password_file),
             ("--redis-ca-file", ca_file),
-            ("--credentials-dir", &setting.credentials),
+            ("--credentials-dir", &options.credentials),
         ];
         for (flag, file) in files.into_iter().filter_map(|(flag, file)| Some((flag, file.as_ref()?))) {
             command.arg(flag).arg(file);

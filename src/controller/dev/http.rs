@@ -44,6 +44,7 @@ impl Target {
 }
 
 /// The part of a URI behind the question mark.
+#[derive(Clone, Copy, Debug)]
 pub struct Query<'a>(pub &'a str);
 
 impl Query<'_> {
@@ -56,9 +57,10 @@ impl Query<'_> {
         self.get(name)?.parse().ok()
     }
 
-    /// Whether changes are asked for.
-    pub fn is_watch(&self) -> bool {
-        self.get("watch").is_some_and(|watch| watch != "false")
+    /// The version whose changes are asked for; none when it is no watch.
+    pub fn watched_from(&self) -> Option<u64> {
+        self.get("watch").filter(|watch| *watch != "false")?;
+        Some(self.number("resourceVersion").unwrap_or(0))
     }
 
     /// The label that must be there, which is all that the controller asks for.

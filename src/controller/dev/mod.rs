@@ -8,12 +8,12 @@ mod children;
 mod files;
 mod http;
 mod objects;
+mod options;
 mod pods;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    path::PathBuf,
     time::Duration,
 };
 
@@ -24,36 +24,22 @@ use tokio::{sync::watch, time::sleep};
 use super::run::{ControllerError, ControllerOptions, Replica};
 use crate::{
     mail::digest,
-    store::{Store, StoreError, StoreOptions},
+    store::{Store, StoreError},
     system,
 };
-use children::{Children, Setting};
+use children::Children;
 use pods::{Crew, Strangers};
 
 pub use check::check;
 pub use files::{FileError, Said};
-pub use http::{Target, expired, failure};
+pub use http::{Query, Target, expired, failure};
 pub use objects::Objects;
+pub use options::DevOptions;
 
 /// How often files, processes and Redis are looked at.
 const TICK: Duration = Duration::from_millis(200);
 /// How often is looked who was started by hand.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// What is to be run.
-#[derive(Clone)]
-pub struct DevOptions {
-    /// Where Redis is.
-    pub store: StoreOptions,
-    /// The files with the objects.
-    pub files: Vec<PathBuf>,
-    /// Where all mail goes instead of to the servers of the files.
-    pub to: Option<(String, u16)>,
-    /// How many workers to run for each relay.
-    pub workers: usize,
-    /// Folder with a folder of login files for each server, for these workers.
-    pub credentials: Option<PathBuf>,
-}
 
 /// Why it ended.
 #[derive(Debug, thiserror::Error)]
@@ -89,15 +75,21 @@ pub enum News {
     Event(Value),
 }
 
+/// Who looks on. An error of either ends all.
+pub trait Audience {
+    /// Hears of what happens.
+    fn tell(&mut self, news: &News) -> Result<(), String>;
+    /// Sees the objects whenever they may have changed.
+    fn show(&mut self, objects: &Objects) -> Result<(), String>;
+}
+
 /// Leads until `stop` resolves, and then has its workers finish what they are sending.
 ///
-/// `tell` hears of what happens, and `show` is called with the objects whenever they may have changed; an error of either ends
-/// all. To be called on the thread whose end is to be that of the workers. Cancelling kills them.
+/// To be called on the thread whose end is to be that of the workers. Cancelling kills them.
 pub async fn run(
     options: DevOptions,
     stop: impl Future<Output = ()>,
-    mut tell: impl FnMut(News) -> Result<(), String>,
-    mut show: impl FnMut(&Objects) -> Result<(), String>,
+    audience: &mut impl Audience,
 ) -> Result<(), DevError> {
     let store = Store::new(&options.store)?;
     // Nothing works without it, and who tries things out wants to hear that at once.
@@ -105,7 +97,7 @@ pub async fn run(
     let mut source = Source::new(&options);
     let said = source.read()?;
     let mut house = House::new(&options, &said, store);
-    tell(News::Following(said)).map_err(DevError::Told)?;
+    audience.tell(&News::Following(said)).map_err(DevError::Told)?;
 
     let (end, ended) = watch::channel(false);
     let mut leading = tokio::spawn(lead(&options, &house, ended));
@@ -123,7 +115,8 @@ pub async fn run(
         }
         let mut news: Vec<News> = house.follow(source.read_if_changed()).into_iter().collect();
         news.extend(house.objects.take_events().into_iter().map(News::Event));
-        if let Err(error) = news.into_iter().try_for_each(&mut tell).and_then(|()| show(&house.objects)) {
+        let told = news.iter().try_for_each(|news| audience.tell(news));
+        if let Err(error) = told.and_then(|()| audience.show(&house.objects)) {
             break Err(DevError::Told(error));
         }
     };
@@ -171,8 +164,7 @@ impl House {
     fn new(options: &DevOptions, said: &Said, store: Store) -> Self {
         let objects = Objects::default();
         apply(said, &objects);
-        let DevOptions { store: redis, credentials, workers, .. } = options.clone();
-        let children = Children::new(Setting { store: redis, credentials, count: workers });
+        let children = Children::new(options.clone());
         Self { store, objects, relays: crews(said), children, strangers: Strangers::default() }
     }
 

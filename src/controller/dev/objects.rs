@@ -132,8 +132,8 @@ impl Objects {
         };
         let query = Query(parts.uri.query().unwrap_or_default());
         let selector = query.label();
-        if query.is_watch() {
-            return self.watch(target.collection, query.number("resourceVersion").unwrap_or(0), &query, selector);
+        if let Some(from) = query.watched_from() {
+            return self.watch(target.collection, from, &query, selector);
         }
         let answered = self.inner().act(&parts.method, &target, &body, selector.as_deref());
         if parts.method != Method::GET {

@@ -17,7 +17,7 @@ use axum::{
     http::{Method, Response, StatusCode},
 };
 use futures::StreamExt;
-use mailrelay::controller::dev::{Objects, Target, expired, failure};
+use mailrelay::controller::dev::{Objects, Query, Target, expired, failure};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use serde_json::Value;
 use tokio::{sync::watch, time::sleep};
@@ -136,7 +136,7 @@ impl ApiServer {
         }
         let (uri, method) = (request.uri().clone(), request.method().clone());
         let Some(target) = Target::of(uri.path()) else { return self.objects.answer(request).await };
-        if let Some(from) = watched_from(uri.query().unwrap_or_default()) {
+        if let Some(from) = Query(uri.query().unwrap_or_default()).watched_from() {
             if from < self.inner().oldest {
                 return expired();
             }
@@ -194,13 +194,4 @@ impl ApiServer {
         });
         Response::from_parts(parts, Body::from_stream(lines))
     }
-}
-
-/// The version behind which is watched; none when it is no watch.
-fn watched_from(query: &str) -> Option<u64> {
-    let get = |name: &str| {
-        query.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value))
-    };
-    get("watch").filter(|watch| *watch != "false")?;
-    Some(get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0))
 }
