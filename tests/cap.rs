@@ -4,6 +4,7 @@ mod scene;
 
 use std::{
     collections::BTreeSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -63,7 +64,7 @@ async fn all_accounted_for(scene: &Scene, mails: u64) {
 async fn withheld_until(scene: &Scene, what: &str, fits: impl Fn(&LedgerView) -> bool) -> LedgerView {
     eventually(what, async || {
         let view = scene.ledger().snapshot().await.expect("snapshot").ledger.ok_or("no ledger".to_owned())?;
-        if fits(&view) { Ok(view) } else { Err(format!("{view:?}")) }
+        if fits(&view) { Ok(Arc::unwrap_or_clone(view)) } else { Err(format!("{view:?}")) }
     })
     .await
 }
@@ -182,7 +183,7 @@ async fn process_1_without_a_supervisor_opens_no_session_and_says_why() {
     assert!(scene.workers[0].log().contains("opens no session"), "{}", scene.workers[0].log());
     let holder = eventually("it is in the ledger", async || {
         let ledger = scene.ledger().snapshot().await.expect("snapshot").ledger.ok_or("no ledger")?;
-        ledger.holders.into_iter().find(|holder| holder.seq >= 3).ok_or("not yet")
+        ledger.holders.iter().find(|holder| holder.seq >= 3).cloned().ok_or("not yet")
     })
     .await;
     assert_eq!((holder.claim, holder.limit, holder.want), (0, 0, 0), "{holder:?}");
@@ -218,7 +219,7 @@ struct Lead {
 impl Lead {
     async fn start(scene: &Scene, budget: u32) -> Self {
         scene.stop_leading();
-        let plan = PoolPlan {
+        let plan = Arc::new(PoolPlan {
             budget,
             members: scene.workers.iter().map(|worker| worker.pod.uid.clone()).collect(),
             relays: std::collections::BTreeMap::new(),
@@ -227,7 +228,7 @@ impl Lead {
             close_grace: DurationText::from_secs(2),
             rate_limits: Vec::new(),
             servers: BTreeSet::new(),
-        };
+        });
         let mut pool = Pool::new(scene.store.clone(), scene.ledger().pool());
         let (tell, driven) = watch::channel(None);
         let task = tokio::spawn(async move {

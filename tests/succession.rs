@@ -42,7 +42,7 @@ fn planned((budget, host, port): Server<'_>) -> Plan {
             relay.workers.insert(pod.into(), pod.into());
         }
         for pool in plan.pools.values_mut() {
-            pool.members.insert(pod.into());
+            Arc::make_mut(pool).members.insert(pod.into());
         }
     }
     plan

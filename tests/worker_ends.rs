@@ -13,7 +13,7 @@ use testkit::{ForgetfulBox, throughout};
 
 async fn ledger(scene: &Scene) -> Result<LedgerView, String> {
     let snapshot = scene.ledger().snapshot().await.map_err(|error| error.to_string())?;
-    snapshot.ledger.ok_or_else(|| "no ledger".to_owned())
+    snapshot.ledger.map(std::sync::Arc::unwrap_or_clone).ok_or_else(|| "no ledger".to_owned())
 }
 
 /// What is withheld: seconds and why, one for each slot.

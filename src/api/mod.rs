@@ -11,6 +11,7 @@ mod names;
 mod reason;
 mod record;
 mod retention;
+mod rules;
 mod server;
 mod spec;
 mod status;

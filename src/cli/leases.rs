@@ -1,9 +1,8 @@
 //! `mailrelay leases`: who holds which share of a server's budget.
 
-use std::{collections::BTreeMap, fmt::Write as _, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, process::ExitCode, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-
 use serde::Serialize;
 
 use super::{
@@ -123,7 +122,7 @@ pub async fn read(store: &Store, name: &str) -> Result<PoolLeases, CliError> {
         Some(_) => "Open",
     };
     Ok(match snapshot.ledger {
-        Some(ledger) => describe(name, state, ledger, &log),
+        Some(ledger) => describe(name, state, Arc::unwrap_or_clone(ledger), &log),
         None => PoolLeases {
             pool: name.to_owned(),
             state,

@@ -150,7 +150,7 @@ impl Reconciler {
         self.learn_topology();
 
         // Drive: every ledger to the plan.
-        self.pools.add(plan.pools.keys().chain(&marked).chain(&self.lead.known));
+        self.pools.add(&plan, &marked, &self.lead.known);
         self.pools.stand(&plan, &marked, self.older.get_or_insert_default(), &timing);
         let (evidence, topology) = (self.pods.evidence(), self.topology.clone());
         let turn = Turn { epoch: self.lead.epoch, timing: &timing, evidence: &evidence, topology: &topology };
@@ -187,15 +187,17 @@ impl Reconciler {
         let candidates = self.candidates.among(&relays, &lenders);
         let pods = observed.pods();
         // What this leader decided is in force before it is written down.
-        let owned = if self.older.is_some() { &self.world.plan.owned } else { self.lead.marking.owned() };
-        let ownership = Ownership { owned: owned.clone(), unreadable: unreadable(&relays) };
+        let is_first = self.older.is_none();
+        let owned = if is_first { Arc::clone(self.lead.marking.owned()) } else { Arc::clone(&self.world.plan.owned) };
+        let ownership = Ownership { owned, unreadable: unreadable(&relays) };
         let running = || pods.iter().filter(|pod| !pod.running.is_empty()).map(|pod| pod.uid.clone()).collect();
         self.older.get_or_insert_with(running);
         self.world.pods = Arc::new(pods.iter().map(|pod| (pod.uid.clone(), pod.terminating)).collect());
         let held = self.pools.known().map(|holder| &*holder.pod_uid).collect();
         self.pods.note(pods.iter().map(|pod| &**pod), &held);
         let pods = pods.iter().map(|pod| &**pod);
-        self.world.plan = Arc::new(plan(&candidates, pods, &ownership, &lenders));
+        let plan = plan(&candidates, pods, &ownership, &lenders).sharing(&self.world.plan);
+        self.world.plan = Arc::new(plan);
     }
 
     /// Takes in how the turn of all pools ended. What one pool's ledger answered is that pool's alone. Returns the store's problem,
@@ -240,7 +242,7 @@ impl Reconciler {
 
     /// Takes in a pool whose turn went well.
     fn note_driven(&mut self, name: String, driven: Driven, mirror: Mirror, now: BootTime) {
-        let ledger = driven.snapshot.in_force().cloned();
+        let ledger = driven.snapshot.shared().cloned();
         self.world.liveness.learn(&name, ledger.as_ref(), now);
         if let Some(ledger) = &ledger {
             self.lead.metrics.pool(&name, ledger);

@@ -16,7 +16,7 @@ use crate::lease::{BootTime, LedgerView, Mirror};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PoolView {
     /// Its ledger, if Redis answered, there is one and it is in force.
-    pub ledger: Option<LedgerView>,
+    pub ledger: Option<Arc<LedgerView>>,
     /// The slots that are shared out while the server takes fewer sessions than the budget.
     pub effective: Option<u32>,
     /// What the next leader must know if the ledger is lost.

@@ -61,8 +61,12 @@ impl QuarantineTimers {
 
     /// How long until the next one is over; `None` when there is none.
     pub fn next(&self, now: BootTime, timing: &Timing) -> Option<Duration> {
-        let ends = self.seen.values().map(|(since, entry)| Self::end(*since, entry, timing));
-        ends.min().map(|end| end.saturating_since(now))
+        self.next_end(timing).map(|end| end.saturating_since(now))
+    }
+
+    /// When the next one is over; `None` when there is none.
+    pub fn next_end(&self, timing: &Timing) -> Option<BootTime> {
+        self.seen.values().map(|(since, entry)| Self::end(*since, entry, timing)).min()
     }
 
     fn end(since: BootTime, entry: &QuarantineView, timing: &Timing) -> BootTime {

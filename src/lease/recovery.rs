@@ -12,6 +12,7 @@ mod unlisted;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -50,6 +51,17 @@ struct Seen {
     asked: Option<BootTime>,
 }
 
+impl Seen {
+    /// Since when its silence counts: who rests has nothing to say unless it is asked.
+    fn silent_since(&self) -> Option<BootTime> {
+        if self.holder.is_resting() { self.asked } else { Some(self.since) }
+    }
+
+    fn is_unasked(&self) -> bool {
+        self.holder.is_resting() && self.asked.is_none()
+    }
+}
+
 /// Shares that were sent to the ledger.
 #[derive(Clone, Debug)]
 struct Sent {
@@ -71,7 +83,7 @@ pub struct Watch {
     outage: Option<(String, BootTime)>,
     /// The recovery in sight, and since when.
     recovery: Option<(String, BootTime)>,
-    view: Option<LedgerView>,
+    view: Option<Arc<LedgerView>>,
     /// The roll: the share that each pod had, or may have had, since the ledger was last seen open (R8).
     roll: BTreeMap<String, u32>,
     sent: Vec<Sent>,
@@ -153,7 +165,7 @@ impl Watch {
         self.lease = view.lease;
         self.forget_longer(now);
         self.withheld.observe(&view.quarantine, now);
-        self.view = Some(view.clone());
+        self.view = snapshot.shared().cloned();
     }
 
     /// Time passes over a ledger in force of which it is known that it is as the last look showed it: does what
@@ -179,7 +191,7 @@ impl Watch {
 
     /// The ledger of the last look, if it showed one in force.
     pub fn view(&self) -> Option<&LedgerView> {
-        self.view.as_ref()
+        self.view.as_deref()
     }
 
     /// Whether the last look showed an older copy of the ledger: it is not to be taken for the one in force.
@@ -264,11 +276,15 @@ impl Watch {
     /// Who is to be asked whether it lives: who rests, was not heard of for long, and has slots that idle while `mail_waits`, or a
     /// pod that the API does not list. Each is asked once.
     pub fn to_ask(&self, mail_waits: bool, now: BootTime) -> Vec<String> {
-        let silent = |seen: &Seen| seen.holder.is_resting() && now.saturating_since(seen.since) >= ASK_AFTER;
-        let is_gone = |seen: &Seen| self.listed.as_ref().is_some_and(|listed| !listed.contains(&seen.holder.pod_uid));
-        let matters = |seen: &Seen| mail_waits || is_gone(seen);
-        let unasked = self.seen.iter().filter(|(_, seen)| seen.asked.is_none() && silent(seen) && matters(seen));
-        unasked.map(|(inc, _)| inc.clone()).collect()
+        let is_silent = |seen: &Seen| now.saturating_since(seen.since) >= ASK_AFTER;
+        let matters = |seen: &Seen| mail_waits || self.is_gone(seen);
+        let silent = self.seen.iter().filter(|(_, seen)| seen.is_unasked() && is_silent(seen) && matters(seen));
+        silent.map(|(inc, _)| inc.clone()).collect()
+    }
+
+    /// Whether its pod is none that the API lists.
+    fn is_gone(&self, seen: &Seen) -> bool {
+        self.listed.as_ref().is_some_and(|listed| !listed.contains(&seen.holder.pod_uid))
     }
 
     /// It was asked: from now on its silence is counted as anybody's.

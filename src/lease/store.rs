@@ -1,6 +1,10 @@
 //! The ledger in Redis: one HASH for each pool, changed only by scripts that check fence and token first (R7).
 
-use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use redis::{Cmd, Script};
 
@@ -291,7 +295,7 @@ impl LedgerStore {
             return Ok(Snapshot { node_fence, ledger: None });
         }
         match wire::ledger(&fields) {
-            Ok(ledger) => Ok(Snapshot { node_fence, ledger: Some(ledger) }),
+            Ok(ledger) => Ok(Snapshot { node_fence, ledger: Some(Arc::new(ledger)) }),
             Err(wire::Unreadable::Newer(found)) => {
                 Err(StoreError::Newer { what: format!("the ledger {}", self.ledger), found, known: wire::SCHEMA })
             }
@@ -300,6 +304,13 @@ impl LedgerStore {
                 detail: format!("field {field} of {} is missing or malformed", self.ledger),
             }),
         }
+    }
+
+    /// The epoch of the leader that wrote the policy last, whichever version the ledger is of; `None` without a ledger.
+    pub async fn epoch(&self) -> Result<Option<u64>, StoreError> {
+        let mut command = redis::cmd("HGET");
+        command.arg(&self.ledger).arg("epoch");
+        self.store.query(&command, CALL_LIMIT).await
     }
 
     /// The entries of the log, the newest first: when each was written by the clock of Redis, and its fields.

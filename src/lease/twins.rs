@@ -1,7 +1,5 @@
 //! Which of many ledgers changed: one look at the twins of all, in place of one at each ledger.
 
-use std::collections::BTreeMap;
-
 use redis::{Value, from_redis_value};
 
 use super::store::{CALL_LIMIT, ledger_key, twin_key};
@@ -19,7 +17,8 @@ const AT_ONCE: usize = 500;
 pub struct Twins {
     /// `run_id:master_replid` of the node that answered.
     pub node_fence: String,
-    versions: BTreeMap<String, u64>,
+    /// The version of each ledger that was asked for, in that order, as far as its twin can tell.
+    pub versions: Vec<Option<u64>>,
 }
 
 impl Twins {
@@ -42,22 +41,16 @@ impl Twins {
     fn read(pools: &[&str], answers: Vec<Value>) -> Option<Self> {
         let mut answers = answers.into_iter();
         let info: String = from_redis_value(answers.next()?).ok()?;
-        let mut versions = BTreeMap::new();
+        let mut versions = Vec::with_capacity(pools.len());
         for pools in pools.chunks(AT_ONCE) {
             let twins: Vec<Option<Vec<u8>>> = from_redis_value(answers.next()?).ok()?;
             let there: usize = from_redis_value(answers.next()?).ok()?;
             // Which one is gone is not said: each of them is to be looked at.
-            if there == pools.len() {
-                let known = pools.iter().zip(&twins).filter_map(|(pool, twin)| Some((*pool, version(twin.as_ref()?)?)));
-                versions.extend(known.map(|(pool, version)| (pool.to_owned(), version)));
-            }
+            let are_there = there == pools.len() && twins.len() == pools.len();
+            let known = |at: usize| twins[at].as_ref().filter(|_| are_there).and_then(|twin| version(twin));
+            versions.extend((0..pools.len()).map(known));
         }
         Some(Self { node_fence: fence(&info)?, versions })
-    }
-
-    /// The version of a pool's ledger, as far as its twin can tell.
-    pub fn version(&self, pool: &str) -> Option<u64> {
-        self.versions.get(pool).copied()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use mailrelay::{
     api::{DurationText, RelayRecord, record_key},
-    controller::{ApplyError, Deposed, Records, Topology, Turn, highest_epoch},
+    controller::{ApplyError, Deposed, Records, RelayKey, RelayPlan, Topology, Turn, highest_epoch},
     lease::Evidence,
     store::Store,
 };
@@ -15,6 +15,15 @@ async fn published(store: &Store) -> Option<RelayRecord> {
     json.map(|json| serde_json::from_str(&json).expect("a record"))
 }
 
+async fn publish(
+    records: &mut Records,
+    store: &Store,
+    relay: (&RelayKey, &RelayPlan),
+    turn: &Turn<'_>,
+) -> Result<(), ApplyError> {
+    records.publish(store, &[relay], turn).await.remove(0).1
+}
+
 #[tokio::test]
 async fn a_record_is_published_once_and_again_only_when_it_changed_or_was_lost() {
     let bench = bench();
@@ -23,23 +32,23 @@ async fn a_record_is_published_once_and_again_only_when_it_changed_or_was_lost()
     let mut records = Records::default();
     let (key, first) = relay_plan(1);
     for _ in 0..2 {
-        records.publish(&bench.store, &key, &first.relays[&key], &turn).await.expect("published");
+        publish(&mut records, &bench.store, (&key, &first.relays[&key]), &turn).await.expect("published");
         let record = published(&bench.store).await.expect("a record");
         assert_eq!((record.epoch, record.revision, record.generation), (4, 1, 1));
     }
     assert!(records.is_current(&key, &first.relays[&key]));
     let (_, second) = relay_plan(2);
     assert!(!records.is_current(&key, &second.relays[&key]));
-    records.publish(&bench.store, &key, &second.relays[&key], &turn).await.expect("published");
+    publish(&mut records, &bench.store, (&key, &second.relays[&key]), &turn).await.expect("published");
     assert_eq!(published(&bench.store).await.map(|record| (record.revision, record.generation)), Some((2, 2)));
     bench.store.query::<()>(&redis::cmd("FLUSHALL"), LIMIT).await.expect("flushed");
-    records.publish(&bench.store, &key, &second.relays[&key], &turn).await.expect("published");
+    publish(&mut records, &bench.store, (&key, &second.relays[&key]), &turn).await.expect("published");
     assert_eq!(published(&bench.store).await.map(|record| record.revision), Some(2));
     // Another relay that shares the budget has a more patient server: the spec is the same, and the holds are not.
     let mut patient = second.relays[&key].clone();
     patient.published.servers[0].session_timeout = DurationText::from_secs(1200);
     assert!(!records.is_current(&key, &patient));
-    records.publish(&bench.store, &key, &patient, &turn).await.expect("published");
+    publish(&mut records, &bench.store, (&key, &patient), &turn).await.expect("published");
     let record = published(&bench.store).await.expect("a record");
     assert_eq!((record.revision, record.spec.servers[0].session_timeout), (3, DurationText::from_secs(1200)));
 }
@@ -51,10 +60,10 @@ async fn an_older_leader_neither_replaces_nor_removes_a_record() {
     let turn = |epoch| Turn { epoch, timing: &timing, evidence: &evidence, topology: &topology };
     let (key, plan) = relay_plan(1);
     let relay = &plan.relays[&key];
-    Records::default().publish(&bench.store, &key, relay, &turn(5)).await.expect("published");
+    publish(&mut Records::default(), &bench.store, (&key, relay), &turn(5)).await.expect("published");
     let mut old = Records::default();
     let is_refused = |end| matches!(end, Err(ApplyError::Deposed(Deposed { refused: Some("record"), .. })));
-    assert!(is_refused(old.publish(&bench.store, &key, relay, &turn(4)).await));
+    assert!(is_refused(publish(&mut old, &bench.store, (&key, relay), &turn(4)).await));
     assert!(is_refused(old.withdraw(&bench.store, &key, &turn(4)).await));
     assert_eq!(published(&bench.store).await.map(|record| record.epoch), Some(5));
     Records::default().withdraw(&bench.store, &key, &turn(6)).await.expect("withdrawn");
@@ -72,13 +81,13 @@ async fn an_epoch_that_was_led_before_is_noticed_and_not_led_again() {
     let mut before = Records::default();
     for generation in [1, 2] {
         let (key, plan) = relay_plan(generation);
-        before.publish(&bench.store, &key, &plan.relays[&key], &turn).await.expect("published");
+        publish(&mut before, &bench.store, (&key, &plan.relays[&key]), &turn).await.expect("published");
     }
     let (key, plan) = relay_plan(3);
     let mut after = Records::default();
     for _ in 0..3 {
         // Though it goes on trying.
-        let end = after.publish(&bench.store, &key, &plan.relays[&key], &turn).await;
+        let end = publish(&mut after, &bench.store, (&key, &plan.relays[&key]), &turn).await;
         assert!(matches!(end, Err(ApplyError::Deposed(Deposed { theirs: 5, ours: 5, .. }))), "{end:?}");
     }
     assert_eq!(published(&bench.store).await.map(|record| record.generation), Some(2));

@@ -93,7 +93,8 @@ impl Leader {
     pub async fn drive(&mut self, plan: Option<&PoolPlan>, marked: bool) -> Result<Driven, ApplyError> {
         let Self { pool, epoch, timing, evidence, topology, incidents } = self;
         let turn = Turn { epoch: *epoch, timing, evidence, topology };
-        pool.drive(plan, marked, &turn, incidents).await
+        let plan = plan.cloned().map(Arc::new);
+        pool.drive(plan.as_ref(), marked, &turn, incidents).await
     }
 
     /// Drives as the loop does until the ledger is as wanted.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -99,7 +100,7 @@ impl House {
 
     /// What a pool's ledger says; `None` when there is none that can be read.
     pub async fn ledger(&self, pool: &str) -> Option<LedgerView> {
-        LedgerStore::new(self.store.clone(), pool).snapshot().await.ok()?.ledger
+        LedgerStore::new(self.store.clone(), pool).snapshot().await.ok()?.ledger.map(Arc::unwrap_or_clone)
     }
 
     /// Waits until the pods have these shares of a pool.

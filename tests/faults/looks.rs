@@ -47,7 +47,7 @@ async fn ledgers_and_queues_of_which_nothing_is_new_cost_redis_next_to_nothing()
     let before = commands(&house).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let each_second = (commands(&house).await - before) / 5;
-    // Twins four times a second, a look at each ledger in twenty seconds, one at the reports in thirty: about 35.
+    // Twins four times a second, a look at each ledger in a minute, one at the reports in thirty seconds: about 25.
     assert!(each_second < 60, "{each_second}");
 }
 

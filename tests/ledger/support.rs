@@ -50,5 +50,5 @@ pub async fn redis_is_empty(redis: &RedisServer) {
 
 /// The version that the ledger's twin tells a leader that looks at no more than that.
 pub async fn twin(ledger: &LedgerStore) -> Option<u64> {
-    Twins::look(ledger.store(), &[ledger.pool()]).await.unwrap().version(ledger.pool())
+    Twins::look(ledger.store(), &[ledger.pool()]).await.unwrap().versions[0]
 }

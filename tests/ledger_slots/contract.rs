@@ -91,7 +91,7 @@ impl Scene {
     }
 
     async fn view(&self) -> LedgerView {
-        self.ledger.snapshot().await.unwrap().ledger.expect("a ledger")
+        self.ledger.snapshot().await.unwrap().in_force().expect("a ledger").clone()
     }
 
     async fn claim(&self, uid: &str) -> u32 {

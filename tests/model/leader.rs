@@ -1,6 +1,6 @@
 //! The controller: it looks at the ledger in each tick and does what the production [`Watch`] says; it writes policies.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use mailrelay::lease::{Action, BootTime, InitRequest, OldPrimary, OpenRequest, Policy, Watch};
 
@@ -49,7 +49,7 @@ impl State {
         let clock = self.clock();
         let Some(mut snapshot) = self.redis.ledger().map(mailrelay::lease::Ledger::snapshot) else { return Vec::new() };
         if let Some(view) = snapshot.ledger.as_mut().filter(|_| scenario.variant == Variant::NoVersion) {
-            view.version = 0;
+            Arc::make_mut(view).version = 0;
         }
         let evidence = self.evidence();
         let pods = (0..self.pods.len()).filter(|pod| !self.pods[*pod].over).map(uid).collect();

@@ -10,7 +10,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// SYNC, and what it could claim.
 pub async fn register(ledger: &LedgerStore, pod: &str) -> (SyncRequest, u32) {
     let mut request = SyncRequest {
-        token: ledger.snapshot().await.expect("a look").ledger.expect("a ledger").token,
+        token: ledger.snapshot().await.expect("a look").ledger.expect("a ledger").token.clone(),
         inc: ProcessId::random().to_string(),
         pod_uid: pod.into(),
         pod: format!("mail/{pod}"),

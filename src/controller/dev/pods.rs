@@ -154,7 +154,8 @@ async fn held(store: &Store) -> Result<BTreeSet<String>, StoreError> {
     let mut held = BTreeSet::new();
     for pool in pools(store).await? {
         let snapshot = LedgerStore::new(store.clone(), &pool).snapshot().await?;
-        held.extend(snapshot.ledger.into_iter().flat_map(|ledger| ledger.holders).map(|holder| holder.pod_uid));
+        let holders = snapshot.ledger.iter().flat_map(|ledger| &ledger.holders);
+        held.extend(holders.map(|holder| holder.pod_uid.clone()));
     }
     Ok(held)
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -142,7 +143,7 @@ impl Pool {
     /// Cancelling leaves open whether the last step took effect; the next turn looks again.
     pub async fn drive(
         &mut self,
-        plan: Option<&PoolPlan>,
+        plan: Option<&Arc<PoolPlan>>,
         marked: bool,
         turn: &Turn<'_>,
         incidents: &mut Vec<Incident>,
@@ -161,7 +162,7 @@ impl Pool {
 
     async fn drive_on(
         &mut self,
-        plan: Option<&PoolPlan>,
+        plan: Option<&Arc<PoolPlan>>,
         marked: bool,
         turn: &Turn<'_>,
         incidents: &mut Vec<Incident>,
@@ -177,7 +178,7 @@ impl Pool {
             let lent = self.lent();
             let acted = self.step(plan, marked, turn, &mut driven, incidents).await?;
             if !acted {
-                self.settle(plan, lent);
+                self.settle(plan, lent, turn.timing);
             }
             if !acted || driven.removed {
                 break;
@@ -234,7 +235,7 @@ impl Pool {
         self.watch.observe(&snapshot, BootTime::now());
         if let Some(ledger) = snapshot.ledger.as_mut().filter(|_| self.watch.is_older_copy()) {
             // Nobody may act on it.
-            ledger.fence.clear();
+            Arc::make_mut(ledger).fence.clear();
         }
         self.exists = snapshot.ledger.is_some();
         self.held = snapshot.in_force().filter(|ledger| ledger.state == LedgerState::Open).map(shares::held);

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     controller::plan::{Known, Plan, PoolPlan, stand},
-    lease::{BootTime, HolderView, Mirror, Timing, Twins},
+    lease::{BootTime, HolderView, LedgerView, Mirror, Timing, Twins},
     store::Store,
 };
 
@@ -34,7 +34,7 @@ pub struct Outcome {
     pub mirror: Mirror,
 }
 
-async fn drive(name: &str, pool: &mut Pool, plan: Option<&PoolPlan>, marked: bool, turn: &Turn<'_>) -> Outcome {
+async fn drive(name: &str, pool: &mut Pool, plan: Option<&Arc<PoolPlan>>, marked: bool, turn: &Turn<'_>) -> Outcome {
     let mut incidents = Vec::new();
     let driven = pool.drive(plan, marked, turn, &mut incidents).await;
     Outcome { name: name.to_owned(), driven, incidents, mirror: pool.mirror(turn.timing) }
@@ -58,7 +58,7 @@ pub struct Pools {
     /// What others must know of each that may take its servers over, and for which plan and marks that was said last.
     known: BTreeMap<String, Known>,
     stood_for: Option<Arc<Plan>>,
-    marked: BTreeSet<String>,
+    marked: Arc<BTreeSet<String>>,
     /// The pools of which that may be another by now.
     outdated: BTreeSet<String>,
 }
@@ -73,12 +73,17 @@ impl Pools {
         };
         let by_name: BTreeMap<String, Pool> = mirrors.into_iter().map(restore).collect();
         let outdated = by_name.keys().cloned().collect();
-        Self { store, by_name, known: BTreeMap::new(), stood_for: None, marked: BTreeSet::new(), outdated }
+        Self { store, by_name, known: BTreeMap::new(), stood_for: None, marked: Arc::default(), outdated }
     }
 
-    /// Adds those of these names that are not there yet.
-    pub fn add<'a>(&mut self, names: impl IntoIterator<Item = &'a String>) {
-        for name in names {
+    /// Adds those that are planned, `marked`, or `known` to have a ledger, and are not there yet.
+    pub fn add(&mut self, plan: &Arc<Plan>, marked: &Arc<BTreeSet<String>>, known: &BTreeSet<String>) {
+        // One that was removed since is neither planned nor marked.
+        let is_new = !self.stood_for.as_ref().is_some_and(|last| Arc::ptr_eq(last, plan));
+        if !is_new && Arc::ptr_eq(&self.marked, marked) {
+            return;
+        }
+        for name in plan.pools.keys().chain(&**marked).chain(known) {
             if !self.by_name.contains_key(name) {
                 self.by_name.insert(name.clone(), Pool::new(self.store.clone(), name));
                 self.outdated.insert(name.clone());
@@ -106,10 +111,17 @@ impl Pools {
 
     /// One server, one ledger: how the pools stand towards each other, by what the last turn saw. `older` are the UIDs of pods
     /// in which something ran already when this leader began.
-    pub fn stand(&mut self, plan: &Arc<Plan>, marked: &BTreeSet<String>, older: &BTreeSet<String>, timing: &Timing) {
-        let mut moved = self.marked != *marked || !self.stood_for.as_ref().is_some_and(|last| Arc::ptr_eq(last, plan));
-        if self.marked != *marked {
-            self.marked.clone_from(marked);
+    pub fn stand(
+        &mut self,
+        plan: &Arc<Plan>,
+        marked: &Arc<BTreeSet<String>>,
+        older: &BTreeSet<String>,
+        timing: &Timing,
+    ) {
+        let is_marked_anew = !Arc::ptr_eq(&self.marked, marked);
+        let mut moved = is_marked_anew || !self.stood_for.as_ref().is_some_and(|last| Arc::ptr_eq(last, plan));
+        if is_marked_anew {
+            self.marked = Arc::clone(marked);
             self.outdated.extend(self.by_name.keys().cloned());
         }
         for name in std::mem::take(&mut self.outdated) {
@@ -151,11 +163,11 @@ impl Pools {
     /// Brings every pool's ledger to the plan, several at once; those whose ledgers are as they were rest.
     pub async fn drive(&mut self, plan: &Plan, marked: &BTreeSet<String>, turn: &Turn<'_>) -> Round {
         let resting = self.resting(plan, marked, turn).await;
-        let mut round = Round { is_answered: !resting.is_empty(), ..Round::default() };
+        let mut round = Round { is_answered: resting.contains(&true), ..Round::default() };
         let mut drives: Vec<BoxFuture<'_, Outcome>> = Vec::new();
         let now = BootTime::now();
-        for (name, pool) in &mut self.by_name {
-            if !resting.contains(name) {
+        for ((name, pool), rests) in self.by_name.iter_mut().zip(resting) {
+            if !rests {
                 self.outdated.insert(name.clone());
                 drives.push(drive(name, pool, plan.pools.get(name), marked.contains(name), turn).boxed());
                 continue;
@@ -170,28 +182,23 @@ impl Pools {
         round
     }
 
-    /// The pools that need no look in this turn: nothing asks for one, and their twins say what they said.
-    async fn resting(&self, plan: &Plan, marked: &BTreeSet<String>, turn: &Turn<'_>) -> BTreeSet<String> {
+    /// Which pools, in their order, need no look in this turn: nothing asks for one, and their twins say what they said.
+    async fn resting(&self, plan: &Plan, marked: &BTreeSet<String>, turn: &Turn<'_>) -> Vec<bool> {
         let now = BootTime::now();
-        let seen = |(name, pool): (&String, &Pool)| {
-            let ledger = pool.at_rest(plan.pools.get(name), marked.contains(name), turn, now)?;
-            Some((name.clone(), (ledger.fence.clone(), ledger.version)))
-        };
-        let seen: BTreeMap<String, (String, u64)> = self.by_name.iter().filter_map(seen).collect();
-        if seen.is_empty() {
-            return BTreeSet::new();
+        let mut seen: Vec<Option<&LedgerView>> = Vec::with_capacity(self.by_name.len());
+        for (name, pool) in &self.by_name {
+            seen.push(pool.at_rest(plan.pools.get(name), marked.contains(name), turn, now));
         }
-        let names: Vec<&str> = seen.keys().map(String::as_str).collect();
-        let twins = match Twins::look(&self.store, &names).await {
-            Ok(twins) => twins,
-            Err(error) => {
-                tracing::debug!(%error, "cannot look at the ledgers' twins");
-                return BTreeSet::new();
-            }
-        };
-        let is_same =
-            |name: &str, fence: &str, version| fence == twins.node_fence && twins.version(name) == Some(version);
-        let resting = seen.iter().filter(|(name, (fence, version))| is_same(name, fence, *version));
-        resting.map(|(name, _)| name.clone()).collect()
+        let names = self.by_name.keys().zip(&seen).filter(|(_, seen)| seen.is_some());
+        let names: Vec<&str> = names.map(|(name, _)| name.as_str()).collect();
+        let twins = if names.is_empty() { Ok(Twins::default()) } else { Twins::look(&self.store, &names).await };
+        let Twins { node_fence, versions } = twins.unwrap_or_else(|error| {
+            tracing::debug!(%error, "cannot look at the ledgers' twins");
+            Twins::default()
+        });
+        let mut versions = versions.into_iter();
+        let mut is_same =
+            |ledger: &LedgerView| versions.next() == Some(Some(ledger.version)) && ledger.fence == node_fence;
+        seen.into_iter().map(|seen| seen.is_some_and(&mut is_same)).collect()
     }
 }

@@ -1,26 +1,26 @@
 //! When a pool needs no look: its twin says that its ledger is as the last look showed it, and nothing else asks for one.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use rand::RngExt;
 
 use super::{pool::Pool, saturation::Saturation, settled::Settled, turn::Turn};
 use crate::{
     controller::plan::PoolPlan,
-    lease::{BootTime, LedgerState, LedgerView, OldPrimary},
+    lease::{BootTime, LedgerState, LedgerView, Timing},
     store::StoreError,
     system,
 };
 
 /// After how long at most a ledger is looked at, whatever its twin says: it may be changed by hand, or by a release that
 /// knows no twins.
-const LOOK_EVERY: Duration = Duration::from_secs(20);
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 impl Pool {
     /// The ledger as it must still be for the pool to need no look in this turn; `None` when it needs one anyway.
     pub fn at_rest(
         &self,
-        plan: Option<&PoolPlan>,
+        plan: Option<&Arc<PoolPlan>>,
         marked: bool,
         turn: &Turn<'_>,
         now: BootTime,
@@ -29,14 +29,9 @@ impl Pool {
         let view = self.watch.view().filter(|view| view.twinned && view.state == LedgerState::Open)?;
         let is_driven = plan == Some(&settled.plan) && self.standing == settled.standing && self.lent() == settled.lent;
         let is_saturated = self.saturation.as_ref().is_none_or(Saturation::is_watched);
-        (is_driven && !is_saturated && !self.is_due(turn, now)).then_some(view)
-    }
-
-    /// Whether time, or what proves a death, calls for something to be done to an open ledger.
-    fn is_due(&self, turn: &Turn<'_>, now: BootTime) -> bool {
-        // What is to be done is decided after the look; whether anything is does not depend on these.
-        let (hold, old_primary) = (Duration::ZERO, OldPrimary::Unbounded);
-        !self.watch.actions(now, turn.timing, hold, true, old_primary, turn.evidence).is_empty()
+        let dead = &turn.evidence.dead;
+        let is_proven_dead = !dead.is_empty() && view.holders.iter().any(|holder| dead.contains(&holder.pod_uid));
+        (is_driven && !is_saturated && !is_proven_dead).then_some(view)
     }
 
     /// Asks holders that rest and were not heard of for long whether they live, where that matters: `mail_waits`, or their pods
@@ -45,6 +40,8 @@ impl Pool {
         for inc in self.watch.to_ask(mail_waits, now) {
             self.ledger.ask(&inc).await?;
             self.watch.asked(&inc, now);
+            // Its silence is timed from now on.
+            self.settled = None;
         }
         Ok(())
     }
@@ -55,14 +52,11 @@ impl Pool {
     }
 
     /// Nothing was left to do for this plan, while those shares were lent.
-    pub(super) fn settle(&mut self, plan: Option<&PoolPlan>, lent: BTreeSet<String>) {
+    pub(super) fn settle(&mut self, plan: Option<&Arc<PoolPlan>>, lent: BTreeSet<String>, timing: &Timing) {
         // Not all at the same time again and again.
-        let wait = LOOK_EVERY.mul_f64(system::rng().random_range(0.5..=1.0));
-        self.settled = plan.map(|plan| Settled {
-            plan: plan.clone(),
-            standing: self.standing.clone(),
-            lent,
-            until: BootTime::now() + wait,
-        });
+        let later = BootTime::now() + LOOK_EVERY.mul_f64(system::rng().random_range(0.5..=1.0));
+        let until = self.watch.due(timing).map_or(later, |due| due.min(later));
+        let standing = self.standing.clone();
+        self.settled = plan.map(|plan| Settled { plan: Arc::clone(plan), standing, lent, until });
     }
 }

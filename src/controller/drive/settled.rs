@@ -1,6 +1,6 @@
 //! What a pool was driven to when nothing was left to do.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     controller::plan::{PoolPlan, Standing},
@@ -10,7 +10,7 @@ use crate::{
 /// What was so when nothing was left to do; while it is, the pool needs no look.
 pub struct Settled {
     /// Its plan.
-    pub plan: PoolPlan,
+    pub plan: Arc<PoolPlan>,
     /// How it stood towards the others.
     pub standing: Standing,
     /// Whose shares were lent.

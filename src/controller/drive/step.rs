@@ -1,6 +1,6 @@
 //! One step of a pool: what the last look at its ledger calls for.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     error::ApplyError,
@@ -31,7 +31,7 @@ impl Pool {
     /// Does what the last look calls for. Returns whether another look is worth while.
     pub(super) async fn step(
         &mut self,
-        plan: Option<&PoolPlan>,
+        plan: Option<&Arc<PoolPlan>>,
         marked: bool,
         turn: &Turn<'_>,
         driven: &mut Driven,
@@ -47,7 +47,7 @@ impl Pool {
         let is_new = !marked && driven.snapshot.ledger.is_none() && nothing_known;
         let fresh = *self.fresh.get_or_insert(is_new);
         let mut changed = false;
-        let target = self.target(plan, driven.snapshot.in_force(), turn);
+        let target = self.target(plan.map(|plan| &**plan), driven.snapshot.in_force(), turn);
         if let Some(ledger) = driven.snapshot.in_force() {
             // A pool may be open without our mark when the ConfigMap was deleted or restored.
             driven.wants_mark = !marked;

@@ -9,7 +9,7 @@ use crate::{
         metrics::ControllerMetrics,
         observe::Safety,
         plan::{RelayKey, RelayPlan},
-        status::{Activity, News, Note, queue_of},
+        status::{Action, Activity, News, Note, queue_of},
         world::World,
     },
     lease::{BootTime, Timing},
@@ -136,5 +136,6 @@ fn told(pod: &str, r: &Recovery) -> Option<Note> {
         "mail in the hands of {pod}: {} back in the queue, {} held, {} sent again, {} dead-lettered as poison",
         r.requeued, r.held, r.resent, r.poison
     );
-    Some(if r.held + r.poison > 0 { Note::warning("MailRecovered", text) } else { Note::normal("MailRecovered", text) })
+    let note = Note::normal(Action::Reclaiming, "MailRecovered", text);
+    Some(Note { warning: r.held + r.poison > 0, ..note })
 }

@@ -15,7 +15,7 @@ use crate::{
     api::DurationText,
     controller::{
         plan::RelayKey,
-        status::{Activity, News, Note, queue_of},
+        status::{Action, Activity, News, Note, queue_of},
         world::World,
     },
     store::Store,
@@ -120,7 +120,7 @@ fn told(queue: &str, recent: &Decisions, threshold: i64) -> Note {
         DurationText::new(WINDOW),
         each.join(", ")
     );
-    Note::warning("CleanupUnusual", text)
+    Note::warning(Action::Reclaiming, "CleanupUnusual", text)
 }
 
 #[cfg(test)]

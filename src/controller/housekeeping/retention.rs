@@ -13,7 +13,7 @@ use crate::{
     controller::{
         metrics::ControllerMetrics,
         plan::{RelayKey, RelayPlan},
-        status::{Activity, News, Note, queue_of},
+        status::{Action, Activity, News, Note, queue_of},
         world::World,
     },
     mail::UnixMillis,
@@ -153,7 +153,7 @@ fn told(queue: &str, retention: Retention, letters: u64, oldest: Duration) -> No
     let text = format!(
         "{letters} dead letters of {queue} were discarded: deadLetterRetention is {retention}, and the oldest had been there for {oldest}"
     );
-    Note::warning("DeadLettersDiscarded", text)
+    Note::warning(Action::Discarding, "DeadLettersDiscarded", text)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use futures::{StreamExt, stream};
 use kube::{
     Api, Client, Resource,
     api::{DynamicObject, ListParams},
@@ -24,6 +25,9 @@ use crate::{
 
 /// After how many refusals, a second apart, it is believed that we may not read a kind.
 const REFUSALS: u32 = 30;
+
+/// How many ledgers are asked at once.
+const AT_ONCE: usize = 64;
 
 /// Begins an epoch, again while the API server cannot be reached: the election was won, so nobody else will.
 pub async fn begin(registry: &OpenedPools, highest: u64) -> Result<Recorded, LeaderError> {
@@ -70,17 +74,16 @@ async fn statuses<K: Resource<DynamicType = ()>>(client: &Client) -> Vec<Dynamic
 /// answer: whatever knows a later epoch says so when it is written to.
 pub async fn known_pools(store: &Store) -> (BTreeSet<String>, u64) {
     let read = async { Ok::<_, StoreError>((pools(store).await?, highest_epoch(store).await?)) };
-    let (names, mut highest) = match read.await {
+    let (names, of_records) = match read.await {
         Ok(read) => read,
         Err(error) => {
             tracing::warn!(%error, "cannot read which epochs Redis knows of");
             return (BTreeSet::new(), 0);
         }
     };
-    for name in &names {
-        if let Ok(snapshot) = LedgerStore::new(store.clone(), name).snapshot().await {
-            highest = highest.max(snapshot.ledger.map_or(0, |ledger| ledger.epoch));
-        }
-    }
+    let ledgers: Vec<_> = names.iter().map(|name| LedgerStore::new(store.clone(), name)).collect();
+    let epochs = stream::iter(ledgers).map(|ledger| async move { ledger.epoch().await.ok().flatten() });
+    let of_ledgers: Vec<Option<u64>> = epochs.buffer_unordered(AT_ONCE).collect().await;
+    let highest = of_ledgers.into_iter().flatten().fold(of_records, u64::max);
     (names.into_iter().collect(), highest)
 }

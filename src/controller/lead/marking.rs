@@ -2,7 +2,7 @@
 //! owns what. One write at a time, beside the turns: the API server may be slow, or refuse, and only the pools that have to
 //! wait for their mark wait for it.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use rand::RngExt;
 use tokio::{task::JoinHandle, time::Instant};
@@ -28,6 +28,8 @@ pub struct Marking {
     recorded: Recorded,
     /// Pools that this leader removed since nobody held anything of them. Their marks may be there still and mean nothing.
     removed: BTreeSet<String>,
+    /// What is opened and not removed.
+    marked: Arc<BTreeSet<String>>,
     writing: Option<JoinHandle<Result<Recorded, LeaderError>>>,
     failed: Option<Failed>,
 }
@@ -42,16 +44,25 @@ struct Failed {
 impl Marking {
     /// Goes on from what was `recorded` when the epoch began.
     pub fn new(registry: OpenedPools, epoch: u64, recorded: Recorded) -> Self {
-        Self { registry, epoch, recorded, removed: BTreeSet::new(), writing: None, failed: None }
+        let marked = Arc::new(recorded.opened.clone());
+        let (removed, writing, failed) = (BTreeSet::new(), None, None);
+        Self { registry, epoch, recorded, removed, marked, writing, failed }
     }
 
-    /// The pools that were ever opened and are not removed.
-    pub fn marked(&self) -> BTreeSet<String> {
-        self.recorded.opened.difference(&self.removed).cloned().collect()
+    /// The pools that were ever opened and are not removed: the same set as long as nothing of it changed.
+    pub fn marked(&self) -> Arc<BTreeSet<String>> {
+        Arc::clone(&self.marked)
+    }
+
+    fn note_marked(&mut self) {
+        let marked: BTreeSet<String> = self.recorded.opened.difference(&self.removed).cloned().collect();
+        if marked != *self.marked {
+            self.marked = Arc::new(marked);
+        }
     }
 
     /// Who owns what, as it is written down.
-    pub fn owned(&self) -> &Owned {
+    pub fn owned(&self) -> &Arc<Owned> {
         &self.recorded.owned
     }
 
@@ -59,20 +70,25 @@ impl Marking {
     pub fn unmark(&mut self, pool: &str) {
         if self.recorded.opened.contains(pool) {
             self.removed.insert(pool.to_owned());
+            self.note_marked();
         }
     }
 
     /// Begins to write what differs from what is written down, unless a write is under way or the last one failed just now.
-    pub fn want(&mut self, opened: BTreeSet<String>, owned: &Owned) {
+    pub fn want(&mut self, opened: BTreeSet<String>, owned: &Arc<Owned>) {
         // From here on a mark of it means something again.
-        self.removed.retain(|pool| !opened.contains(pool));
+        if !self.removed.is_disjoint(&opened) {
+            self.removed.retain(|pool| !opened.contains(pool));
+            self.note_marked();
+        }
         let nothing_new = opened.is_subset(&self.recorded.opened);
         let waits =
             self.writing.is_some() || self.failed.as_ref().is_some_and(|failed| Instant::now() < failed.next_try);
         if waits || (nothing_new && self.removed.is_empty() && *owned == self.recorded.owned) {
             return;
         }
-        let (registry, epoch, remove, owned) = (self.registry.clone(), self.epoch, self.removed.clone(), owned.clone());
+        let (registry, epoch, remove) = (self.registry.clone(), self.epoch, self.removed.clone());
+        let owned = Arc::clone(owned);
         self.writing = Some(tokio::spawn(async move { registry.change(epoch, &opened, &remove, &owned).await }));
     }
 
@@ -85,6 +101,7 @@ impl Marking {
             Ok(Ok(recorded)) => {
                 self.removed.retain(|pool| recorded.opened.contains(pool));
                 self.recorded = recorded;
+                self.note_marked();
                 if self.failed.take().is_some() {
                     tracing::info!(config_map = self.registry.name(), "marks can be written again");
                 }

@@ -1,7 +1,7 @@
 //! The registry of what must survive Redis, and the deletion of any resource: a `ConfigMap` with the epoch, the pools that were
 //! ever opened (lease R9), and who owns what.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client, api::PostParams};
@@ -34,7 +34,7 @@ pub struct Recorded {
     /// The pools that were ever opened.
     pub opened: BTreeSet<String>,
     /// Who owns what.
-    pub owned: Owned,
+    pub owned: Arc<Owned>,
 }
 
 impl OpenedPools {
@@ -66,7 +66,7 @@ impl OpenedPools {
         ours: u64,
         add: &BTreeSet<String>,
         remove: &BTreeSet<String>,
-        owned: &Owned,
+        owned: &Arc<Owned>,
     ) -> Result<Recorded, LeaderError> {
         self.update(|recorded| {
             if recorded.epoch > ours {
@@ -76,7 +76,7 @@ impl OpenedPools {
             recorded.epoch = ours;
             recorded.opened.retain(|pool| !remove.contains(pool));
             recorded.opened.extend(add.iter().cloned());
-            recorded.owned.clone_from(owned);
+            recorded.owned = Arc::clone(owned);
             Ok(())
         })
         .await
@@ -115,7 +115,7 @@ fn read(map: &ConfigMap) -> Recorded {
     let text = |key| map.data.as_ref().and_then(|data| data.get(key));
     let opened = text(OPENED).and_then(|text| serde_json::from_str(text).ok());
     let owned = text(OWNED).and_then(|text| serde_json::from_str(text).ok());
-    Recorded { epoch, opened: opened.unwrap_or_default(), owned: owned.unwrap_or_default() }
+    Recorded { epoch, opened: opened.unwrap_or_default(), owned: Arc::new(owned.unwrap_or_default()) }
 }
 
 /// Only what is another than `before` is written: an epoch can begin even where the data are immutable.
@@ -127,7 +127,7 @@ fn write(found: Option<ConfigMap>, name: &str, before: &Recorded, recorded: &Rec
         map.data.get_or_insert_default().insert(OPENED.to_owned(), serde_json::json!(recorded.opened).to_string());
     }
     if recorded.owned != before.owned {
-        map.data.get_or_insert_default().insert(OWNED.to_owned(), serde_json::json!(recorded.owned).to_string());
+        map.data.get_or_insert_default().insert(OWNED.to_owned(), serde_json::json!(*recorded.owned).to_string());
     }
     map
 }
@@ -141,7 +141,7 @@ mod tests {
         let recorded = Recorded {
             epoch: 7,
             opened: BTreeSet::from(["mx".into(), "2001:db8::25".into()]),
-            owned: Owned::from([("queue:mail_queue".into(), vec!["uid".into()])]),
+            owned: Arc::new(Owned::from([("queue:mail_queue".into(), vec!["uid".into()])])),
         };
         let mut foreign = ConfigMap::default();
         foreign.data.get_or_insert_default().insert("note".into(), "kept".into());

@@ -23,8 +23,8 @@ pub struct Liveness {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Who was in each pool at the last look: by incarnation, its seq and its process.
-    seen: BTreeMap<String, BTreeMap<String, (u64, String)>>,
+    /// Each pool's ledger at the last look, if there was one.
+    seen: BTreeMap<String, Arc<LedgerView>>,
     /// Each process that was heard of.
     heard: BTreeMap<String, Heard>,
     /// Since when each pool's ledger could be looked at without a break.
@@ -38,7 +38,7 @@ struct Heard {
     /// When that was last.
     at: BootTime,
     /// The pools in which it was seen, and as what at the last look.
-    pools: BTreeMap<String, Presence>,
+    pools: Vec<(String, Presence)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,18 @@ enum Presence {
 impl Heard {
     /// Whether it rests wherever it is, and was nowhere taken for dead.
     fn rests(&self) -> bool {
-        self.pools.values().all(|presence| *presence == Presence::Resting)
+        self.pools.iter().all(|(_, presence)| *presence == Presence::Resting)
+    }
+
+    fn is_known_in(&self, pool: &str) -> bool {
+        self.pools.iter().any(|(name, _)| name == pool)
+    }
+
+    fn note(&mut self, pool: &str, now: Presence) {
+        match self.pools.iter_mut().find(|(name, _)| name == pool) {
+            Some((_, presence)) => *presence = now,
+            None => self.pools.push((pool.to_owned(), now)),
+        }
     }
 }
 
@@ -62,7 +73,7 @@ impl Liveness {
     }
 
     /// Takes in one look at a pool's ledger, which may be missing.
-    pub fn learn(&self, pool: &str, ledger: Option<&LedgerView>, now: BootTime) {
+    pub fn learn(&self, pool: &str, ledger: Option<&Arc<LedgerView>>, now: BootTime) {
         self.known().learn(pool, ledger, now);
     }
 
@@ -89,32 +100,35 @@ impl Liveness {
 }
 
 impl Known {
-    fn learn(&mut self, pool: &str, ledger: Option<&LedgerView>, now: BootTime) {
+    fn learn(&mut self, pool: &str, ledger: Option<&Arc<LedgerView>>, now: BootTime) {
         self.answering.entry(pool.to_owned()).or_insert(now);
-        let holders = ledger.map_or(&[][..], |ledger| &ledger.holders);
-        let seen = holders.iter().map(|holder| (holder.inc.clone(), (holder.seq, holder.process.clone()))).collect();
-        let before = self.seen.insert(pool.to_owned(), seen).unwrap_or_default();
-        for (_, process) in before.values() {
-            let Some(heard) = self.heard.get_mut(process) else { continue };
+        let before = match ledger {
+            Some(ledger) => self.seen.insert(pool.to_owned(), Arc::clone(ledger)),
+            None => self.seen.remove(pool),
+        };
+        let before = before.as_ref().map_or(&[][..], |before| &before.holders);
+        let seqs: BTreeMap<&str, u64> = before.iter().map(|holder| (&*holder.inc, holder.seq)).collect();
+        for holder in before {
+            let Some(heard) = self.heard.get_mut(&holder.process) else { continue };
             // It rested until this look.
             if heard.rests() {
                 heard.at = now;
             }
-            if let Some(presence) = heard.pools.get_mut(pool) {
-                *presence = Presence::Gone;
+            if heard.is_known_in(pool) {
+                heard.note(pool, Presence::Gone);
             }
         }
-        for holder in holders {
-            let advanced = before.get(&holder.inc).is_some_and(|(seq, _)| *seq != holder.seq);
+        for holder in ledger.map_or(&[][..], |ledger| &ledger.holders) {
+            let advanced = seqs.get(&*holder.inc).is_some_and(|seq| *seq != holder.seq);
             // One that is new to us may have been silent for long: its time starts now.
-            let fresh = || Heard { at: now, pools: BTreeMap::new() };
+            let fresh = || Heard { at: now, pools: Vec::new() };
             let heard = self.heard.entry(holder.process.clone()).or_insert_with(fresh);
             if advanced {
                 // It lives, so from where it is not it has gone by itself.
-                heard.pools.retain(|_, presence| *presence != Presence::Gone);
+                heard.pools.retain(|(_, presence)| *presence != Presence::Gone);
             }
             let presence = if holder.is_resting() { Presence::Resting } else { Presence::Awake };
-            heard.pools.insert(pool.to_owned(), presence);
+            heard.note(pool, presence);
             if advanced {
                 heard.at = now;
             }
@@ -129,10 +143,10 @@ impl Known {
         let heard = self.heard.get(process);
         // What its ledgers said at the last look they say still, as long as they can be looked at.
         let answers = |pool: &String| self.answering.contains_key(pool);
-        if heard.is_some_and(|heard| heard.rests() && heard.pools.keys().any(answers)) {
+        if heard.is_some_and(|heard| heard.rests() && heard.pools.iter().map(|(name, _)| name).any(answers)) {
             return Duration::ZERO;
         }
-        let was_seen = |pool: &&String| heard.is_some_and(|heard| heard.pools.contains_key(*pool));
+        let was_seen = |pool: &&String| heard.is_some_and(|heard| heard.is_known_in(pool));
         let all_answer = pools.iter().all(|pool| self.answering.contains_key(pool));
         let witnesses = pools.iter().filter(|pool| all_answer || was_seen(pool));
         let Some(answering) = witnesses.filter_map(|pool| self.answering.get(pool)).max() else {
@@ -152,6 +166,10 @@ mod tests {
         BootTime::after_boot(Duration::from_secs(1_000 + seconds))
     }
 
+    fn look(liveness: &Liveness, pool: &str, ledger: &LedgerView, now: BootTime) {
+        liveness.learn(pool, Some(&Arc::new(ledger.clone())), now);
+    }
+
     fn pools(names: &[&str]) -> BTreeSet<String> {
         names.iter().map(ToString::to_string).collect()
     }
@@ -160,14 +178,14 @@ mod tests {
     fn silence_is_counted_from_the_last_word_and_only_while_the_ledger_can_be_looked_at() {
         let liveness = Liveness::default();
         let mut ledger = ledger(vec![holder("i", "p", 1)]);
-        liveness.learn("mx", Some(&ledger), at(0));
+        look(&liveness, "mx", &ledger, at(0));
         ledger.holders[0].seq = 2;
-        liveness.learn("mx", Some(&ledger), at(4));
+        look(&liveness, "mx", &ledger, at(4));
         let silence = |liveness: &Liveness, now| liveness.silence("p", &pools(&["mx"]), at(0), at(now));
         assert_eq!(silence(&liveness, 10), Duration::from_secs(6));
         liveness.unanswered("mx");
         assert_eq!(silence(&liveness, 30), Duration::ZERO, "nobody can be heard now");
-        liveness.learn("mx", Some(&ledger), at(40));
+        look(&liveness, "mx", &ledger, at(40));
         assert_eq!(silence(&liveness, 45), Duration::from_secs(5), "the outage does not count");
     }
 
@@ -175,7 +193,7 @@ mod tests {
     fn a_ledger_that_cannot_be_looked_at_breaks_no_silence_in_another() {
         let liveness = Liveness::default();
         let ledger = ledger(vec![holder("i", "p", 1)]);
-        liveness.learn("mx", Some(&ledger), at(0));
+        look(&liveness, "mx", &ledger, at(0));
         liveness.learn("bad", None, at(0));
         liveness.unanswered("bad");
         assert_eq!(
@@ -212,20 +230,20 @@ mod tests {
         let both = pools(&["mx", "other"]);
         let silence = |liveness: &Liveness, now| liveness.silence("p", &both, at(0), at(now));
         for pool in &both {
-            liveness.learn(pool, Some(&resting(1)), at(0));
-            liveness.learn(pool, Some(&resting(1)), at(100));
+            look(&liveness, pool, &resting(1), at(0));
+            look(&liveness, pool, &resting(1), at(100));
         }
         assert_eq!(silence(&liveness, 100), Duration::ZERO);
         // It wakes where it has work, and dies.
-        liveness.learn("mx", Some(&ledger(vec![holder("i", "p", 2)])), at(101));
-        liveness.learn("other", Some(&resting(1)), at(120));
+        look(&liveness, "mx", &ledger(vec![holder("i", "p", 2)]), at(101));
+        look(&liveness, "other", &resting(1), at(120));
         assert_eq!(silence(&liveness, 120), Duration::from_secs(19), "it is awake in one of them");
-        liveness.learn("mx", Some(&ledger(vec![])), at(121));
-        liveness.learn("other", Some(&resting(1)), at(130));
+        look(&liveness, "mx", &ledger(vec![]), at(121));
+        look(&liveness, "other", &resting(1), at(130));
         assert_eq!(silence(&liveness, 130), Duration::from_secs(29), "reaped in one of them");
         // Or it left there by itself, and goes on.
-        liveness.learn("other", Some(&resting(2)), at(131));
-        liveness.learn("other", Some(&resting(2)), at(140));
+        look(&liveness, "other", &resting(2), at(131));
+        look(&liveness, "other", &resting(2), at(140));
         assert_eq!(silence(&liveness, 140), Duration::ZERO);
     }
 }

@@ -66,7 +66,7 @@ impl PodStore {
         let key = key(&facts);
         let is_new = pods.get(&key).is_none_or(|known| **known != facts);
         if is_new {
-            pods.insert(key, Arc::new(facts));
+            insert(&mut pods, facts);
         }
         is_new
     }
@@ -75,6 +75,16 @@ impl PodStore {
     fn remove(&self, facts: &PodFacts) -> bool {
         self.pods().remove(&key(facts)).is_some()
     }
+}
+
+/// Pods of one set have names that begin alike, so that they are neighbours.
+fn insert(pods: &mut BTreeMap<Key, Arc<PodFacts>>, mut facts: PodFacts) {
+    let key = key(&facts);
+    let (before, after) = (pods.range(..&key).next_back(), pods.range(&key..).next());
+    for (_, neighbour) in before.into_iter().chain(after) {
+        facts.share(neighbour);
+    }
+    pods.insert(key, Arc::new(facts));
 }
 
 fn key(facts: &PodFacts) -> Key {
@@ -118,8 +128,7 @@ async fn follow(
             }
             // Nothing has changed before all were listed.
             Ok(watcher::Event::InitApply(pod)) => {
-                let facts = PodFacts::of(&pod);
-                listed.insert(key(&facts), Arc::new(facts));
+                insert(&mut listed, PodFacts::of(&pod));
                 false
             }
             Ok(watcher::Event::InitDone) => store.replace(std::mem::take(&mut listed)),
@@ -141,7 +150,7 @@ mod tests {
     use super::*;
 
     fn pod(name: &str, running: bool) -> PodFacts {
-        let running = running.then(|| "mailrelay".to_owned()).into_iter().collect();
+        let running = Arc::new(running.then(|| "mailrelay".to_owned()).into_iter().collect());
         PodFacts { name: name.into(), namespace: "mail".into(), uid: name.into(), running, ..PodFacts::default() }
     }
 
@@ -158,5 +167,21 @@ mod tests {
         assert!(store.replace(list(&[pod("a", true), pod("b", true)])));
         assert!(store.remove(&pod("a", false)) && !store.remove(&pod("a", false)));
         assert_eq!(store.all().len(), 1);
+    }
+
+    #[test]
+    fn pods_of_one_set_have_their_labels_in_common() {
+        let labelled = |name: &str, app: &str| {
+            let labels = Arc::new(BTreeMap::from([("app".to_owned(), app.to_owned())]));
+            PodFacts { labels, ..pod(name, true) }
+        };
+        let store = PodStore::new();
+        for (name, app) in [("web-a", "web"), ("web-c", "web"), ("web-b", "web"), ("other", "other")] {
+            assert!(store.put(labelled(name, app)));
+        }
+        let all = store.all();
+        let [other, a, b, c] = &all[..] else { panic!("{all:?}") };
+        assert!(Arc::ptr_eq(&a.labels, &b.labels) && Arc::ptr_eq(&b.labels, &c.labels));
+        assert_eq!(&*other.labels["app"], "other");
     }
 }

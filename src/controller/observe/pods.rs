@@ -1,6 +1,9 @@
 //! What is read of a worker pod.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus};
 use kube::{Resource, ResourceExt};
@@ -17,11 +20,11 @@ pub struct PodFacts {
     /// `spec.nodeName`, once the pod is scheduled.
     pub node: Option<String>,
     /// `metadata.labels`.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Arc<BTreeMap<String, String>>,
     /// Whether the pod is being deleted.
     pub terminating: bool,
     /// Containers that run now: ordinary ones and native sidecars.
-    pub running: BTreeSet<String>,
+    pub running: Arc<BTreeSet<String>>,
     /// Whether the pod is over and every container of it terminated with a container id, the worker's among them
     /// (lease R5b).
     pub over: bool,
@@ -51,19 +54,26 @@ impl PodFacts {
             name: pod.name_any(),
             namespace: pod.namespace().unwrap_or_default(),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
-            labels: pod.labels().clone(),
+            labels: Arc::new(pod.labels().clone()),
             terminating: pod.meta().deletion_timestamp.is_some(),
             over: ended && !guessed && !ids.is_empty() && ids.iter().all(|id| *id),
             never_ran: !ended && status.into_iter().flat_map(containers).all(never_ran),
             ..Self::default()
         };
-        for container in status.into_iter().flat_map(containers) {
-            let state = container.state.as_ref();
-            if state.is_some_and(|s| s.running.is_some()) {
-                facts.running.insert(container.name.clone());
-            }
-        }
+        let runs = |container: &&ContainerStatus| container.state.as_ref().is_some_and(|state| state.running.is_some());
+        let running = status.into_iter().flat_map(containers).filter(runs).map(|container| container.name.clone());
+        facts.running = Arc::new(running.collect());
         facts
+    }
+
+    /// Has in common with another pod what is the same: there are thousands, and those of one set differ in little.
+    pub fn share(&mut self, other: &Self) {
+        if self.labels == other.labels {
+            self.labels = Arc::clone(&other.labels);
+        }
+        if self.running == other.running {
+            self.running = Arc::clone(&other.running);
+        }
     }
 }
 
@@ -104,7 +114,7 @@ mod tests {
             "containerStatuses": [{ "name": "app", "state": { "running": {} }, "ready": false, "restartCount": 0, "image": "i", "imageID": "" }],
             "initContainerStatuses": [{ "name": "mailrelay", "state": { "running": {} }, "ready": true, "restartCount": 0, "image": "i", "imageID": "" }],
         }));
-        assert_eq!(facts.running, BTreeSet::from(["app".to_owned(), "mailrelay".to_owned()]));
+        assert_eq!(*facts.running, BTreeSet::from(["app".to_owned(), "mailrelay".to_owned()]));
         assert_eq!((facts.node.as_deref(), &*facts.uid, &*facts.namespace), (Some("n1"), "u1", "mail"));
         assert!(!facts.over && !facts.terminating && !facts.never_ran);
     }

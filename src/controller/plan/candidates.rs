@@ -56,8 +56,7 @@ impl Candidates {
                 let candidate = if let Some(known) = known {
                     known.again(lenders)
                 } else {
-                    let objection = relay.validate_cel().err().map(|errors| errors.to_string());
-                    Candidate::new(Arc::new(relay.clone()), objection, lenders)
+                    Candidate::new(Arc::new(relay.clone()), relay.objection(), lenders)
                 };
                 self.known.insert(uid, candidate.clone());
                 candidate

@@ -25,11 +25,23 @@ pub struct Plan {
     /// All relays that are not being deleted.
     pub relays: BTreeMap<RelayKey, RelayPlan>,
     /// All pools that a working relay names.
-    pub pools: BTreeMap<String, PoolPlan>,
+    pub pools: BTreeMap<String, Arc<PoolPlan>>,
     /// All `MailServer`s.
     pub servers: BTreeMap<String, ServerPlan>,
     /// Who owns what from now on.
-    pub owned: Owned,
+    pub owned: Arc<Owned>,
+}
+
+impl Plan {
+    /// The same, which has in common with the one before what did not change: whoever compares the two sees that at once.
+    pub fn sharing(mut self, before: &Self) -> Self {
+        for (name, pool) in &mut self.pools {
+            if let Some(known) = before.pools.get(name).filter(|known| *known == pool) {
+                *pool = Arc::clone(known);
+            }
+        }
+        self
+    }
 }
 
 /// Decides for all relays at once: budgets and queues are shared across them.
@@ -100,7 +112,8 @@ pub fn plan<'a>(
         }
     }
     note_twins(&mut plan.servers, lenders);
-    plan.owned = owners.owned();
+    let owned = owners.owned();
+    plan.owned = if owned == *ownership.owned { Arc::clone(&ownership.owned) } else { Arc::new(owned) };
     plan
 }
 
@@ -120,7 +133,12 @@ fn published(relay: &MailRelay, servers: &[Server]) -> ResolvedSpec {
 
 /// Who else draws on a relay's budgets. Of those who borrow from the same `MailServer` only how many they are: they are other
 /// tenants.
-fn shared(relay: &RelayPlan, key: &RelayKey, owners: &Owners, pools: &BTreeMap<String, PoolPlan>) -> Option<String> {
+fn shared(
+    relay: &RelayPlan,
+    key: &RelayKey,
+    owners: &Owners,
+    pools: &BTreeMap<String, Arc<PoolPlan>>,
+) -> Option<String> {
     if relay.stalled.is_some() {
         return None;
     }

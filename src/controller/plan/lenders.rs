@@ -72,7 +72,9 @@ impl Lender {
 impl Terms {
     /// The rules of the API are asked again, for objects that were stored before one existed.
     fn of(server: &MailServer) -> Result<Self, String> {
-        server.validate_cel().map_err(|errors| errors.to_string())?;
+        if let Some(objection) = server.objection() {
+            return Err(objection);
+        }
         let allowed = server.spec.allowed_namespaces.clone().map(Selector::try_from).transpose();
         let allowed = allowed.map_err(|error| format!("spec.allowedNamespaces: {error}"))?;
         Ok(Self { server: Arc::new(server.clone()), allowed })

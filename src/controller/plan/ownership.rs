@@ -6,7 +6,10 @@
 //!
 //! What is owned is a key in Redis or a server, not a word: two words that mean one key are one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use kube::ResourceExt;
 
@@ -24,7 +27,7 @@ pub type Owned = BTreeMap<String, Vec<String>>;
 #[derive(Clone, Debug, Default)]
 pub struct Ownership {
     /// Who owns what.
-    pub owned: Owned,
+    pub owned: Arc<Owned>,
     /// Relays whose spec cannot be read, by their UIDs: they keep what they own.
     pub unreadable: BTreeMap<String, RelayKey>,
 }
@@ -97,7 +100,7 @@ impl Owners {
         };
         let asking: BTreeMap<String, _> = relays.iter().map(|candidate| asking(candidate)).collect();
         let mut kept = Self::default();
-        for (word, uids) in &ownership.owned {
+        for (word, uids) in &*ownership.owned {
             for uid in uids {
                 let known =
                     asking.get(uid).and_then(|(owner, things)| Some((things.get(word)?.clone(), owner.clone())));

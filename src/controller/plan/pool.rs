@@ -1,6 +1,9 @@
 //! A pool as the plan has it: one server's budget and who shares it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::relay::RelayKey;
 use crate::api::{DurationText, RateLimit, ResolvedSpec, Server, is_by_account};
@@ -42,14 +45,14 @@ pub fn is_address(word: &str) -> bool {
 
 /// Adds a working relay and its pods to the pools that it names.
 pub fn add_to_pools(
-    pools: &mut BTreeMap<String, PoolPlan>,
+    pools: &mut BTreeMap<String, Arc<PoolPlan>>,
     key: &RelayKey,
     spec: &ResolvedSpec,
     workers: &BTreeMap<String, String>,
 ) {
     for server in &spec.servers {
         let budget = u32::try_from(server.max_connections).unwrap_or(0);
-        let pool = pools.entry(server.pool()).or_insert_with(|| PoolPlan {
+        let new = || PoolPlan {
             budget,
             members: BTreeSet::new(),
             relays: BTreeMap::new(),
@@ -58,7 +61,8 @@ pub fn add_to_pools(
             close_grace: server.close_grace,
             rate_limits: Vec::new(),
             servers: BTreeSet::new(),
-        });
+        };
+        let pool = Arc::make_mut(pools.entry(server.pool()).or_insert_with(|| Arc::new(new())));
         pool.servers.extend(words(key, server));
         pool.budget = pool.budget.min(budget);
         pool.session_timeout = pool.session_timeout.max(server.session_timeout);

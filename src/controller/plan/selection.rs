@@ -19,7 +19,7 @@ impl<'a> Selection<'a> {
         let mut all = Self { by_namespace: BTreeMap::new(), by_label: BTreeMap::new() };
         for pod in pods.into_iter().filter(|pod| !pod.terminating) {
             all.by_namespace.entry(&pod.namespace).or_default().push(pod);
-            for (key, value) in &pod.labels {
+            for (key, value) in &*pod.labels {
                 all.by_label.entry((&pod.namespace, key, value)).or_default().push(pod);
             }
         }
@@ -43,13 +43,16 @@ impl<'a> Selection<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
     use serde_json::json;
 
     use super::*;
 
     fn pod(uid: String, namespace: &str, labels: &[(&str, &str)]) -> PodFacts {
-        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let labels = Arc::new(labels.collect());
         PodFacts { uid, namespace: namespace.into(), labels, ..PodFacts::default() }
     }
 

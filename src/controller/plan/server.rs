@@ -1,6 +1,6 @@
 //! A `MailServer` as the plan has it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     lenders::{Lender, Lenders, Terms, pools_of},
@@ -49,7 +49,7 @@ pub fn servers(lenders: &Lenders) -> BTreeMap<String, ServerPlan> {
 /// Notes of whom a working relay borrows, and how those who do share.
 pub fn add_borrower(
     servers: &mut BTreeMap<String, ServerPlan>,
-    pools: &mut BTreeMap<String, PoolPlan>,
+    pools: &mut BTreeMap<String, Arc<PoolPlan>>,
     lenders: &Lenders,
     key: &RelayKey,
     spec: &ResolvedSpec,
@@ -57,7 +57,7 @@ pub fn add_borrower(
     for pool in pools_of(&spec.servers) {
         let Some(name) = server_of(&pool) else { continue };
         if let Some(planned) = pools.get_mut(&pool) {
-            planned.weights = lenders.weights(name);
+            Arc::make_mut(planned).weights = lenders.weights(name);
         }
         if let Some(server) = servers.get_mut(name) {
             server.borrowers.insert(key.clone(), pool);

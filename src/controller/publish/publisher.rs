@@ -11,7 +11,7 @@ use crate::{
         drive::{ApplyError, Deposed, Turn},
         metrics::ControllerMetrics,
         observe::Observed,
-        plan::{Plan, RelayKey},
+        plan::{Plan, RelayKey, RelayPlan},
         trouble::Trouble,
         world::World,
     },
@@ -29,12 +29,14 @@ pub struct Publisher {
     checked: Option<Instant>,
     /// The plan that was published last.
     published: Option<Arc<Plan>>,
+    /// Whether records were to be withdrawn at the last look: they may be so again, until the ledgers are behind no more.
+    withdraws: bool,
 }
 
 impl Publisher {
     /// A leader that published nothing yet.
     pub fn new(store: Store, metrics: ControllerMetrics) -> Self {
-        Self { store, metrics, records: Records::default(), checked: None, published: None }
+        Self { store, metrics, records: Records::default(), checked: None, published: None, withdraws: false }
     }
 
     /// Publishes what changed at once, and every few seconds what Redis lost meanwhile. A record that Redis refuses is its
@@ -56,23 +58,30 @@ impl Publisher {
         }
         let is_new = self.published.as_ref().is_none_or(|published| !Arc::ptr_eq(published, plan));
         if due || is_new {
-            for (key, relay) in &plan.relays {
-                let is_refused = world.records.contains_key(key) && self.records.was_tried(key, relay);
-                if (is_refused && !due) || self.records.is_current(key, relay) {
-                    continue;
-                }
-                let published = self.records.publish(&self.store, key, relay, turn).await;
-                if let Some(silence) = self.note(key, published, world)? {
+            let is_refused = |key: &RelayKey, relay: &RelayPlan| {
+                world.records.contains_key(key) && self.records.was_tried(key, relay)
+            };
+            let is_behind = |(key, relay): &(&RelayKey, &RelayPlan)| {
+                (due || !is_refused(key, relay)) && !self.records.is_current(key, relay)
+            };
+            let behind: Vec<_> = plan.relays.iter().filter(is_behind).collect();
+            for (key, published) in self.records.publish(&self.store, &behind, turn).await {
+                if let Some(silence) = self.note(&key, published, world)? {
                     return Ok(Some(silence));
                 }
             }
             world.records.retain(|key, _| plan.relays.contains_key(key));
-            self.published = Some(Arc::clone(plan));
         }
+        if (due || is_new || self.withdraws)
+            && let Some(silence) = self.withdraw(plan, turn, observed, world).await?
+        {
+            return Ok(Some(silence));
+        }
+        self.published = Some(Arc::clone(plan));
         if due {
             self.checked = Some(Instant::now());
         }
-        self.withdraw(plan, turn, observed, world).await
+        Ok(None)
     }
 
     /// Withdraws the records of relays that are gone or on their way out.
@@ -86,6 +95,7 @@ impl Publisher {
         let gone: Vec<RelayKey> = self.records.keys().filter(|key| !plan.relays.contains_key(*key)).cloned().collect();
         // A relay on its way out may have been published by the leader before us.
         let leaving = leaving(&observed.relays(), plan, &world.released);
+        self.withdraws = !(gone.is_empty() && leaving.is_empty());
         for key in gone.into_iter().chain(leaving) {
             let withdrawn = self.records.withdraw(&self.store, &key, turn).await;
             let went_well = withdrawn.is_ok();

@@ -3,9 +3,11 @@
 use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
+    pin::pin,
     sync::LazyLock,
 };
 
+use futures::{StreamExt, stream};
 use redis::Script;
 use serde::Deserialize;
 
@@ -28,7 +30,7 @@ static PUBLISH: LazyLock<Script> =
 static WITHDRAW: LazyLock<Script> =
     LazyLock::new(|| Script::new(concat!("#!lua flags=allow-oom\n", include_str!("scripts/withdraw.lua"))));
 
-/// How many records are read at once.
+/// How many records are read or written at once.
 const AT_ONCE: usize = 100;
 
 /// The relays' records as this leader published them.
@@ -45,15 +47,67 @@ struct Sent {
     is_there: bool,
 }
 
+/// A record on its way to Redis.
+struct Letter {
+    redis_key: String,
+    epoch: u64,
+    revision: u64,
+    json: Vec<u8>,
+}
+
+impl Letter {
+    /// Cancelling leaves open whether it arrived.
+    async fn send(&self, store: &Store, turn: &Turn<'_>) -> Result<(), ApplyError> {
+        let (epoch, revision) = (self.epoch.to_string(), self.revision.to_string());
+        let arguments = [&self.json[..], epoch.as_bytes(), revision.as_bytes()];
+        let answer: i64 = store.invoke(&PUBLISH, &[&self.redis_key], &arguments, CALL_LIMIT).await?;
+        Ok(refused(answer, &self.redis_key, turn)?)
+    }
+}
+
 impl Records {
-    /// Publishes the record of a relay. What is there already is not written again.
+    /// Publishes the records of these relays, several at once, and says of each how that went; those that come after one to
+    /// which Redis said nothing are left for later. What is there already is not written again.
     pub async fn publish(
+        &mut self,
+        store: &Store,
+        due: &[(&RelayKey, &RelayPlan)],
+        turn: &Turn<'_>,
+    ) -> Vec<(RelayKey, Result<(), ApplyError>)> {
+        let letters: Vec<_> =
+            due.iter().map(|(key, plan)| ((*key).clone(), self.write(store, key, plan, turn))).collect();
+        let sending = stream::iter(letters).map(|(key, letter)| async move {
+            let sent = match letter {
+                Ok(letter) => letter.send(store, turn).await,
+                Err(error) => Err(error.into()),
+            };
+            (key, sent)
+        });
+        let mut sending = pin!(sending.buffer_unordered(AT_ONCE));
+        let mut done = Vec::new();
+        while let Some((key, sent)) = sending.next().await {
+            if sent.is_ok()
+                && let Some(sent) = self.sent.get_mut(&key)
+            {
+                sent.is_there = true;
+            }
+            let is_silence = matches!(&sent, Err(ApplyError::Store(error)) if error.is_silence());
+            done.push((key, sent));
+            if is_silence {
+                break;
+            }
+        }
+        done
+    }
+
+    /// The record of a relay as it is to be sent now. Until it has arrived it counts as not there.
+    fn write(
         &mut self,
         store: &Store,
         key: &RelayKey,
         plan: &RelayPlan,
         turn: &Turn<'_>,
-    ) -> Result<(), ApplyError> {
+    ) -> Result<Letter, StoreError> {
         let mut record = RelayRecord {
             schema: plan.published.schema(),
             epoch: turn.epoch,
@@ -74,15 +128,10 @@ impl Records {
             address: store.address().to_owned(),
             detail: format!("the record of {key} is not JSON: {error}"),
         })?;
-        let (epoch, revision) = (record.epoch.to_string(), record.revision.to_string());
         let redis_key = record_key(&key.namespace, &key.name);
-        let arguments = [&json[..], epoch.as_bytes(), revision.as_bytes()];
-        let hash = hash(&json);
-        self.sent.insert(key.clone(), Sent { record: record.clone(), hash, is_there: false });
-        let answer: i64 = store.invoke(&PUBLISH, &[&redis_key], &arguments, CALL_LIMIT).await?;
-        refused(answer, &redis_key, turn)?;
-        self.sent.insert(key.clone(), Sent { record, hash, is_there: true });
-        Ok(())
+        let letter = Letter { redis_key, epoch: record.epoch, revision: record.revision, json };
+        self.sent.insert(key.clone(), Sent { hash: hash(&letter.json), record, is_there: false });
+        Ok(letter)
     }
 
     /// Removes the record and the reports of a relay that is gone. Mail is never touched.

@@ -145,9 +145,9 @@ impl<'a> Facts<'a> {
             .iter()
             .map(|name| {
                 let pool = world.pools.get(name);
-                let ledger = pool.and_then(|pool| pool.ledger.as_ref());
+                let ledger = pool.and_then(|pool| pool.ledger.as_deref());
                 let figures = PoolFigures {
-                    plan: world.plan.pools.get(name),
+                    plan: world.plan.pools.get(name).map(|plan| &**plan),
                     ledger,
                     effective: pool.and_then(|pool| pool.effective),
                     waits_for: pool.into_iter().flat_map(|pool| &pool.waits_for).map(String::as_str).collect(),

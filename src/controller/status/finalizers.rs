@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use kube::{Resource, ResourceExt};
 
-use super::{note::Note, recorder::EventRecorder, writer::StatusWriter};
+use super::{
+    note::{Action, Note},
+    recorder::EventRecorder,
+    writer::StatusWriter,
+};
 use crate::{
     api::FINALIZER,
     controller::{observe::GuardedRelay, plan::RelayKey, world::World},
@@ -58,7 +62,7 @@ impl Finalizers {
         }
         if let_go {
             let text = format!("Redis was out of reach for {} s; the relay's record stays there", waited.as_secs());
-            recorder.record(relay.object_ref(&()), vec![Note::warning("StoreUnreachable", text)]);
+            recorder.record(relay.object_ref(&()), vec![Note::warning(Action::Finalizing, "StoreUnreachable", text)]);
         }
         let rest = relay.finalizers().iter().filter(|name| *name != FINALIZER).cloned();
         writer.write_finalizers(&key, relay, rest.collect()).await;

@@ -69,7 +69,7 @@ pub fn steady(status: &MailServerStatus) -> MailServerStatus {
 }
 
 fn ledgers<'a>(pools: &BTreeMap<&str, &'a PoolView>) -> impl Iterator<Item = &'a LedgerView> {
-    pools.values().filter_map(|pool| pool.ledger.as_ref())
+    pools.values().filter_map(|pool| pool.ledger.as_deref())
 }
 
 fn budget(
@@ -96,7 +96,7 @@ fn budget(
 fn borrower(world: &World, key: &RelayKey, pool: Option<&PoolView>) -> BorrowerStatus {
     let workers = world.plan.relays.get(key).map(|relay| &relay.workers);
     let (mut share, mut open) = (0, 0);
-    if let Some(ledger) = pool.and_then(|pool| pool.ledger.as_ref()) {
+    if let Some(ledger) = pool.and_then(|pool| pool.ledger.as_deref()) {
         for uid in workers.into_iter().flat_map(BTreeMap::keys) {
             let (of_this, open_of_this) = ledger.share_and_open(uid);
             (share, open) = (share + of_this, open + open_of_this);

@@ -23,7 +23,7 @@ mod writer;
 pub use activity::{Activity, show_new, watch_activity};
 pub use mail_servers::MailServers;
 pub use measure::queue_of;
-pub use note::{News, Note};
+pub use note::{Action, News, Note};
 pub use recorder::EventRecorder;
 pub use relays::Relays;
 pub use writer::StatusWriter;

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{
     conditions::{HELD_BY_VANISHED, SCALED_TO_ZERO, SUSPENDED},
-    note::Note,
+    note::{Action, Note},
 };
 use crate::{
     api::MailRelayStatus,
@@ -21,12 +21,12 @@ pub fn transitions(old: &MailRelayStatus, new: &MailRelayStatus) -> Vec<Note> {
     };
     let (before, after) = (shares(old), shares(new));
     if before != after {
-        notes.push(Note::normal("SharesRebalanced", describe(&after, new.workers_omitted)));
+        notes.push(Note::normal(Action::Sharing, "SharesRebalanced", describe(&after, new.workers_omitted)));
     }
     for condition in &new.conditions {
         let before = old.conditions.iter().find(|old| old.type_ == condition.type_);
         if condition.reason == HELD_BY_VANISHED && before.is_none_or(|before| before.reason != HELD_BY_VANISHED) {
-            notes.push(Note::warning(HELD_BY_VANISHED, &condition.message));
+            notes.push(Note::warning(Action::Observing, HELD_BY_VANISHED, &condition.message));
         }
         let before = before.map_or("", |old| &*old.status);
         if before == condition.status {
@@ -34,21 +34,26 @@ pub fn transitions(old: &MailRelayStatus, new: &MailRelayStatus) -> Vec<Note> {
         }
         let ready = condition.type_ == "Ready";
         match (&*condition.status, ready) {
-            ("True", true) => notes.push(Note::normal("Ready", &condition.message)),
+            ("True", true) => notes.push(Note::normal(Action::Observing, "Ready", &condition.message)),
             ("False", true) if before == "True" => {
                 // What someone wanted is no failure.
                 let warning = !matches!(&*condition.reason, SCALED_TO_ZERO | SUSPENDED);
-                notes.push(Note { warning, reason: condition.reason.clone(), text: condition.message.clone() });
+                let note = Note::normal(Action::Observing, &condition.reason, &condition.message);
+                notes.push(Note { warning, ..note });
             }
             ("True", false) if condition.type_ == "SharedBudget" => {
-                notes.push(Note::normal("SharedBudget", &condition.message));
+                notes.push(Note::normal(Action::Sharing, "SharedBudget", &condition.message));
             }
             // Being behind ends by itself, and withheld slots are told of with the worker that held them.
             ("True", false) if !matches!(&*condition.type_, "Reconciling" | "SlotsQuarantined" | "RateLimited") => {
-                notes.push(Note::warning(&condition.type_, format!("{}: {}", condition.reason, condition.message)));
+                notes.push(Note::warning(
+                    Action::Observing,
+                    &condition.type_,
+                    format!("{}: {}", condition.reason, condition.message),
+                ));
             }
             ("False", false) if before == "True" => {
-                notes.push(Note::normal(&condition.type_, format!("over: {}", condition.message)));
+                notes.push(Note::normal(Action::Observing, &condition.type_, format!("over: {}", condition.message)));
             }
             _ => {}
         }
@@ -71,6 +76,7 @@ pub fn of_incident(incident: &Incident, now: Timestamp) -> Vec<Note> {
     match &incident.what {
         Happening::WorkerLost { pod, slots, hold } => {
             let mut notes = vec![Note::warning(
+                Action::Reclaiming,
                 "WorkerLost",
                 format!("{pod} was lost without a word; its {slots} slots of {pool} were taken back"),
             )];
@@ -82,11 +88,14 @@ pub fn of_incident(incident: &Incident, now: Timestamp) -> Vec<Note> {
         Happening::Withheld { slots, hold } => vec![withheld(pool, *slots, None, *hold, now)],
         Happening::RecoveryStarted => {
             vec![Note::normal(
+                Action::Recovering,
                 "LedgerRecovering",
                 format!("the ledger of {pool} is new; workers say again what they hold"),
             )]
         }
-        Happening::Opened => vec![Note::normal("LedgerOpened", format!("slots of {pool} are granted"))],
+        Happening::Opened => {
+            vec![Note::normal(Action::Recovering, "LedgerOpened", format!("slots of {pool} are granted"))]
+        }
     }
 }
 
@@ -95,6 +104,7 @@ fn withheld(pool: &str, slots: u32, pod: Option<&String>, hold: Duration, now: T
     let until = until.map_or_else(String::new, |end| format!(" until {end}"));
     let of = pod.map_or_else(String::new, |pod| format!(" of {pod}"));
     Note::warning(
+        Action::Reclaiming,
         "SlotQuarantined",
         format!(
             "{slots} slots of {pool}{of} stay withheld{until}, since the server may still count their connections; only \
@@ -146,7 +156,7 @@ mod tests {
     #[test]
     fn moved_shares_are_told_with_the_shares() {
         let notes = transitions(&status(&[("a", 16)], &[]), &status(&[("a", 8), ("b", 8)], &[]));
-        assert_eq!(notes, [Note::normal("SharesRebalanced", "2 workers share the budget: a 8, b 8")]);
+        assert_eq!(notes, [Note::normal(Action::Sharing, "SharesRebalanced", "2 workers share the budget: a 8, b 8")]);
     }
 
     #[test]

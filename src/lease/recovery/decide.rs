@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Seen, Watch,
+    ASK_AFTER, Seen, Watch,
     action::{Action, Evidence, OldPrimary},
 };
 use crate::lease::{
@@ -48,15 +48,14 @@ impl Watch {
             }
         }
         for holder in &view.holders {
-            let (token, inc) = (view.token.clone(), holder.inc.clone());
-            // Who rests has nothing to say unless it is asked.
-            let silent = self.seen.get(&holder.inc).and_then(|seen| {
-                let since = if holder.is_resting() { seen.asked } else { Some(seen.since) };
-                since.map(|since| now.saturating_since(since))
-            });
+            let named = || (view.token.clone(), holder.inc.clone());
+            let since = self.seen.get(&holder.inc).and_then(Seen::silent_since);
+            let is_silent = since.is_some_and(|since| now.saturating_since(since) >= reclaim);
             if evidence.dead.contains(&holder.pod_uid) {
+                let (token, inc) = named();
                 actions.push(Action::ReapDead { token, inc, quarantine: hold });
-            } else if silent.is_some_and(|silent| silent >= reclaim) {
+            } else if is_silent {
+                let (token, inc) = named();
                 actions.push(Action::Reap { token, inc, seq: holder.seq, quarantine: hold });
             }
         }
@@ -65,6 +64,16 @@ impl Watch {
             actions.push(Action::Clear { token: view.token.clone(), ids });
         }
         actions
+    }
+
+    /// When [`Watch::actions`] on an open ledger, or [`Watch::to_ask`] while no mail waits, may first have something to say if
+    /// nothing but time goes by: never too late, though perhaps too early. `None` when that is never.
+    pub fn due(&self, timing: &Timing) -> Option<BootTime> {
+        // By the shortest of the leases that may be in use: a longer one is forgotten meanwhile.
+        let reclaim = reclaim_of(self.lease, timing);
+        let silent = self.seen.values().filter_map(Seen::silent_since).map(|since| since + reclaim);
+        let unasked = self.seen.values().filter(|seen| seen.is_unasked() && self.is_gone(seen));
+        silent.chain(unasked.map(|seen| seen.since + ASK_AFTER)).chain(self.withheld.next_end(timing)).min()
     }
 
     fn init(&self, fence: &str, now: BootTime, timing: &Timing) -> Action {
@@ -82,7 +91,7 @@ impl Watch {
             .map(|(lease, _)| *lease)
             .chain([self.lease])
             .max();
-        timing.reclaim.max(timing.stretched(longest.unwrap_or_default() + Timing::SLACK))
+        reclaim_of(longest.unwrap_or_default(), timing)
     }
 
     /// Whether everyone on the roll has re-asserted, is proven dead or never started: then nothing is open that the new
@@ -162,6 +171,10 @@ enum Fate {
     /// Proven dead by the state of its pod (R5b).
     Dead,
     Unknown,
+}
+
+fn reclaim_of(lease: Duration, timing: &Timing) -> Duration {
+    timing.reclaim.max(timing.stretched(lease + Timing::SLACK))
 }
 
 /// As a new ledger withholds it.

@@ -258,6 +258,8 @@ fn a_lease_that_is_shortened_binds_the_reaper_only_after_the_old_length() {
     assert_eq!(scene.look(), []);
     lengths(&mut scene, 3, 6);
     assert_eq!(scene.after(0.25), []);
+    let due = scene.watch.due(&scene.timing).expect("they renew");
+    assert!(due < scene.now + Duration::from_secs(8), "the old length may be forgotten by the next look");
     assert_eq!(scene.after(59.0), [], "a lease of 60 s may be in use");
     assert_eq!(scene.after(3.0).len(), 2);
     scene.sync("a", 1, 3, 0);

@@ -1,6 +1,6 @@
 //! The machine: one method for each script, line by line the same, but for the totals: it adds up where scripts read a sum.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::request::{
     ClearReply, CondemnReply, Granted, InitReply, InitRequest, LeaveReply, OpenReply, OpenRequest, Policy, PolicyReply,
@@ -91,7 +91,7 @@ impl Ledger {
 
     /// What a snapshot would show.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot { node_fence: self.node_fence.clone(), ledger: self.view.clone() }
+        Snapshot { node_fence: self.node_fence.clone(), ledger: self.view.clone().map(Arc::new) }
     }
 
     /// SYNC.

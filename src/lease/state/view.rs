@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -135,12 +136,17 @@ pub struct Snapshot {
     /// `run_id:master_replid` of the node that answered. The ledger is in force only if its own fence is the same.
     pub node_fence: String,
     /// The ledger, when its key exists.
-    pub ledger: Option<LedgerView>,
+    pub ledger: Option<Arc<LedgerView>>,
 }
 
 impl Snapshot {
     /// The ledger, if it is in force on this node.
     pub fn in_force(&self) -> Option<&LedgerView> {
+        self.shared().map(|ledger| &**ledger)
+    }
+
+    /// The same, for who keeps it.
+    pub fn shared(&self) -> Option<&Arc<LedgerView>> {
         self.ledger.as_ref().filter(|ledger| ledger.fence == self.node_fence)
     }
 }

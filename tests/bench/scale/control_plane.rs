@@ -16,7 +16,7 @@ use kube::{
     api::{ListParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
-use mailrelay::api::MailRelay;
+use mailrelay::api::{MailRelay, MailServer};
 use serde_json::json;
 use testkit::{eventually_within, free_port};
 
@@ -141,9 +141,12 @@ impl ControlPlane {
 
     async fn prepare(&self, client: &Client, namespaces: &[&str]) {
         let definitions = Api::<CustomResourceDefinition>::all(client.clone());
-        definitions.create(&PostParams::default(), &MailRelay::crd()).await.expect("the definition is taken");
-        let relays = Api::<MailRelay>::all(client.clone());
+        for definition in [MailRelay::crd(), MailServer::crd()] {
+            definitions.create(&PostParams::default(), &definition).await.expect("the definition is taken");
+        }
+        let (relays, servers) = (Api::<MailRelay>::all(client.clone()), Api::<MailServer>::all(client.clone()));
         eventually_within(START_LIMIT, "relays are served", async || relays.list(&ListParams::default()).await).await;
+        eventually_within(START_LIMIT, "servers are served", async || servers.list(&ListParams::default()).await).await;
         for name in namespaces {
             let namespace = serde_json::from_value(json!({ "metadata": { "name": name } })).expect("a namespace");
             let created = Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await;

@@ -20,7 +20,9 @@ impl Process {
     pub fn controller(name: &str, redis: &str, kubeconfig: &Path, folder: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mailrelay"));
         command.args(["controller", "--namespace", "mailrelay", "--identity", name, "--redis-url", redis]);
-        Self::start(command.env_clear().env("KUBECONFIG", kubeconfig), name, folder)
+        // As the chart starts it.
+        command.env_clear().env("KUBECONFIG", kubeconfig).env("MALLOC_ARENA_MAX", "2");
+        Self::start(&mut command, name, folder)
     }
 
     /// A worker of a pod of a relay in the namespace `mail`.

@@ -33,7 +33,7 @@ impl State {
                 Renamed::OpenedBeside => standing = Standing { servers: standing.servers, ..Standing::default() },
                 Renamed::NothingInherited => standing.inherits.clear(),
             }
-            self.drive(index, plan.pools.get(name), &standing);
+            self.drive(index, plan.pools.get(name).map(|pool| &**pool), &standing);
         }
     }
 
@@ -174,7 +174,7 @@ fn plan(budget: &str) -> Plan {
     };
     Plan {
         relays: BTreeMap::from([(key, relay)]),
-        pools: BTreeMap::from([(budget.to_owned(), pool)]),
+        pools: BTreeMap::from([(budget.to_owned(), Arc::new(pool))]),
         ..Plan::default()
     }
 }

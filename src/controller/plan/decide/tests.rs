@@ -38,8 +38,8 @@ fn pod(uid: &str, relay: &str) -> PodFacts {
         uid: uid.into(),
         name: format!("pod-{uid}"),
         namespace: "mail".into(),
-        labels: BTreeMap::from([(RELAY_LABEL.into(), relay.into())]),
-        running: BTreeSet::from(["mailrelay".into()]),
+        labels: Arc::new(BTreeMap::from([(RELAY_LABEL.into(), relay.into())])),
+        running: Arc::new(BTreeSet::from(["mailrelay".into()])),
         ..PodFacts::default()
     }
 }
@@ -60,7 +60,7 @@ fn running_pods_with_the_label_share_the_budget_and_others_do_not() {
         pod("b", "corporate"),
         pod("c", "another"),
         PodFacts { terminating: true, ..pod("d", "corporate") },
-        PodFacts { running: BTreeSet::from(["app".into()]), ..pod("e", "corporate") },
+        PodFacts { running: Arc::new(BTreeSet::from(["app".into()])), ..pod("e", "corporate") },
         PodFacts { namespace: "elsewhere".into(), ..pod("f", "corporate") },
     ];
     let plan = plan(&[relay("corporate", 1, &spec("mx", "q", 16))], &pods, &Ownership::default(), &Lenders::default());
@@ -79,8 +79,8 @@ fn a_selector_and_a_container_of_ones_own_are_used() {
         "selector": { "matchExpressions": [{ "key": "app", "operator": "In", "values": ["web", "api"] }] },
     });
     let worker = |uid: &str, app: &str| PodFacts {
-        labels: BTreeMap::from([("app".into(), app.into())]),
-        running: BTreeSet::from(["relay".into()]),
+        labels: Arc::new(BTreeMap::from([("app".into(), app.into())])),
+        running: Arc::new(BTreeSet::from(["relay".into()])),
         ..pod(uid, "")
     };
     let plan = plan(

@@ -38,8 +38,8 @@ fn planned_of(relays: &[(&str, Servers<'_>)]) -> Plan {
     let pod = |(name, _): &(&str, Servers<'_>)| PodFacts {
         uid: (*name).into(),
         namespace: "mail".into(),
-        labels: BTreeMap::from([("mailrelay.dev/relay".into(), (*name).into())]),
-        running: BTreeSet::from(["mailrelay".into()]),
+        labels: Arc::new(BTreeMap::from([("mailrelay.dev/relay".into(), (*name).into())])),
+        running: Arc::new(BTreeSet::from(["mailrelay".into()])),
         ..PodFacts::default()
     };
     let candidates: Vec<Candidate> = relays.iter().enumerate().map(candidate).collect();

@@ -47,8 +47,8 @@ fn scene_of(spec: &Value, pods: &[&str]) -> Scene {
             uid: format!("uid-{name}"),
             name: (*name).into(),
             namespace: "mail".into(),
-            labels: BTreeMap::from([("mailrelay.dev/relay".into(), "corporate".into())]),
-            running: BTreeSet::from(["mailrelay".into()]),
+            labels: Arc::new(BTreeMap::from([("mailrelay.dev/relay".into(), "corporate".into())])),
+            running: Arc::new(BTreeSet::from(["mailrelay".into()])),
             ..PodFacts::default()
         })
         .collect();
@@ -80,7 +80,7 @@ impl Scene {
             entitlements: holders.iter().map(|(pod, share, _)| (format!("uid-{pod}"), *share)).collect(),
             ..fixtures::ledger(holders.iter().map(holder).collect())
         };
-        *self.pool("mx") = PoolView { ledger: Some(ledger), ..PoolView::default() };
+        *self.pool("mx") = PoolView { ledger: Some(ledger.into()), ..PoolView::default() };
         self
     }
 
@@ -88,7 +88,7 @@ impl Scene {
     fn withheld(mut self, slots: u32) -> Self {
         let entry = QuarantineView { id: "w".into(), slots, seconds: 330, why: "killed".into() };
         let ledger = self.pool("mx").ledger.as_mut();
-        ledger.expect("a ledger").quarantine.push(entry);
+        Arc::make_mut(ledger.expect("a ledger")).quarantine.push(entry);
         self
     }
 

@@ -37,8 +37,8 @@ fn world(state: LedgerState) -> World {
         uid: namespace.into(),
         name: "pod".into(),
         namespace: namespace.into(),
-        labels: BTreeMap::from([("mailrelay.dev/relay".into(), "bulk".into())]),
-        running: ["mailrelay".to_owned()].into(),
+        labels: Arc::new(BTreeMap::from([("mailrelay.dev/relay".into(), "bulk".into())])),
+        running: Arc::new(["mailrelay".to_owned()].into()),
         ..PodFacts::default()
     });
     let plan = plan(&relays, &pods, &Ownership::default(), &lenders);
@@ -52,7 +52,7 @@ fn world(state: LedgerState) -> World {
     let mut ledger = fixtures::ledger(holders.to_vec());
     (ledger.state, ledger.budget) = (state, 16);
     ledger.entitlements = ["team-a", "team-b"].map(|pod| (pod.to_owned(), 8)).into();
-    let view = PoolView { ledger: Some(ledger), ..PoolView::default() };
+    let view = PoolView { ledger: Some(ledger.into()), ..PoolView::default() };
     let pools = BTreeMap::from([("mailserver:corporate".to_owned(), Arc::new(view))]);
     World { plan: Arc::new(plan), pools: Arc::new(pools), ..World::default() }
 }

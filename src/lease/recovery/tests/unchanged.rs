@@ -8,6 +8,8 @@ use super::*;
 struct Pair {
     scene: Scene,
     quiet: Watch,
+    /// When time alone calls for a look of the one that does not look, as its last look had it.
+    due: Option<BootTime>,
     seqs: BTreeMap<&'static str, (u64, u64)>,
     rests: u32,
     acts: u32,
@@ -17,7 +19,8 @@ impl Pair {
     fn new() -> Self {
         let scene = Scene::led();
         let quiet = scene.watch.clone();
-        Self { scene, quiet, seqs: [("a", (1, 1)), ("b", (1, 1))].into(), rests: 0, acts: 0 }
+        let due = quiet.due(&scene.timing);
+        Self { scene, quiet, due, seqs: [("a", (1, 1)), ("b", (1, 1))].into(), rests: 0, acts: 0 }
     }
 
     fn befall(&mut self, random: &mut StdRng) {
@@ -64,11 +67,13 @@ impl Pair {
         let actions = self.scene.look();
         let seen = self.quiet.view().filter(|view| view.twinned && view.state == LedgerState::Open);
         let is_same = seen.is_some_and(|view| Some(view.version) == self.scene.ledger.twin);
-        if is_same && self.actions(&self.quiet).is_empty() {
+        if is_same && self.due.is_none_or(|due| self.scene.now < due) {
             self.quiet.unchanged(self.scene.now);
+            assert_eq!(actions, [], "it would have been too late");
             self.rests += 1;
         } else {
             self.quiet.observe(&self.scene.ledger.snapshot(), self.scene.now);
+            self.due = self.quiet.due(&self.scene.timing);
         }
         assert_eq!(self.actions(&self.quiet), actions);
         assert_eq!(format!("{:?}", self.quiet), format!("{:?}", self.scene.watch));

@@ -3,7 +3,7 @@
 #[path = "../../../api/refused.rs"]
 mod refused;
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{collections::BTreeSet, future::Future, pin::Pin, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use e2e::{
@@ -126,7 +126,24 @@ async fn shares_follow_the_pods_from_2_to_4_to_1_to_20_to_2_under_load(stage: &S
     }
     relay.await_delivered(2_000, DELIVERY).await?;
     relay.check(&[("scale", 2_000)]).await?;
+    told_of_each_rebalance(&relay).await?;
     relay.lower().await
+}
+
+/// Each rebalance that was shown is an Event of its own, with its own text, and what was done is a word.
+async fn told_of_each_rebalance(relay: &Relay<'_>) -> Result<()> {
+    let columns = "jsonpath={range .items[*]}{.reportingController}|{.reason}|{.action}|{.note}{\"\\n\"}{end}";
+    let arguments = ["-n", &relay.namespace, "get", "events.v1.events.k8s.io", "-o", columns];
+    until("the Events tell of the rebalances", DELIVERY, async || {
+        let events = command::kubectl(&arguments).await?;
+        let ours = events.lines().filter_map(|line| line.strip_prefix("mailrelay.dev/controller|"));
+        let rebalances: BTreeSet<&str> =
+            ours.filter_map(|event| event.strip_prefix("SharesRebalanced|Sharing|")).collect();
+        let is_told = rebalances.len() >= 4 && rebalances.iter().any(|text| text.starts_with("2 workers share"));
+        Ok(Look::when(is_told, (), || events))
+    })
+    .await
+    .map(drop)
 }
 
 async fn a_killed_worker_s_mail_is_delivered_by_others(stage: &Stage) -> Result<()> {

@@ -75,7 +75,8 @@ fn row_38_a_relay_whose_mail_mostly_dies_says_that_it_rests() {
 fn a_server_that_takes_fewer_sessions_shows_the_effective_budget_and_is_no_arrear() {
     let mut scene = scene(&["a", "b"]).ledger(LedgerState::Open, &[("a", 5, 5), ("b", 4, 4)]);
     let pool = scene.pool("mx");
-    (pool.effective, pool.ledger.as_mut().expect("a ledger").budget) = (Some(9), 12);
+    pool.effective = Some(9);
+    Arc::make_mut(pool.ledger.as_mut().expect("a ledger")).budget = 12;
     let status = scene.show();
     assert_eq!(says(&status, "ServerSaturated"), pair("True", "ServerLimitBelowBudget"));
     assert!(condition(&status, "ServerSaturated").is_some_and(|c| c.message.contains("9 of the 16 of mx")));

@@ -15,7 +15,7 @@ fn withheld_slots_are_told_with_their_pod_their_end_and_what_to_do() {
     let mut scene = scene(&["a"]).ledger(LedgerState::Open, &[("a", 16, 12)]).mirror("mx", &["a"]);
     let pool = scene.pool("mx");
     let entry = QuarantineView { id: "q".into(), slots: 4, seconds: 300, why: "silent".into() };
-    pool.ledger.as_mut().expect("the ledger").quarantine.push(entry);
+    Arc::make_mut(pool.ledger.as_mut().expect("the ledger")).quarantine.push(entry);
     let status = scene.show();
     assert_eq!(status.servers[0].quarantined, 4);
     assert_eq!(says(&status, "SlotsQuarantined"), pair("True", "SessionsMayLinger"));
