@@ -2,7 +2,10 @@
 
 mod scene;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use mailrelay::lease::LedgerView;
 use mailsink::{Behaviour, Ending, SinkConfig};
@@ -13,7 +16,7 @@ use testkit::{ForgetfulBox, throughout};
 
 async fn ledger(scene: &Scene) -> Result<LedgerView, String> {
     let snapshot = scene.ledger().snapshot().await.map_err(|error| error.to_string())?;
-    snapshot.ledger.map(std::sync::Arc::unwrap_or_clone).ok_or_else(|| "no ledger".to_owned())
+    snapshot.ledger.map(Arc::unwrap_or_clone).ok_or_else(|| "no ledger".to_owned())
 }
 
 /// What is withheld: seconds and why, one for each slot.

@@ -20,7 +20,7 @@ use super::{
     lead::{LeaderError, Marking},
     metrics::ControllerMetrics,
     observe::{Observed, Pods, StoreFacts, Topology, ask},
-    plan::{Candidates, KnownLenders, Ownership, plan, unreadable},
+    plan::{Candidates, KnownLenders, Ownership, Plan, plan, unreadable},
     publish::{Publisher, keep_released},
     trouble::Trouble,
     world::{PoolView, World},
@@ -103,7 +103,10 @@ impl Reconciler {
             topology: Topology::default(),
             pools: Pools::restored(lead.store.clone(), mirrors),
             publisher: Publisher::new(lead.store.clone(), lead.metrics.clone()),
-            world: World::default(),
+            world: World {
+                plan: Arc::new(Plan { owned: Arc::clone(lead.marking.owned()), ..Plan::default() }),
+                ..World::default()
+            },
             lead,
         }
     }
@@ -187,9 +190,7 @@ impl Reconciler {
         let candidates = self.candidates.among(&relays, &lenders);
         let pods = observed.pods();
         // What this leader decided is in force before it is written down.
-        let is_first = self.older.is_none();
-        let owned = if is_first { Arc::clone(self.lead.marking.owned()) } else { Arc::clone(&self.world.plan.owned) };
-        let ownership = Ownership { owned, unreadable: unreadable(&relays) };
+        let ownership = Ownership { owned: Arc::clone(&self.world.plan.owned), unreadable: unreadable(&relays) };
         let running = || pods.iter().filter(|pod| !pod.running.is_empty()).map(|pod| pod.uid.clone()).collect();
         self.older.get_or_insert_with(running);
         self.world.pods = Arc::new(pods.iter().map(|pod| (pod.uid.clone(), pod.terminating)).collect());

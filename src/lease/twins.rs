@@ -46,9 +46,11 @@ impl Twins {
             let twins: Vec<Option<Vec<u8>>> = from_redis_value(answers.next()?).ok()?;
             let there: usize = from_redis_value(answers.next()?).ok()?;
             // Which one is gone is not said: each of them is to be looked at.
-            let are_there = there == pools.len() && twins.len() == pools.len();
-            let known = |at: usize| twins[at].as_ref().filter(|_| are_there).and_then(|twin| version(twin));
-            versions.extend((0..pools.len()).map(known));
+            let are_there = there == pools.len();
+            if twins.len() != pools.len() {
+                return None;
+            }
+            versions.extend(twins.iter().map(|twin| version(twin.as_deref().filter(|_| are_there)?)));
         }
         Some(Self { node_fence: fence(&info)?, versions })
     }
@@ -62,4 +64,27 @@ fn version(twin: &[u8]) -> Option<u64> {
 fn fence(info: &str) -> Option<String> {
     let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     Some(format!("{}:{}", field("run_id")?, field("master_replid")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    fn read(twins: Vec<Value>, there: i64) -> Option<Vec<Option<u64>>> {
+        let info = text("run_id:a\r\nmaster_replid:b\r\n");
+        let twins = Twins::read(&["one", "two"], vec![info, Value::Array(twins), Value::Int(there)])?;
+        assert_eq!(twins.node_fence, "a:b");
+        Some(twins.versions)
+    }
+
+    #[test]
+    fn versions_come_in_the_order_asked_and_an_answer_that_is_too_short_is_none() {
+        assert_eq!(read(vec![text("7"), Value::Nil], 2), Some(vec![Some(7), None]));
+        assert_eq!(read(vec![text("7"), text("8")], 1), Some(vec![None, None]), "one of the ledgers is gone");
+        assert_eq!(read(vec![text("7")], 2), None);
+    }
 }

@@ -91,7 +91,7 @@ impl Scene {
     }
 
     async fn view(&self) -> LedgerView {
-        self.ledger.snapshot().await.unwrap().in_force().expect("a ledger").clone()
+        Arc::unwrap_or_clone(self.ledger.snapshot().await.unwrap().ledger.expect("a ledger"))
     }
 
     async fn claim(&self, uid: &str) -> u32 {

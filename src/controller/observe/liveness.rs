@@ -143,11 +143,11 @@ impl Known {
         let heard = self.heard.get(process);
         // What its ledgers said at the last look they say still, as long as they can be looked at.
         let answers = |pool: &String| self.answering.contains_key(pool);
-        if heard.is_some_and(|heard| heard.rests() && heard.pools.iter().map(|(name, _)| name).any(answers)) {
+        if heard.is_some_and(|heard| heard.rests() && heard.pools.iter().any(|(pool, _)| answers(pool))) {
             return Duration::ZERO;
         }
         let was_seen = |pool: &&String| heard.is_some_and(|heard| heard.is_known_in(pool));
-        let all_answer = pools.iter().all(|pool| self.answering.contains_key(pool));
+        let all_answer = pools.iter().all(answers);
         let witnesses = pools.iter().filter(|pool| all_answer || was_seen(pool));
         let Some(answering) = witnesses.filter_map(|pool| self.answering.get(pool)).max() else {
             return Duration::ZERO;

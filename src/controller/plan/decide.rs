@@ -40,6 +40,9 @@ impl Plan {
                 *pool = Arc::clone(known);
             }
         }
+        if self.owned == before.owned {
+            self.owned = Arc::clone(&before.owned);
+        }
         self
     }
 }
@@ -112,8 +115,7 @@ pub fn plan<'a>(
         }
     }
     note_twins(&mut plan.servers, lenders);
-    let owned = owners.owned();
-    plan.owned = if owned == *ownership.owned { Arc::clone(&ownership.owned) } else { Arc::new(owned) };
+    plan.owned = Arc::new(owners.owned());
     plan
 }
 

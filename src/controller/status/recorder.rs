@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -101,11 +101,15 @@ impl EventRecorder {
         });
     }
 
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn publish(&self, about: &ObjectReference, note: &Note) -> Result<(), kube::Error> {
         let now = system::timestamp();
         let key = Key { uid: about.uid.clone(), note: note.clone() };
         let name = format!("{}.{:x}", about.name.as_deref().unwrap_or_default(), now.as_nanosecond());
-        let series = self.told.lock().unwrap_or_else(PoisonError::into_inner).tell(key.clone(), name, now);
+        let series = self.told().tell(key.clone(), name, now);
         let events: Api<Event> =
             Api::namespaced(self.client.clone(), about.namespace.as_deref().unwrap_or(CLUSTER_WIDE));
         let written = if series.count == 1 {
@@ -116,7 +120,7 @@ impl EventRecorder {
         };
         if written.is_err() {
             // The next one that says the same is a new Event: this one may not be there, or no more.
-            self.told.lock().unwrap_or_else(PoisonError::into_inner).events.remove(&key);
+            self.told().events.remove(&key);
         }
         written.map(drop)
     }
@@ -125,7 +129,7 @@ impl EventRecorder {
         Event {
             metadata: ObjectMeta {
                 name: Some(series.name.clone()),
-                namespace: Some(about.namespace.clone().unwrap_or_else(|| CLUSTER_WIDE.to_owned())),
+                namespace: about.namespace.clone(),
                 ..ObjectMeta::default()
             },
             type_: Some(if note.warning { "Warning" } else { "Normal" }.to_owned()),
