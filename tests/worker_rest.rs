@@ -138,3 +138,24 @@ async fn who_rests_when_all_is_lost_answers_for_itself_so_that_nothing_is_withhe
     all_rest(&scene).await;
     scene.logs_are_clean();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_woken_while_its_share_is_lent_stays_awake_until_the_share_comes_back() {
+    let mut scene = two().await;
+    all_rest(&scene).await;
+    // Who rests is not told of other shares.
+    scene.share(2, &[0, 0]).await;
+    scene.send(1).await;
+    let ledger = scene.ledger();
+    let wants_its_share = async || {
+        let snapshot = ledger.snapshot().await.map_err(|error| error.to_string())?;
+        let view = snapshot.in_force().ok_or("no ledger")?;
+        let wants = view.holders.iter().any(|holder| !holder.is_resting());
+        if wants { Ok(()) } else { Err(format!("{view:?}")) }
+    };
+    eventually("it wants its share", wants_its_share).await;
+    throughout(Duration::from_secs(4), "it goes on wanting it", wants_its_share).await;
+    scene.share(2, &[1, 1]).await;
+    scene.all_delivered(1).await;
+    scene.logs_are_clean();
+}

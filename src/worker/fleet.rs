@@ -4,7 +4,10 @@ mod follow;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -67,6 +70,8 @@ struct Inner {
     joining: Joining,
     members: Mutex<Members>,
     changed: Arc<Notify>,
+    /// Whether they were woken since that was asked last.
+    woken: AtomicBool,
     sessions: TaskTracker,
     /// Why no session may be opened in this process at all.
     unprotected: OnceLock<SwitchError>,
@@ -94,6 +99,7 @@ impl Fleet {
             joining,
             members: Mutex::default(),
             changed: Arc::new(Notify::new()),
+            woken: AtomicBool::new(false),
             sessions: TaskTracker::new(),
             unprotected: OnceLock::new(),
             table: OnceLock::new(),
@@ -159,8 +165,14 @@ impl Fleet {
         self.pools().iter().all(|pool| pool.status().resting)
     }
 
+    /// Whether mail woke them since the last call: who waits for a share that was lent has no session yet, and is not idle.
+    pub fn take_woken(&self) -> bool {
+        self.0.woken.swap(false, Ordering::Relaxed)
+    }
+
     /// All of them, so that who works at one server is not silent at another.
     fn wake(&self) {
+        self.0.woken.store(true, Ordering::Relaxed);
         for pool in self.pools().iter().filter(|pool| pool.status().resting) {
             pool.wake();
         }

@@ -204,7 +204,7 @@ impl Upkeep {
     /// Rests when there has been nothing to do for a while, and ends that when there is.
     async fn rest_or_work(&mut self, queue: &Queue) -> Result<(), StoreError> {
         let Handles { fleet, settler, .. } = &self.handles;
-        if !(fleet.is_idle() && settler.is_idle() && queue.is_quiet()) {
+        if fleet.take_woken() || !(fleet.is_idle() && settler.is_idle() && queue.is_quiet()) {
             (self.idle, self.rest) = (None, None);
             return Ok(());
         }
